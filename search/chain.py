@@ -96,8 +96,7 @@ class Chain:
         """Multiply–accumulate operations of one member for one input."""
         shapes = self.shapes(widths)[1:]
         return sum(
-            out * fan * height * width
-            for (out, height, width), fan in zip(shapes, self.fan_ins(widths), strict=True)
+            out * fan * height * width for (out, height, width), fan in zip(shapes, self.fan_ins(widths), strict=True)
         )
 
     def fingerprint(self) -> str:

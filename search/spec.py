@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 MAX_WIDTH = 1_000_000
 MAX_LAYERS = 64
@@ -51,9 +51,10 @@ class ResNextBaseline(Strict):
     family: Literal["resnext"]
     layout: Literal["cifar", "imagenet", "imagenet32", "imagenet64"]
     depth: Annotated[int, Field(ge=1, le=2000)] | None = None
-    blocks: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=500)], ...], Field(min_length=1, max_length=8, strict=False)
-    ] | None = None
+    blocks: (
+        Annotated[tuple[Annotated[int, Field(ge=1, le=500)], ...], Field(min_length=1, max_length=8, strict=False)]
+        | None
+    ) = None
     block: Literal["bottleneck", "basic"] = "bottleneck"
     cardinality: Annotated[int, Field(ge=1, le=65536)] = 1
     base_width: Annotated[int, Field(ge=1, le=65536)] = 64
@@ -69,7 +70,7 @@ class InputShape(Strict):
 
 
 class ConvLayer(Strict):
-    """A convolution; ``out`` is a fixed number of channels or the name of a free width. Padding defaults to (kernel − 1) / 2."""
+    """A convolution; ``out`` is a fixed number of channels or the name of a free width. Default padding: (kernel − 1) / 2."""
 
     type: Literal["conv"]
     out: Width | Name
@@ -196,9 +197,7 @@ class SpaceSpec(Strict):
     """
 
     mode: Literal["scaled", "vector"] = "scaled"
-    widths: Annotated[
-        tuple[Width | Widths, ...], Field(min_length=1, max_length=4096, strict=False)
-    ] | None = None
+    widths: Annotated[tuple[Width | Widths, ...], Field(min_length=1, max_length=4096, strict=False)] | None = None
     min_width: Width = 1
     max_width: Width | None = None
     multiple_of: Annotated[int, Field(ge=1, le=4096)] = 1

@@ -1,0 +1,80 @@
+"""What a search may cost; everything here is arithmetic on the specification."""
+
+from __future__ import annotations
+
+from search.chain import Chain
+from search.network import Network
+from search.problem import InvalidSpec
+from search.spec import SearchSpec
+
+#: Largest baseline, in parameters. GPT-3 has 1.75·10¹¹.
+MAX_PARAMETERS = 10**11
+#: Most positions of a map or receptive field over which a kernel is evaluated; its Gram matrix has their square.
+MAX_POSITIONS = 1024
+#: Most numbers that one kernel sample of the baseline may hold at a time (its widest feature map).
+MAX_FEATURES = 2**24
+
+
+def check_network(network: Network) -> None:
+    """Refuse a baseline too large to be meant. Raises ``InvalidSpec``."""
+    parameters = network.count("parameters", network.baseline, network.multiplicity)
+    if parameters > MAX_PARAMETERS:
+        raise InvalidSpec(
+            ("baseline",),
+            f"the baseline has {parameters:.3g} parameters; the most that is searched is {MAX_PARAMETERS:.0e}",
+        )
+
+
+def check_search(spec: SearchSpec, network: Network) -> None:
+    """Refuse a search that is inconsistent with its baseline, or too large. Raises ``InvalidSpec``."""
+    if spec.space.min_width > max(network.baseline) and spec.space.max_width is None and spec.space.widths is None:
+        raise InvalidSpec(
+            ("space", "min_width"),
+            f"the baseline's width is {max(network.baseline)}: give a 'max_width' above it",
+        )
+    for index, widths in enumerate(spec.space.widths or ()):
+        if isinstance(widths, tuple) and len(widths) != len(network.baseline):
+            raise InvalidSpec(
+                ("space", "widths", index),
+                f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
+            )
+    if spec.estimator.method != "given":
+        _check_kernel(spec, network)
+
+
+def _check_kernel(spec: SearchSpec, network: Network) -> None:
+    positions = kernel_positions(network.chain, spec.estimator.entry)
+    if positions > MAX_POSITIONS:
+        field = ("baseline", "input", "height") if spec.estimator.entry == "pooled" else ("baseline", "layers")
+        raise InvalidSpec(
+            field,
+            f"the {spec.estimator.entry} entry sees {positions} positions; the most is {MAX_POSITIONS}: "
+            "give a smaller map, as the kernel's relative variance hardly depends on it",
+        )
+    features = max(channels for channels, _, _ in network.chain.shapes(network.baseline)) * positions
+    if features > MAX_FEATURES:
+        raise InvalidSpec(
+            ("baseline",), f"one kernel sample would hold {features:.3g} features; the most is {MAX_FEATURES}"
+        )
+
+
+def kernel_positions(chain: Chain, entry: str) -> int:
+    """Input positions that the entry sees: the receptive field of one output unit, or the whole map."""
+    height, width = receptive_field(chain)
+    if entry == "pooled":
+        return chain.height * chain.width
+    return height * width
+
+
+def receptive_field(chain: Chain) -> tuple[int, int]:
+    """Extent ``(height, width)`` of the input positions that one interior output unit depends on, padding ignored."""
+    extents = []
+    for axis in (0, 1):
+        sizes = [(chain.height, chain.width)[axis]]
+        for layer in chain.layers:
+            sizes.append(layer.output_size(sizes[-1]))
+        extent = 1
+        for layer, size in zip(reversed(chain.layers), reversed(sizes[:-1]), strict=True):
+            extent = size if layer.kind == "dense" else (extent - 1) * layer.stride + layer.kernel
+        extents.append(extent)
+    return extents[0], extents[1]
