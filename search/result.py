@@ -1,0 +1,271 @@
+"""What a search answers: the fitted α, both optima, the whole curve, and how far each can be trusted.
+
+A variance is relative everywhere, Var(K) / E[K]² = r − 1, and divided by m for an ensemble of m members. Counts
+(parameters, FLOPs) are those of the whole network. A result is read back from JSON, where a tuple is an array, so
+these models are closed and frozen but not strict.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+OutcomeKind = Literal[
+    "found",
+    "infeasible_budget",
+    "infeasible_space",
+    "nothing_to_gain",
+    "baseline_is_optimal",
+    "not_converged",
+    "poor_fit",
+    "edge_of_space",
+    "check_disagrees",
+    "over_budget",
+    "verification_disagrees",
+]
+
+
+class Part(BaseModel):
+    """A closed, immutable part of an answer; NaN and Infinity have no place in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Outcome(Part):
+    """How the search ended, as one sentence, and what to do about it where something is off."""
+
+    kind: OutcomeKind
+    message: str
+    remedy: str | None = None
+
+
+class Member(Part):
+    """The width vector of one member; ``width`` is its value where all free widths are equal, else null."""
+
+    widths: tuple[int, ...] = Field(min_length=1)
+    width: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tied_width(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("width") is None and data.get("widths"):
+            widths = tuple(data["widths"])
+            return {**data, "width": widths[0] if len(set(widths)) == 1 else None}
+        return data
+
+
+class AlphaPoint(Member):
+    """One width at which ln r is known: exactly (no samples, no error), or by sampling.
+
+    ``residual`` is ln r − α·s(n), for every point; ``used`` says whether the point lay in the fit's window.
+    """
+
+    inverse_fan_in_sum: float
+    samples: int
+    log_moment_ratio: float
+    standard_error: float
+    residual: float
+    used: bool
+    converged: bool = True
+
+
+class FitWindow(Part):
+    """The widths (of the first free layer) that took part in the fit."""
+
+    min_width: int
+    max_width: int
+
+
+class Alpha(Part):
+    """The fitted α of ln r ≈ α·s(n) (Littwin et al. 2020, Eq. 9), a weighted line through the origin.
+
+    ``slope`` is the same fit on the part of s(n) that varies with the width, without constant fan-in terms.
+    """
+
+    value: float
+    standard_error: float
+    method: Literal["exact", "monte_carlo", "given"]
+    window: FitWindow | None
+    r_squared: float | None
+    points: tuple[AlphaPoint, ...]
+    slope: float | None = None
+    largest_relative_residual: float | None = None
+
+
+class Baseline(Member):
+    """The network that was posted: its counts, and the variance Var(K_ñ) / m of its kernel."""
+
+    title: str
+    multiplicity: int
+    variance: float
+    parameters: int
+    flops: int
+
+
+class Answer(Member):
+    """An m × n ensemble: ``multiplicity`` is the integer to build, ``multiplicity_real`` solves the constraint.
+
+    ``variance``, ``parameters``, ``flops`` and ``efficiency`` (ρ, Littwin et al. 2020, Eq. 8, in the measure asked
+    for) are those of the integer ensemble.
+    """
+
+    multiplicity: int
+    multiplicity_real: float
+    variance: float
+    parameters: int
+    flops: int
+    efficiency: float
+
+
+class CurveRow(Member):
+    """One member considered.
+
+    ``variance`` is that of a single member. ``primal_*`` are at the budget's count, ``dual_*`` at the baseline's
+    variance; ``parameters``, ``flops`` and ``efficiency`` are the integer dual ensemble's. ``objective`` is the
+    primal objective (Eq. 12) relative to the optimum: 1 at n*. Null where that side has no ensemble at this width.
+    """
+
+    inverse_fan_in_sum: float
+    variance: float
+    objective: float | None
+    primal_multiplicity: int | None
+    primal_multiplicity_real: float | None
+    primal_variance: float | None
+    primal_parameters: int | None
+    dual_multiplicity: int | None
+    dual_multiplicity_real: float | None
+    dual_variance: float | None
+    parameters: int | None
+    flops: int | None
+    efficiency: float | None
+    efficiency_real: float | None
+
+
+class Recommendation(Member):
+    """A member inside the band that hardware likes, with both its ensembles and the reason it was picked."""
+
+    reason: str
+    loss: float = Field(description="relative increase of the objective over the optimum; 0.01 is 1 %")
+    primal: Answer | None
+    dual: Answer | None
+
+
+class NearOptimal(Part):
+    """Members whose objective lies within ``tolerance`` of the optimum.
+
+    ``min_width`` and ``max_width`` are of the first free width; ``members`` lists the width vectors.
+    """
+
+    tolerance: float
+    min_width: int
+    max_width: int
+    members: tuple[tuple[int, ...], ...]
+    recommended: Recommendation
+
+
+class Win(Member):
+    """A member and how often it is the optimum when the estimate is redrawn within its error."""
+
+    frequency: float
+
+
+class Confidence(Part):
+    """How sure n* itself is: ``frequency`` with which it stays the optimum over ``draws`` redrawn estimates.
+
+    ``low`` and ``high`` bound the central ``level`` of the winners' (first) widths. ``within_tolerance`` is how
+    often n*'s objective stays within the tolerance of the redrawn optimum. Exact estimates have no error: 1.
+    """
+
+    frequency: float
+    within_tolerance: float
+    low: int
+    high: int
+    level: float
+    draws: int
+    wins: tuple[Win, ...]
+
+
+class CorrelationRow(Member):
+    """n* had the inputs another correlation between neighbouring positions."""
+
+    correlation: float
+    primal_multiplicity: int
+    primal_multiplicity_real: float
+    dual_multiplicity: int
+    dual_multiplicity_real: float
+    efficiency: float
+    slope: float
+
+
+class CheckPoint(Member):
+    """The closed form beside a short Monte Carlo estimate of ln r at one member."""
+
+    samples: int
+    exact: float
+    sampled: float
+    standard_error: float
+    standard_errors_apart: float
+
+
+class Check(Part):
+    """The Monte Carlo check of the closed form; ``agrees`` where no point lies over four standard errors apart."""
+
+    points: tuple[CheckPoint, ...]
+    largest: float
+    agrees: bool
+
+
+class Measured(Member):
+    """The variance of a built ensemble's own kernel beside the prediction."""
+
+    multiplicity: int
+    samples: int
+    predicted: float
+    measured: float
+    standard_error: float
+    standard_errors_apart: float
+
+
+class Verification(Part):
+    """Measurements of the ensembles found; null where a side has none."""
+
+    primal: Measured | None
+    dual: Measured | None
+    agrees: bool
+
+
+class SearchResult(Part):
+    """The answer to a search.
+
+    ``variance_from`` says where the curve's variances come from: the closed form, a smooth fit through sampled
+    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further things to know.
+    """
+
+    title: str
+    method: Literal["exact", "monte_carlo", "given"]
+    variance_from: Literal["closed_form", "smooth", "alpha"]
+    measure: Literal["parameters", "flops"]
+    budget: int
+    alpha: Alpha
+    baseline: Baseline
+    primal: Answer | None
+    dual: Answer | None
+    curve: tuple[CurveRow, ...]
+    near_optimal: NearOptimal | None
+    confidence: Confidence | None
+    correlations: tuple[CorrelationRow, ...]
+    check: Check | None
+    verification: Verification | None
+    outcome: Outcome
+    notes: tuple[Outcome, ...]
+    seed: int
+    samples: int
+    device: str
+    versions: dict[str, str]
+    seconds: float
+
+    @field_validator("seconds")
+    @classmethod
+    def _not_negative(cls, seconds: float) -> float:
+        return max(0.0, seconds)
