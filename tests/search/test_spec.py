@@ -1,0 +1,123 @@
+"""Bad specifications are refused with the path of the field, before anything is allocated."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from search.lower import check
+from search.problem import InvalidSpec
+from search.spec import SearchSpec
+
+MLP = {"family": "mlp", "inputs": 784, "hidden": [500, 500], "outputs": 10}
+RESNET = {"family": "resnext", "layout": "cifar", "depth": 29}
+
+
+def block(layers, widths=None, **shape):
+    return {
+        "family": "block",
+        "input": {"channels": 16, "height": 8, "width": 8} | shape,
+        "layers": layers,
+        "widths": {"n": 8} if widths is None else widths,
+    }
+
+
+def conv(out, **more):
+    return {"type": "conv", "out": out} | more
+
+
+@pytest.mark.parametrize("bad", [0, -3, 10**9, True, "5", 2.5, None])
+@pytest.mark.parametrize("field", ["inputs", "outputs"])
+def test_a_width_that_is_no_width_is_refused_by_name(field, bad):
+    with pytest.raises(ValidationError) as caught:
+        SearchSpec.model_validate_json(json.dumps({"baseline": MLP | {field: bad}}))
+    assert field in caught.value.errors()[0]["loc"]
+
+
+@pytest.mark.parametrize("bad", [[], [0], [True], ["4"], [4] * 65, 7])
+def test_a_width_vector_must_hold_widths(bad):
+    with pytest.raises(ValidationError) as caught:
+        SearchSpec.model_validate_json(json.dumps({"baseline": MLP | {"hidden": bad}}))
+    assert "hidden" in caught.value.errors()[0]["loc"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"baseline": {"family": "perceptron"}}',
+        '{"baseline": {}}',
+        '{"baseline": 3}',
+        '{"baseline": {"preset": "resnet50", "family": "mlp"}}',
+        '{"baseline": {"preset": "resnet50"}, "tolerance": NaN}',
+        '{"baseline": {"preset": "resnet50"}, "tolerance": Infinity}',
+        '{"baseline": {"preset": "resnet50"}, "estimator": {"method": "given"}}',
+        '{"baseline": {"preset": "resnet50"}, "estimator": {"alpha": 1.6}}',
+        '{"baseline": {"preset": "resnet50"}, "unknown": 1}',
+        '{"baseline": {"preset": "resnet50"}, "inputs": {"correlation": 0.5, "data": "digits"}}',
+        '{"baseline": {"preset": "resnet50"}, "space": {"min_width": 9, "max_width": 8}}',
+        '{"baseline": ' + "[" * 20000,
+        "",
+        "[]",
+    ],
+)
+def test_malformed_searches_are_refused(text):
+    with pytest.raises(ValidationError):
+        SearchSpec.model_validate_json(text)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "path"),
+    [
+        ({"preset": "resnet51"}, ("baseline", "preset")),
+        (RESNET | {"depth": 30}, ("baseline", "depth")),
+        (RESNET | {"blocks": [3, 3, 3]}, ("baseline", "depth")),
+        ({"family": "resnext", "layout": "cifar"}, ("baseline", "depth")),
+        ({"family": "resnext", "layout": "imagenet", "depth": 51}, ("baseline", "depth")),
+        (MLP | {"hidden": [10**6] * 3}, ("baseline",)),
+        (block([conv("n"), {"type": "relu"}, conv("k")]), ("baseline", "layers", 2, "out")),
+        (block([conv("n"), {"type": "relu"}, conv("n")]), ("baseline", "layers", 2, "out")),
+        (block([conv(8), {"type": "relu"}, conv(8)]), ("baseline", "widths", "n")),
+        (block([conv("n"), conv(8), {"type": "relu"}]), ("baseline", "layers", 2)),
+        (block([{"type": "relu"}, conv("n"), conv(8)]), ("baseline", "layers", 0)),
+        (block([conv("n"), {"type": "relu"}, {"type": "relu"}, conv(8)]), ("baseline", "layers", 2)),
+        (block([{"type": "relu"}]), ("baseline", "layers", 0)),
+        (block([conv("n"), conv(8, groups=3)]), ("baseline", "layers", 1, "groups")),
+        (block([conv("n", groups=2), conv(8)]), ("baseline", "layers", 0, "groups")),
+        (block([conv("n", kernel=11, padding=0), conv(8)]), ("baseline", "layers", 0, "kernel")),
+        (block([conv("n", kernel=3, padding=3), conv(8)]), ("baseline", "layers", 0, "padding")),
+    ],
+)
+def test_an_inconsistent_baseline_is_refused_by_path(baseline, path):
+    spec = SearchSpec.model_validate_json(json.dumps({"baseline": baseline}))
+    with pytest.raises(InvalidSpec) as caught:
+        check(spec)
+    assert caught.value.path == path
+    assert caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({"space": {"widths": [[4, 4, 4]]}}, ("space", "widths", 0)),
+        ({"space": {"min_width": 600}}, ("space", "min_width")),
+    ],
+)
+def test_a_space_that_does_not_fit_the_baseline_is_refused(more, path):
+    with pytest.raises(InvalidSpec) as caught:
+        check(SearchSpec.model_validate_json(json.dumps({"baseline": MLP} | more)))
+    assert caught.value.path == path
+
+
+def test_ten_lines_that_describe_a_trillion_parameters_are_refused():
+    huge = {"family": "mlp", "inputs": 1, "hidden": [500_000] * 5, "outputs": 1}
+    with pytest.raises(InvalidSpec, match="parameters"):
+        check(SearchSpec.model_validate_json(json.dumps({"baseline": huge})))
+
+
+def test_a_pooled_entry_over_a_huge_map_is_refused():
+    layers = [conv("n", kernel=3), {"type": "relu"}, conv("n", kernel=3), {"type": "relu"}, conv(8)]
+    spec = {"baseline": block(layers, height=2048, width=2048), "estimator": {"entry": "pooled"}}
+    with pytest.raises(InvalidSpec, match="positions"):
+        check(SearchSpec.model_validate_json(json.dumps(spec)))
