@@ -1,0 +1,85 @@
+"""The architecture that a training names: a search's answer, a baseline at given widths, or a transformer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from search.spec import Baseline, Strict, Width, Widths
+
+Multiplicity = Annotated[int, Field(ge=1, le=1_000_000)]
+Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+
+
+class Member(Strict):
+    """One point of the curve: ``multiplicity`` members of tied ``width``, or of the width vector ``widths``."""
+
+    width: Width | None = None
+    widths: Widths | None = None
+    multiplicity: Multiplicity
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Member:
+        if (self.width is None) == (self.widths is None):
+            raise ValueError("give either 'width' or 'widths'")
+        return self
+
+
+class SearchedArchitecture(Strict):
+    """The answer of a finished search: its primal or dual optimum, its baseline, or any member."""
+
+    search: Key
+    choice: Literal["primal", "dual", "baseline"] | Member = "primal"
+
+
+class BaselineArchitecture(Strict):
+    """A baseline, as a search takes it, at given widths and multiplicity; without them, the baseline itself."""
+
+    baseline: Baseline
+    width: Width | None = None
+    widths: Widths | None = None
+    multiplicity: Multiplicity | None = None
+
+    @model_validator(mode="after")
+    def _one_width(self) -> BaselineArchitecture:
+        if self.width is not None and self.widths is not None:
+            raise ValueError("give at most one of 'width' and 'widths'")
+        return self
+
+
+ConfigValue = Annotated[int, Field(ge=-1, le=1_000_000)] | Annotated[float, Field(ge=-1e6, le=1e6)] | bool | None
+ConfigText = Annotated[str, Field(max_length=64)]
+
+
+class TransformerArchitecture(Strict):
+    """A transformer of the ``transformers`` library: a model type with its configuration, or a local pretrained folder.
+
+    ``pretrained`` names a folder inside the data folder; nothing is fetched from a network. ``config`` overrides
+    fields of the model type's configuration (``d_model``, ``num_layers``, ``vocab_size``, …). ``head`` is what stands
+    on top: a decoder that writes a sequence, or a classifier; by default the model type's own.
+    """
+
+    transformer: Literal["t5", "bart", "bert", "roberta", "distilbert", "electra"]
+    config: Annotated[dict[Annotated[str, Field(max_length=64)], ConfigValue | ConfigText], Field(max_length=64)] = (
+        Field(default_factory=dict)
+    )
+    pretrained: Key | None = None
+    head: Literal["sequence", "classification"] | None = None
+
+
+def _architecture(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Strict) else ()
+    return next((key for key in ("search", "baseline", "transformer") if key in keys), None)
+
+
+Architecture = Annotated[
+    Annotated[SearchedArchitecture, Tag("search")]
+    | Annotated[BaselineArchitecture, Tag("baseline")]
+    | Annotated[TransformerArchitecture, Tag("transformer")],
+    Discriminator(
+        _architecture,
+        custom_error_type="unknown_architecture",
+        custom_error_message="give one of 'search' (a job's id), 'baseline' or 'transformer'",
+    ),
+]

@@ -1,0 +1,209 @@
+"""How a network is trained: the recipes of the two papers by name, every field of which can be overridden.
+
+A :class:`RecipeSpec` is what a user posts: a name, some fields, or both. :func:`resolve` fills the rest from the named
+recipe, or from the one that suits the data, and gives a complete :class:`Recipe`. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from search.spec import Strict
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "step", "multistep", "cosine"]
+Precision = Literal["fp32", "tf32", "bf16"]
+Augmentation = Literal["flip", "pad_crop", "random_resized_crop", "color"]
+
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, le=10)]
+Factor = Annotated[float, Field(gt=0, le=1)]
+Milestones = Annotated[tuple[Epochs, ...], Field(max_length=64, strict=False)]
+Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=8, strict=False)]
+Count = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class RecipeSpec(Strict):
+    """A recipe's name and the fields that differ from it; a field left out is the named recipe's own.
+
+    ``clip_norm``, ``patience`` and ``accumulate`` are switched off by 0, 0 and 1.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    epochs: Epochs | None = None
+    batch_size: BatchSize | None = None
+    optimizer: Optimizer | None = None
+    learning_rate: Rate | None = None
+    momentum: Fraction | None = None
+    nesterov: bool | None = None
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] | None = None
+    weight_decay: Decay | None = None
+    schedule: Schedule | None = None
+    milestones: Milestones | None = None
+    step_epochs: Epochs | None = None
+    factor: Factor | None = None
+    warmup_epochs: Annotated[float, Field(ge=0, le=1000)] | None = None
+    final_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    label_smoothing: Fraction | None = None
+    augment: Augmentations | None = None
+    precision: Precision | None = None
+    channels_last: bool | None = None
+    compile: bool | None = None
+    clip_norm: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    accumulate: Annotated[int, Field(ge=1, le=1024)] | None = None
+    patience: Count | None = None
+    evaluate_every: Epochs | None = None
+    metric_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in RECIPES:
+            raise ValueError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
+        return name
+
+
+class Recipe(Strict):
+    """A complete recipe.
+
+    Rates: ``learning_rate`` is that of the whole batch. ``schedule`` ``step`` multiplies it by ``factor`` every
+    ``step_epochs`` epochs, ``multistep`` at each of ``milestones``, ``cosine`` lets it fall to ``final_rate`` times
+    its start; a linear warm-up of ``warmup_epochs`` comes first. ``accumulate`` splits a batch into that many parts
+    whose gradients are added. ``patience`` stops after so many evaluations without a better validation loss.
+    """
+
+    epochs: Epochs = 60
+    batch_size: BatchSize = 128
+    optimizer: Optimizer = "adam"
+    learning_rate: Rate = 1e-3
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.999)
+    weight_decay: Decay = 0.0
+    schedule: Schedule = "constant"
+    milestones: Milestones = ()
+    step_epochs: Epochs = 30
+    factor: Factor = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    label_smoothing: Fraction = 0.0
+    augment: Augmentations = ()
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    clip_norm: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    patience: Count = 0
+    evaluate_every: Epochs = 1
+    metric_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise strictly")
+        if self.accumulate > self.batch_size:
+            raise ValueError("accumulate must not exceed batch_size")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError("warmup_epochs must not exceed epochs")
+        return self
+
+
+_SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "channels_last": True}
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe(epochs=60, batch_size=128, learning_rate=1e-3),
+    "synthetic": Recipe(epochs=30, batch_size=128, learning_rate=1e-3),
+    "ce-mnist": Recipe(epochs=70, batch_size=128, learning_rate=1e-3),
+    "ce-cifar": Recipe(
+        **_SGD,
+        epochs=300,
+        batch_size=128,
+        weight_decay=5e-4,
+        schedule="multistep",
+        milestones=(150, 225),
+        factor=0.1,
+        augment=("flip", "pad_crop"),
+    ),
+    "ce-imagenet32": Recipe(
+        **{**_SGD, "learning_rate": 0.08},
+        epochs=80,
+        batch_size=1024,
+        weight_decay=5e-4,
+        schedule="multistep",
+        milestones=(20, 40, 60),
+        factor=0.2,
+        augment=("flip", "pad_crop"),
+    ),
+    "ce-imagenet": Recipe(
+        **_SGD,
+        epochs=100,
+        batch_size=256,
+        weight_decay=1e-4,
+        schedule="multistep",
+        milestones=(30, 60, 90),
+        factor=0.1,
+        augment=("random_resized_crop", "flip", "color"),
+    ),
+    "mk-fc-adam": Recipe(epochs=30, batch_size=256, optimizer="adam", learning_rate=1e-3),
+    "mk-fc-sgd": Recipe(epochs=30, batch_size=256, optimizer="sgd", learning_rate=0.025, momentum=0.0),
+    "mk-resnet50": Recipe(
+        **_SGD,
+        epochs=90,
+        batch_size=256,
+        weight_decay=1e-4,
+        schedule="step",
+        step_epochs=30,
+        factor=0.1,
+        augment=("random_resized_crop", "flip"),
+    ),
+    "mk-resnet50-long": Recipe(
+        **_SGD,
+        epochs=330,
+        batch_size=256,
+        weight_decay=1e-4,
+        schedule="multistep",
+        milestones=(90, 180, 240),
+        factor=0.1,
+        augment=("random_resized_crop", "flip"),
+    ),
+    "mk-t5": Recipe(epochs=10, batch_size=32, optimizer="adamw", learning_rate=3e-4, clip_norm=1.0),
+}
+"""Recipes by name. ``ce-*`` are those of Littwin et al. 2020, ``mk-*`` those of Mazzawi et al. 2024; what the papers
+leave open (the epochs of ``mk-fc-*``, the rates of ``ce-mnist`` and ``mk-t5``) is ours."""
+
+_FOR_DATA = {
+    "digits": "digits", "synthetic": "synthetic", "synthetic-text": "mk-t5", "mnist": "ce-mnist",
+    "cifar10": "ce-cifar", "cifar100": "ce-cifar", "imagenet32": "ce-imagenet32", "imagenet64": "ce-imagenet32",
+    "imagenet": "ce-imagenet",
+}  # fmt: skip
+
+PAPER_RATES: dict[str, tuple[float, ...]] = {
+    "adam": tuple(0.001 * 1.5**i for i in range(-4, 6)),
+    "adamw": tuple(0.001 * 1.5**i for i in range(-4, 6)),
+    "sgd": tuple(0.025 * 1.5**i for i in range(-4, 6)),
+}
+"""Learning rates of the sweep in Mazzawi et al. 2024, Appendix G, by optimizer."""
+
+
+def default_recipe(data: str, *, transformer: bool = False) -> str:
+    """Name of the recipe that suits a data set; ``transformer`` marks a transformer that is fine-tuned."""
+    return "mk-t5" if transformer else _FOR_DATA.get(data, "synthetic")
+
+
+def resolve(spec: RecipeSpec, default: str) -> Recipe:
+    """The complete recipe: ``spec``'s own fields over those of the recipe it names, or of ``default``.
+
+    Raises ``ValueError`` where the fields together make no sense.
+    """
+    named = RECIPES[spec.name or default].model_dump()
+    return Recipe(**{**named, **spec.model_dump(exclude_none=True, exclude={"name"})})
+
+
+def describe() -> list[dict[str, Any]]:
+    """Every recipe with its name, as JSON-able dictionaries."""
+    return [{"name": name, **recipe.model_dump(mode="json")} for name, recipe in RECIPES.items()]
