@@ -1,0 +1,203 @@
+"""What the store hands out: frozen records, changed by the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+
+from jobs.states import TERMINAL, Status
+
+Kind = Literal["search", "shard", "training", "study"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Queue = Literal["search", "train"]
+QUEUES: tuple[Queue, ...] = get_args(Queue)
+EventType = Literal["state", "progress", "metric", "log"]
+FailureKind = Literal["invalid_spec", "user_error", "out_of_memory", "timeout", "worker_lost", "internal"]
+FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+
+MESSAGE_LIMIT = 2_000
+LOG_TAIL_LIMIT = 64_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed: a sentence, what to do about it, and the end of the computing process's output.
+
+    Long texts are cut: a message and a remedy at their end, a log tail at its beginning.
+    """
+
+    kind: FailureKind
+    message: str
+    remedy: str = ""
+    log_tail: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in FAILURE_KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of failure; one of {', '.join(FAILURE_KINDS)}")
+        object.__setattr__(self, "message", self.message[:MESSAGE_LIMIT])
+        object.__setattr__(self, "remedy", self.remedy[:MESSAGE_LIMIT])
+        object.__setattr__(self, "log_tail", self.log_tail[-LOG_TAIL_LIMIT:])
+
+    def as_dict(self) -> dict[str, str]:
+        """The four fields, as stored and as shown."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as a transaction saw it.
+
+    ``attempt`` counts claims and fences writes; ``released`` of them were given back by a worker that shut down and
+    do not count towards ``max_attempts``. ``revision`` grows with every change that a reader can see (a renewed
+    lease is none), so it serves as an ETag. ``last_seq`` is the number of the newest event. ``started_at`` is the
+    first claim; times are aware, in UTC, by the database's clock.
+    """
+
+    id: str
+    kind: Kind
+    status: Status
+    queue: Queue
+    spec: dict[str, Any]
+    fingerprint: str | None
+    fraction: float
+    message: str
+    result: dict[str, Any] | None
+    failure: Failure | None
+    attempt: int
+    released: int
+    max_attempts: int
+    parent_id: str | None
+    child_key: str | None
+    cancel_requested: bool
+    worker: str | None
+    lease_until: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+    revision: int
+    last_seq: int
+
+    @property
+    def terminal(self) -> bool:
+        """Nothing will change this job any more."""
+        return self.status in TERMINAL
+
+    @property
+    def attempts_left(self) -> int:
+        """How many more claims may end in failure before the job does."""
+        return max(0, self.max_attempts - (self.attempt - self.released))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of a job's history; ``seq`` starts at 1 and has no gaps within a job.
+
+    ``state``     ``{"status", "attempt"}`` and, where they apply, ``worker``, ``reason``, ``failure``
+    ``progress``  ``{"fraction", "message"}``
+    ``metric``, ``log``  what the attempt wrote
+    """
+
+    seq: int
+    type: EventType
+    data: dict[str, Any]
+    at: datetime
+
+    @property
+    def terminal(self) -> bool:
+        """The last event there will ever be."""
+        return self.type == "state" and self.data["status"] in TERMINAL
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a job left: its size in bytes, its SHA-256 in hex, and where the artifact store keeps it."""
+
+    name: str
+    bytes: int
+    sha256: str
+    media_type: str
+    location: str
+
+
+@dataclass(frozen=True)
+class Child:
+    """A job to be created below a parent; ``key`` tells it from its siblings and makes its creation repeatable."""
+
+    key: str
+    kind: Kind
+    spec: Mapping[str, Any]
+    queue: Queue
+    fingerprint: str | None = None
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a heartbeat."""
+
+    cancel_requested: bool
+
+
+class Hint(NamedTuple):
+    """A job that waits, and the queue whose workers should hear of it."""
+
+    id: str
+    queue: Queue
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some rows, newest first, and the cursor of the next ones (None: there are none)."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What became of the jobs whose lease had run out."""
+
+    expired: tuple[Hint, ...]
+    failed: tuple[str, ...]
+    cancelled: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures for monitoring.
+
+    ``depth`` counts active jobs by (queue, status); ``oldest_queued_seconds`` is, by queue, how long the first in
+    line has waited since it was last queued; ``counters`` only ever grow: ``lease_expiries``, ``fenced_writes``,
+    ``attempts.succeeded``, ``attempts.cancelled``, ``attempts.released``, ``attempts.lost`` and
+    ``attempts.failed.<kind>``.
+    """
+
+    depth: dict[tuple[Queue, Status], int]
+    oldest_queued_seconds: dict[Queue, float]
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A bearer key as listed: never its secret."""
+
+    id: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, kept once by the SHA-256 of its bytes, which is its id."""
+
+    id: str
+    name: str
+    bytes: int
+    kind: str
+    summary: dict[str, Any]
+    created_at: datetime
