@@ -29,9 +29,11 @@ __all__ = ["ComputeLoss", "Evaluate", "Execution", "Method", "StepOutput", "run_
 
 
 class ComputeLoss(Protocol):
-    """Run ``model`` on ``batch``: the mean loss over the batch (0-dim, with graph) and the logits."""
+    """What the loop minimizes."""
 
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Run ``model`` on ``batch``: the mean loss over the batch (0-dim, with graph) and the logits."""
+        ...
 
 
 Evaluate = Callable[[nn.Module], float]
@@ -97,7 +99,7 @@ class Method(Protocol):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
+        execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Leave the gradient of one optimizer step in place.
@@ -117,7 +119,7 @@ class Method(Protocol):
         ...
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module | None:
-        """Take the trained ``members``; return the answer if ``trains`` is false, else keep them and return ``None``."""
+        """Take the trained ``members``: return the answer, or keep them and return ``None`` if ``trains``."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

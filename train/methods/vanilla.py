@@ -36,7 +36,7 @@ class Vanilla:
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
+        execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Forward and backward over the microbatches."""
