@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.fit import Point
+from search.network import Network
 
 #: Most terms of the polynomial.
 MOST_TERMS = 4
@@ -79,3 +80,13 @@ def _solve(t: np.ndarray, y: np.ndarray, sigma: np.ndarray, powers: tuple[int, .
     widen = max(1.0, chi_squared / degrees) if degrees > 0 else 1.0
     root = (vt.T / singular) / scale[:, None] * widen**0.5
     return Curve(powers, coefficients, root, chi_squared, degrees)
+
+
+def constant_sum(network: Network) -> float:
+    """The part of s(n) that no free width enters, such as 1 / n_in of a residual block."""
+    return network.inverse_fan_in_sum((2**62,) * len(network.baseline))
+
+
+def varying_sum(network: Network, widths: tuple[int, ...]) -> float:
+    """The part of s(n) that vanishes as the free widths grow."""
+    return network.inverse_fan_in_sum(widths) - constant_sum(network)
