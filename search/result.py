@@ -243,6 +243,7 @@ class SearchResult(Part):
     """
 
     title: str
+    space: Literal["scaled", "vector", "widths"]
     method: Literal["exact", "monte_carlo", "given"]
     variance_from: Literal["closed_form", "smooth", "alpha"]
     measure: Literal["parameters", "flops"]

@@ -1,0 +1,181 @@
+"""The answer as a figure: primal and dual curve with the band, the α fit, and n* against what is uncertain.
+
+Matplotlib's object interface with its Agg and SVG back ends: no display, no global figure.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from search.result import CurveRow, SearchResult
+
+Format = Literal["svg", "png"]
+
+#: Colours that colour-blind readers tell apart (Okabe and Ito).
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+
+
+def render(figure: Figure, format: Format = "svg", dpi: int = 120) -> bytes:
+    """The figure as an SVG or PNG file. Equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "collegium", "svg.fonttype": "path"}):
+        metadata = {"Date": None} if format == "svg" else {"Software": None}
+        figure.savefig(buffer, format=format, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def plot(result: SearchResult, format: Format = "svg") -> bytes:
+    """The four panels of ``figure`` as a file."""
+    return render(figure(result), format)
+
+
+def figure(result: SearchResult) -> Figure:
+    """Primal curve, dual curve, α fit with residuals, and n* against correlation or the estimate's error."""
+    sheet = Figure(figsize=(11, 8), layout="constrained")
+    sheet.suptitle(f"{result.title} · {result.outcome.message}", fontsize=10, wrap=True)
+    grid = sheet.add_gridspec(2, 2)
+    primal_curve(sheet.add_subplot(grid[0, 0]), result)
+    dual_curve(sheet.add_subplot(grid[0, 1]), result)
+    fit = grid[1, 0].subgridspec(2, 1, height_ratios=(3, 1), hspace=0)
+    upper = sheet.add_subplot(fit[0])
+    alpha_fit(upper, sheet.add_subplot(fit[1], sharex=upper), result)
+    last = sheet.add_subplot(grid[1, 1])
+    if result.correlations:
+        correlation_curve(last, result)
+    else:
+        winners(last, result)
+    return sheet
+
+
+def primal_curve(axes: Axes, result: SearchResult) -> None:
+    """Variance at the budget against the width (Littwin et al. 2020, Fig. 3a), with the near-optimal band."""
+    rows = [row for row in _tied(result) if row.primal_variance is not None]
+    _curve(axes, [row.widths[0] for row in rows], [row.primal_variance or 0.0 for row in rows], BLUE)
+    axes.axhline(result.baseline.variance, color=GREY, linestyle=":", label="baseline")
+    if result.primal is not None:
+        real = result.primal.variance * result.primal.multiplicity / result.primal.multiplicity_real
+        _mark(axes, result, result.primal.widths, real, f"{result.primal.multiplicity}×{_named(result.primal.widths)}")
+    _band(axes, result)
+    axes.set_yscale("log")
+    _label(axes, "primal: variance at the budget", "width n", "Var(K) / m")
+
+
+def dual_curve(axes: Axes, result: SearchResult) -> None:
+    """Efficiency at the baseline's variance against the width (Littwin et al. 2020, Fig. 3b)."""
+    rows = [row for row in _tied(result) if row.efficiency_real is not None]
+    _curve(axes, [row.widths[0] for row in rows], [row.efficiency_real or 0.0 for row in rows], GREEN)
+    axes.axhline(1.0, color=GREY, linestyle=":", label="baseline")
+    if result.dual is not None:
+        label = f"{result.dual.multiplicity}×{_named(result.dual.widths)}, ρ = {result.dual.efficiency:.2f}"
+        _mark(axes, result, result.dual.widths, result.dual.efficiency, label)
+    _band(axes, result)
+    _label(axes, "dual: efficiency at the baseline's variance", "width n", f"ρ ({result.measure})")
+
+
+def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
+    """ln r against s(n) with the fitted line, and the relative residuals under it."""
+    points = result.alpha.points
+    for used, color, label in ((True, BLUE, "in the fit"), (False, GREY, "outside its window")):
+        chosen = [point for point in points if point.used == used]
+        if not chosen:
+            continue
+        s = [point.inverse_fan_in_sum for point in chosen]
+        axes.errorbar(
+            s,
+            [point.log_moment_ratio for point in chosen],
+            yerr=[point.standard_error for point in chosen],
+            fmt="o",
+            markersize=3,
+            color=color,
+            label=label,
+        )
+        relative = [100 * point.residual / max(point.log_moment_ratio, 1e-300) for point in chosen]
+        below.plot(s, relative, "o", markersize=3, color=color)
+    if points:
+        ends = [min(p.inverse_fan_in_sum for p in points), max(p.inverse_fan_in_sum for p in points)]
+        axes.plot(ends, [result.alpha.value * s for s in ends], color=RED, label=f"α = {result.alpha.value:.3g}")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.tick_params(labelbottom=False)
+    below.axhline(0, color=RED, linewidth=1)
+    below.set_ylabel("residual, %")
+    below.set_xlabel("inverse fan-in sum s(n)")
+    _label(axes, "α fit", "", "ln r")
+
+
+def correlation_curve(axes: Axes, result: SearchResult) -> None:
+    """n* and the efficiency of the dual against the correlation of neighbouring input positions."""
+    c = [row.correlation for row in result.correlations]
+    axes.plot(c, [row.widths[0] for row in result.correlations], "o-", color=BLUE, label="n*")
+    if result.near_optimal is not None:
+        axes.axhspan(result.near_optimal.min_width, result.near_optimal.max_width, color=ORANGE, alpha=0.15)
+    axes.set_ylim(bottom=0)
+    other = axes.twinx()
+    other.plot(c, [row.efficiency for row in result.correlations], "s--", color=GREEN)
+    other.set_ylabel("ρ of the dual (dashed)", color=GREEN)
+    _label(axes, "n* against the inputs", "correlation of neighbouring positions", "n*")
+
+
+def winners(axes: Axes, result: SearchResult) -> None:
+    """How often each width wins when the estimate is redrawn within its error."""
+    title = "n* under the estimate's error"
+    if result.confidence is None or not result.confidence.draws:
+        axes.text(0.5, 0.5, "the estimate has no sampling error", ha="center", va="center", color=GREY)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10)
+        return
+    wins = result.confidence.wins
+    axes.bar([win.widths[0] for win in wins], [win.frequency for win in wins], color=BLUE, label="wins")
+    _label(axes, title, "width n", "share of redrawn estimates")
+
+
+def _tied(result: SearchResult) -> list[CurveRow]:
+    """Rows that share the baseline's ratios, by width: what a plane can show of a search over width vectors."""
+    if result.space != "vector":
+        return sorted(result.curve, key=lambda row: row.widths[0])
+    base = result.baseline.widths
+    rows = [
+        row
+        for row in result.curve
+        if all(abs(n - row.widths[0] * b / base[0]) <= 0.5 for n, b in zip(row.widths, base, strict=True))
+    ]
+    return sorted(rows, key=lambda row: row.widths[0])
+
+
+def _curve(axes: Axes, x: list[int], y: list[float], color: str) -> None:
+    axes.plot(x, y, color=color, linewidth=1.5, marker="o" if len(x) < 40 else None, markersize=3)
+    if x and max(x) > 8 * min(x):
+        axes.set_xscale("log")
+
+
+def _mark(axes: Axes, result: SearchResult, widths: tuple[int, ...], y: float, label: str) -> None:
+    """The optimum: a point on the curve, or a level where its widths are not those of the curve."""
+    if result.space == "vector":
+        axes.axhline(y, color=RED, linestyle="--", label=label)
+    else:
+        axes.plot([widths[0]], [y], "o", color=RED, markersize=7, label=label)
+
+
+def _named(widths: tuple[int, ...]) -> str:
+    return str(widths[0]) if len(set(widths)) == 1 else str(list(widths))
+
+
+def _band(axes: Axes, result: SearchResult) -> None:
+    band = result.near_optimal
+    if band is not None and result.space != "vector":
+        label = f"within {100 * band.tolerance:g} %"
+        axes.axvspan(band.min_width, band.max_width, color=ORANGE, alpha=0.2, label=label)
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
