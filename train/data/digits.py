@@ -1,0 +1,19 @@
+"""scikit-learn's digits: 1797 grey images of 8 × 8, half for training and half for testing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from train.data.dataset import Arrays
+
+
+def load_digits() -> Arrays:
+    """The digits; a fixed shuffle separates 898 training from 899 test images. Pixels are integers 0 … 16."""
+    from sklearn.datasets import load_digits as published
+
+    x, y = published(return_X_y=True)
+    order = np.random.default_rng(1797).permutation(len(x))
+    images = x.reshape(-1, 1, 8, 8).astype(np.uint8)[order]
+    labels = y.astype(np.int64)[order]
+    half = len(x) // 2
+    return Arrays(images[:half], labels[:half], images[half:], labels[half:], 10, "image", summary={"source": "sklearn"})

@@ -1,0 +1,71 @@
+"""From published arrays to splits: limits, validation samples held out, label noise, normalization."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
+from train.data.problem import DataProblem
+from train.spec import DataSpec
+
+MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
+
+
+def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
+    """Training, validation and test splits of ``arrays``; every choice follows from ``spec.seed`` alone.
+
+    Raises ``DataProblem`` where nothing would be left to train on, or where labels that are sequences should be noisy.
+    """
+    generator = np.random.default_rng(spec.seed)
+    order = generator.permutation(len(arrays.x_train))
+    kept = order[: spec.limit] if spec.limit else order
+    held_out, kept = held_out_first(kept, spec.validation)
+    y_kept = arrays.y_train[kept]
+    if spec.label_noise:
+        y_kept = replace_labels(y_kept, arrays.classes, spec.label_noise, generator)
+    x_train = torch.from_numpy(np.ascontiguousarray(arrays.x_train[kept]))
+    test = slice(None, spec.limit)
+    return Dataset(
+        name=spec.name,
+        kind=arrays.kind,
+        shape=tuple(arrays.x_train.shape[1:]),
+        classes=arrays.classes,
+        train=ArraySplit(x_train, torch.from_numpy(np.ascontiguousarray(y_kept))),
+        validation=_split(arrays.x_train[held_out], arrays.y_train[held_out]) if len(held_out) else None,
+        test=_split(arrays.x_test[test], arrays.y_test[test]),
+        preprocessing=Preprocessing.fit(x_train, arrays.kind, mean_image=spec.name in MEAN_IMAGE),
+        vocabulary=arrays.vocabulary,
+        summary={
+            **arrays.summary,
+            "train": len(kept),
+            "validation": len(held_out),
+            "test": len(arrays.x_test[test]),
+            "replaced_labels": int((y_kept != arrays.y_train[kept]).sum()) if spec.label_noise else 0,
+        },
+    )
+
+
+def held_out_first(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``fraction`` of the shuffled ``order``, for validation, and the rest, for training."""
+    count = round(fraction * len(order))
+    if fraction and not 0 < count < len(order):
+        raise DataProblem(
+            f"a validation fraction of {fraction} leaves {count} of {len(order)} training samples for validation",
+            "choose a fraction that leaves samples on both sides",
+        )
+    return order[:count], order[count:]
+
+
+def replace_labels(y: np.ndarray, classes: int, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """``y`` with ``fraction`` of the labels replaced, each by one of the other classes with equal probability."""
+    if y.ndim != 1 or classes < 2:
+        raise DataProblem("label noise needs labels that are classes", "leave label_noise at 0 for this data")
+    chosen = generator.permutation(len(y))[: round(fraction * len(y))]
+    noisy = y.copy()
+    noisy[chosen] = (y[chosen] + generator.integers(1, classes, len(chosen))) % classes
+    return noisy
+
+
+def _split(x: np.ndarray, y: np.ndarray) -> ArraySplit:
+    return ArraySplit(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(y)))
