@@ -51,6 +51,7 @@ class SyntheticSpec(Strict):
     inputs: Annotated[int, Field(ge=1, le=4096)] = 16
     classes: Annotated[int, Field(ge=2, le=1000)] = 10
     length: Annotated[int, Field(ge=2, le=512)] = 12
+    task: Literal["first", "maximum", "reverse"] = "maximum"
     vocabulary: Annotated[int, Field(ge=8, le=32_000)] = 32
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from train.data.arrays import LabelledArrays
 
 Kind = Literal["image", "features", "tokens"]
 Batch = tuple[Tensor, Tensor]
@@ -141,18 +142,20 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """A data set as it was published or uploaded, before any split is held out.
+class Arrays(LabelledArrays):
+    """Published or uploaded arrays and what they are, before any split is held out.
 
-    ``x`` is uint8 for images ``(samples, channels, height, width)``, float32 for features and images alike, int64 for
-    tokens; ``y`` is int64, ``(samples,)`` counted from 0, or ``(samples, tokens)``.
+    Beside the labels of classes that :class:`~train.data.arrays.LabelledArrays` describes, ``y`` may be sequences of
+    tokens, ``(samples, tokens)``, with ``classes`` 0; the samples of kind ``tokens`` are int64.
     """
 
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: int
-    kind: Kind
+    kind: Kind = "image"
     vocabulary: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, labelled: LabelledArrays, **summary: Any) -> Arrays:
+        """Labelled arrays as images where a sample has three axes, else as features."""
+        kind: Kind = "image" if labelled.x_train.ndim == 4 else "features"
+        fields = ("x_train", "y_train", "x_test", "y_test", "classes")
+        return cls(**{name: getattr(labelled, name) for name in fields}, kind=kind, summary=summary)

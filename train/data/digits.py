@@ -16,4 +16,4 @@ def load_digits() -> Arrays:
     images = x.reshape(-1, 1, 8, 8).astype(np.uint8)[order]
     labels = y.astype(np.int64)[order]
     half = len(x) // 2
-    return Arrays(images[:half], labels[:half], images[half:], labels[half:], 10, "image", summary={"source": "sklearn"})
+    return Arrays(images[:half], labels[:half], images[half:], labels[half:], 10, summary={"source": "scikit-learn"})

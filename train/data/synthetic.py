@@ -26,7 +26,7 @@ def load_teacher(spec: SyntheticSpec, seed: int) -> Arrays:
     y = scores.argmax(1).astype(np.int64)
     n = spec.samples
     summary = {"source": "teacher", "teacher_width": TEACHER_WIDTH}
-    return Arrays(x[:n], y[:n], x[n:], y[n:], spec.classes, "features", summary=summary)
+    return Arrays(x[:n], y[:n], x[n:], y[n:], spec.classes, kind="features", summary=summary)
 
 
 def load_sequences(spec: SyntheticSpec, seed: int) -> Arrays:
@@ -49,6 +49,6 @@ def load_sequences(spec: SyntheticSpec, seed: int) -> Arrays:
     y = np.concatenate([answers, ends], 1)
     n = spec.samples
     return Arrays(
-        x[:n], y[:n], x[n:], y[n:], 0, "tokens", vocabulary=spec.vocabulary,
+        x[:n], y[:n], x[n:], y[n:], 0, kind="tokens", vocabulary=spec.vocabulary,
         summary={"source": "sequences", "task": spec.task},
     )  # fmt: skip
