@@ -11,6 +11,7 @@
     ├── Conflict
     │   ├── Superseded            an attempt that no longer holds its job tried to write
     │   ├── IdempotencyConflict   the key was used before, for something else
+    │   ├── CancelNotRequested    an attempt gave up a job that nobody cancelled
     │   ├── ParentClosed          a child for a parent that has ended or is ending
     │   └── OffsetMismatch        an upload continued in the wrong place
     ├── Rejected (ValueError)
@@ -84,6 +85,14 @@ class IdempotencyConflict(Conflict):
     def __init__(self, key: str, job_id: str) -> None:
         super().__init__(f"the idempotency key {key!r} was used for a different request")
         self.key = key
+        self.job_id = job_id
+
+
+class CancelNotRequested(Conflict):
+    """Nobody asked for the job's end, so its attempt may finish, fail or release it, but not cancel it."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"nobody has cancelled job {job_id!r}")
         self.job_id = job_id
 
 

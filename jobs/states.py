@@ -2,16 +2,15 @@
 
 ::
 
-                 ┌───────────── give back ─────────────┐
-                 ▼                                     │
-    create ─▶ queued ──claim──▶ running ──────finish──▶ succeeded
-                 │                │   ├───────fail────▶ failed
-                 │                │   └───────stop────▶ cancelled
-                 │              cancel                     ▲
-                 │                ▼                        │
-                 │            cancelling ──finish──▶ succeeded (the answer came first)
-                 │                └──────────stop──────────┤
-                 └─────────────── drop ────────────────────┘
+                ┌────────give back────────┐
+                ▼                         │
+    create ─▶ queued ───────claim──────▶ running ──────finish─────▶ succeeded
+                │                         │   └─────────fail──────▶ failed
+                │                       cancel
+                │                         ▼
+                │                     cancelling ──finish─────────▶ succeeded   (the answer came first)
+                │                         └─────────stop──────────▶ cancelled
+                └───────────────────drop──────────────────────────▶ cancelled
 
 ``queued``      waits for a worker. Its message may be lost; the row is what counts.
 ``running``     one attempt holds it, under a lease that its supervisor renews.
@@ -49,26 +48,23 @@ DROP = Arrow("queued", "cancelled")
 FINISH = Arrow("running", "succeeded")
 # The attempt failed for good, or failed or was lost on its last permitted attempt.
 FAIL = Arrow("running", "failed")
-# The attempt ends without a result or a failure: its child process stopped although nobody flagged the row.
-STOP = Arrow("running", "cancelled")
 # The attempt is over but the job is not: released by a worker that shuts down, failed in a way that a second
 # attempt may survive, or its lease ran out.
 GIVE_BACK = Arrow("running", "queued")
 # A user asks for the end of a job that an attempt holds.
 CANCEL = Arrow("running", "cancelling")
 # The result was there before the attempt saw the request: it is kept rather than thrown away.
-FINISH_CANCELLING = Arrow("cancelling", "succeeded")
+KEEP = Arrow("cancelling", "succeeded")
 # The attempt stopped, failed while stopping, was released, or its worker is dead.
-STOP_CANCELLING = Arrow("cancelling", "cancelled")
+STOP = Arrow("cancelling", "cancelled")
 
 ARROWS: tuple[Arrow, ...] = (
     CLAIM,
     DROP,
     FINISH,
     FAIL,
-    STOP,
     GIVE_BACK,
     CANCEL,
-    FINISH_CANCELLING,
-    STOP_CANCELLING,
+    KEEP,
+    STOP,
 )

@@ -1,0 +1,70 @@
+"""Jobs are looked up, one by one or as a family."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from jobs.database import Database
+from jobs.errors import JobNotFound
+from jobs.record import Artifact, Job
+from jobs.schema import artifacts as artifact_rows
+from jobs.schema import jobs
+from jobs.states import Status
+from jobs.transitions import JOB_COLUMNS, job_of
+
+ARTIFACT_COLUMNS = tuple(artifact_rows.c[name] for name in Artifact.__dataclass_fields__)
+
+
+class Reading:
+    """Part of ``JobStore``: single jobs, children, artifacts."""
+
+    database: Database
+
+    def ping(self) -> None:
+        """One round trip to the database. Raises one of ``jobs.database.UNAVAILABLE``."""
+        self.database.ping()
+
+    def get(self, job_id: str) -> Job:
+        """The job as it stands. Raises JobNotFound."""
+        with self.database.read() as connection:
+            row = connection.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+        if row is None:
+            raise JobNotFound(job_id)
+        return job_of(row)
+
+    def find_succeeded(self, fingerprint: str) -> Job | None:
+        """The latest job that has answered this very request."""
+        query = select(*JOB_COLUMNS).where(jobs.c.fingerprint == fingerprint, jobs.c.status == "succeeded")
+        query = query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
+        with self.database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return row and job_of(row)
+
+    def children(self, parent_id: str) -> list[Job]:
+        """All of a job's children, in the order of their creation."""
+        query = select(*JOB_COLUMNS).where(jobs.c.parent_id == parent_id)
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(jobs.c.created_at, jobs.c.child_key)).all()
+        return [job_of(row) for row in rows]
+
+    def child_counts(self, parent_id: str) -> dict[Status, int]:
+        """How many of a job's children are in which state; states of none are left out."""
+        query = select(jobs.c.status, func.count()).where(jobs.c.parent_id == parent_id)
+        with self.database.read() as connection:
+            return {status: many for status, many in connection.execute(query.group_by(jobs.c.status))}
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        """The files that the job has published, by name. Raises JobNotFound."""
+        query = select(*ARTIFACT_COLUMNS).where(artifact_rows.c.job_id == job_id)
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(artifact_rows.c.name)).all()
+            if not rows and connection.scalar(select(jobs.c.id).where(jobs.c.id == job_id)) is None:
+                raise JobNotFound(job_id)
+        return [Artifact(*row) for row in rows]
+
+    def artifact(self, job_id: str, name: str) -> Artifact | None:
+        """One of them, or None."""
+        query = select(*ARTIFACT_COLUMNS).where(artifact_rows.c.job_id == job_id, artifact_rows.c.name == name)
+        with self.database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return row and Artifact(*row)
