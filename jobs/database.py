@@ -5,8 +5,8 @@ begins, how the server tells the time, and which ``INSERT`` knows ``ON CONFLICT`
 
 Time is an integer, microseconds since 1970 in UTC, read by the database in the statement that uses it. PostgreSQL
 answers with the moment the statement arrived, so that a statement that waited for a lock never grants more lease
-than it asked for. SQLite runs inside the process and reads the host's clock, through a function registered on
-every connection because its own date functions stop at milliseconds.
+than it asked for. SQLite runs inside the process and answers with the host's clock when the transaction got its
+turn, through a function registered on every connection because its own date functions stop at milliseconds.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Words(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
         """Replace what cannot be stored."""
-        if value is None or value.isascii() and "\0" not in value:
+        if value is None or (value.isascii() and "\0" not in value):
             return value
         return value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-class now(FunctionElement[int]):  # noqa: N801  (reads as SQL where it is used)
+class now(FunctionElement[int]):
     """The database's time in microseconds since 1970."""
 
     type = BigInteger()
@@ -138,7 +138,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None  # transactions begin in _begin_sqlite, and nowhere else
-    connection.create_function("collegium_now", 0, lambda: time.time_ns() // 1000)
+    connection.create_function("collegium_now", 0, lambda: record.info["now"])
     _into_wal(connection)
     # FULL: a job whose creation was answered survives a power failure, at one fsync per transaction.
     connection.execute("PRAGMA synchronous=FULL")
@@ -163,6 +163,7 @@ def _begin_sqlite(connection: Connection) -> None:
     # one that begins as a writer waits its turn.
     immediate = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    connection.info["now"] = time.time_ns() // 1000
 
 
 class Database:

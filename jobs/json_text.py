@@ -1,4 +1,4 @@
-"""JSON as it is stored: ASCII text that keeps the order of keys, without NaN and Infinity."""
+"""JSON as it is stored: text that keeps the order of keys, without NaN and Infinity."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jobs.errors import NotStorable
 
 
 def encode(value: Any) -> str:
-    """Compact ASCII. Done before a transaction begins, as a large result takes its time. Raises NotStorable."""
+    """Compact text. Done before a transaction begins, as a large result takes its time. Raises NotStorable."""
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise NotStorable(f"not storable as JSON: {error}") from error
 

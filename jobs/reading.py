@@ -51,7 +51,7 @@ class Reading:
         """How many of a job's children are in which state; states of none are left out."""
         query = select(jobs.c.status, func.count()).where(jobs.c.parent_id == parent_id)
         with self.database.read() as connection:
-            return {status: many for status, many in connection.execute(query.group_by(jobs.c.status))}
+            return {row[0]: row[1] for row in connection.execute(query.group_by(jobs.c.status))}
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """The files that the job has published, by name. Raises JobNotFound."""

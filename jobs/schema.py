@@ -29,7 +29,7 @@ metadata = MetaData(
     }
 )
 
-# `spec`, `result`, `failure`, `data`, `summary` and `value` hold JSON as ASCII text: the two databases' own JSON
+# `spec`, `result`, `failure`, `data`, `summary` and `value` hold JSON as text: the two databases' own JSON
 # types differ in what they accept and in the order of keys.
 jobs = Table(
     "jobs",
