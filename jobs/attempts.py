@@ -37,11 +37,11 @@ class Attempts:
         """Take the oldest queued child of a job; None if none waits."""
         return self._claim_first(select(jobs.c.id).where(jobs.c.parent_id == parent_id), worker, lease_s)
 
-    def _claim_first(self, candidates: Select[tuple[str]], worker: str, lease_s: float) -> Job | None:
+    def _claim_first(self, candidates: Select[Any], worker: str, lease_s: float) -> Job | None:
         first = candidates.where(jobs.c.status == "queued").order_by(jobs.c.created_at, jobs.c.id).limit(1)
         with self.database.write() as connection:
             job_id = connection.scalars(first.with_for_update(skip_locked=True)).one_or_none()
-            return job_id and _claim(connection, job_id, worker, microseconds(lease_s))
+            return None if job_id is None else _claim(connection, job_id, worker, microseconds(lease_s))
 
     def heartbeat(self, job_id: str, attempt: int, lease_s: float) -> Beat:
         """Renew the lease from now on; learn whether to stop. Raises Superseded, JobNotFound.

@@ -180,7 +180,7 @@ def _known_child(connection: Connection, parent_id: str, child_key: str) -> Job 
     row = connection.execute(query).one_or_none()
     if row is None and (status not in ACTIVE or status == "cancelling"):
         raise ParentClosed(parent_id, status)
-    return row and job_of(row)
+    return None if row is None else job_of(row)
 
 
 def _children(connection: Connection, parent_id: str) -> dict[str, Job]:

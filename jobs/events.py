@@ -23,6 +23,7 @@ from jobs.transitions import change, fenced, insert_events
 
 WRITABLE: tuple[EventType, ...] = ("metric", "log")
 MAX_SEQ = 2**63 - 1
+EVENT_COLUMNS = tuple(event_rows.c[name] for name in ("seq", "type", "data", "at"))
 
 
 class History:
@@ -67,7 +68,7 @@ class History:
         for type, _ in entries:
             if type not in WRITABLE:
                 raise ValueError(f"an attempt writes {' and '.join(WRITABLE)} events, not {type!r}")
-        texts = [(type, encode(dict(data))) for type, data in entries]
+        texts: list[tuple[EventType, str]] = [(type, encode(dict(data))) for type, data in entries]
         with fenced(self.database) as connection:
             last_seq = jobs.c.last_seq + len(texts)
             seq = change(connection, job_id, attempt, jobs.c.last_seq, last_seq=last_seq).last_seq
@@ -78,7 +79,7 @@ class History:
         self, job_id: str, after: int = 0, limit: int = 500, types: Sequence[EventType] | None = None
     ) -> list[Event]:
         """Up to ``limit`` events with a greater number than ``after``, in order. Raises JobNotFound."""
-        query = select(event_rows.c["seq", "type", "data", "at"]).where(
+        query = select(*EVENT_COLUMNS).where(
             event_rows.c.job_id == job_id, event_rows.c.seq > min(max(after, 0), MAX_SEQ)
         )
         if types is not None:

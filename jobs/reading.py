@@ -38,7 +38,7 @@ class Reading:
         query = query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
-        return row and job_of(row)
+        return None if row is None else job_of(row)
 
     def children(self, parent_id: str) -> list[Job]:
         """All of a job's children, in the order of their creation."""
@@ -67,4 +67,4 @@ class Reading:
         query = select(*ARTIFACT_COLUMNS).where(artifact_rows.c.job_id == job_id, artifact_rows.c.name == name)
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
-        return row and Artifact(*row)
+        return None if row is None else Artifact(*row)

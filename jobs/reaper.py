@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection, Select, func, select, update
 
 from jobs.attempts import lose
@@ -9,7 +11,7 @@ from jobs.counters import read_counters
 from jobs.database import Database, microseconds, now
 from jobs.record import Hint, Job, Metrics, Queue, Reaped
 from jobs.schema import jobs
-from jobs.states import ACTIVE
+from jobs.states import ACTIVE, Status
 from jobs.transitions import JOB_COLUMNS, job_of
 
 
@@ -37,7 +39,7 @@ class Reaping:
         query = select(*JOB_COLUMNS).where(jobs.c.id == job_id, jobs.c.lease_until < now())
         with self.database.write() as connection:
             row = connection.execute(query.with_for_update()).one_or_none()
-            return row and lose(connection, job_of(row))
+            return None if row is None else lose(connection, job_of(row))
 
     def publishable(self, older_than_s: float, limit: int = 100) -> list[Hint]:
         """Queued jobs of which no message was sent for this long, longest first. They count as sent from now on, so
@@ -60,7 +62,7 @@ class Reaping:
         """The child of a job that has waited longest."""
         return self._first(select(jobs.c.id).where(jobs.c.parent_id == parent_id))
 
-    def _first(self, candidates: Select[tuple[str]]) -> str | None:
+    def _first(self, candidates: Select[Any]) -> str | None:
         query = candidates.where(jobs.c.status == "queued").order_by(jobs.c.created_at, jobs.c.id).limit(1)
         with self.database.read() as connection:
             return connection.scalars(query).one_or_none()
@@ -71,13 +73,13 @@ class Reaping:
             return Metrics(_depth(connection), _oldest(connection), read_counters(connection))
 
 
-def _depth(connection: Connection) -> dict:
+def _depth(connection: Connection) -> dict[tuple[Queue, Status], int]:
     query = select(jobs.c.queue, jobs.c.status, func.count()).where(jobs.c.status.in_(ACTIVE))
     rows = connection.execute(query.group_by(jobs.c.queue, jobs.c.status))
     return {(queue, status): many for queue, status, many in rows}
 
 
-def _oldest(connection: Connection) -> dict:
+def _oldest(connection: Connection) -> dict[Queue, float]:
     query = select(jobs.c.queue, now() - func.min(jobs.c.queued_at, type_=now.type))
     rows = connection.execute(query.where(jobs.c.status == "queued").group_by(jobs.c.queue))
     return {queue: max(0, age) / 1e6 for queue, age in rows}
