@@ -56,12 +56,18 @@ class SyntheticSpec(Strict):
 
 
 class TextSpec(Strict):
-    """Columns of a labelled text file and the lengths, in tokens, to which texts are cut."""
+    """Columns of a labelled text file and the lengths, in tokens, to which texts are cut.
+
+    ``labels`` says what the target column is: a text to be written, or the name of a class. ``tokenizer`` names a
+    pretrained folder inside the data folder; without it, tokens are bytes.
+    """
 
     inputs: Annotated[tuple[Key, ...], Field(min_length=1, max_length=2, strict=False)] | None = None
     target: Key | None = None
     input_length: Annotated[int, Field(ge=2, le=4096)] = 128
     target_length: Annotated[int, Field(ge=2, le=4096)] = 16
+    labels: Literal["sequence", "classes"] = "sequence"
+    tokenizer: Key | None = None
 
 
 class DataSpec(Strict):

@@ -5,30 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from train.data.cifar import load_cifar
 from train.data.dataset import Arrays, Dataset
 from train.data.digits import load_digits
+from train.data.idx import load_mnist
+from train.data.image_folder import load_folder
 from train.data.problem import DataProblem
+from train.data.small_imagenet import load_small_imagenet
 from train.data.split import split_arrays
 from train.data.synthetic import load_sequences, load_teacher
+from train.data.text import load_text_arrays
+from train.data.upload import load_upload
 from train.spec import DataSpec
 
-Loader = Callable[[DataSpec, Path | None], Arrays]
-"""From a spec and the folder of published data sets to whole arrays."""
+Loader = Callable[[DataSpec], Arrays]
+PublishedLoader = Callable[[Path], Arrays]
 
+#: Made from a seed, or carried by a package.
 BUILT_IN: dict[str, Loader] = {
-    "digits": lambda spec, _: load_digits(),
-    "synthetic": lambda spec, _: load_teacher(spec.synthetic, spec.seed),
-    "synthetic-text": lambda spec, _: load_sequences(spec.synthetic, spec.seed),
+    "digits": lambda spec: load_digits(),
+    "synthetic": lambda spec: load_teacher(spec.synthetic, spec.seed),
+    "synthetic-text": lambda spec: load_sequences(spec.synthetic, spec.seed),
+}
+#: In their published formats, below the data folder.
+PUBLISHED: dict[str, PublishedLoader] = {
+    "mnist": lambda root: Arrays.of(load_mnist(root / "mnist"), source="IDX"),
+    "cifar10": lambda root: Arrays.of(load_cifar("cifar10", root), source="CIFAR"),
+    "cifar100": lambda root: Arrays.of(load_cifar("cifar100", root), source="CIFAR"),
+    "imagenet32": lambda root: Arrays.of(load_small_imagenet("imagenet32", root), source="ImageNet batches"),
+    "imagenet64": lambda root: Arrays.of(load_small_imagenet("imagenet64", root), source="ImageNet batches"),
 }
 
 
 def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None = None) -> Dataset:
     """The data set that ``spec`` names, split and described, on the CPU.
 
-    ``data_dir`` holds published data sets by name, ``datasets_dir`` uploaded ones by id. Raises ``DataProblem`` where
-    the name is unknown, a file is missing or wrong, or the split leaves nothing.
+    A name is looked up among the built-in data, the uploaded data sets in ``datasets_dir`` (files called by their id),
+    the published formats, and then as a folder of labelled images or text inside ``data_dir``. Raises ``DataProblem``
+    where the name is unknown, a file is missing or wrong, or the split leaves nothing.
     """
-    loader = BUILT_IN.get(spec.name)
-    if loader is None:
-        raise DataProblem(f"no data set is called {spec.name!r}", f"known are {', '.join(BUILT_IN)}")
-    return split_arrays(loader(spec, data_dir), spec)
+    if spec.name in BUILT_IN:
+        return split_arrays(BUILT_IN[spec.name](spec), spec)
+    if datasets_dir is not None and (datasets_dir / spec.name).is_file():
+        return split_arrays(Arrays.of(load_upload(datasets_dir / spec.name), source="upload"), spec)
+    if spec.name in PUBLISHED and data_dir is not None:
+        return split_arrays(PUBLISHED[spec.name](data_dir), spec)
+    folder = data_dir / spec.name if data_dir is not None else None
+    if folder is None or not folder.is_dir():
+        known = ", ".join([*BUILT_IN, *PUBLISHED])
+        raise DataProblem(
+            f"no data set is called {spec.name!r}",
+            f"name one of {known}, the id of an upload, or a folder of images or text inside the data folder",
+        )
+    if (folder / "train").is_dir():
+        return load_folder(spec, folder)
+    assert data_dir is not None
+    return split_arrays(load_text_arrays(spec.text, folder, data_dir), spec)

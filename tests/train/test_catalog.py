@@ -1,0 +1,116 @@
+"""Data sets by name: folders of images and text, published formats, uploads, and names that lead nowhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train.data.catalog import load
+from train.data.image_folder import FolderSplit
+from train.data.problem import DataProblem
+from train.spec import DataSpec
+
+
+def spec(name, **more):
+    return DataSpec.model_validate({"name": name} | more)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Twelve training and four test pictures of two classes: red on the left for ``a``, blue for ``b``."""
+    for split, count in (("train", 6), ("val", 2)):
+        for name, colour in (("a", (255, 0, 0)), ("b", (0, 0, 255))):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.zeros((300 + 20 * index, 260, 3), np.uint8)
+                pixels[:, :130] = colour
+                Image.fromarray(pixels).save(folder / f"{index}.{'jpg' if index % 2 else 'png'}")
+    return tmp_path
+
+
+def test_a_folder_of_images_is_decoded_and_labelled(pictures):
+    data = load(spec("pets", validation=0.25), pictures)
+    assert (len(data.train), len(data.validation), len(data.test)) == (9, 3, 4)
+    assert (data.shape, data.classes) == ((3, 224, 224), 2)
+    (x, y), *_ = data.test.batches(torch.arange(4), 4)
+    assert x.dtype == torch.uint8
+    red, blue = x[:, 0, 100, 20], x[:, 2, 100, 20]
+    assert y.tolist() == [int(b > r) for r, b in zip(red, blue, strict=True)] == [0, 0, 1, 1]
+
+
+def test_random_crops_follow_from_the_draw_and_the_sample(pictures):
+    split = load(spec("pets"), pictures).train
+    assert isinstance(split, FolderSplit)
+
+    def crops(order, draw):
+        return torch.cat([x for x, _ in split.batches(torch.tensor(order), 2, draw=draw)])
+
+    forwards, backwards, other = crops([0, 1, 2], 5), crops([2, 1, 0], 5), crops([0, 1, 2], 6)
+    assert torch.equal(forwards, backwards.flip(0))
+    assert not torch.equal(forwards, other)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "pets/val/a/0.png").write_bytes(b"no image"), "a/0.png is no readable image"),
+        (lambda root: (root / "pets/val").rename(root / "pets/elsewhere"), "no val or test folder"),
+        (lambda root: (root / "pets/train/b").rename(root / "b"), "1 classes"),
+    ],
+)
+def test_a_wrong_folder_is_refused(pictures, damage, message):
+    damage(pictures)
+    with pytest.raises(DataProblem, match=message):
+        list(load(spec("pets"), pictures).test.batches(torch.arange(4), 4))
+
+
+def test_text_becomes_bytes_or_classes(tmp_path):
+    folder = tmp_path / "cola"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("sentence\tlabel\nab\tyes\nc\tno\n", encoding="utf-8")
+    (folder / "dev.tsv").write_text("sentence\tlabel\nd\tno\n", encoding="utf-8")
+    text = {"input_length": 4, "target_length": 4}
+    data = load(spec("cola", text=text), tmp_path)
+    order = torch.tensor([0, 1])
+    rows = {
+        tuple(x.tolist()): y.tolist() for batch in data.train.batches(order, 2) for x, y in zip(*batch, strict=True)
+    }
+    assert rows[(ord("a") + 3, ord("b") + 3, 1, 0)] == [ord("y") + 3, ord("e") + 3, ord("s") + 3, 1]
+    assert rows[(ord("c") + 3, 1, 0, 0)] == [ord("n") + 3, ord("o") + 3, 1, -100]
+    classified = load(spec("cola", text=text | {"labels": "classes"}), tmp_path)
+    assert classified.classes == 2
+    assert next(iter(classified.test.batches(torch.tensor([0]), 1)))[1].tolist() == [0]
+
+
+def test_a_test_label_that_training_lacks_is_refused(tmp_path):
+    (tmp_path / "rte").mkdir()
+    for name, label in (("train", "yes"), ("dev", "perhaps")):
+        (tmp_path / "rte" / f"{name}.tsv").write_text(f"sentence\tlabel\nx\t{label}\n", encoding="utf-8")
+    with pytest.raises(DataProblem, match="perhaps"):
+        load(spec("rte", text={"labels": "classes"}), tmp_path)
+
+
+def test_an_upload_is_found_by_its_id(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(6, 4)), np.arange(6) % 2
+    with (tmp_path / "abc123").open("wb") as file:
+        np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    data = load(spec("abc123"), None, tmp_path)
+    assert (data.kind, data.shape, data.classes) == ("features", (4,), 2)
+
+
+@pytest.mark.parametrize("name", ["nothing", "mnist", "cifar10", "imagenet32"])
+def test_data_that_is_not_there_is_refused_with_what_would_be_right(tmp_path, name):
+    with pytest.raises(DataProblem) as caught:
+        load(spec(name), tmp_path, tmp_path)
+    assert caught.value.remedy
+
+
+def test_label_noise_touches_training_labels_alone():
+    clean, noisy = load(spec("digits")), load(spec("digits", label_noise=0.2))
+    (_, before), (_, after) = (next(iter(d.train.batches(torch.arange(800), 800))) for d in (clean, noisy))
+    assert round(len(clean.train) * 0.2) == noisy.summary["replaced_labels"]
+    assert 0.1 < (before != after).double().mean() < 0.3
+    assert torch.equal(clean.test.y, noisy.test.y)
