@@ -34,7 +34,7 @@ class Point:
 
     @property
     def relative_error(self) -> float:
-        """Standard error of ln r relative to it, no smaller than the floor."""
+        """Standard error of ln r relative to it, no smaller than the floor; infinite where ln r is lost in noise."""
         if self.log_ratio <= 0:
             return math.inf
         return max(self.standard_error / self.log_ratio, RELATIVE_ERROR_FLOOR)
@@ -71,7 +71,7 @@ def fit_line(points: Sequence[Point], window: tuple[int, int | None] | None = No
     slopes = np.array([point.log_ratio / point.inverse_fan_in_sum for point in chosen])
     weights = np.array([point.relative_error**-2.0 for point in chosen])
     if not weights.sum() > 0:
-        raise ValueError("every point in the fit's window has ln r = 0")
+        raise ValueError("no point in the fit's window has a known error and ln r > 0")
     alpha = float(np.average(slopes, weights=weights))
     residuals = tuple(point.log_ratio - alpha * point.inverse_fan_in_sum for point in points)
     first = [point.widths[0] for point in chosen]

@@ -88,7 +88,7 @@ def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
         axes.errorbar(
             s,
             [point.log_moment_ratio for point in chosen],
-            yerr=[point.standard_error for point in chosen],
+            yerr=[point.standard_error or 0.0 for point in chosen],
             fmt="o",
             markersize=3,
             color=color,

@@ -58,13 +58,14 @@ class Member(Part):
 class AlphaPoint(Member):
     """One width at which ln r is known: exactly (no samples, no error), or by sampling.
 
-    ``residual`` is ln r − α·s(n), for every point; ``used`` says whether the point lay in the fit's window.
+    ``residual`` is ln r − α·s(n), for every point; ``used`` says whether the point lay in the fit's window. The
+    standard error is null where the samples cannot tell.
     """
 
     inverse_fan_in_sum: float
     samples: int
     log_moment_ratio: float
-    standard_error: float
+    standard_error: float | None
     residual: float
     used: bool
     converged: bool = True
@@ -245,7 +246,7 @@ class SearchResult(Part):
     title: str
     space: Literal["scaled", "vector", "widths"]
     method: Literal["exact", "monte_carlo", "given"]
-    variance_from: Literal["closed_form", "smooth", "alpha"]
+    variance_from: Literal["closed_form", "smooth", "sampled", "alpha"]
     measure: Literal["parameters", "flops"]
     budget: int
     alpha: Alpha

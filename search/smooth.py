@@ -7,7 +7,7 @@ is no constant term: ln r → 0 as the widths grow, unless a hidden layer of fix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,15 +48,14 @@ class Curve:
         return np.stack([np.asarray(t, float) ** power for power in self.powers], axis=-1)
 
 
-def fit_curve(points: Sequence[Point], varying: Callable[[tuple[int, ...]], float], *, offset: bool) -> Curve:
+def fit_curve(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Curve:
     """The shortest polynomial that agrees with the points within their errors.
 
-    ``varying(widths)`` is t, the part of s(n) that vanishes as the widths grow; ``offset`` allows a constant term.
+    ``t`` is the varying part of s(n) at each point; ``offset`` allows a constant term.
     Terms are added while they bring χ² down by more than four each. Raises ``ValueError`` without points.
     """
     if not points:
         raise ValueError("no points to draw a curve through")
-    t = np.array([varying(point.widths) for point in points])
     y = np.array([point.log_ratio for point in points])
     sigma = np.maximum([point.standard_error for point in points], MISFIT_FLOOR * np.abs(y) + 1e-300)
     first = 0 if offset else 1
@@ -87,6 +86,15 @@ def constant_sum(network: Network) -> float:
     return network.inverse_fan_in_sum((2**62,) * len(network.baseline))
 
 
-def varying_sum(network: Network, widths: tuple[int, ...]) -> float:
-    """The part of s(n) that vanishes as the free widths grow."""
-    return network.inverse_fan_in_sum(widths) - constant_sum(network)
+def varying_sums(network: Network, widths: np.ndarray) -> np.ndarray:
+    """The part of s(n) that vanishes as the free widths grow, at ``widths`` of shape (members, free widths).
+
+    Every free width enters it as a multiple of 1 / n_i.
+    """
+    size, endless, some = len(network.baseline), 2**62, 4096
+    constant = constant_sum(network)
+    shares = [
+        network.inverse_fan_in_sum([some if index == at else endless for index in range(size)]) - constant
+        for at in range(size)
+    ]
+    return (some * np.array(shares) / np.asarray(widths, float)).sum(axis=1)

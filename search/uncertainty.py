@@ -13,7 +13,7 @@ import numpy as np
 
 from search.optimize import Question, Solved, solve
 from search.result import Confidence, CorrelationRow, Win
-from search.smooth import varying_sum
+from search.smooth import varying_sums
 
 #: Redrawn estimates.
 DRAWS = 4000
@@ -91,7 +91,11 @@ def by_correlation(
                 dual_multiplicity=dual.multiplicity,
                 dual_multiplicity_real=dual.multiplicity_real,
                 efficiency=dual.efficiency,
-                slope=float(solved.log_ratio[best]) / varying_sum(solved.question.network, solved.widths[best]),
+                slope=float(solved.log_ratio[best]) / _varying(solved, best),
             )
         )
     return tuple(rows)
+
+
+def _varying(solved: Solved, index: int) -> float:
+    return float(varying_sums(solved.question.network, np.array([solved.widths[index]]))[0])

@@ -1,0 +1,137 @@
+"""One search's question made concrete: the network, the inputs as a Gram matrix, the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from search.closed_form import has_closed_form
+from search.inputs import mean_patch_gram, resolve_gram
+from search.kernel_point import KernelPoint
+from search.log_ratios import Exact, GivenAlpha, LogRatios
+from search.lower import check
+from search.network import Network, ResidualNetwork
+from search.optimize import Question, Solved, solve
+from search.problem import InvalidSpec
+from search.receptive_field import windows
+from search.spec import InputsSpec, SearchSpec
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checked specification with its network; ``inputs`` holds a correlation or a Gram matrix, never a data set."""
+
+    spec: SearchSpec
+    network: Network
+    inputs: InputsSpec
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the moments of the entry asked for are known exactly."""
+        return has_closed_form(self.network.chain, self.spec.estimator.entry, self.inputs.pair)
+
+    @property
+    def exact(self) -> Exact:
+        """ln r by the closed form."""
+        gram = resolve_gram(self.inputs, self.network.chain, self.spec.estimator.entry)
+        return Exact(self.network, gram)
+
+    @property
+    def log_ratios(self) -> LogRatios | None:
+        """ln r without sampling, by the method asked for; None where it must be sampled."""
+        estimator = self.spec.estimator
+        if estimator.alpha is not None:
+            return GivenAlpha(self.network, estimator.alpha)
+        return self.exact if estimator.method != "monte_carlo" and self.closed_form else None
+
+    @property
+    def positions(self) -> int:
+        """Input positions that the entry sees."""
+        return windows(self.network.chain, self.spec.estimator.entry)[0].positions
+
+    @property
+    def budget(self) -> int:
+        """The count to match, in the measure asked for: the budget's, or the baseline's own."""
+        network = self.network
+        own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
+        return own if self.spec.budget is None else self.spec.budget
+
+    def point(self, widths: tuple[int, ...]) -> KernelPoint:
+        """The kernel entry of one member."""
+        return KernelPoint.of(self.network.chain, widths, self.spec.estimator.entry, self.inputs)
+
+    def at_correlation(self, correlation: float) -> Case:
+        """The same case with inputs of another correlation between neighbouring positions."""
+        return replace(self, inputs=InputsSpec(correlation=correlation, pair=self.inputs.pair))
+
+    def question(self, log_ratios: LogRatios) -> Question:
+        """The problem with the baseline's variance, Var(K_ñ) / m."""
+        baseline = float(log_ratios(np.array([self.network.baseline]))[0])
+        return Question(
+            network=self.network,
+            measure=self.spec.efficiency,
+            budget=self.budget,
+            baseline_variance=math.expm1(baseline) / self.network.multiplicity,
+            max_multiplicity=self.spec.space.max_multiplicity,
+        )
+
+    def solve(self, members: Sequence[tuple[int, ...]], log_ratios: LogRatios) -> Solved:
+        """Primal and dual over ``members``."""
+        table = np.array(members, dtype=float).reshape(len(members), len(self.network.baseline))
+        return solve(self.question(log_ratios), members, log_ratios(table))
+
+
+def case_of(spec: SearchSpec, images: np.ndarray | None = None) -> Case:
+    """Check a specification and turn ``inputs.data`` into the mean patch Gram of ``images``.
+
+    ``images`` has shape (images, channels, height, width) or (images, height, width). Raises ``InvalidSpec``, also
+    where the closed form is asked for and there is none, or the images do not fit.
+    """
+    network = check(spec)
+    estimator = spec.estimator
+    try:
+        inputs = _resolved(spec, network, images)
+        if estimator.method != "given":
+            resolve_gram(inputs, network.chain, estimator.entry)
+    except InvalidSpec:
+        raise
+    except ValueError as error:
+        raise InvalidSpec(_inputs_field(spec), str(error)) from error
+    case = Case(spec, network, inputs)
+    if estimator.method == "exact" and not case.closed_form:
+        raise InvalidSpec(
+            ("estimator", "method"),
+            "this kernel entry has no closed form (a layer above the first shares its weights, or the entry is "
+            "off-diagonal or pooled): use 'auto' or 'monte_carlo'",
+        )
+    return case
+
+
+def _resolved(spec: SearchSpec, network: Network, images: np.ndarray | None) -> InputsSpec:
+    inputs = spec.inputs
+    if inputs.data is None:
+        return inputs
+    window = windows(network.chain, spec.estimator.entry)[0]
+    if window.positions == 1:
+        return InputsSpec(pair=inputs.pair)
+    if images is None:
+        raise InvalidSpec(("inputs", "data"), f"the data set '{inputs.data}' could not be read as images")
+    gram = mean_patch_gram(images, window, stem_kernel=_stem(network, images))
+    return InputsSpec(gram=tuple(map(tuple, gram.tolist())), pair=inputs.pair)
+
+
+def _stem(network: Network, images: np.ndarray) -> int | None:
+    """Size of the stem that precedes the module; a user's block that takes the images' own channels has none."""
+    if isinstance(network, ResidualNetwork):
+        return network.stem_kernel
+    channels = images.shape[1] if images.ndim == 4 else 1
+    return None if channels == network.chain.channels else 3
+
+
+def _inputs_field(spec: SearchSpec) -> tuple[str, ...]:
+    if spec.inputs.data is not None:
+        return ("inputs", "data")
+    return ("inputs", "gram") if spec.inputs.gram is not None else ("inputs",)

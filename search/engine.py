@@ -1,0 +1,234 @@
+"""A search from its specification to its answer: the one entrance of this package for those who run it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from search.alpha import alpha_of, exact_points
+from search.case import Case, case_of
+from search.cost import cost_of
+from search.estimation import Estimation, MapShards, Report
+from search.fit import Point
+from search.log_ratios import LogRatios, Smooth
+from search.members import between, listed_members, scaled_members, vector_values
+from search.monte_carlo import part_of, sample_correlations, sample_curve
+from search.near_optimal import near_optimal
+from search.optimize import Solved
+from search.outcomes import Evidence, judge
+from search.result import Baseline, Check, CorrelationRow, SearchResult, Verification
+from search.shards import ShardResult, ShardSpec
+from search.spec import SearchSpec
+from search.spot_check import spot_check
+from search.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
+from search.vector import Objective, neighbours, search_vectors
+from search.verify import verify
+
+
+@dataclass(frozen=True)
+class Curve:
+    """ln r of the case, the points of the α fit, and the members considered."""
+
+    log_ratios: LogRatios
+    points: tuple[Point, ...]
+    members: tuple[tuple[int, ...], ...]
+
+
+def run(
+    spec: SearchSpec,
+    *,
+    report: Report | None = None,
+    known: Callable[[str], dict[str, Any] | None] | None = None,
+    remember: Callable[[str, dict[str, Any]], None] | None = None,
+    map_shards: MapShards | None = None,
+    device: str = "cpu",
+    images: np.ndarray | None = None,
+) -> SearchResult:
+    """Answer a search.
+
+    ``report(fraction, message)`` is told of progress and may raise to cancel. ``known(key)`` and
+    ``remember(key, record)`` reach stored estimates of kernel entries. ``map_shards`` computes Monte Carlo shards
+    elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels, height, width), are
+    what ``spec.inputs.data`` names. Raises ``InvalidSpec`` for a specification that is wrong; what is off with an
+    answer is its ``outcome``.
+    """
+    started = time.perf_counter()
+    tell = report or _silent
+    tell(0.0, "reading the specification")
+    case = case_of(spec, images)
+    estimator = spec.estimator
+    estimation = Estimation(
+        relative_error=estimator.relative_error,
+        seed=estimator.seed,
+        samples=estimator.samples,
+        map_shards=map_shards or inline(device),
+        known=known,
+        remember=remember,
+    )
+    curve = _curve(case, estimation, part_of(tell, 0.02, 0.7))
+    solved = _solve(case, curve)
+    tell(0.7, "solving the primal and the dual")
+    correlations = _correlations(case, curve, estimation, part_of(tell, 0.7, 0.8))
+    grouped = case.network.members_matter
+    primal = solved.answer(solved.primal, "primal") if grouped else None
+    dual = solved.answer(solved.dual, "dual") if grouped else None
+    check = _check(case, solved, estimation, part_of(tell, 0.8, 0.9))
+    verification: Verification | None = None
+    if spec.verify:
+        verification = verify(case, primal, dual, estimation, part_of(tell, 0.9, 1.0))
+    alpha = alpha_of(case, curve.points)
+    outcome, notes = judge(
+        Evidence(case, solved, curve.log_ratios, alpha, curve.points, check, verification, (primal, dual))
+    )
+    network = case.network
+    result = SearchResult(
+        title=network.title,
+        space="widths" if spec.space.widths is not None else spec.space.mode,
+        method=alpha.method if curve.log_ratios.source != "closed_form" else "exact",
+        variance_from=curve.log_ratios.source,
+        measure=spec.efficiency,
+        budget=case.budget,
+        alpha=alpha,
+        baseline=Baseline(
+            widths=network.baseline,
+            title=network.title,
+            multiplicity=network.multiplicity,
+            variance=solved.question.baseline_variance,
+            parameters=network.count("parameters", network.baseline, network.multiplicity),
+            flops=network.count("flops", network.baseline, network.multiplicity),
+        ),
+        primal=primal,
+        dual=dual,
+        curve=tuple(solved.row(index) for index in range(len(solved.widths))),
+        near_optimal=near_optimal(solved, spec.tolerance) if grouped else None,
+        confidence=_confidence(case, solved, curve) if grouped else None,
+        correlations=correlations,
+        check=check,
+        verification=verification,
+        outcome=outcome,
+        notes=notes,
+        seed=estimator.seed,
+        samples=_samples(curve, check, verification),
+        device=device,
+        versions=versions(),
+        seconds=time.perf_counter() - started,
+    )
+    tell(1.0, outcome.message)
+    return result
+
+
+def inline(device: str) -> MapShards:
+    """Shards computed here, one after another."""
+
+    def compute(shards: list[ShardSpec]) -> list[ShardResult]:
+        from search.sampling import compute_shard  # brings torch, which a closed form does not need
+
+        return [compute_shard(shard, device=device) for shard in shards]
+
+    return compute
+
+
+def versions() -> dict[str, str]:
+    """Versions of what an answer depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("collegium", "numpy", "torch"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _silent(fraction: float, message: str) -> None:
+    """Nobody listens."""
+
+
+def _curve(case: Case, estimation: Estimation, report: Report) -> Curve:
+    log_ratios = case.log_ratios
+    if log_ratios is None:
+        sampled = sample_curve(case, estimation, report)
+        return Curve(sampled.log_ratios, sampled.points, sampled.members)
+    points = exact_points(case) if case.closed_form else ()
+    if case.spec.space.widths is not None:
+        return Curve(log_ratios, points, listed_members(case.network, case.spec.space))
+    return Curve(log_ratios, points, scaled_members(case.network, case.spec.space))
+
+
+def _solve(case: Case, curve: Curve) -> Solved:
+    """Both problems over the members, with gaps of a thinned range filled around the optimum, or over vectors."""
+    solved = case.solve(curve.members, curve.log_ratios)
+    space, best = case.spec.space, solved.primal if solved.primal is not None else solved.dual
+    if best is None or space.widths is not None:
+        return solved
+    if space.mode == "vector":
+        return _solve_vectors(case, curve, solved)
+    band = np.flatnonzero(solved.objective <= 1 + case.spec.tolerance)
+    first = [widths[0] for widths in solved.widths]
+    low, high = first[max(0, band.min() - 1)], first[min(len(first) - 1, band.max() + 1)]
+    members = sorted({*solved.widths, *between(case.network, space, low, high)})
+    return solved if len(members) == len(solved.widths) else case.solve(members, curve.log_ratios)
+
+
+def _solve_vectors(case: Case, curve: Curve, tied: Solved) -> Solved:
+    values = vector_values(case.network, case.spec.space)
+    if tied.primal is None or any(len(allowed) == 0 for allowed in values):
+        return tied
+    objective = Objective(tied.question, cost_of(case.network, case.spec.efficiency), curve.log_ratios)
+    starts = [tied.widths[tied.primal], case.network.baseline]
+    found = search_vectors(objective, values, starts, case.spec.estimator.seed)
+    members = sorted({*tied.widths, *neighbours(found.widths, values)})
+    return case.solve(members, curve.log_ratios)
+
+
+def _check(case: Case, solved: Solved, estimation: Estimation, report: Report) -> Check | None:
+    """The short Monte Carlo check of method ``auto``: at the baseline, n*, and the recommended member."""
+    if case.spec.estimator.method != "auto" or not case.closed_form:
+        return None
+    members = [case.network.baseline]
+    band = near_optimal(solved, case.spec.tolerance)
+    if solved.primal is not None:
+        members.append(solved.widths[solved.primal])
+    if band is not None:
+        members.append(band.recommended.widths)
+    return spot_check(case, members, estimation, report)
+
+
+def _correlations(case: Case, curve: Curve, estimation: Estimation, report: Report) -> tuple[CorrelationRow, ...]:
+    """n* under other inputs, among the members in the baseline's ratio; empty where one position is all there is."""
+    if case.positions == 1 or not case.network.members_matter or case.spec.estimator.method == "given":
+        return ()
+    members = curve.members
+    if case.closed_form and curve.log_ratios.source == "closed_form":
+        own = case.inputs.correlation
+        wanted = sorted({*CORRELATIONS, *([] if own is None else [own])})
+        at = {c: case.at_correlation(c).exact for c in wanted}
+    elif isinstance(curve.log_ratios, Smooth):
+        at = sample_correlations(case, estimation, curve.points, report)
+    else:
+        return ()
+    return by_correlation(
+        question_at=lambda c: case.question(at[c]),
+        widths=members,
+        log_ratio_at=lambda c: at[c](np.array(members)),
+        correlations=tuple(at),
+    )
+
+
+def _confidence(case: Case, solved: Solved, curve: Curve):
+    generator = np.random.default_rng(case.spec.estimator.seed)
+    redrawn = curve.log_ratios.redraw(np.array(solved.widths), generator, DRAWS) if solved.widths else None
+    return confidence(solved, redrawn, case.spec.tolerance)
+
+
+def _samples(curve: Curve, check: Check | None, verification: Verification | None) -> int:
+    total = sum(point.samples for point in curve.points)
+    total += sum(point.samples for point in check.points) if check else 0
+    if verification:
+        total += sum(side.samples for side in (verification.primal, verification.dual) if side)
+    return total

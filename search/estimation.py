@@ -1,0 +1,87 @@
+"""Monte Carlo over several kernel entries: rounds of shards, wherever they are computed, until each has converged.
+
+What was stored of an entry is taken up where it was left, so that a known topology needs no sampling, and every round
+is stored, so that a search that was cut off loses one round at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from search.kernel_point import KernelPoint
+from search.shards import PointProgress, ShardResult, ShardSpec, next_shards
+
+#: ``report(fraction, message)``; may raise, to cancel.
+Report = Callable[[float, str], None]
+#: Shards → their results, in any order.
+MapShards = Callable[[list[ShardSpec]], list[ShardResult]]
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """How samples are asked for and where estimates are kept.
+
+    ``known(key)`` returns the stored record of a kernel point or None, ``remember(key, record)`` stores one.
+    """
+
+    relative_error: float
+    seed: int
+    map_shards: MapShards
+    samples: int | None = None
+    known: Callable[[str], dict[str, Any] | None] | None = None
+    remember: Callable[[str, dict[str, Any]], None] | None = None
+
+    def run(self, points: Sequence[KernelPoint], report: Report, message: str) -> list[PointProgress]:
+        """Sample every point to the asked error; ``report`` runs from 0 to 1.
+
+        Points that stop short of it (at the largest number of samples) are returned as they are.
+        """
+        states = [self._stored(point) for point in points]
+        fraction = 0.0
+        while shards := next_shards(states, relative_error=self.relative_error, seed=self.seed, samples=self.samples):
+            fraction = max(fraction, self._done(states, shards))
+            report(fraction, f"{message}: {sum(state.moments.count for state in states):,} samples")
+            results = self.map_shards(shards)
+            states = [state.with_results(results) for state in states]
+            if self.remember is not None:
+                sampled = {shard.point.key for shard in shards}
+                for state in states:
+                    if state.point.key in sampled:
+                        self.remember(state.point.key, state.record())
+        report(1.0, f"{message}: done")
+        return states
+
+    def converged(self, state: PointProgress) -> bool:
+        """Whether the point reached the asked error, or has the fixed number of samples that was asked for."""
+        return self.samples is not None or state.estimate.converged(self.relative_error)
+
+    def _stored(self, point: KernelPoint) -> PointProgress:
+        record = None if self.known is None else self.known(point.key)
+        if record is None:
+            return PointProgress(point)
+        try:
+            return PointProgress.resumed(point, record)
+        except (ValidationError, KeyError, TypeError, ValueError):
+            return PointProgress(point)  # stored by another version: sampled afresh
+
+    def _done(self, states: Sequence[PointProgress], shards: Sequence[ShardSpec]) -> float:
+        """Samples so far over those so far and in this round."""
+        have = sum(state.moments.count for state in states)
+        return have / (have + sum(shard.samples for shard in shards))
+
+
+def relaxed(estimation: Estimation, factor: float) -> Estimation:
+    """The same with a relative error ``factor`` times larger (and as many times fewer samples, squared)."""
+    samples = None if estimation.samples is None else max(100, round(estimation.samples / factor**2))
+    return Estimation(
+        relative_error=min(0.5, estimation.relative_error * factor),
+        seed=estimation.seed,
+        map_shards=estimation.map_shards,
+        samples=samples,
+        known=estimation.known,
+        remember=estimation.remember,
+    )
