@@ -1,0 +1,72 @@
+"""``python -m worker.embedded``: the worker as a child of ``collegium serve``.
+
+The same Celery worker as everywhere, with slots for both queues. It prints ``collegium worker ready`` once it takes
+jobs, ends on SIGTERM or SIGINT, giving its jobs back, and ends by itself when its parent has died.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from celery.signals import worker_ready
+
+from worker.celery_app import create_app
+from worker.settings import SettingsError, load_settings
+from worker.slots import plan
+
+READY = "collegium worker ready"
+PARENT_POLL_S = 0.5
+LAST_WORD_S = 20.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to end, or until the parent is gone."""
+    parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose death ends this one")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    threading.Thread(target=_watch, args=(options.parent,), name="parent", daemon=True).start()
+    worker_ready.connect(_say_ready, weak=False)
+    worker = create_app(settings).Worker(
+        hostname=f"embedded-{os.getpid()}@%h",
+        pool="threads",
+        concurrency=len(plan(settings)),
+        loglevel=settings.log_level,
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _say_ready(**_: Any) -> None:
+    print(READY, flush=True)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    # Nobody is left who could end a worker that does not.
+    time.sleep(LAST_WORD_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

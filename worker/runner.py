@@ -1,0 +1,169 @@
+"""A worker's life: it takes jobs that messages announce and jobs that a poll finds, and runs each in a free slot."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from jobs.artifacts import ArtifactStore
+from jobs.database import UNAVAILABLE
+from jobs.errors import JobNotFound
+from jobs.record import Job, Queue
+from jobs.store import JobStore
+from worker import reaper, workspace
+from worker.house import House
+from worker.publisher import Publisher
+from worker.settings import WorkerSettings
+from worker.slots import Slot, SlotPool
+from worker.spares import Spares
+from worker.supervisor import Attempt
+
+log = logging.getLogger("collegium.worker")
+
+
+class Runner:
+    """Runs jobs in the slots of one worker.
+
+    A message that finds no free slot is dropped: the job's row still says ``queued``, and whichever worker has a free
+    slot of its queue first, this one or another, finds it with its poll. So no worker sits on another's work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: WorkerSettings,
+        store: JobStore,
+        artifacts: ArtifactStore,
+        publisher: Publisher,
+        slots: Sequence[Slot],
+        limit: int | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._slots = SlotPool(slots, limit)
+        self._spares = Spares(settings)
+        self._house = House(name, settings, store, artifacts, publisher, self._spares, self.run_claimed)
+        self._attempts: set[Attempt] = set()
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._look = threading.Event()
+        self._loops = [
+            threading.Thread(target=self._poll, name="poll"),
+            threading.Thread(target=self._reap, name="reap"),
+        ]
+
+    def start(self) -> None:
+        """Warm the spares, clear what a killed worker left, and begin to look for work."""
+        self._settings.home.mkdir(parents=True, exist_ok=True)
+        self._spares.fill()
+        workspace.sweep(self._settings.home, self._store)
+        for loop in self._loops:
+            loop.start()
+
+    def run(self, job_id: str) -> None:
+        """Run this job if it waits and a slot of its queue is free; returns when its attempt has ended."""
+        try:
+            job = self._store.get(job_id)
+        except JobNotFound:
+            log.warning("a message names job %s, which does not exist", job_id)
+            return
+        if job.status != "queued" or self._stopping.is_set():
+            return
+        slot = self._slots.try_acquire(job.queue)
+        if slot is not None:
+            self._run_in(slot, lambda: self._store.claim(job_id, self._house.name, self._settings.lease_s))
+
+    def reap_once(self) -> None:
+        """Look after the jobs of workers that died, and announce those that nobody announced."""
+        try:
+            reaper.reap(self._store, self._house.publisher, silent_s=2 * self._settings.reap_s)
+        except UNAVAILABLE as error:
+            log.warning("cannot look for lost jobs: %s", error)
+
+    def stop(self) -> None:
+        """Take no more jobs and ask those that run to stop; they go back to their queue. Does not wait."""
+        self._stopping.set()
+        self._look.set()
+        with self._lock:
+            attempts = list(self._attempts)
+        for attempt in attempts:
+            attempt.shutdown()
+
+    def close(self) -> None:
+        """Stop, and wait until nothing of this worker is left."""
+        self.stop()
+        for loop in self._loops:
+            if loop.ident is not None:
+                loop.join()
+        for thread in list(self._threads):
+            thread.join()
+        self._spares.close()
+
+    def run_claimed(self, job: Job, slot: Slot) -> None:
+        """Run an attempt that this worker has claimed, in a slot that the caller holds."""
+        attempt = Attempt(self._house, job, slot)
+        with self._lock:
+            self._attempts.add(attempt)
+        # Asked to stop between the claim and now.
+        if self._stopping.is_set():
+            attempt.shutdown()
+        self._refill()
+        try:
+            attempt.run()
+        except Exception:
+            # Its lease runs out, and a reaper gives the job to somebody else.
+            log.exception("job %s: its supervisor failed", job.id)
+        finally:
+            with self._lock:
+                self._attempts.discard(attempt)
+
+    def _run_in(self, slot: Slot, claim: Callable[[], Job | None]) -> None:
+        try:
+            job = claim()
+            if job is not None:
+                log.info("job %s, attempt %d: %s in slot %s", job.id, job.attempt, job.kind, slot.name)
+                self.run_claimed(job, slot)
+        finally:
+            self._slots.release(slot)
+            self._look.set()
+
+    def _poll(self) -> None:
+        """Fill free slots with jobs that no message brought here."""
+        while not self._stopping.is_set():
+            try:
+                for queue in self._slots.queues:
+                    self._fill(queue)
+            except UNAVAILABLE as error:
+                log.warning("cannot look for jobs: %s", error)
+            self._look.wait(self._settings.poll_s)
+            self._look.clear()
+
+    def _fill(self, queue: Queue) -> None:
+        # A slot is taken only when there is something for it: a message that comes meanwhile must find it free.
+        while not self._stopping.is_set() and self._slots.has_room(queue):
+            if self._store.next_queued(queue) is None:
+                return
+            slot = self._slots.try_acquire(queue)
+            if slot is None:
+                return
+            job = self._claim_next(slot)
+            if job is None:
+                return
+            thread = threading.Thread(target=self._run_in, args=(slot, lambda job=job: job), name=f"job-{job.id}")
+            self._threads = {thread for thread in self._threads if thread.is_alive()} | {thread}
+            thread.start()
+
+    def _claim_next(self, slot: Slot) -> Job | None:
+        job = None
+        try:
+            job = self._store.claim_next(slot.queue, self._house.name, self._settings.lease_s)
+            return job
+        finally:
+            if job is None:
+                self._slots.release(slot)
+
+    def _reap(self) -> None:
+        while not self._stopping.wait(self._settings.reap_s):
+            self.reap_once()

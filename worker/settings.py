@@ -1,0 +1,111 @@
+"""Everything that the worker reads from the environment, and nowhere else.
+
+``docs/configuration.md`` lists each variable; the API reads the same names for what both share.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DAY = 86_400.0
+
+
+class SettingsError(ValueError):
+    """A variable that cannot be used; the message names it and its value."""
+
+
+class WorkerSettings(BaseSettings):
+    """The worker's configuration; field ``x`` is read from ``COLLEGIUM_X``. Times are seconds.
+
+    Whatever is not given lies under ``home``. Several machines that shall continue each other's trainings share
+    ``home``, ``data_dir`` and ``datasets_dir``.
+
+    * ``devices``: ``auto`` (every GPU that is there, else the processor), ``cpu``, or GPU indices ``0,1``;
+      ``search_slots`` and ``train_slots``: jobs of either queue at once, by default one per GPU, or on the processor
+      one search per core (eight at most) and one training; ``spares``: warm processes that wait for the next job.
+    * ``lease_s``: how long a job survives its worker's silence; ``heartbeat_s``: how often the lease is renewed, and
+      so how soon a cancellation is noticed; ``poll_s``: how often a free slot looks for work that no message
+      announced; ``reap_s``: how often lost jobs are looked for.
+    * ``cancel_grace_s`` after a cancellation SIGTERM is sent, ``term_grace_s`` after that SIGKILL; at a shutdown
+      ``shutdown_grace_s`` takes the place of the first.
+    * ``preload``: modules that a warm process has imported; ``extra_handlers``: ``module:mapping`` of further
+      handlers, ``{kind: function(spec, context)}``, which override built-in ones of the same kind.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COLLEGIUM_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    home: Path = Path("~/.collegium")
+    database_url: str = ""
+    broker_url: str = ""
+    artifact_url: str = ""
+    data_dir: Path = Path()
+    datasets_dir: Path = Path()
+
+    devices: str = Field(default="auto", pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")
+    search_slots: int | None = Field(default=None, ge=1, le=1024)
+    train_slots: int | None = Field(default=None, ge=1, le=1024)
+    spares: int = Field(default=1, ge=0, le=64)
+
+    lease_s: float = Field(default=30.0, gt=0, le=3600)
+    heartbeat_s: float = Field(default=1.0, gt=0, le=600)
+    poll_s: float = Field(default=1.0, gt=0, le=600)
+    reap_s: float = Field(default=5.0, gt=0, le=600)
+    progress_s: float = Field(default=0.25, ge=0, le=60)
+    cancel_grace_s: float = Field(default=10.0, ge=0, le=3600)
+    term_grace_s: float = Field(default=5.0, ge=0, le=3600)
+    shutdown_grace_s: float = Field(default=4.0, ge=0, le=3600)
+    search_timeout_s: float = Field(default=6 * 3600.0, gt=0)
+    shard_timeout_s: float = Field(default=3600.0, gt=0)
+    training_timeout_s: float = Field(default=14 * DAY, gt=0)
+    study_timeout_s: float = Field(default=60 * DAY, gt=0)
+
+    preload: str = "torch,search.engine,search.sampling,search.plot"
+    extra_handlers: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _below_home(cls, values: dict[str, Any]) -> dict[str, Any]:
+        home = Path(values.get("home") or "~/.collegium").expanduser().absolute()
+        derived = {
+            "database_url": f"sqlite:///{home / 'collegium.db'}",
+            "broker_url": f"filesystem://{home / 'broker'}",
+            "artifact_url": f"file://{home / 'artifacts'}",
+            "data_dir": home / "data",
+            "datasets_dir": home / "datasets",
+        }
+        return derived | {key: value for key, value in values.items() if value != ""} | {"home": home}
+
+    @model_validator(mode="after")
+    def _heart_beats_within_a_lease(self) -> WorkerSettings:
+        if self.heartbeat_s > self.lease_s / 2:
+            raise ValueError("heartbeat_s must be at most half of lease_s")
+        return self
+
+    def timeout_s(self, kind: str) -> float:
+        """Wall-clock limit of one attempt at a job of this kind."""
+        return float(getattr(self, f"{kind}_timeout_s"))
+
+
+def load_settings(**overrides: Any) -> WorkerSettings:
+    """Settings from the environment, with ``overrides`` first. Raises ``SettingsError``."""
+    try:
+        return WorkerSettings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "COLLEGIUM_" + ("_".join(str(part) for part in first["loc"]) or "*").upper()
+        shown = f"={first['input']!r}" if first["loc"] else ""
+        raise SettingsError(f"{name}{shown}: {first['msg']}") from error
+
+
+def visible_gpus() -> list[str] | None:
+    """GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process, or None where it does not restrict them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return None
+    return [name.strip() for name in named.split(",") if name.strip() not in {"", "-1"}]

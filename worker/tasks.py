@@ -1,0 +1,28 @@
+"""What the broker's messages name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.publisher import TASK
+
+if TYPE_CHECKING:
+    from worker.celery_app import Collegium
+
+REAP = "collegium.reap"
+
+
+def register(app: Collegium) -> None:
+    """Add the tasks to an application."""
+
+    @app.task(name=TASK)
+    def run_job(job_id: str) -> None:
+        """Run a job, if it waits and there is room for it."""
+        if app.runner is not None:
+            app.runner.run(job_id)
+
+    @app.task(name=REAP)
+    def reap() -> None:
+        """Look for lost jobs; beat sends it, for set-ups that want a reaper beside those in the workers."""
+        if app.runner is not None:
+            app.runner.reap_once()
