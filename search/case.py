@@ -13,6 +13,7 @@ from search.inputs import mean_patch_gram, resolve_gram
 from search.kernel_point import KernelPoint
 from search.log_ratios import Exact, GivenAlpha, LogRatios
 from search.lower import check
+from search.members import listed_members, scaled_members
 from search.network import Network, ResidualNetwork
 from search.optimize import Question, Solved, solve
 from search.problem import InvalidSpec
@@ -58,6 +59,18 @@ class Case:
         network = self.network
         own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
         return own if self.spec.budget is None else self.spec.budget
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The members that the space names; of a range without an end, those of which the baseline's cost buys one."""
+        network, space = self.network, self.spec.space
+        if space.widths is not None:
+            return listed_members(network, space)
+        members = scaled_members(network, space)
+        if space.max_width is not None:
+            return members
+        own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
+        return tuple(widths for widths in members if network.count(self.spec.efficiency, widths, 1) <= own)
 
     def point(self, widths: tuple[int, ...]) -> KernelPoint:
         """The kernel entry of one member."""

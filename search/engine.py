@@ -17,7 +17,7 @@ from search.cost import cost_of
 from search.estimation import Estimation, MapShards, Report
 from search.fit import Point
 from search.log_ratios import LogRatios, Smooth
-from search.members import between, listed_members, scaled_members, vector_values
+from search.members import between, vector_values
 from search.monte_carlo import part_of, sample_correlations, sample_curve
 from search.near_optimal import near_optimal
 from search.optimize import Solved
@@ -76,8 +76,8 @@ def run(
     tell(0.7, "solving the primal and the dual")
     correlations = _correlations(case, curve, estimation, part_of(tell, 0.7, 0.8))
     grouped = case.network.members_matter
-    primal = solved.answer(solved.primal, "primal") if grouped else None
-    dual = solved.answer(solved.dual, "dual") if grouped else None
+    primal = solved.primal_answer(solved.primal) if grouped else None
+    dual = solved.dual_answer(solved.dual) if grouped else None
     check = _check(case, solved, estimation, part_of(tell, 0.8, 0.9))
     verification: Verification | None = None
     if spec.verify:
@@ -154,17 +154,14 @@ def _curve(case: Case, estimation: Estimation, report: Report) -> Curve:
     if log_ratios is None:
         sampled = sample_curve(case, estimation, report)
         return Curve(sampled.log_ratios, sampled.points, sampled.members)
-    points = exact_points(case) if case.closed_form else ()
-    if case.spec.space.widths is not None:
-        return Curve(log_ratios, points, listed_members(case.network, case.spec.space))
-    return Curve(log_ratios, points, scaled_members(case.network, case.spec.space))
+    return Curve(log_ratios, exact_points(case) if case.closed_form else (), case.members)
 
 
 def _solve(case: Case, curve: Curve) -> Solved:
     """Both problems over the members, with gaps of a thinned range filled around the optimum, or over vectors."""
     solved = case.solve(curve.members, curve.log_ratios)
-    space, best = case.spec.space, solved.primal if solved.primal is not None else solved.dual
-    if best is None or space.widths is not None:
+    space = case.spec.space
+    if solved.optimum is None or space.widths is not None:
         return solved
     if space.mode == "vector":
         return _solve_vectors(case, curve, solved)
@@ -177,10 +174,10 @@ def _solve(case: Case, curve: Curve) -> Solved:
 
 def _solve_vectors(case: Case, curve: Curve, tied: Solved) -> Solved:
     values = vector_values(case.network, case.spec.space)
-    if tied.primal is None or any(len(allowed) == 0 for allowed in values):
+    if tied.primal_optimum is None or any(len(allowed) == 0 for allowed in values):
         return tied
     objective = Objective(tied.question, cost_of(case.network, case.spec.efficiency), curve.log_ratios)
-    starts = [tied.widths[tied.primal], case.network.baseline]
+    starts = [tied.widths[tied.primal_optimum], case.network.baseline]
     found = search_vectors(objective, values, starts, case.spec.estimator.seed)
     members = sorted({*tied.widths, *neighbours(found.widths, values)})
     return case.solve(members, curve.log_ratios)
@@ -192,8 +189,8 @@ def _check(case: Case, solved: Solved, estimation: Estimation, report: Report) -
         return None
     members = [case.network.baseline]
     band = near_optimal(solved, case.spec.tolerance)
-    if solved.primal is not None:
-        members.append(solved.widths[solved.primal])
+    if solved.optimum is not None:
+        members.append(solved.widths[solved.optimum])
     if band is not None:
         members.append(band.recommended.widths)
     return spot_check(case, members, estimation, report)
@@ -201,7 +198,12 @@ def _check(case: Case, solved: Solved, estimation: Estimation, report: Report) -
 
 def _correlations(case: Case, curve: Curve, estimation: Estimation, report: Report) -> tuple[CorrelationRow, ...]:
     """n* under other inputs, among the members in the baseline's ratio; empty where one position is all there is."""
-    if case.positions == 1 or not case.network.members_matter or case.spec.estimator.method == "given":
+    if (
+        case.positions == 1
+        or not curve.members
+        or not case.network.members_matter
+        or case.spec.estimator.method == "given"
+    ):
         return ()
     members = curve.members
     if case.closed_form and curve.log_ratios.source == "closed_form":

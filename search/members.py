@@ -19,12 +19,12 @@ MOST_VALUES = 4096
 def scaled_members(network: Network, space: SpaceSpec) -> tuple[tuple[int, ...], ...]:
     """Width vectors in the baseline's ratio, by the first free width; every width obeys the space.
 
-    The range ends at the baseline's width where the space names no other end, and the baseline is in it. Ranges of
-    more than 512 widths are listed one by one up to 256 and at geometric steps beyond; ``between`` fills a gap.
+    Where the space names no end, the range ends at the baseline's own width; at m times that for a baseline of m
+    members, which wider ones may replace. Ranges of more than 512 widths are listed one by one up to 256 and at
+    geometric steps beyond; ``between`` fills a gap.
     """
     step = _step(network, space, 0)
-    low, high = space.min_width, space.max_width or max(network.baseline[0], space.min_width)
-    return _members(network, space, _thinned(low, high, step))
+    return _members(network, space, _thinned(space.min_width, _top(network, space, 0), step))
 
 
 def between(network: Network, space: SpaceSpec, low: int, high: int) -> tuple[tuple[int, ...], ...]:
@@ -45,24 +45,29 @@ def listed_members(network: Network, space: SpaceSpec) -> tuple[tuple[int, ...],
 def vector_values(network: Network, space: SpaceSpec) -> list[np.ndarray]:
     """Allowed values of every free width on its own, sorted; long ranges are thinned to geometric steps."""
     values = []
-    for index, own in enumerate(network.baseline):
+    for index in range(len(network.baseline)):
         step = _step(network, space, index)
-        high = space.max_width or max(own, space.min_width)
+        high = _top(network, space, index)
         values.append(np.array(_thinned(space.min_width, high, step, MOST_VALUES), dtype=int))
     return values
 
 
 def _members(network: Network, space: SpaceSpec, first: Iterable[int]) -> tuple[tuple[int, ...], ...]:
-    top = space.max_width or max(*network.baseline, space.min_width)
+    tops = [_top(network, space, index) for index in range(len(network.baseline))]
     members = {}
     for width in first:
         snapped = tuple(
             _nearest_multiple(value, _step(network, space, index))
             for index, value in enumerate(network.scaled(int(width)))
         )
-        if space.min_width <= min(snapped) and max(snapped) <= top:
+        if min(snapped) >= space.min_width and all(map(int.__le__, snapped, tops)):
             members[snapped] = None
     return tuple(members)
+
+
+def _top(network: Network, space: SpaceSpec, index: int) -> int:
+    own = network.baseline[index] * network.multiplicity
+    return space.max_width or max(own, space.min_width)
 
 
 def _step(network: Network, space: SpaceSpec, index: int) -> int:

@@ -15,7 +15,6 @@ from search.case import Case
 from search.estimation import Estimation, Report, relaxed
 from search.fit import Point
 from search.log_ratios import LogRatios, Sampled, Smooth
-from search.members import listed_members, scaled_members
 from search.shards import PointProgress
 from search.smooth import fit_curve, varying_sums
 from search.uncertainty import CORRELATIONS
@@ -43,7 +42,7 @@ def sample_curve(case: Case, estimation: Estimation, report: Report) -> SampledC
     """Sample the case's curve; every member of a listed space, or a design with a smooth curve through it."""
     if case.spec.space.widths is not None:
         return _sample_listed(case, estimation, report)
-    members = scaled_members(case.network, case.spec.space)
+    members = case.members
     limit = max(NARROWEST, 4 * _t(case, case.network.baseline))
     wanted = _design(case, members, limit)
     states = estimation.run([case.point(widths) for widths in wanted], part_of(report, 0, 0.7), "sampling the kernel")
@@ -84,7 +83,7 @@ def sample_correlations(
 
 
 def _sample_listed(case: Case, estimation: Estimation, report: Report) -> SampledCurve:
-    members = listed_members(case.network, case.spec.space)
+    members = case.members
     wanted = list(dict.fromkeys((*members, case.network.baseline)))
     states = estimation.run([case.point(widths) for widths in wanted], report, "sampling the kernel")
     points = tuple(_point(case, state, estimation) for state in states)
@@ -98,7 +97,7 @@ def _sample_listed(case: Case, estimation: Estimation, report: Report) -> Sample
 def _design(case: Case, members: Sequence[tuple[int, ...]], limit: float) -> list[tuple[int, ...]]:
     """The baseline and members spread geometrically over those whose varying s(n) is at most ``limit``."""
     reachable = [widths for widths in members if _t(case, widths) <= limit] or list(members[-1:])
-    chosen = _geometric(reachable, MEMBERS)
+    chosen = _geometric(reachable, MEMBERS) if reachable else []
     return list(dict.fromkeys((*chosen, case.network.baseline)))
 
 
@@ -117,7 +116,7 @@ def _geometric(members: Sequence[tuple[int, ...]], count: int) -> list[tuple[int
 def _at_narrow_end(case: Case, members: Sequence[tuple[int, ...]], curve: Smooth) -> bool:
     """Whether the optimum is among the narrowest tenth of the sampled range."""
     solved = case.solve(members, curve)
-    best = solved.primal if solved.primal is not None else solved.dual
+    best = solved.optimum
     return best is not None and _t(case, solved.widths[best]) > 0.9 * curve.largest
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.optimize import Solved
+from search.optimize import ROUNDING_LOSS, Solved
 from search.result import NearOptimal, Recommendation
 
 #: Largest grain that is worth seeking: a power of two that divides every width.
@@ -25,14 +25,16 @@ def grain(widths: tuple[int, ...]) -> int:
 def near_optimal(solved: Solved, tolerance: float) -> NearOptimal | None:
     """The band within ``tolerance`` of the optimum and the recommended member in it; None without an optimum.
 
-    Recommended is the largest grain, then the lowest objective.
+    Recommended is the largest grain, then the lowest objective, among members at which rounding m loses little.
     """
-    objective = solved.objective
+    objective, integer = solved.objective, solved.integer_objective
     inside = np.flatnonzero(objective <= 1 + tolerance)
     if not len(inside):
         return None
     order = sorted(inside, key=lambda index: objective[index])
-    best = max(order, key=lambda index: (grain(solved.widths[index]), -objective[index]))
+    most = max(1 + tolerance + ROUNDING_LOSS, min(integer[inside]))
+    buildable = [index for index in order if integer[index] <= most]
+    best = max(buildable, key=lambda index: (grain(solved.widths[index]), -objective[index]))
     first = [solved.widths[index][0] for index in inside]
     return NearOptimal(
         tolerance=tolerance,
@@ -43,8 +45,8 @@ def near_optimal(solved: Solved, tolerance: float) -> NearOptimal | None:
             widths=solved.widths[best],
             reason=_reason(solved.widths[best], objective[best] - 1),
             loss=max(0.0, float(objective[best] - 1)),
-            primal=solved.answer(best, "primal"),
-            dual=solved.answer(best, "dual"),
+            primal=solved.primal_answer(best),
+            dual=solved.dual_answer(best),
         ),
     )
 

@@ -1,7 +1,7 @@
 """The primal and the dual problem over a set of members (Littwin et al. 2020, Eq. 10–14).
 
 Counts are the whole network's and affine in the multiplicity, so both problems are solved in closed form for every
-member at once: first with a real multiplicity, which decides n*, then with the integer to build.
+member at once: first with a real multiplicity, which decides n*, then with the integer to build (Algorithm 2).
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from search.network import Measure, Network
+from search.network import Measure, Network, ResidualNetwork
 from search.result import Answer, CurveRow
 
-#: Most that rounding m up may exceed the budget; beyond it m is rounded down.
-OVERSHOOT = 0.025
+#: Most by which rounding m may violate the constraint it comes from: the budget, or the baseline's variance.
+VIOLATION = 0.025
+#: Loss by rounding m at n* from which the best integer ensemble is sought among all members.
+ROUNDING_LOSS = 0.05
 #: Members with a larger ln r (r = 5·10⁸) are not considered: nobody builds them, and their figures overflow.
 LARGEST_LOG_RATIO = 20.0
 #: Largest multiplicity that is reported.
@@ -48,8 +51,8 @@ class Question:
 class Solved:
     """Both problems over the same members; arrays have one entry per member, NaN where a side has no ensemble.
 
-    ``primal_real`` is m of Eq. 12 and ``dual_real`` m of Eq. 14. ``primal_variance`` is the primal objective at the
-    real m, ``dual_efficiency`` the dual one. ``primal`` and ``dual`` are the optima's indices.
+    ``primal_real`` is m of Eq. 12, at most the largest allowed, and ``dual_real`` m of Eq. 14; ``primal_integer`` and
+    ``dual_integer`` are what is built.
     """
 
     question: Question
@@ -58,85 +61,110 @@ class Solved:
     fixed: np.ndarray
     per_member: np.ndarray
     primal_real: np.ndarray
-    primal_variance: np.ndarray
+    primal_integer: np.ndarray
     dual_real: np.ndarray
-    dual_efficiency: np.ndarray
+    dual_integer: np.ndarray
+
+    @cached_property
+    def variance(self) -> np.ndarray:
+        """Relative variance of one member, r − 1."""
+        return np.expm1(self.log_ratio)
+
+    @cached_property
+    def primal_variance(self) -> np.ndarray:
+        """The primal objective, Var / m at the real m."""
+        return self.variance / self.primal_real
+
+    @cached_property
+    def dual_count(self) -> np.ndarray:
+        """The dual's cost at the real m (no less than one member); NaN where the integer is not allowed."""
+        count = self.fixed + np.maximum(1.0, self.dual_real) * self.per_member
+        return np.where(np.isnan(self.dual_integer), np.nan, count)
+
+    @property
+    def primal_optimum(self) -> int | None:
+        """Index of n*, the smoothest member at the budget with a real m; None where no member fits it."""
+        return _lowest(self.primal_variance)
+
+    @property
+    def dual_optimum(self) -> int | None:
+        """Index of n*, the most compact member at the baseline's variance with a real m; None where none reaches it."""
+        return _lowest(self.dual_count)
+
+    @property
+    def optimum(self) -> int | None:
+        """Index of n*: the primal's, or the dual's where no member fits the budget."""
+        return self.dual_optimum if self.primal_optimum is None else self.primal_optimum
 
     @property
     def primal(self) -> int | None:
-        """Index of the smoothest member at the budget; None where no member fits it."""
-        return None if np.isnan(self.primal_variance).all() else int(np.nanargmin(self.primal_variance))
+        """Index of the ensemble to build at the budget: n*, or the best integer one if rounding at n* loses over 5 %."""
+        return _built(self.primal_optimum, self.primal_variance, self.variance / self.primal_integer)
 
     @property
     def dual(self) -> int | None:
-        """Index of the most compact member at the baseline's variance; None where none reaches it."""
-        return None if np.isnan(self.dual_efficiency).all() else int(np.nanargmax(self.dual_efficiency))
+        """Index of the ensemble to build at the baseline's variance; see ``primal``."""
+        return _built(self.dual_optimum, self.dual_count, self.fixed + self.dual_integer * self.per_member)
 
-    @property
+    @cached_property
     def objective(self) -> np.ndarray:
         """The primal objective relative to its optimum (the dual's, where no member fits the budget); 1 at n*."""
-        if self.primal is not None:
-            return self.primal_variance / self.primal_variance[self.primal]
-        if self.dual is not None:
-            return self.dual_efficiency[self.dual] / self.dual_efficiency
+        if self.primal_optimum is not None:
+            return self.primal_variance / self.primal_variance[self.primal_optimum]
+        if self.dual_optimum is not None:
+            return self.dual_count / self.dual_count[self.dual_optimum]
         return np.full(len(self.widths), np.nan)
 
-    def primal_multiplicity(self, index: int) -> int | None:
-        """The integer m nearest to the budget; rounded down where rounding up exceeds it by more than 2.5 %."""
-        real = float(self.primal_real[index])
-        if math.isnan(real):
-            return None
-        nearest = round(real)
-        over = self.question.network.count(self.question.measure, self.widths[index], nearest)
-        if over > (1 + OVERSHOOT) * self.question.budget:
-            nearest = math.floor(real)
-        return max(1, nearest)
+    @cached_property
+    def integer_objective(self) -> np.ndarray:
+        """The objective of the integer ensembles, relative to the same optimum."""
+        if self.primal_optimum is not None:
+            return self.variance / self.primal_integer / self.primal_variance[self.primal_optimum]
+        if self.dual_optimum is not None:
+            return (self.fixed + self.dual_integer * self.per_member) / self.dual_count[self.dual_optimum]
+        return np.full(len(self.widths), np.nan)
 
-    def dual_multiplicity(self, index: int) -> int | None:
-        """The integer m nearest to the baseline's variance."""
-        if math.isnan(self.dual_efficiency[index]):
-            return None
-        return max(1, round(float(self.dual_real[index])))
+    def primal_answer(self, index: int | None) -> Answer | None:
+        """The integer ensemble of one member at the budget."""
+        return None if index is None else self._answer(index, self.primal_integer[index], self.primal_real[index])
 
-    def answer(self, index: int | None, side: str) -> Answer | None:
-        """The integer ensemble of one side at one member."""
-        if index is None:
-            return None
-        multiplicity = self.primal_multiplicity(index) if side == "primal" else self.dual_multiplicity(index)
-        if multiplicity is None:
-            return None
-        real = self.primal_real if side == "primal" else self.dual_real
-        network, widths = self.question.network, self.widths[index]
-        return Answer(
-            widths=widths,
-            multiplicity=multiplicity,
-            multiplicity_real=float(real[index]),
-            variance=math.expm1(self.log_ratio[index]) / multiplicity,
-            parameters=network.count("parameters", widths, multiplicity),
-            flops=network.count("flops", widths, multiplicity),
-            efficiency=self.question.baseline_count / network.count(self.question.measure, widths, multiplicity),
-        )
+    def dual_answer(self, index: int | None) -> Answer | None:
+        """The integer ensemble of one member at the baseline's variance."""
+        return None if index is None else self._answer(index, self.dual_integer[index], self.dual_real[index])
 
     def row(self, index: int) -> CurveRow:
         """One row of the curve."""
-        primal, dual = self.answer(index, "primal"), self.answer(index, "dual")
-        variance = math.expm1(self.log_ratio[index])
+        primal, dual = self.primal_answer(index), self.dual_answer(index)
         return CurveRow(
             widths=self.widths[index],
             inverse_fan_in_sum=self.question.network.inverse_fan_in_sum(self.widths[index]),
-            variance=variance,
+            variance=float(self.variance[index]),
             objective=_number(self.objective[index]),
-            primal_multiplicity=primal and primal.multiplicity,
+            primal_multiplicity=None if primal is None else primal.multiplicity,
             primal_multiplicity_real=_number(self.primal_real[index]),
             primal_variance=_number(self.primal_variance[index]),
-            primal_parameters=primal and primal.parameters,
-            dual_multiplicity=dual and dual.multiplicity,
+            primal_parameters=None if primal is None else primal.parameters,
+            dual_multiplicity=None if dual is None else dual.multiplicity,
             dual_multiplicity_real=_number(self.dual_real[index]),
-            dual_variance=dual and dual.variance,
-            parameters=dual and dual.parameters,
-            flops=dual and dual.flops,
-            efficiency=dual and dual.efficiency,
-            efficiency_real=_number(self.dual_efficiency[index]),
+            dual_variance=None if dual is None else dual.variance,
+            parameters=None if dual is None else dual.parameters,
+            flops=None if dual is None else dual.flops,
+            efficiency=None if dual is None else dual.efficiency,
+            efficiency_real=_number(self.question.baseline_count / self.dual_count[index]),
+        )
+
+    def _answer(self, index: int, multiplicity: float, real: float) -> Answer | None:
+        if math.isnan(multiplicity):
+            return None
+        network, widths, m = self.question.network, self.widths[index], int(multiplicity)
+        return Answer(
+            widths=widths,
+            multiplicity=m,
+            multiplicity_real=float(real),
+            variance=float(self.variance[index]) / m,
+            parameters=network.count("parameters", widths, m),
+            flops=network.count("flops", widths, m),
+            efficiency=self.question.baseline_count / network.count(self.question.measure, widths, m),
         )
 
 
@@ -147,37 +175,57 @@ def solve(question: Question, widths: Sequence[tuple[int, ...]], log_ratio: np.n
     """
     log_ratio = np.asarray(log_ratio, float)
     keep = np.flatnonzero(log_ratio <= LARGEST_LOG_RATIO)
-    widths = tuple(tuple(widths[index]) for index in keep)
-    log_ratio = log_ratio[keep]
-    affine = [question.network.affine(question.measure, member) for member in widths]
-    fixed = np.array([row[0] for row in affine], float)
-    per_member = np.array([row[1] for row in affine], float)
-    variance = np.expm1(log_ratio)
-    primal_real = primal_multiplicities(question, fixed, per_member)
-    dual_real = variance / question.baseline_variance
-    reachable = np.maximum(1, np.round(dual_real)) <= question.most
-    dual_count = fixed + np.maximum(1.0, dual_real) * per_member
+    kept = tuple(tuple(widths[index]) for index in keep)
+    affine = np.array([question.network.affine(question.measure, member) for member in kept], float).reshape(-1, 2)
+    fixed, per_member = affine[:, 0], affine[:, 1]
+    primal_real = _primal_real(question, fixed, per_member)
+    dual_real = np.expm1(log_ratio[keep]) / question.baseline_variance
     return Solved(
         question=question,
-        widths=widths,
-        log_ratio=log_ratio,
+        widths=kept,
+        log_ratio=log_ratio[keep],
         fixed=fixed,
         per_member=per_member,
         primal_real=primal_real,
-        primal_variance=variance / primal_real,
+        primal_integer=_primal_integer(question, primal_real, fixed, per_member),
         dual_real=dual_real,
-        dual_efficiency=np.where(reachable, question.baseline_count / dual_count, np.nan),
+        dual_integer=_dual_integer(question, dual_real),
     )
 
 
-def primal_multiplicities(question: Question, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
-    """m of Eq. 12 on the whole network: fixed + m · per_member = budget, at most the largest m allowed.
+def _primal_real(question: Question, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
+    """m of Eq. 12 on the whole network: fixed + m · per_member = budget. NaN where not even one member fits."""
+    fits = fixed + per_member <= (1 + VIOLATION) * question.budget
+    return np.where(fits, np.minimum((question.budget - fixed) / per_member, question.most), np.nan)
 
-    NaN where not even one member fits (with the 2.5 % by which an integer may exceed the budget).
+
+def _primal_integer(question: Question, real: np.ndarray, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
+    """The nearest integer; rounded down where rounding up exceeds the budget by more than 2.5 %."""
+    nearest = np.round(real)
+    over = fixed + nearest * per_member > (1 + VIOLATION) * question.budget
+    return np.maximum(1.0, np.where(over, np.floor(real), nearest))
+
+
+def _dual_integer(question: Question, real: np.ndarray) -> np.ndarray:
+    """The nearest integer; rounded up where rounding down exceeds the baseline's variance by more than 2.5 %.
+
+    A residual network's m is that of its module, which stands for the network no more exactly than the nearest
+    integer does: there the nearest is taken, as in Littwin et al. 2020. NaN beyond the largest m allowed.
     """
-    real = (question.budget - fixed) / per_member
-    fits = fixed + per_member <= (1 + OVERSHOOT) * question.budget
-    return np.where(fits, np.clip(real, None, question.most), np.nan)
+    nearest = np.maximum(1.0, np.round(real))
+    if not isinstance(question.network, ResidualNetwork):
+        nearest = np.where(real > (1 + VIOLATION) * nearest, np.ceil(real), nearest)
+    return np.where(nearest <= question.most, nearest, np.nan)
+
+
+def _built(optimum: int | None, real: np.ndarray, integer: np.ndarray) -> int | None:
+    if optimum is None or integer[optimum] <= (1 + ROUNDING_LOSS) * real[optimum]:
+        return optimum
+    return _lowest(integer)
+
+
+def _lowest(values: np.ndarray) -> int | None:
+    return None if np.isnan(values).all() else int(np.nanargmin(values))
 
 
 def _number(value: float) -> float | None:

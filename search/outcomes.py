@@ -74,11 +74,12 @@ def _found(evidence: Evidence) -> Outcome:
     primal, dual = evidence.answers
     parts = []
     if primal is not None:
-        gain = evidence.solved.question.baseline_variance / primal.variance
-        parts.append(f"{_named(primal)} has {gain:.2f} times less variance than the baseline at its cost")
+        share = primal.variance / evidence.solved.question.baseline_variance
+        parts.append(f"{_named(primal)} has {100 * share:.0f} % of the baseline's variance at its cost")
     if dual is not None:
         measure = evidence.case.spec.efficiency
-        parts.append(f"{_named(dual)} has the baseline's variance with {dual.efficiency:.2f} times fewer {measure}")
+        share = dual.variance / evidence.solved.question.baseline_variance
+        parts.append(f"{_named(dual)} has {100 * share:.0f} % of it with {dual.efficiency:.2f} times fewer {measure}")
     return Outcome(kind="found", message="; ".join(parts))
 
 
@@ -89,7 +90,7 @@ def _space(evidence: Evidence) -> Outcome | None:
             message="The space holds no member that can be evaluated.",
             remedy="Widen min_width … max_width, or lower multiple_of.",
         )
-    if evidence.solved.dual is None:
+    if evidence.solved.dual_optimum is None:
         return Outcome(
             kind="infeasible_space",
             message="No member reaches the baseline's variance within max_multiplicity.",
@@ -100,7 +101,7 @@ def _space(evidence: Evidence) -> Outcome | None:
 
 def _budget(evidence: Evidence) -> Outcome | None:
     solved = evidence.solved
-    if not solved.widths or solved.primal is not None:
+    if not solved.widths or solved.primal_optimum is not None:
         return None
     least = int((solved.fixed + solved.per_member).min())
     measure = evidence.case.spec.efficiency
@@ -178,7 +179,7 @@ def _poor_fit(evidence: Evidence) -> Outcome | None:
 def _edge(evidence: Evidence) -> Outcome | None:
     """n* at an end of the space that is not a natural one."""
     solved, network = evidence.solved, evidence.case.network
-    best = solved.primal if solved.primal is not None else solved.dual
+    best = solved.optimum
     if best is None or not network.members_matter or len(solved.widths) < 2:
         return None
     if evidence.case.spec.space.mode == "vector" or evidence.case.spec.space.widths is not None:
@@ -225,7 +226,7 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
         Outcome(
             kind="poor_fit",
             message=f"α is a rough summary here: the line α·s(n) misses ln r by up to {100 * miss:.0f} % in its window. "
-            "The curve does not rest on it.",
+            f"The curve does not rest on it. On the part of s(n) that varies with the width, the slope is {alpha.slope:.2f}.",
             remedy="Narrow estimator.window for a line that holds over fewer widths.",
         ),
     )

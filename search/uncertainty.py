@@ -30,7 +30,7 @@ def confidence(solved: Solved, redrawn: np.ndarray | None, tolerance: float) -> 
     ``redrawn`` holds ln r of every member per draw, shape (draws, members); None where the estimate has no error.
     None is returned where there is no optimum.
     """
-    best = solved.primal if solved.primal is not None else solved.dual
+    best = solved.optimum
     if best is None:
         return None
     first = solved.widths[best][0]
@@ -58,10 +58,11 @@ def confidence(solved: Solved, redrawn: np.ndarray | None, tolerance: float) -> 
 def _objectives(solved: Solved, redrawn: np.ndarray) -> np.ndarray:
     """The objective of every member in every draw, shape (draws, members); the smaller the better."""
     variance = np.expm1(np.maximum(redrawn, 1e-12))
-    if solved.primal is not None:
+    if solved.primal_optimum is not None:
         return variance / solved.primal_real
-    dual = solved.fixed + variance / solved.question.baseline_variance * solved.per_member
-    return np.where(np.isnan(solved.dual_efficiency), np.nan, dual)
+    real = np.maximum(1.0, variance / solved.question.baseline_variance)
+    dual = solved.fixed + real * solved.per_member
+    return np.where(np.isnan(solved.dual_count), np.nan, dual)
 
 
 def by_correlation(
@@ -78,8 +79,8 @@ def by_correlation(
     rows = []
     for correlation in correlations:
         solved = solve(question_at(correlation), widths, log_ratio_at(correlation))
-        best = solved.primal
-        primal, dual = solved.answer(best, "primal"), solved.answer(best, "dual")
+        best = solved.primal_optimum
+        primal, dual = solved.primal_answer(best), solved.dual_answer(best)
         if best is None or primal is None or dual is None:
             continue
         rows.append(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.cost import Cost
-from search.optimize import OVERSHOOT, Question
+from search.optimize import VIOLATION, Question
 
 #: ln r of many width vectors, (vectors, free widths) → (vectors,).
 Evaluate = Callable[[np.ndarray], np.ndarray]
@@ -57,7 +57,7 @@ class Objective:
         per_member = self.cost.per_member(widths.astype(float))
         room = self.question.budget - self.cost.fixed
         multiplicity = np.minimum(room / per_member, self.question.most)
-        fits = self.cost.fixed + per_member <= (1 + OVERSHOOT) * self.question.budget
+        fits = self.cost.fixed + per_member <= (1 + VIOLATION) * self.question.budget
         with np.errstate(over="ignore"):
             variance = np.expm1(self.evaluate(widths))
         # where nothing fits, slope towards what does
