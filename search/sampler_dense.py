@@ -1,0 +1,105 @@
+"""Draws of a kernel entry from its law, for chains that have a closed form: O(n) random numbers, no weights.
+
+The layers above the first are dense and follow ``dense_law``. Where the first layer is needed at one position only,
+that covers it too. Where it shares its weights over P positions, its n channels are drawn at these positions,
+z = G·root with rootᵀ·root = S the covariance, and its gradient δ likewise; its part of K is Σ_channels δᵀ S δ.
+
+(Integrating the last Gaussian layer out would leave a third of the samples to draw for the same error of E[K] and
+E[K²], but the draws would no longer follow the law of K; they are cheap enough as they are.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.chain import Chain
+from search.dense_law import DenseDraw, DenseLayer, draw_dense
+from search.inputs import patch_gram
+
+#: Numbers in one working buffer: four of them fit into a core's second-level cache, or fill a GPU.
+TILE = {"cpu": 1 << 15, "cuda": 1 << 24}
+#: Eigenvalues of the Gram matrix below this share of the largest are rounding.
+RANK_CUTOFF = 1e-7
+
+
+class DenseSampler:
+    """Independent draws of K(x, x) for the unit entry of a concrete chain (no free widths).
+
+    ``gram`` is the Gram matrix over the input positions that the unit sees, shape ``(Q, Q)``. ``dtype`` is that of the
+    first layer's numbers; sums over a whole sample are returned in float64.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        gram: np.ndarray,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        covariance = patch_gram(chain, gram)
+        if chain.layers[0].activation == "linear":
+            covariance = covariance / 2
+        fans = chain.fan_ins(())
+        self._layers = [
+            DenseLayer(
+                layer.out if index < len(fans) - 1 else 1,  # type: ignore[arg-type]
+                (2 if layer.activation == "relu" and index < len(fans) - 1 else 1) / fan,
+                layer.activation == "relu",
+            )
+            for index, (layer, fan) in enumerate(zip(chain.layers, fans, strict=True))
+        ]
+        self._size = float(np.trace(covariance))
+        self._root = None if len(covariance) == 1 else _root(covariance, torch.device(device), dtype)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` draws of K, shape ``(count,)``, float64."""
+        if self._root is None:
+            first, *others = self._layers
+            own = DenseLayer(first.width, self._size, first.rectified)
+            return draw_dense([own, *others], count, generator).kernel
+        upper = draw_dense(self._layers[1:], count, generator)
+        return torch.cat(list(self._tiles(self._root, upper, generator)))
+
+    def _tiles(self, root: Tensor, upper: DenseDraw, generator: torch.Generator) -> Iterator[Tensor]:
+        """K for consecutive samples, as many at once as the buffers hold."""
+        rank, positions = root.shape
+        width, rectified = self._layers[0].width, self._layers[0].rectified
+        count = len(upper.output)
+        tile = min(count, max(1, TILE.get(root.device.type, TILE["cpu"]) // (positions * width)))
+        # samples lie innermost: sums over a sample's numbers and products with its scalars both run along them
+        noise = torch.empty(rank, width * tile, device=root.device, dtype=root.dtype)
+        activation, gradient, product = (
+            torch.empty(positions, width * tile, device=root.device, dtype=root.dtype) for _ in range(3)
+        )
+        for start in range(0, count, tile):
+            part = slice(start, min(start + tile, count))
+            torch.mm(root.T, noise.normal_(generator=generator), out=activation)
+            gradient.normal_(generator=generator)
+            if rectified:
+                activation.clamp_min_(0)
+                gradient.mul_(activation > 0)
+            samples = part.stop - part.start
+            a, y, work, image = (
+                buffer.view(-1, tile)[:, :samples] for buffer in (activation, gradient, product, noise)
+            )
+            size = torch.mul(a, a, out=work).sum(0)
+            overlap = torch.mul(a, y, out=work).sum(0).double()
+            squared = size.double()
+            output = upper.output[part] * squared.sqrt()
+            backward = upper.backward[part]
+            along = (output - backward * overlap) / squared.clamp_min(torch.finfo(root.dtype).tiny)
+            y.mul_(backward.to(root.dtype)).add_(a.mul_(along.to(root.dtype)))
+            torch.mm(root, gradient, out=noise)
+            own = torch.mul(image, image, out=image).sum(0).double()
+            yield torch.where(squared > 0, upper.kernel[part] * squared + own, 0.0)
+
+
+def _root(covariance: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A matrix of full row rank with rootᵀ·root = ``covariance``, shape ``(rank, positions)``."""
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > RANK_CUTOFF * values[-1]
+    return torch.as_tensor((np.sqrt(values[kept]) * vectors[:, kept]).T.copy(), dtype=dtype, device=device)

@@ -1,0 +1,56 @@
+"""Computing shards: draws of one kernel point, reduced to their moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from search.closed_form import has_closed_form
+from search.kernel_point import KernelPoint
+from search.moments import Moments
+from search.shards import ShardResult, ShardSpec, shard_samples
+
+#: Draws between two reports are a shard's size over this.
+PARTS = 8
+
+
+class Sampler(Protocol):
+    """Draws independent samples of one kernel entry."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` samples, shape ``(count,)``."""
+        ...
+
+
+def sampler_of(point: KernelPoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Sampler:
+    """The fastest sampler for a point: its law where the chain is dense above its first layer, else all its weights."""
+    if has_closed_form(point.chain, point.entry, point.pair):
+        from search.sampler_dense import DenseSampler
+
+        return DenseSampler(point.resolved, point.gram_matrix(), device=device, dtype=dtype)
+    from search.sampler_conv import ConvSampler
+
+    return ConvSampler(point.resolved, point.entry, point.gram_matrix(), point.pair, device=device, dtype=dtype)
+
+
+def compute_shard(
+    spec: ShardSpec, device: str = "cpu", report: Callable[[float, str], None] | None = None
+) -> ShardResult:
+    """The moments of a shard's samples; on one kind of device they depend on ``(seed, point.key, index, samples)`` alone.
+
+    ``report(fraction, message)`` is called as it goes, and may raise to end the work.
+    """
+    generator = torch.Generator(device=device).manual_seed(spec.generator_seed)
+    sampler = sampler_of(spec.point, device)
+    part = max(1, shard_samples(spec.point) // PARTS)
+    moments, done = Moments(), 0
+    while done < spec.samples:
+        count = min(part, spec.samples - done)
+        moments = moments.merge(Moments.of(sampler.draw(count, generator).double().cpu().numpy()))
+        done += count
+        if report is not None:
+            report(done / spec.samples, f"{done:,} of {spec.samples:,} samples")
+    return ShardResult(key=spec.point.key, index=spec.index, moments=moments)
