@@ -14,9 +14,9 @@ import numpy as np
 from search.alpha import alpha_of, exact_points
 from search.case import Case, case_of
 from search.cost import cost_of
-from search.estimation import Estimation, MapShards, Report
+from search.estimation import Compute, Estimation, Report
 from search.fit import Point
-from search.log_ratios import LogRatios, Smooth
+from search.log_ratios import Exact, LogRatios, Smooth
 from search.members import between, vector_values
 from search.monte_carlo import part_of, sample_correlations, sample_curve
 from search.near_optimal import near_optimal
@@ -46,7 +46,7 @@ def run(
     report: Report | None = None,
     known: Callable[[str], dict[str, Any] | None] | None = None,
     remember: Callable[[str, dict[str, Any]], None] | None = None,
-    map_shards: MapShards | None = None,
+    map_shards: Callable[[list[ShardSpec]], list[ShardResult]] | None = None,
     device: str = "cpu",
     images: np.ndarray | None = None,
 ) -> SearchResult:
@@ -67,7 +67,7 @@ def run(
         relative_error=estimator.relative_error,
         seed=estimator.seed,
         samples=estimator.samples,
-        map_shards=map_shards or inline(device),
+        compute=inline(device) if map_shards is None else lambda shards, _: map_shards(shards),
         known=known,
         remember=remember,
     )
@@ -123,13 +123,20 @@ def run(
     return result
 
 
-def inline(device: str) -> MapShards:
+def inline(device: str) -> Compute:
     """Shards computed here, one after another."""
 
-    def compute(shards: list[ShardSpec]) -> list[ShardResult]:
+    def compute(shards: list[ShardSpec], report: Report) -> list[ShardResult]:
         from search.sampling import compute_shard  # brings torch, which a closed form does not need
 
-        return [compute_shard(shard, device=device) for shard in shards]
+        results = []
+        for index, shard in enumerate(shards):
+
+            def part(fraction: float, message: str, index: int = index) -> None:
+                report((index + fraction) / len(shards), message)
+
+            results.append(compute_shard(shard, device=device, report=part))
+        return results
 
     return compute
 
@@ -198,17 +205,12 @@ def _check(case: Case, solved: Solved, estimation: Estimation, report: Report) -
 
 def _correlations(case: Case, curve: Curve, estimation: Estimation, report: Report) -> tuple[CorrelationRow, ...]:
     """n* under other inputs, among the members in the baseline's ratio; empty where one position is all there is."""
-    if (
-        case.positions == 1
-        or not curve.members
-        or not case.network.members_matter
-        or case.spec.estimator.method == "given"
-    ):
-        return ()
     members = curve.members
-    if case.closed_form and curve.log_ratios.source == "closed_form":
-        own = case.inputs.correlation
-        wanted = sorted({*CORRELATIONS, *([] if own is None else [own])})
+    if not members or case.positions == 1 or not case.network.members_matter:
+        return ()
+    if isinstance(curve.log_ratios, Exact):
+        own = () if case.inputs.correlation is None else (case.inputs.correlation,)
+        wanted: list[float] = sorted({*CORRELATIONS, *own})
         at = {c: case.at_correlation(c).exact for c in wanted}
     elif isinstance(curve.log_ratios, Smooth):
         at = sample_correlations(case, estimation, curve.points, report)

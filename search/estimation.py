@@ -7,7 +7,7 @@ is stored, so that a search that was cut off loses one round at most.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,8 +17,10 @@ from search.shards import PointProgress, ShardResult, ShardSpec, next_shards
 
 #: ``report(fraction, message)``; may raise, to cancel.
 Report = Callable[[float, str], None]
-#: Shards → their results, in any order.
-MapShards = Callable[[list[ShardSpec]], list[ShardResult]]
+#: Shards → their results, in any order; the report runs from 0 to 1 over them.
+Compute = Callable[[list[ShardSpec], Report], list[ShardResult]]
+#: Share of the progress that the pilot round counts for, before it is known how many samples there will be.
+PILOT = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Estimation:
 
     relative_error: float
     seed: int
-    map_shards: MapShards
+    compute: Compute
     samples: int | None = None
     known: Callable[[str], dict[str, Any] | None] | None = None
     remember: Callable[[str, dict[str, Any]], None] | None = None
@@ -43,9 +45,10 @@ class Estimation:
         states = [self._stored(point) for point in points]
         fraction = 0.0
         while shards := next_shards(states, relative_error=self.relative_error, seed=self.seed, samples=self.samples):
-            fraction = max(fraction, self._done(states, shards))
-            report(fraction, f"{message}: {sum(state.moments.count for state in states):,} samples")
-            results = self.map_shards(shards)
+            low = max(fraction, self._done(states, shards))
+            fraction = max(low, PILOT if low == 0 else 0.98)
+            text = f"{message}: {sum(state.moments.count for state in states):,} samples so far"
+            results = self.compute(shards, _within(report, low, fraction, text))
             states = [state.with_results(results) for state in states]
             if self.remember is not None:
                 sampled = {shard.point.key for shard in shards}
@@ -74,14 +77,15 @@ class Estimation:
         return have / (have + sum(shard.samples for shard in shards))
 
 
+def _within(report: Report, low: float, high: float, text: str) -> Report:
+    def inner(fraction: float, message: str) -> None:
+        report(low + (high - low) * fraction, text)
+
+    inner(0.0, text)
+    return inner
+
+
 def relaxed(estimation: Estimation, factor: float) -> Estimation:
     """The same with a relative error ``factor`` times larger (and as many times fewer samples, squared)."""
     samples = None if estimation.samples is None else max(100, round(estimation.samples / factor**2))
-    return Estimation(
-        relative_error=min(0.5, estimation.relative_error * factor),
-        seed=estimation.seed,
-        map_shards=estimation.map_shards,
-        samples=samples,
-        known=estimation.known,
-        remember=estimation.remember,
-    )
+    return replace(estimation, relative_error=min(0.5, estimation.relative_error * factor), samples=samples)

@@ -17,7 +17,10 @@ Source = Literal["closed_form", "smooth", "sampled", "alpha"]
 class LogRatios(Protocol):
     """ln r of members, (members, free widths) → (members,); infinite where it is not known."""
 
-    source: Source
+    @property
+    def source(self) -> Source:
+        """What the curve is drawn from."""
+        ...
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """ln r of every member."""

@@ -28,8 +28,8 @@ def near_optimal(solved: Solved, tolerance: float) -> NearOptimal | None:
     Recommended is the largest grain, then the lowest objective, among members at which rounding m loses little.
     """
     objective, integer = solved.objective, solved.integer_objective
-    inside = np.flatnonzero(objective <= 1 + tolerance)
-    if not len(inside):
+    inside = np.flatnonzero(objective <= 1 + tolerance).tolist()
+    if not inside:
         return None
     order = sorted(inside, key=lambda index: objective[index])
     most = max(1 + tolerance + ROUNDING_LOSS, min(integer[inside]))

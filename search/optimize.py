@@ -98,7 +98,7 @@ class Solved:
 
     @property
     def primal(self) -> int | None:
-        """Index of the ensemble to build at the budget: n*, or the best integer one if rounding at n* loses over 5 %."""
+        """Index of the ensemble to build at the budget: n*, or the best integer one where rounding at n* costs 5 %."""
         return _built(self.primal_optimum, self.primal_variance, self.variance / self.primal_integer)
 
     @property
@@ -174,7 +174,7 @@ def solve(question: Question, widths: Sequence[tuple[int, ...]], log_ratio: np.n
     Members whose ln r is beyond ``LARGEST_LOG_RATIO`` are left out.
     """
     log_ratio = np.asarray(log_ratio, float)
-    keep = np.flatnonzero(log_ratio <= LARGEST_LOG_RATIO)
+    keep = np.flatnonzero(log_ratio <= LARGEST_LOG_RATIO).tolist()
     kept = tuple(tuple(widths[index]) for index in keep)
     affine = np.array([question.network.affine(question.measure, member) for member in kept], float).reshape(-1, 2)
     fixed, per_member = affine[:, 0], affine[:, 1]

@@ -47,7 +47,7 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> tuple[Outcome, tuple[Outcome, ...]]:
-    """The outcome and further notes. A search whose α line alone is poor is still found: the curve is not drawn by it."""
+    """The outcome and further notes; a poor α line alone is a note, because the curve is not drawn by it."""
     judged = [
         outcome
         for rule in (
@@ -225,8 +225,9 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
     return (
         Outcome(
             kind="poor_fit",
-            message=f"α is a rough summary here: the line α·s(n) misses ln r by up to {100 * miss:.0f} % in its window. "
-            f"The curve does not rest on it. On the part of s(n) that varies with the width, the slope is {alpha.slope:.2f}.",
+            message=f"α is a rough summary here: α·s(n) misses ln r by up to {100 * miss:.0f} % in its "
+            "window. The curve does not rest on it. On the part of s(n) that varies with the width the slope is "
+            f"{alpha.slope:.2f}.",
             remedy="Narrow estimator.window for a line that holds over fewer widths.",
         ),
     )
