@@ -33,7 +33,8 @@ def sampler_of(point: KernelPoint, device: str = "cpu", dtype: torch.dtype = tor
         return DenseSampler(point.resolved, point.gram_matrix(), device=device, dtype=dtype)
     from search.sampler_conv import ConvSampler
 
-    return ConvSampler(point.resolved, point.entry, point.gram_matrix(), point.pair, device=device, dtype=dtype)
+    cosine = None if point.pair is None else point.pair.cosine
+    return ConvSampler(point.resolved, point.entry, point.gram_matrix(), cosine, device=device, dtype=dtype)
 
 
 def compute_shard(
