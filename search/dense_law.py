@@ -1,6 +1,6 @@
 """The law of a dense chain's kernel entry in a handful of random numbers a layer, whatever the widths.
 
-Every Gaussian matrix W is used once forwards and once backwards. Forwards z = √(g/f) W a depends on a through |a| alone,
+A Gaussian matrix W is used once forwards and once backwards. Forwards z = √(g/f) W a depends on a through |a| alone,
 so a rectified layer of n units has k ~ Binomial(n, ½) open ones and |relu(z)|² = g/f |a|² χ²_k. Backwards, given W a,
 Wᵀδ is a known part along a (z·δ = F, by homogeneity) plus an independent Gaussian orthogonal to it. The next gate keeps
 the k units on which that a lives, so the part along a survives whole and the orthogonal one keeps k − 1 dimensions:
@@ -33,7 +33,7 @@ class DenseDraw:
     """Draws for a dense chain on an input a of unit norm, each of shape ``(count,)``, float64.
 
     ``kernel`` is the part of K from the chain's own weights and scales with |a|². ``output`` is F and scales with |a|.
-    ``backward`` is b, such that the derivative of F by a is F a / |a|² + b ξ with ξ a standard Gaussian orthogonal to a.
+    ``backward`` is b: the derivative of F by a is F a / |a|² + b ξ with ξ a standard Gaussian orthogonal to a.
     """
 
     kernel: Tensor

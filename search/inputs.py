@@ -4,9 +4,9 @@ The weights are Gaussian, so the kernel depends on an input x through G = (2 / c
 X are the feature vectors at the positions of ``receptive_field.input_window``, row by row. Its scale does not matter to
 r = E[K²] / E[K]².
 
-A correlation c stands for G_pq = 2·c^distance(p, q), with the *Euclidean* distance between positions. (Of the Euclidean,
+A correlation c stands for G_pq = 2·c^distance(p, q), with the *Euclidean* distance between positions: of that,
 Manhattan and chessboard distances, it alone gives a bottleneck's ln r over n = 8 … 256 the slopes 2.89, 3.49, 4.30 and
-4.69 on 1/(9n) + 1/n for c = 0, 0.5, 0.8 and 0.9; and exp(−distance) is a valid covariance in any dimension.)
+4.69 on 1/(9n) + 1/n for c = 0, 0.5, 0.8 and 0.9. It is a valid covariance for any c and window.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def correlation_gram(correlation: float, height: int, width: int) -> np.ndarray:
 
 
 def check_gram(gram: ArrayLike, positions: int) -> np.ndarray:
-    """``gram`` as an array, made exactly symmetric. Raises ``ValueError`` unless it is a Gram matrix of ``positions``."""
+    """``gram``, made exactly symmetric. Raises ``ValueError`` unless it is a Gram matrix of so many positions."""
     if {len(row) for row in gram} != {len(gram)}:  # type: ignore[arg-type]
         raise ValueError("the Gram matrix is not square")
     matrix = np.asarray(gram, dtype=float)
@@ -102,7 +102,9 @@ def mean_patch_gram(
     batch = np.pad(batch, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     span = (window.height + kernel - 1, window.width + kernel - 1)
     if batch.shape[2] < span[0] or batch.shape[3] < span[1]:
-        raise ValueError(f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than the {span[0]}×{span[1]} window")
+        raise ValueError(
+            f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than the {span[0]}×{span[1]} window"
+        )
     views = sliding_window_view(batch, span, axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
     total = views.shape[0] * views.shape[1] * views.shape[2]
     chosen = np.unravel_index(np.linspace(0, total - 1, min(total, placements)).astype(int), views.shape[:3])
@@ -139,7 +141,7 @@ def _standardised(images: np.ndarray) -> np.ndarray:
 
 
 def _stem_gram(patches: np.ndarray, kernel: int, *, rectified: bool) -> np.ndarray:
-    """Sum over ``patches`` (count, channels, height, width) of the Gram matrices after a ``kernel`` × ``kernel`` stem."""
+    """Sum over ``patches`` (count, channels, height, width) of their Gram matrices after a ``kernel``-wide stem."""
     taps = sliding_window_view(patches, (kernel, kernel), axis=(2, 3))
     features = taps.transpose(0, 2, 3, 1, 4, 5).reshape(len(patches), taps.shape[2] * taps.shape[3], -1)
     gram = features @ features.transpose(0, 2, 1)

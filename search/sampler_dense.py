@@ -21,7 +21,7 @@ from search.dense_law import DenseDraw, DenseLayer, draw_dense
 from search.inputs import patch_gram
 
 #: Numbers in one working buffer: four of them fit into a core's second-level cache, or fill a GPU.
-TILE = {"cpu": 1 << 15, "cuda": 1 << 24}
+TILE = {"cpu": 1 << 16, "cuda": 1 << 24}
 #: Eigenvalues of the Gram matrix below this share of the largest are rounding.
 RANK_CUTOFF = 1e-7
 
@@ -81,7 +81,7 @@ class DenseSampler:
             gradient.normal_(generator=generator)
             if rectified:
                 activation.clamp_min_(0)
-                gradient.mul_(activation > 0)
+                gradient.mul_(torch.sign(activation, out=product))  # the gates, as numbers: no cast of a mask
             samples = part.stop - part.start
             a, y, work, image = (
                 buffer.view(-1, tile)[:, :samples] for buffer in (activation, gradient, product, noise)

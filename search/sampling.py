@@ -40,7 +40,7 @@ def sampler_of(point: KernelPoint, device: str = "cpu", dtype: torch.dtype = tor
 def compute_shard(
     spec: ShardSpec, device: str = "cpu", report: Callable[[float, str], None] | None = None
 ) -> ShardResult:
-    """The moments of a shard's samples; on one kind of device they depend on ``(seed, point.key, index, samples)`` alone.
+    """The moments of a shard's samples, which follow from ``(seed, point.key, index, samples)`` and the kind of device.
 
     ``report(fraction, message)`` is called as it goes, and may raise to end the work.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,9 +24,9 @@ from search.receptive_field import windows
 PILOT_SAMPLES = 8_192
 #: Most samples of one point, before its cost is considered.
 MOST_SAMPLES = 1 << 26
-#: Most multiply–accumulate operations that one point may cost.
-MOST_WORK = 4e13
-#: Multiply–accumulate operations of a shard: about a second of one core.
+#: Most work that one point may cost, in units of ``work_per_sample``: about ten minutes of one core.
+MOST_WORK = 6e12
+#: Most work of one shard: about a second of one core.
 SHARD_WORK = 1e10
 #: No round takes a point's samples further than this factor: a pilot's error is itself uncertain.
 GROWTH = 16
@@ -66,20 +66,20 @@ class PointProgress:
     """What is known of one point: the merged moments of its first ``shards`` shards."""
 
     point: KernelPoint
-    moments: Moments = Moments()
+    moments: Moments = field(default_factory=Moments)
     shards: int = 0
 
     def with_results(self, results: Sequence[ShardResult]) -> PointProgress:
         """The progress with a round's results merged in the order of their indices; those of other points are left out.
 
-        Raises ``ValueError`` unless this point's results are exactly the next shards.
+        A shard that was computed twice counts once. Raises ``ValueError`` unless this point's are the next shards.
         """
-        own = sorted((result for result in results if result.key == self.point.key), key=lambda result: result.index)
-        if [result.index for result in own] != list(range(self.shards, self.shards + len(own))):
-            raise ValueError(f"shards {[result.index for result in own]} do not follow {self.shards}")
+        own = {result.index: result.moments for result in results if result.key == self.point.key}
+        if sorted(own) != list(range(self.shards, self.shards + len(own))):
+            raise ValueError(f"shards {sorted(own)} do not follow the first {self.shards}")
         moments = self.moments
-        for result in own:
-            moments = moments.merge(result.moments)
+        for index in sorted(own):
+            moments = moments.merge(own[index])
         return PointProgress(self.point, moments, self.shards + len(own))
 
     def record(self) -> dict[str, Any]:
@@ -103,11 +103,12 @@ def next_shards(
     """The next round for all points together; empty when every point is done.
 
     A point is done when the relative standard error of its ln r is at most ``relative_error``, or, not converged, when
-    it has had ``most_samples``; with ``samples``, when it has had that many.
+    it has had ``most_samples``; with ``samples``, when it has had that many. Points with the same key share shards.
     """
+    distinct = {state.point.key: state for state in progress}.values()
     return [
         ShardSpec(point=state.point, index=state.shards + offset, samples=size, seed=seed)
-        for state in progress
+        for state in distinct
         for offset, size in enumerate(_sizes(state, relative_error, samples))
     ]
 
@@ -118,26 +119,27 @@ def most_samples(point: KernelPoint) -> int:
 
 
 def shard_samples(point: KernelPoint) -> int:
-    """Samples of one shard, a power of two: about a second's work, whatever the point."""
+    """Most samples of one shard, a power of two: about a second's work, whatever the point."""
     return 1 << max(8, min(20, int(math.log2(SHARD_WORK / work_per_sample(point)))))
 
 
 def work_per_sample(point: KernelPoint) -> float:
-    """Rough cost of one sample, in multiply–accumulate operations of a fast matrix product."""
+    """Rough cost of one sample in tenths of a nanosecond of one core, measured with the samplers of ``sampling``."""
     chain = point.resolved
     maps = windows(chain, point.entry)
-    layers = len(chain.layers)
     if has_closed_form(chain, point.entry, point.pair):
         positions = maps[1].positions
-        return 3_000.0 * layers + (0.0 if positions == 1 else 200.0 * _channels(chain, 0) * positions)
-    forwards = sum(
-        _channels(chain, index) * fan_in * after.positions
+        return 1_700.0 * len(chain.layers) + (130.0 * _units(chain, 0) * positions if positions > 1 else 0.0)
+    # a dense layer's weights are drawn, a convolution's outputs are
+    products = sum(
+        (8.0 if chain.layers[index].kind == "dense" else 2.5) * _units(chain, index) * fan_in * after.positions
         for index, (fan_in, after) in enumerate(zip(chain.fan_ins(()), maps[1:], strict=True))
     )
-    return 10_000.0 * layers + 10.0 * forwards * (1 if point.pair is None else 2)
+    return 20_000.0 * len(chain.layers) + products * (1.0 if point.pair is None else 1.5)
 
 
-def _channels(chain: Chain, index: int) -> int:
+def _units(chain: Chain, index: int) -> int:
+    """Units of a layer at one position that are needed: one of the last layer's."""
     out = chain.layers[index].out
     assert isinstance(out, int)
     return 1 if index == len(chain.layers) - 1 else out
@@ -145,15 +147,22 @@ def _channels(chain: Chain, index: int) -> int:
 
 def _sizes(state: PointProgress, relative_error: float, samples: int | None) -> list[int]:
     """Sizes of one point's next shards."""
-    size, done = shard_samples(state.point), state.moments.count
+    done = state.moments.count
     if samples is not None:
-        left = samples - done
-        return [] if left <= 0 else [size] * (left // size) + ([left % size] if left % size else [])
+        return _split(samples - done, shard_samples(state.point))
     if done == 0:
-        return [min(size, PILOT_SAMPLES)] * -(-PILOT_SAMPLES // size)
+        return _split(PILOT_SAMPLES, shard_samples(state.point))
     estimate, most = state.estimate, most_samples(state.point)
     if estimate.converged(relative_error) or done >= most:
         return []
     wanted = MARGIN * done * (estimate.relative_error / relative_error) ** 2
     target = min(max(wanted, 1.25 * done), GROWTH * done, most)
-    return [size] * max(1, math.ceil((target - done) / size))
+    return _split(math.ceil(target) - done, shard_samples(state.point))
+
+
+def _split(samples: int, most: int) -> list[int]:
+    """``samples`` in equal shards of at most ``most``; the first are larger by one where that does not come out even."""
+    if samples <= 0:
+        return []
+    shards = -(-samples // most)
+    return [samples // shards + (index < samples % shards) for index in range(shards)]
