@@ -79,5 +79,8 @@ def _open_units(layer: DenseLayer, count: int, generator: torch.Generator) -> Te
 
 def _chi_squared(degrees: Tensor, generator: torch.Generator) -> Tensor:
     """Chi-squared draws with ``degrees`` of freedom each; zero where there are none."""
-    draws = torch._standard_gamma(degrees.clamp_min(1) / 2, generator=generator)
+    # torch.distributions takes no generator, hence the function below it
+    draws = torch._standard_gamma(  # pyright: ignore[reportPrivateImportUsage]
+        degrees.clamp_min(1) / 2, generator=generator
+    )
     return draws.mul_(2).mul_(degrees > 0)

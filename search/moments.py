@@ -2,7 +2,8 @@
 
 K is heavy-tailed, and the error of ln r = ln E[K²] − 2 ln E[K] rests on E[K⁴], most of which lies beyond the largest of
 a moderate number of samples. The usual delta method therefore reports too small an error just where it matters: 0.6 of
-the true one, typically, for 5 layers of width 8 and 10⁴ samples. (Errors between shards do not help: they see the same samples.)
+the true one, typically, for 5 layers of width 8 and 10⁴ samples. (Comparing
+shards does not help: they see the same samples.)
 So the largest samples are kept as well, and beyond the point where they begin, a tail fitted through them takes their
 place in the variance. The estimate of ln r itself stays free of any model.
 """

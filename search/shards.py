@@ -161,7 +161,7 @@ def _sizes(state: PointProgress, relative_error: float, samples: int | None) -> 
 
 
 def _split(samples: int, most: int) -> list[int]:
-    """``samples`` in equal shards of at most ``most``; the first are larger by one where that does not come out even."""
+    """``samples`` in equal shards of at most ``most``; the first are one larger where they do not come out even."""
     if samples <= 0:
         return []
     shards = -(-samples // most)
