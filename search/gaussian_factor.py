@@ -1,0 +1,56 @@
+"""Factors of covariance matrices that may be singular."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TINY = 1e-30
+"""A variance that counts as zero, yet has a square root and an inverse in float32."""
+
+
+def joint_gram(gram: np.ndarray, pair: float | None) -> np.ndarray:
+    """The Gram matrix of both inputs' positions, [[S, cS], [cS, S]] at cosine c; S itself without a second input."""
+    gram = np.asarray(gram, dtype=np.float64)
+    return gram if pair is None else np.kron(np.array([[1.0, pair], [pair, 1.0]]), gram)
+
+
+def covariance_root(covariance: np.ndarray, tolerance: float = 1e-12) -> np.ndarray:
+    """R with R Rᵀ = ``covariance`` and as many columns as its numerical rank, ``(P, rank)``.
+
+    Eigenvalues below ``tolerance`` of the largest are left out. Raises ``ValueError`` where the matrix is not square
+    and symmetric, or has an eigenvalue below −1e-6 of the largest.
+    """
+    covariance = np.asarray(covariance, dtype=np.float64)
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"a covariance matrix is square, got shape {covariance.shape}")
+    scale = float(np.abs(covariance).max())
+    if not np.isfinite(scale) or np.abs(covariance - covariance.T).max() > 1e-6 * scale:
+        raise ValueError("a covariance matrix is finite and symmetric")
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    if values[0] < -1e-6 * max(values[-1], 0.0):
+        raise ValueError(f"the matrix is not positive semidefinite: eigenvalues {values[0]:.3g} … {values[-1]:.3g}")
+    kept = values > tolerance * values[-1]
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def cholesky_factor(gram: Tensor) -> Tensor:
+    """Lower-triangular L with L Lᵀ ≈ ``gram``, ``(…, P, P)``, singular or zero Grams included.
+
+    The diagonal is raised by a few units of its own rounding error, which is the exact Gram of vectors with a little
+    independent noise added; a zero vector stays (as good as) zero. The noise grows until the factor exists.
+    """
+    if gram.shape[-1] == 1:
+        return (gram + TINY).sqrt_()
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    noise = 8 * torch.finfo(gram.dtype).eps
+    while True:
+        raised = gram.clone()
+        raised.diagonal(dim1=-2, dim2=-1).add_(diagonal * noise + TINY)
+        factor, info = torch.linalg.cholesky_ex(raised)
+        if not info.any():
+            return factor
+        if noise > 1:
+            raise ValueError("the Gram matrices are not finite")
+        noise *= 16
