@@ -1,0 +1,23 @@
+"""The options by which a command finds its service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.client import Client
+from app.settings import load_settings
+
+Server = Annotated[
+    str | None,
+    typer.Option("--server", help="Address of the service. Default: COLLEGIUM_SERVER, or the one on this machine."),
+]
+Key = Annotated[str | None, typer.Option("--key", help="API key. Default: COLLEGIUM_API_KEY.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def connect(server: str | None, key: str | None) -> Client:
+    """A client for the service that the options or the environment name."""
+    settings = load_settings(server=server, api_key=key)
+    return Client(settings.server_url, settings.api_key)

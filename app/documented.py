@@ -1,0 +1,87 @@
+"""The published OpenAPI document: every body, every problem, every header that the service uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.problems import KINDS, MEDIA_TYPE, ProblemDocument
+from app.version import software_version
+
+Responses = dict[int | str, dict[str, Any]]
+_SCHEMAS = "#/components/schemas/"
+_DESCRIPTION = (
+    "Find the m × n grouping of a network whose neural tangent kernel has the smallest variance, and train it. "
+    "Every error is `application/problem+json` (RFC 9457) with a stable `type`."
+)
+
+
+def problems(*kinds: str) -> Responses:
+    """Documentation of the problems that a route may answer with."""
+    titles: dict[int, list[str]] = {}
+    for kind in kinds:
+        status, title = KINDS[kind]
+        titles.setdefault(status, []).append(f"{title} (`{kind}`)")
+    schema = {"schema": {"$ref": _SCHEMAS + ProblemDocument.__name__}}
+    return {
+        status: {"description": "; ".join(texts), "content": {MEDIA_TYPE: schema}} for status, texts in titles.items()
+    }
+
+
+#: What any route behind the door may answer.
+ALWAYS = problems("unauthorized", "forbidden", "invalid-request", "internal", "unavailable")
+
+
+def header(description: str, **schema: Any) -> dict[str, Any]:
+    """Documentation of a response header."""
+    return {"description": description, "schema": {"type": "string", **schema}}
+
+
+def json_body(model: type[BaseModel], description: str = "") -> dict[str, Any]:
+    """``openapi_extra`` for a route that reads ``model`` from its body itself."""
+    schema = {"$ref": _SCHEMAS + model.__name__}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"requestBody": body | ({"description": description} if description else {})}
+
+
+def binary(media_type: str = "application/octet-stream") -> dict[str, Any]:
+    """The content of a body or answer made of bytes."""
+    return {media_type: {"schema": {"type": "string", "format": "binary"}}}
+
+
+def publish_openapi(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> None:
+    """Have ``app`` publish its document, with ``bodies`` and the problem document among the schemas."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, bodies)
+        return app.openapi_schema
+
+    app.openapi = document
+
+
+def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    document = get_openapi(title="collegium", version=software_version(), description=_DESCRIPTION, routes=app.routes)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in (*bodies, ProblemDocument)],
+        ref_template=_SCHEMAS + "{model}",
+    )
+    components = document.setdefault("components", {})
+    components["schemas"] = components.get("schemas", {}) | schemas["$defs"]
+    components["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key. Needed as soon as the service has one, or listens beyond its machine.",
+        }
+    }
+    # An empty requirement beside the key: without keys the service is open to its own machine.
+    for path, operations in document["paths"].items():
+        if path.startswith("/v1/") or path == "/metrics":
+            for operation in operations.values():
+                operation["security"] = [{"key": []}, {}]
+    return document

@@ -1,0 +1,175 @@
+"""The whole service on one machine: the API in this process, the worker as its child."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+
+log = logging.getLogger("collegium.serve")
+
+_READY = "collegium worker ready"
+_WORKER_GRACE_S = 15.0
+_LONGEST_PAUSE_S = 30.0
+
+
+class PortBusy(OSError):
+    """Something else listens at the address."""
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket bound to the address of the settings; port 0 takes a free one. Raises ``PortBusy``, ``OSError``."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if isinstance(error, socket.gaierror):
+            raise OSError(f"{settings.host!r} is no address of this machine") from error
+        raise PortBusy(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells open event streams to end as soon as it is told to, and says when it is up."""
+
+    def __init__(self, settings: Settings, started: Callable[[], None], access_log: bool = False) -> None:
+        self._app = create_app(settings)
+        self._announce = started
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                log_level="info" if access_log else "warning",
+                access_log=access_log,
+                server_header=False,
+                lifespan="on",
+                timeout_graceful_shutdown=5,
+                timeout_keep_alive=15,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Close the streams, then do what uvicorn does."""
+        self._app.state.services.stopping.set()
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+def run_server(settings: Settings, listener: socket.socket, started: Callable[[], None], access_log: bool) -> None:
+    """Serve until SIGINT or SIGTERM; returns then, so that what else was started can be ended."""
+    # uvicorn raises the signals it has seen once more when it is done; they must not end this process.
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        Server(settings, started, access_log).run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        listener.close()
+
+
+class WorkerProcess:
+    """The worker as a child process, started again when it ends by itself, and ended with its service.
+
+    Its output goes to ``log_path``, or to this process's own where that is None.
+    """
+
+    def __init__(self, settings: Settings, log_path: Path | None) -> None:
+        self._environment = os.environ | {
+            "COLLEGIUM_HOME": str(settings.home),
+            "COLLEGIUM_DATABASE_URL": settings.database_url,
+            "COLLEGIUM_BROKER_URL": settings.broker_url,
+            "COLLEGIUM_ARTIFACT_URL": settings.artifact_url,
+            "COLLEGIUM_DATA_DIR": str(settings.data_dir),
+            "COLLEGIUM_DATASETS_DIR": str(settings.datasets_dir),
+        }
+        self._log_path = log_path
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self.ready = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Start it, and watch over it from a thread."""
+        self._keeper.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while it lives."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def stop(self) -> None:
+        """Let it give its jobs back and end; kill it where it does not."""
+        self._stopping.set()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_WORKER_GRACE_S)
+            except subprocess.TimeoutExpired:
+                log.warning("the worker did not end within %.0f s and is killed", _WORKER_GRACE_S)
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._keeper.join(5.0)
+
+    def _keep(self) -> None:
+        pause = 1.0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            code = self._run_once()
+            if self._stopping.is_set():
+                return
+            pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, _LONGEST_PAUSE_S)
+            where = f"; see {self._log_path}" if self._log_path else ""
+            print(f"the worker ended by itself with status {code}{where}; starting it again", file=sys.stderr)
+            self._stopping.wait(pause)
+
+    def _run_once(self) -> int:
+        sink = self._log_path.open("a", encoding="utf-8") if self._log_path else None
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker.embedded", "--parent", str(os.getpid())],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+                start_new_session=True,
+            )
+            self._process = process
+            if self._stopping.is_set():
+                process.terminate()
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.strip() == _READY:
+                    self.ready.set()
+                else:
+                    print(line, end="", file=sink or sys.stderr, flush=True)
+            process.stdout.close()
+            self.ready.clear()
+            return process.wait()
+        finally:
+            if sink is not None:
+                sink.close()

@@ -1,0 +1,55 @@
+"""Readable paths into a JSON document: ``baseline.layers[2].kernel``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Location = tuple[str | int, ...]
+ROOT = "$"
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_LONGEST_KEY = 64
+
+
+def readable(location: Iterable[str | int]) -> str:
+    """``("baseline", "layers", 2, "kernel")`` → ``baseline.layers[2].kernel``; ``$`` is the whole document."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN.match(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{_shortened(part)!r}]"
+    return text or ROOT
+
+
+def pointer(location: Iterable[str | int]) -> str:
+    """The same place as a JSON Pointer (RFC 6901) in a URI fragment."""
+    parts = (_shortened(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
+    return "#" + "".join(f"/{part}" for part in parts)
+
+
+def without_tags(location: Sequence[str | int], document: Any, missing: bool = False) -> Location:
+    """The part of a validator's location that exists in ``document``.
+
+    A validator adds the branch of a union that it tried (``("baseline", "mlp", "inputs")``); such a step is neither
+    a key nor an index of the document and is left out. The last step of a ``missing`` field is kept.
+    """
+    kept: list[str | int] = []
+    node = document
+    for depth, part in enumerate(location):
+        within = (isinstance(node, dict) and part in node) or (
+            isinstance(node, list) and isinstance(part, int) and 0 <= part < len(node)
+        )
+        if within:
+            kept.append(part)
+            node = node[part]
+        elif missing and depth == len(location) - 1:
+            kept.append(part)
+    return tuple(kept)
+
+
+def _shortened(key: str) -> str:
+    return key if len(key) <= _LONGEST_KEY else key[: _LONGEST_KEY - 1] + "…"

@@ -1,0 +1,91 @@
+"""The composition root of the API process: settings in, application out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from app.access import check_bind
+from app.answers import install_problem_handlers
+from app.documented import ALWAYS, publish_openapi
+from app.parameters import only_known_parameters
+from app.publisher import Publisher
+from app.request_metrics import RequestMetrics
+from app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings
+from app.services import Services, admitted
+from app.settings import Settings, load_settings
+from app.shell import Shell
+from app.version import software_version
+from jobs.artifacts import ArtifactStore
+from jobs.database import open_engine
+from jobs.dataset_store import DatasetStore
+from jobs.store import JobStore
+from search.spec import SearchSpec
+from train.spec import StudySpec, TrainingSpec
+
+_BODIES = (SearchSpec, TrainingSpec, StudySpec)
+
+
+def connect(settings: Settings) -> Services:
+    """The parts of the service, connected as the settings say. Opens the database when first used."""
+    engine = open_engine(settings.database_url)
+    store = JobStore(engine)
+    metrics = RequestMetrics()
+    return Services(
+        settings=settings,
+        engine=engine,
+        store=store,
+        artifacts=ArtifactStore(settings.artifact_url),
+        datasets=DatasetStore(settings.datasets_dir, store, limit=settings.max_dataset_bytes),
+        publisher=Publisher(settings.broker_url, failed=metrics.publish_failures.inc),
+        metrics=metrics,
+        streams=threading.BoundedSemaphore(settings.max_streams),
+    )
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI application. Refuses to start where it would be open to a network without keys."""
+    services = connect(settings or load_settings())
+    app = FastAPI(
+        title="collegium",
+        version=software_version(),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan(services),
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    install_problem_handlers(app)
+    app.add_middleware(Shell, observe=services.metrics.observe)
+    _include_routes(app)
+    publish_openapi(app, _BODIES)
+    return app
+
+
+def _lifespan(services: Services) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(check_bind, services.settings, services.store)
+        yield
+        services.stopping.set()
+        await run_in_threadpool(services.publisher.close)
+        services.engine.dispose()
+
+    return lifespan
+
+
+def _include_routes(app: FastAPI) -> None:
+    guarded = APIRouter(dependencies=[Depends(admitted), Depends(only_known_parameters)], responses=ALWAYS)
+    api = APIRouter(prefix="/v1")
+    for module in (searches, trainings, datasets, jobs, events, artifacts):
+        api.include_router(module.router)
+    guarded.include_router(api)
+    guarded.include_router(health.figures)
+    app.include_router(guarded)
+    app.include_router(health.router)
+    app.include_router(pages.router)

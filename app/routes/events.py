@@ -1,0 +1,64 @@
+"""A job's events, as a stream that resumes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from app.documented import problems
+from app.event_stream import job_events, resume_point
+from app.problems import Problem
+from app.services import Given, Services
+from app.stored import JobId, known_job
+from jobs.record import Job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Server-sent events `state`, `progress`, `metric` and `log`, up to the terminal `state`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems("not-found", "invalid-request", "unavailable"),
+    },
+    summary="Stream a job's events",
+)
+async def stream_events(
+    services: Given,
+    job_id: JobId,
+    after: Annotated[int, Query(ge=0, le=2**53, description="events after this one only")] = 0,
+    last_event_id: Annotated[
+        int | None, Header(alias="Last-Event-ID", ge=0, le=2**53, description="like `after`, and before it")
+    ] = None,
+) -> StreamingResponse:
+    job = await run_in_threadpool(known_job, services, job_id)
+    if services.stopping.is_set() or not services.streams.acquire(blocking=False):
+        raise Problem("unavailable", "too many event streams are open", headers={"Retry-After": "5"})
+    start = resume_point(job, after if last_event_id is None else last_event_id)
+    return _CountedStream(services, job, start)
+
+
+class _CountedStream(StreamingResponse):
+    """A stream that gives its place back however it ends, even where it never began."""
+
+    def __init__(self, services: Services, job: Job, after: int) -> None:
+        super().__init__(job_events(services, job, after), media_type="text/event-stream", headers=_HEADERS)
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._services.metrics.streams.inc()
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._services.metrics.streams.dec()
+            self._services.streams.release()

@@ -1,0 +1,89 @@
+"""Is the process alive, can it work, and what are its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field
+
+from app.documented import problems
+from app.publisher import BrokerDown
+from app.services import Given
+from app.views import View
+from jobs import migrate
+from jobs.database import UNAVAILABLE
+from jobs.errors import SchemaMismatch
+
+router = APIRouter(tags=["health"])
+figures = APIRouter(tags=["health"])
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+State = Literal["ok", "degraded", "failed"]
+
+
+class Alive(View):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(View):
+    """What the service depends on. Without the broker it is degraded: jobs are kept, and start a little later."""
+
+    status: State
+    checks: dict[str, State] = Field(description="`database`, `migrations`, `artifacts` and `broker`")
+
+
+@router.get("/livez", responses={200: {"model": Alive}, **problems("internal")}, summary="Is the process alive")
+async def live() -> JSONResponse:
+    return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/readyz",
+    responses={
+        200: {"model": Ready, "description": "Ready, possibly degraded."},
+        503: {"model": Ready, "description": "A part that nothing works without does not."},
+        **problems("internal"),
+    },
+    summary="Can the service work",
+)
+def ready(services: Given) -> JSONResponse:
+    checks: dict[str, State] = {
+        "database": _state(services.store.ping, UNAVAILABLE),
+        "migrations": _state(lambda: migrate.check(services.engine), (*UNAVAILABLE, SchemaMismatch)),
+        "artifacts": _state(services.artifacts.ping, (OSError,)),
+        "broker": _state(services.publisher.check, (BrokerDown,), otherwise="degraded"),
+    }
+    worst: State = max(checks.values(), key=["ok", "degraded", "failed"].index)
+    return JSONResponse(
+        {"status": worst, "checks": checks},
+        status_code=503 if worst == "failed" else 200,
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+@figures.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+    summary="Figures for Prometheus",
+)
+def read_figures(services: Given) -> Response:
+    return Response(services.metrics.render(services.store.metrics()), media_type=_PROMETHEUS)
+
+
+def _state(check: Callable[[], object], failures: tuple[type[Exception], ...], otherwise: State = "failed") -> State:
+    try:
+        check()
+    except failures:
+        return otherwise
+    return "ok"

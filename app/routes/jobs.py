@@ -1,0 +1,135 @@
+"""Jobs: list, read, cancel, and the table of their metrics."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import JSONResponse, Response
+
+from app.documented import header, problems
+from app.etags import none_match, tag_of_bytes
+from app.services import Given
+from app.stored import JobId, known_job
+from app.views import JobPage, JobView, MetricTable, job_tag, job_view
+from jobs.record import Event, Kind
+from jobs.states import Status
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+IfNoneMatch = Annotated[str | None, Header(description="answer 304 while the entity tag is still one of these")]
+_TAGGED = {"ETag": header("strong entity tag, for If-None-Match")}
+_UNCHANGED = {304: {"description": "Unchanged since the entity tag was given.", "headers": _TAGGED}}
+_REVALIDATE = {"Cache-Control": "no-cache"}
+
+
+@router.get(
+    "",
+    responses={200: {"model": JobPage, "headers": _TAGGED}, **_UNCHANGED, **problems("invalid-cursor")},
+    summary="List jobs, newest first",
+)
+def list_jobs(
+    services: Given,
+    kind: Annotated[Kind | None, Query(description="only jobs of this kind")] = None,
+    status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
+    parent_id: Annotated[
+        str | None, Query(description="the children of this job; without it, jobs that have no parent")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+    full: Annotated[bool, Query(description="with results and logs")] = False,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    page = services.store.list(
+        kind=kind,
+        status=status,
+        parent_id=parent_id,
+        top_level=parent_id is None and kind != "shard",
+        limit=limit,
+        cursor=cursor,
+        results=full,
+    )
+    items = [job_view(job, full) for job in page.items]
+    return _conditional({"items": items, "next_cursor": page.next_cursor}, if_none_match)
+
+
+@router.get(
+    "/{job_id}",
+    responses={200: {"model": JobView, "headers": _TAGGED}, **_UNCHANGED, **problems("not-found")},
+    summary="Read a job",
+)
+def read_job(services: Given, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
+    job = known_job(services, job_id)
+    tag = job_tag(job)
+    if none_match(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag, **_REVALIDATE})
+    return JSONResponse(job_view(job), headers={"ETag": tag, **_REVALIDATE})
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    responses={
+        200: {"model": JobView, "description": "The job has ended; nothing was changed.", "headers": _TAGGED},
+        202: {"model": JobView, "description": "The job is asked to end.", "headers": _TAGGED},
+        **problems("not-found"),
+    },
+    summary="Cancel a job and everything below it",
+)
+def cancel_job(services: Given, job_id: JobId) -> JSONResponse:
+    before = known_job(services, job_id)
+    job = services.store.request_cancel(job_id)
+    return JSONResponse(
+        job_view(job),
+        status_code=200 if before.terminal else 202,
+        headers={"ETag": job_tag(job), "Cache-Control": "no-store"},
+    )
+
+
+@router.get(
+    "/{job_id}/metrics",
+    responses={
+        200: {
+            "model": MetricTable,
+            "content": {"text/csv": {"schema": {"type": "string"}}},
+            "headers": _TAGGED,
+        },
+        **_UNCHANGED,
+        **problems("not-found"),
+    },
+    summary="Read a job's metrics as a table",
+)
+def read_metrics(
+    services: Given,
+    job_id: JobId,
+    after: Annotated[int, Query(ge=0, le=2**53, description="rows after this one only")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    format: Annotated[Literal["json", "csv"], Query()] = "json",
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    known_job(services, job_id)
+    events = services.store.events(job_id, after, limit, types=("metric",))
+    columns, rows = _table(events)
+    if format == "csv":
+        text = io.StringIO()
+        csv.writer(text).writerows([columns, *rows])
+        return Response(text.getvalue(), media_type="text/csv", headers=_REVALIDATE)
+    return _conditional(
+        {"columns": columns, "rows": rows, "next_after": events[-1].seq if events else after}, if_none_match
+    )
+
+
+def _table(events: list[Event]) -> tuple[list[str], list[list[Any]]]:
+    columns = list(dict.fromkeys(key for event in events for key in event.data))
+    return columns, [[event.data.get(column) for column in columns] for event in events]
+
+
+def _conditional(document: Any, if_none_match: str | None) -> Response:
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    headers = {"ETag": tag_of_bytes(body), **_REVALIDATE}
+    if none_match(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)

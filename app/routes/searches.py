@@ -1,0 +1,65 @@
+"""Searches, and the architectures they can start from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from app.body import read_model, spec_problem
+from app.documented import json_body
+from app.services import Given
+from app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from app.views import View
+from search.lower import check, describe_presets
+from search.problem import InvalidSpec
+from search.spec import SearchSpec
+
+router = APIRouter(tags=["searches"])
+
+
+class PresetView(View):
+    """A named architecture."""
+
+    name: str
+    about: str
+    baseline: dict[str, Any] = Field(description='the whole baseline; post it, or `{"preset": name}`')
+    parameters: int
+    flops: int
+
+
+class PresetList(View):
+    """The named architectures."""
+
+    items: list[PresetView]
+
+
+@router.get("/presets", responses={200: {"model": PresetList}}, summary="List the named architectures")
+def list_presets() -> JSONResponse:
+    return JSONResponse({"items": describe_presets()})
+
+
+async def _search_spec(request: Request, services: Given) -> SearchSpec:
+    return await read_model(request, SearchSpec, services.settings.max_body_bytes)
+
+
+@router.post(
+    "/searches",
+    status_code=202,
+    responses=DOCUMENTED,
+    openapi_extra=json_body(SearchSpec),
+    summary="Search the optimal m × n grouping of a baseline",
+)
+def create_search(
+    services: Given,
+    spec: Annotated[SearchSpec, Depends(_search_spec)],
+    key: IdempotencyKey = None,
+    fresh: Fresh = False,
+) -> JSONResponse:
+    try:
+        check(spec)
+    except InvalidSpec as error:
+        raise spec_problem([(error.path, error.message)]) from error
+    return submit(services, "search", spec, "search", key, fresh)

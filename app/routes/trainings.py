@@ -1,0 +1,82 @@
+"""Trainings, studies, and the recipes they can name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from app.architectures import resolved_study, resolved_training
+from app.body import read_model, spec_problem
+from app.documented import json_body
+from app.services import Given
+from app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from app.views import View
+from search.problem import InvalidSpec
+from train.limits import check, check_study
+from train.recipes import describe
+from train.spec import StudySpec, TrainingSpec
+
+router = APIRouter(tags=["trainings"])
+
+
+class RecipeList(View):
+    """The recipes of the papers, each with every field that a training may override."""
+
+    items: list[dict[str, Any]]
+
+
+@router.get("/recipes", responses={200: {"model": RecipeList}}, summary="List the named recipes")
+def list_recipes() -> JSONResponse:
+    return JSONResponse({"items": describe()})
+
+
+async def _training_spec(request: Request, services: Given) -> TrainingSpec:
+    return await read_model(request, TrainingSpec, services.settings.max_body_bytes)
+
+
+async def _study_spec(request: Request, services: Given) -> StudySpec:
+    return await read_model(request, StudySpec, services.settings.max_body_bytes)
+
+
+@router.post(
+    "/trainings",
+    status_code=202,
+    responses=DOCUMENTED,
+    openapi_extra=json_body(TrainingSpec),
+    summary="Train an architecture, or a search's answer",
+)
+def create_training(
+    services: Given,
+    spec: Annotated[TrainingSpec, Depends(_training_spec)],
+    key: IdempotencyKey = None,
+    fresh: Fresh = False,
+) -> JSONResponse:
+    try:
+        definite = resolved_training(services.store, spec, services.settings.data_dir)
+        check(definite)
+    except InvalidSpec as error:
+        raise spec_problem([(error.path, error.message)]) from error
+    return submit(services, "training", definite, "train", key, fresh)
+
+
+@router.post(
+    "/studies",
+    status_code=202,
+    responses=DOCUMENTED,
+    openapi_extra=json_body(StudySpec),
+    summary="Compare methods and architectures over several seeds",
+)
+def create_study(
+    services: Given,
+    spec: Annotated[StudySpec, Depends(_study_spec)],
+    key: IdempotencyKey = None,
+    fresh: Fresh = False,
+) -> JSONResponse:
+    try:
+        definite = resolved_study(services.store, spec, services.settings.data_dir)
+        check_study(definite)
+    except InvalidSpec as error:
+        raise spec_problem([(error.path, error.message)]) from error
+    return submit(services, "study", definite, "train", key, fresh)

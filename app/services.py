@@ -1,0 +1,48 @@
+"""What the routes work with, put together once in ``app.main`` and handed to each request."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from app.access import check_key, check_origin
+from app.publisher import Publisher
+from app.request_metrics import RequestMetrics
+from app.settings import Settings
+from jobs.artifacts import ArtifactStore
+from jobs.dataset_store import DatasetStore
+from jobs.store import JobStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of a running service. ``stopping`` is set when it is about to end: streams close then."""
+
+    settings: Settings
+    engine: Engine
+    store: JobStore
+    artifacts: ArtifactStore
+    datasets: DatasetStore
+    publisher: Publisher
+    metrics: RequestMetrics
+    streams: threading.BoundedSemaphore
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def _services(request: Request) -> Services:
+    return request.app.state.services
+
+
+Given = Annotated[Services, Depends(_services)]
+
+
+def admitted(request: Request, services: Given) -> None:
+    """Let through who may ask. Raises 401 and 403 problems."""
+    required = not services.settings.loopback or services.store.has_keys()
+    check_origin(request, services.settings, required)
+    if required:
+        check_key(request, services.store)

@@ -1,0 +1,97 @@
+"""Everything that the API and the command line read from the environment, and nowhere else.
+
+``docs/configuration.md`` lists each variable; the worker reads the same names for what both share.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_PORT = 8321
+
+
+class SettingsError(ValueError):
+    """A variable that cannot be used; the message names it and its value."""
+
+
+class Settings(BaseSettings):
+    """The service's configuration; field ``x`` is read from ``COLLEGIUM_X``.
+
+    Whatever is not given lies under ``home``, which is all that the embedded service needs.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COLLEGIUM_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    home: Path = Path("~/.collegium")
+    database_url: str = ""
+    broker_url: str = ""
+    artifact_url: str = ""
+    data_dir: Path = Path()
+    datasets_dir: Path = Path()
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
+    allowed_hosts: str = ""
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    max_dataset_bytes: int = Field(default=2 << 30, ge=1024)
+    max_streams: int = Field(default=256, ge=1)
+    event_poll_s: float = Field(default=0.25, gt=0, le=60)
+    keep_alive_s: float = Field(default=15.0, gt=0, le=300)
+
+    server: str = ""
+    api_key: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _below_home(cls, values: dict[str, Any]) -> dict[str, Any]:
+        home = Path(values.get("home") or "~/.collegium").expanduser().absolute()
+        derived = {
+            "database_url": f"sqlite:///{home / 'collegium.db'}",
+            "broker_url": f"filesystem://{home / 'broker'}",
+            "artifact_url": f"file://{home / 'artifacts'}",
+            "data_dir": home / "data",
+            "datasets_dir": home / "datasets",
+        }
+        return derived | {key: value for key, value in values.items() if value != ""} | {"home": home}
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the service listens on this machine alone."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names that a request may address the service by while no key protects it."""
+        extra = {name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip()}
+        return frozenset({"localhost", "127.0.0.1", "[::1]", self.host.lower()} | extra)
+
+    @property
+    def server_url(self) -> str:
+        """Where the client finds the service: ``COLLEGIUM_SERVER``, or the one this machine would serve."""
+        return self.server or f"http://{self.address}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """``host`` as it stands in a URL."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host
+        return f"[{host}]" if ":" in host else host
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, with ``overrides`` first. Raises ``SettingsError``."""
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "COLLEGIUM_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}") from error

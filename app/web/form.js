@@ -1,0 +1,125 @@
+// A new request: a preset or a template fills the JSON editor, a few choices edit it, the service checks it.
+
+import { Problem, get, post } from "./api.js";
+import { h, whole } from "./dom.js";
+
+const BLOCK = {
+  family: "block", input: { channels: 64, height: 8, width: 8 },
+  layers: [{ type: "conv", out: "n", kernel: 3 }, { type: "relu" }, { type: "conv", out: "n", kernel: 3 }, { type: "relu" }, { type: "conv", out: 64, kernel: 1 }],
+  widths: { n: 64 },
+};
+const TEMPLATES = {
+  mlp: { title: "Your own MLP", spec: { baseline: { family: "mlp", inputs: 784, hidden: [500, 500, 500, 500, 500], outputs: 10 } } },
+  resnext: { title: "Your own ResNeXt", spec: { baseline: { family: "resnext", layout: "cifar", depth: 29, cardinality: 1, base_width: 64, classes: 10 } } },
+  block: { title: "Your own block", spec: { baseline: BLOCK } },
+  training: { title: "A training", to: "/v1/trainings", spec: { architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 }, method: "vanilla", data: { name: "digits" }, recipe: { name: "digits" }, seed: 0 } },
+  study: { title: "A study", to: "/v1/studies", spec: { title: "Baseline against ensemble", architectures: [{ name: "1×100", architecture: { baseline: { preset: "mlp-digits-6x100" } } }, { name: "21×16", architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 } }], methods: [{ method: "vanilla" }], data: { name: "digits" }, seeds: [0, 1, 2] } },
+};
+const WHERE = { search: "/v1/searches", training: "/v1/trainings", study: "/v1/studies" };
+
+const pretty = (value) => JSON.stringify(value, null, 2)
+  .replace(/\[\s+([-\d.,\s"a-z]+?)\s+\]/gi, (_, inner) => `[${inner.replace(/\s*\n\s*/g, " ")}]`);
+
+function set(document, path, value) {
+  const keys = path.split("."), last = keys.pop();
+  let node = document;
+  for (const key of keys) node = node[key] ??= {};
+  if (value === null) delete node[last]; else node[last] = value;
+  for (const key of keys) if (document[key] && typeof document[key] === "object" && !Object.keys(document[key]).length) delete document[key];
+}
+
+export async function showForm(main, from, posted) {
+  const { items: presets } = await get("/v1/presets");
+  let target = WHERE.search;
+  const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 18, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
+  const wrong = h("div", { id: "wrong", "aria-live": "polite" });
+  const where = h("code", {}, target);
+  const submit = h("button.button.primary", { type: "submit" }, "Start");
+  const options = h("div.options", {},
+    choice("Estimator", "estimator.method", [["", "automatic"], ["exact", "closed form"], ["monte_carlo", "Monte Carlo"]]),
+    choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"]]),
+    choice("Widths", "space.mode", [["", "one ratio"], ["vector", "each its own"]]),
+    choice("Input correlation", "inputs.correlation", [["", "0.95 (default)"], ["1", "1"], ["0.9", "0.9"], ["0.8", "0.8"], ["0.5", "0.5"], ["0", "0 (white noise)"]], Number),
+    choice("Verify", "verify", [["", "no"], ["true", "build and measure"]], (text) => text === "true"));
+
+  function choice(label, path, values, convert = String) {
+    const select = h("select", { onchange: () => edit((spec) => set(spec, path, select.value === "" ? null : convert(select.value))) },
+      values.map(([value, text]) => h("option", { value }, text)));
+    select.dataset.path = path;
+    return h("label", {}, label, select);
+  }
+
+  function load(spec, to = WHERE.search) {
+    target = to;
+    where.textContent = to;
+    editor.value = pretty(spec);
+    options.hidden = to !== WHERE.search;
+    wrong.replaceChildren();
+    reflect();
+  }
+
+  function reflect() {
+    let spec;
+    try { spec = JSON.parse(editor.value); } catch { return; }
+    for (const select of options.querySelectorAll("select")) {
+      const value = select.dataset.path.split(".").reduce((node, key) => node?.[key], spec);
+      const text = value === undefined ? "" : String(value);
+      select.value = [...select.options].some((option) => option.value === text) ? text : "";
+    }
+  }
+
+  function edit(change) {
+    try {
+      const spec = JSON.parse(editor.value);
+      change(spec);
+      editor.value = pretty(spec);
+      wrong.replaceChildren();
+    } catch (error) { complain([{ path: "$", message: error.message }]); }
+  }
+
+  function complain(errors) {
+    wrong.replaceChildren(h("div.notice.bad", { role: "alert" }, h("ul", {}, errors.map(({ path, message }) => h("li", {}, h("code", {}, path), " ", message)))));
+  }
+
+  const cards = h("div.cards", {},
+    presets.map((preset) => card(preset.name, `${whole(preset.parameters)} parameters`, preset.about, () => load({ baseline: { preset: preset.name } }))),
+    Object.values(TEMPLATES).map((one) => card(one.title, one.to ? "template" : "any sizes", JSON.stringify(one.spec).slice(0, 120), () => load(one.spec, one.to))));
+
+  function card(title, line, hint, chosen) {
+    return h("button.card", { type: "button", title: hint, onclick: (event) => {
+      for (const other of cards.children) other.classList.toggle("chosen", other === event.currentTarget);
+      chosen();
+    } }, h("strong", {}, title), h("span", {}, line));
+  }
+
+  async function send(event) {
+    event.preventDefault();
+    wrong.replaceChildren();
+    submit.disabled = true;
+    try { posted(await post(target, editor.value)); } catch (error) {
+      complain(error instanceof Problem && error.document.errors ? error.document.errors : [{ path: "$", message: error.message }]);
+      const path = error.document?.errors?.[0]?.path;
+      if (path) mark(editor, path);
+    } finally { submit.disabled = false; }
+  }
+
+  editor.addEventListener("input", reflect);
+  editor.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); });
+  main.replaceChildren(h("form.new", { onsubmit: send },
+    h("h1", {}, "What should be split?"),
+    h("p.muted", {}, "Start from an architecture, change what you like, and press Start. The answer names the members, their width, and how sure it is."),
+    cards, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, h("p.actions", {}, submit)));
+  if (from) {
+    const job = await get(`/v1/jobs/${from}`);
+    load(job.spec, WHERE[job.kind] ?? WHERE.search);
+  } else {
+    (cards.querySelector("button[title^='ResNet-50 ']") ?? cards.firstChild)?.click();
+  }
+}
+
+function mark(editor, path) {
+  const key = path.split(/[.[]/).filter((part) => part && !part.endsWith("]")).pop();
+  const at = editor.value.indexOf(`"${key}"`);
+  if (at >= 0) { editor.focus(); editor.setSelectionRange(at, at + key.length + 2); }
+}
+

@@ -1,0 +1,109 @@
+// One job: its state and progress followed live, then its answer.
+
+import { follow, get, post, save } from "./api.js";
+import { bytes, details, duration, h, table } from "./dom.js";
+import { showSearch } from "./search.js";
+import { metricCharts, showStudy, showTraining } from "./training.js";
+
+const TERMINAL = ["succeeded", "failed", "cancelled"];
+const ANSWERS = { search: showSearch, training: showTraining, study: showStudy };
+
+export function jobName(job) {
+  const spec = job.spec ?? {};
+  if (job.kind === "study") return spec.title || `study of ${spec.architectures?.length ?? 0} architectures`;
+  const baseline = spec.baseline ?? spec.architecture?.baseline;
+  const name = baseline?.preset ?? (baseline?.family === "mlp" ? `MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
+    : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.family ?? spec.architecture?.transformer ?? job.kind);
+  return job.kind === "training" ? `${spec.method} · ${name} · ${spec.data?.name ?? ""}` : name;
+}
+
+const compact = (hidden) => hidden.every((n) => n === hidden[0]) && hidden.length > 1 ? `[${hidden[0]}]×${hidden.length}` : hidden.join("–");
+
+export async function showJob(main, id, signal, changed) {
+  let job = await get(`/v1/jobs/${id}`, { signal });
+  const chip = h("span.chip", {});
+  const fill = h("div.fill", {});
+  const bar = h("div.progress", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
+  const message = h("p.message", { "aria-live": "polite" });
+  const clock = h("span.muted", {});
+  const cancel = h("button.button.quiet", { type: "button", onclick: async () => {
+    cancel.disabled = true;
+    try { job = await post(`/v1/jobs/${id}/cancel`); state(job.status); changed(); } catch (error) { message.textContent = error.message; cancel.disabled = false; }
+  } }, "Cancel");
+  const body = h("div.answer", {});
+  const live = h("div.live", {});
+  const again = h("a.button.quiet", { href: `#/new?from=${id}` }, "Use as template");
+  const history = h("ol.history", {});
+  const charts = job.kind === "training" ? metricCharts(live) : null;
+
+  main.replaceChildren(h("article.job-page", {},
+    h("header", {}, h("div.title", {}, h("h1", {}, jobName(job)), chip),
+      h("p.facts", {}, job.kind, " ", h("code", {}, job.id), " · ", clock, job.parent_id ? [" · part of ", h("a", { href: `#/jobs/${job.parent_id}` }, job.parent_id)] : null),
+      h("p.actions", {}, cancel, again)),
+    bar, message, live, body,
+    details("Specification", h("pre", {}, JSON.stringify(job.spec, null, 2))),
+    details("History", history)));
+
+  function state(status) {
+    chip.textContent = status;
+    chip.className = `chip ${status}`;
+    const over = TERMINAL.includes(status);
+    cancel.hidden = over;
+    cancel.disabled = status === "cancelling";
+    bar.hidden = over;
+    message.hidden = over && status !== "cancelled";
+    bar.classList.toggle("waiting", status === "queued");
+  }
+
+  function progress(fraction, text) {
+    fill.style.width = `${(100 * fraction).toFixed(1)}%`;
+    bar.setAttribute("aria-valuenow", String(Math.round(100 * fraction)));
+    if (text) message.textContent = text;
+  }
+
+  function tick() {
+    const from = Date.parse(job.started_at ?? job.created_at), to = job.finished_at ? Date.parse(job.finished_at) : Date.now();
+    clock.textContent = job.started_at ? `${job.finished_at ? "took" : "running for"} ${duration((to - from) / 1000)}` : "waiting for a worker";
+    if (job.attempt > 1) clock.textContent += ` · attempt ${job.attempt}`;
+  }
+
+  function note(type, data) {
+    if (type === "metric" || type === "progress") return;
+    const words = type === "state" ? [data.status, data.reason, data.worker, data.failure?.message].filter(Boolean).join(" · ") : data.message ?? JSON.stringify(data);
+    history.append(h("li", {}, h("time", { datetime: data.at }, new Date(data.at).toLocaleTimeString()), " ", words));
+  }
+
+  async function finish() {
+    job = await get(`/v1/jobs/${id}`, { signal });
+    state(job.status);
+    tick();
+    changed();
+    const parts = [];
+    if (job.failure) parts.push(h("div.notice.bad", { role: "alert" }, h("p", {}, h("strong", {}, job.failure.kind.replaceAll("_", " ")), " – ", job.failure.message), job.failure.remedy ? h("p", {}, job.failure.remedy) : null,
+      job.failure.log_tail ? details("End of the log", h("pre", {}, job.failure.log_tail)) : null));
+    if (job.result) parts.push(...ANSWERS[job.kind]?.(job) ?? [h("pre", {}, JSON.stringify(job.result, null, 2))]);
+    const { items } = await get(`/v1/jobs/${id}/artifacts`, { signal });
+    if (items.length) parts.push(h("section", {}, h("h2", {}, "Files"), table(["name", "size", "SHA-256"], items.map((file) => [
+      h("a", { href: file.link, onclick: (event) => { event.preventDefault(); save(file.link, file.name); } }, file.name), bytes(file.bytes), h("code.hash", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)]))));
+    if (job.result) parts.push(details("Result as JSON", h("pre", {}, JSON.stringify(job.result, null, 2))));
+    body.replaceChildren(...parts);
+  }
+
+  state(job.status);
+  progress(job.progress.fraction, job.progress.message);
+  tick();
+  const timer = setInterval(() => { if (!TERMINAL.includes(job.status)) tick(); }, 1000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  let shown = false;
+  if (TERMINAL.includes(job.status)) { await finish(); shown = true; }
+  await follow(`/v1/jobs/${id}/events`, (type, data) => {
+    note(type, data);
+    if (type === "progress") progress(data.fraction, data.message);
+    if (type === "metric") charts?.(data);
+    if (type === "state" && !shown) {
+      state(data.status);
+      if (data.status === "running") { job.started_at ??= data.at; job.attempt = data.attempt; job.status = "running"; changed(); }
+    }
+  }, signal);
+  if (!shown && !signal.aborted) await finish();
+}
