@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.network import ResidualNetwork
 from search.spec import ResNextBaseline
 
 #: α of the residual block, section 4.2: ln of the normalised second moment against Σ 1 / fan-in.
@@ -52,16 +51,11 @@ class Model:
             base_width=self.width,
         )
 
-    def agrees(self, network: ResidualNetwork) -> bool:
-        """Whether the count of ``network`` rounds to the printed one."""
-        return millions(network.count("parameters", network.baseline, network.multiplicity), self.parameters)
-
-
-def millions(count: int, printed: str) -> bool:
-    """Whether ``count`` rounds to ``printed`` (such as ``9.13M``) at its own number of decimals."""
-    number = printed.removesuffix("M")
-    decimals = len(number.partition(".")[2])
-    return f"{count / 1e6:.{decimals}f}" == number
+    def agrees(self, count: int) -> bool:
+        """Whether ``count`` rounds to the printed one, at its own number of decimals."""
+        number = self.parameters.removesuffix("M")
+        decimals = len(number.partition(".")[2])
+        return f"{count / 1e6:.{decimals}f}" == number
 
 
 def _cifar(side, multiplicity, width, baseline, parameters, efficiency=None, solved=False) -> Model:
