@@ -34,12 +34,16 @@ class SearchedArchitecture(Strict):
 
 
 class BaselineArchitecture(Strict):
-    """A baseline, as a search takes it, at given widths and multiplicity; without them, the baseline itself."""
+    """A baseline, as a search takes it, at given widths and multiplicity; without them, the baseline itself.
+
+    ``origin`` says of which search's answer this is, where it was taken from one.
+    """
 
     baseline: Baseline
     width: Width | None = None
     widths: Widths | None = None
     multiplicity: Multiplicity | None = None
+    origin: SearchedArchitecture | None = None
 
     @model_validator(mode="after")
     def _one_width(self) -> BaselineArchitecture:
@@ -66,6 +70,11 @@ class TransformerArchitecture(Strict):
     )
     pretrained: Key | None = None
     head: Literal["sequence", "classification"] | None = None
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model type has a decoder beside its encoder."""
+        return self.transformer in ("t5", "bart")
 
 
 def _architecture(value: Any) -> str | None:

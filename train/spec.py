@@ -264,6 +264,34 @@ class StudySpec(Strict):
         }  # fmt: skip
         return RecipeSpec(**merged)
 
+    def training(
+        self,
+        architecture: StudyArchitecture,
+        method: StudyMethod,
+        recipe: StudyRecipe,
+        *,
+        seed: int = 0,
+        validation: float | None = None,
+        **fields: Any,
+    ) -> TrainingSpec:
+        """One training of a cell; ``fields`` override the recipe, ``validation`` the fraction held out.
+
+        It leaves no model, and a soup keeps the sweep's validation samples, without which it cannot choose.
+        """
+        held_out = self.data.validation if validation is None else validation
+        if method.method == "soup" and not held_out:
+            held_out = self.sweep.validation if self.sweep else 0.1
+        return TrainingSpec(
+            architecture=architecture.architecture,
+            method=method.method,
+            expansion=method.expansion or self.expansion,
+            data=self.data.model_copy(update={"validation": held_out}),
+            recipe=self.recipe_for(method, recipe, **fields),
+            seed=seed,
+            formats=(),
+            diagnostics=self.diagnostics,
+        )
+
     def optimizer_of(self, method: StudyMethod, recipe: StudyRecipe, *, transformer: bool) -> str:
         """The optimizer that one cell ends up with."""
         return resolve(

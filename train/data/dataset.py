@@ -64,11 +64,13 @@ class Preprocessing:
     """Inputs from raw samples: ``(x.float() − mean) / std``; ``mean`` and ``std`` broadcast over a batch.
 
     ``channels`` repeats a single-channel image for a network that wants that many. Tokens pass unchanged.
+    ``channels_last`` is a layout in memory, not another value.
     """
 
     mean: Tensor | None = None
     std: Tensor | None = None
     channels: int | None = None
+    channels_last: bool = False
 
     @classmethod
     def fit(cls, x: Tensor, kind: Kind, *, mean_image: bool = False) -> Preprocessing:
@@ -101,7 +103,8 @@ class Preprocessing:
         if self.mean is None or self.std is None:
             return x
         x = (x.float() - self.mean) / self.std
-        return x if self.channels is None else x.expand(-1, self.channels, *x.shape[2:])
+        x = x if self.channels is None else x.expand(-1, self.channels, *x.shape[2:])
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def describe(self) -> dict[str, Any]:
         """The transformation as JSON-able numbers; float32 values survive the round trip exactly."""

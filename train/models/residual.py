@@ -1,24 +1,27 @@
 """ResNets and ResNeXts: the CIFAR and ImageNet32/64 forms of Xie et al. 2017, and the ImageNet family.
 
 Modules and parameters are named as torchvision names them, so that a checkpoint of the ImageNet family loads into
-``torchvision.models.ResNet`` with the same arguments as it is.
+``torchvision.models.ResNet`` with the same arguments as it is. This file travels with every checkpoint of such a
+network, so it needs torch alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from search.network import ResidualNetwork
-
 
 class Bottleneck(nn.Module):
-    """x + [1×1 → 3×3 in groups → 1×1](x): the m paths of a collegial ensemble are the groups of the 3×3."""
+    """x + [1×1 → 3×3 in groups → 1×1](x): the m paths of a collegial ensemble are the groups of the 3×3.
 
-    def __init__(self, inputs: int, widths: tuple[int, int], outputs: int, groups: int, stride: int) -> None:
+    ``widths`` are the channels (m·n₁, m·n₂) between the layers.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int, groups: int, stride: int) -> None:
         super().__init__()
-        first, second = (groups * width for width in widths)
+        first, second = widths
         self.conv1 = nn.Conv2d(inputs, first, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
         self.conv2 = nn.Conv2d(first, second, 3, stride=stride, padding=1, groups=groups, bias=False)
@@ -39,8 +42,9 @@ class Bottleneck(nn.Module):
 class BasicBlock(nn.Module):
     """x + [3×3 → 3×3](x). With one free layer, m paths of width n are one path of width m·n."""
 
-    def __init__(self, inputs: int, width: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int, groups: int, stride: int) -> None:
         super().__init__()
+        (width,) = widths
         self.conv1 = nn.Conv2d(inputs, width, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -65,35 +69,32 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 class ResNet(nn.Module):
     """Stem, stages of residual blocks, global average, linear head.
 
-    ``widths`` are the free widths of one member in the first stage; they double with every stage, and ``groups`` is
-    the same everywhere. The ImageNet form, with a 7×7 stem, has a max-pool after it.
+    ``stem_kernel`` 7 is the ImageNet stem, with stride 2 and a max-pool after it. ``stages`` gives each stage's blocks
+    as ``{inputs, widths, outputs, stride}``; blocks with one width are basic, with two bottlenecks.
     """
 
-    def __init__(self, network: ResidualNetwork, widths: Sequence[int], groups: int, classes: int) -> None:
+    def __init__(
+        self,
+        stem_kernel: int,
+        stem_channels: int,
+        stages: Sequence[Sequence[dict[str, Any]]],
+        groups: int,
+        classes: int,
+    ) -> None:
         super().__init__()
-        large_stem = network.stem_kernel == 7
-        stem = network.stem_channels
+        large = stem_kernel == 7
         self.conv1 = nn.Conv2d(
-            3, stem, network.stem_kernel, stride=2 if large_stem else 1, padding=network.stem_kernel // 2, bias=False
+            3, stem_channels, stem_kernel, stride=2 if large else 1, padding=stem_kernel // 2, bias=False
         )
-        self.bn1 = nn.BatchNorm2d(stem)
+        self.bn1 = nn.BatchNorm2d(stem_channels)
         self.relu = nn.ReLU(inplace=True)
-        if large_stem:
+        if large:
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = [f"layer{index + 1}" for index in range(len(network.stages))]
-        for name, stage in zip(self.stages, network.stages, strict=True):
-            members = [stage.scale * width for width in widths]
-            blocks = []
-            for index in range(stage.blocks):
-                inputs, stride = (stage.inputs, stage.stride) if index == 0 else (stage.outputs, 1)
-                if network.block == "basic":
-                    blocks.append(BasicBlock(inputs, groups * members[0], stage.outputs, stride))
-                else:
-                    pair = (members[0], members[-1])
-                    blocks.append(Bottleneck(inputs, pair, stage.outputs, groups, stride))
-            self.add_module(name, nn.Sequential(*blocks))
+        self.stages = [f"layer{index + 1}" for index in range(len(stages))]
+        for name, blocks in zip(self.stages, stages, strict=True):
+            self.add_module(name, nn.Sequential(*(_block(groups=groups, **block) for block in blocks)))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(network.stages[-1].outputs, classes)
+        self.fc = nn.Linear(stages[-1][-1]["outputs"], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -106,3 +107,7 @@ class ResNet(nn.Module):
         for name in self.stages:
             x = getattr(self, name)(x)
         return self.fc(self.avgpool(x).flatten(1))
+
+
+def _block(*, widths: Sequence[int], **arguments: Any) -> nn.Module:
+    return (BasicBlock if len(widths) == 1 else Bottleneck)(widths=widths, **arguments)

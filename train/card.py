@@ -1,0 +1,77 @@
+"""The model card: what a model is, what it scores, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PURPOSE = {
+    "model.safetensors": "the weights, collapsed, with plain names",
+    "config.json": "architecture, data and preprocessing",
+    "load.py": "loads and evaluates the model; needs torch and safetensors alone",
+    "network.py": "the network's source",
+    "test.safetensors": "the test samples that the accuracy was measured on",
+    "metrics.json": "the figures of every epoch",
+    "manifest.json": "size and hash of every file, versions, seed and specification",
+    "model.onnx": "the same model for ONNX runtimes; its batch size is free",
+    "program.pt2": "the same model as a program that torch runs by itself",
+    "generation_config.json": "settings for writing text",
+}
+
+
+def model_card(description: Mapping[str, Any], metrics: Mapping[str, Any], files: Sequence[str]) -> str:
+    """The card as Markdown, from the description in ``config.json`` and the figures in ``metrics.json``."""
+    sections = [f"# {description['title']}", _summary(description)]
+    if metrics.get("accuracy"):
+        sections += ["## Figures", _figures(metrics)]
+    else:
+        sections.append("The training did not end: this is its last good checkpoint, and nothing of it was measured.")
+    sections += ["## How it was trained", _training(description)]
+    if "load.py" in files:
+        sections += ["## How to load it", _loading(files)]
+    known = [*files, "README.md", "manifest.json"]
+    sections += ["## Files", "\n".join(f"* `{name}`: {PURPOSE[name]}" for name in PURPOSE if name in known)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary(description: Mapping[str, Any]) -> str:
+    architecture = description["architecture"]
+    lines = [f"{description['parameters']:,} parameters".replace(",", " ")]
+    if architecture.get("multiplicity"):
+        widths = "×".join(str(width) for width in architecture["widths"])
+        lines.append(f"m × n = {architecture['multiplicity']} × ({widths})")
+    if description.get("models", 1) > 1:
+        lines.append(f"{description['models']} such models whose answers are averaged")
+    return ", ".join(lines) + f". Trained on `{description['data']['name']}` by the method `{description['method']}`."
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    rows = ["| | train | validation | test |", "|---|---|---|---|"]
+    tables = [("accuracy", metrics["accuracy"]), ("among the best five", metrics["top5"]), ("loss", metrics["loss"])]
+    for name, splits in tables:
+        cells = (_number(splits[split]) for split in ("train", "validation", "test"))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _training(description: Mapping[str, Any]) -> str:
+    recipe, data = description["recipe"], description["data"]
+    lines = [
+        f"* {recipe['epochs']} epochs of batches of {recipe['batch_size']}, {recipe['optimizer']}, learning rate "
+        f"{recipe['learning_rate']:.3g} ({recipe['schedule']}), weight decay {recipe['weight_decay']:.3g}",
+        f"* data: {data.get('train', '?')} training, {data.get('validation', 0)} validation, "
+        f"{data.get('test', '?')} test samples; {data.get('replaced_labels', 0)} training labels replaced",
+        f"* augmentation: {', '.join(recipe['augment']) or 'none'}; seed {description['seed']}",
+    ]
+    return "\n".join(lines)
+
+
+def _loading(files: Sequence[str]) -> str:
+    lines = ["```python", "from load import load", "", "model, prepare = load()", "scores = model(prepare(x))", "```"]
+    if "test.safetensors" in files:
+        lines += ["", "`python load.py` measures its accuracy on the test samples."]
+    return "\n".join(lines)

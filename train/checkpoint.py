@@ -1,0 +1,55 @@
+"""Checkpoints that a killed run goes on from: whole or absent, never half-written, and never another run's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Checkpoints:
+    """Named checkpoints in a folder. Without a folder, nothing is kept.
+
+    ``fingerprint`` identifies the training; a checkpoint of another one is as good as none. Tensors, numbers, strings,
+    lists and dictionaries can be kept; reading never unpickles anything else.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a folder."""
+        return self._folder is not None
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Replace the checkpoint ``name`` at one stroke: written beside it, flushed to disk, then renamed."""
+        if self._folder is None:
+            return
+        path = self._path(name)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save({"fingerprint": self._fingerprint, "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name itself must survive a crash
+        finally:
+            os.close(folder)
+
+    def load(self, name: str, device: torch.device | None = None) -> dict[str, Any] | None:
+        """The state last saved under ``name`` by this training, its tensors on ``device``, or None."""
+        if self._folder is None or not self._path(name).is_file():
+            return None
+        stored = torch.load(self._path(name), map_location=device or "cpu", weights_only=True)
+        return stored["state"] if stored["fingerprint"] == self._fingerprint else None
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name}.checkpoint"

@@ -1,0 +1,91 @@
+"""Walking through a split: a seeded order that can be entered anywhere, and inputs ready for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.data.dataset import Augment, Batch, Preprocessing, Split
+
+
+def permutation(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of one epoch's samples. It follows from seed and epoch, so that a resumed run needs only a position."""
+    generator = torch.Generator().manual_seed(mixed(seed, epoch, 0))
+    return torch.randperm(count, generator=generator)
+
+
+def mixed(*numbers: int) -> int:
+    """A seed below 2⁶³ that depends on all of ``numbers``; neighbouring inputs give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Batches in an epoch. A last batch of one sample is left out: batch norm has no variance there."""
+    full, rest = divmod(count, batch_size)
+    return max(1, full + (rest > 1))
+
+
+class TrainingBatches:
+    """Batches of one epoch after another, augmented and normalized, on the device that trains.
+
+    ``rank`` of ``world`` processes takes every ``world``-th sample of each batch. The random numbers of a batch follow
+    from the seed and the step.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        augment: Augment | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._split, self._preprocessing, self._augment = split, preprocessing, augment
+        self._size, self._seed, self._rank, self._world = batch_size, seed, rank, world
+        self._generator = torch.Generator(device)
+        self.steps = steps_per_epoch(len(split), batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, … of one epoch."""
+        order = permutation(len(self._split), self._seed, epoch)[: self.steps * self._size]
+        order = order[start * self._size :]
+        size = self._size
+        if self._world > 1:
+            order, size = self._shard(order)
+        step = epoch * self.steps + start
+        draw = mixed(self._seed, epoch, 1, self._rank)
+        for x, y in self._split.batches(order, size, draw=draw):
+            if self._augment is not None:
+                self._generator.manual_seed(mixed(self._seed, step, 2, self._rank))
+                x = self._augment(x.float(), self._generator)
+            yield self._preprocessing(x), y
+            step += 1
+
+    def _shard(self, order: Tensor) -> tuple[Tensor, int]:
+        # Every process gets equally many samples of each batch; those that would be left over are dropped.
+        size = self._size // self._world
+        whole = [batch[: len(batch) // self._world * self._world] for batch in order.split(self._size)]
+        return torch.cat([batch[self._rank :: self._world] for batch in whole]), size
+
+
+def evaluation_batches(
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    most: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Every sample once (or the first ``most``), in the split's own order; each process takes its share."""
+    count = len(split) if most is None else min(most, len(split))
+    order = torch.arange(rank, count, world)
+    for x, y in split.batches(order, batch_size):
+        yield preprocessing(x), y

@@ -1,0 +1,134 @@
+"""What a training may cost; arithmetic on the specification, before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from search.network import Network, ResidualNetwork
+from search.problem import InvalidSpec
+from train.architecture import BaselineArchitecture, TransformerArchitecture
+from train.resolve import Grouped, grouped
+from train.spec import EXPANDING, StudySpec, TrainingSpec
+
+MAX_PARAMETERS = 10**10
+MAX_BYTES = 2**40
+FLOAT = 4
+#: Numbers kept for each trained weight, itself and its gradient included.
+STATE = {"sgd": 3, "adam": 4, "adamw": 4}
+#: Sizes that transformers take where the configuration says nothing; those of T5-small and BERT-base.
+TRANSFORMER_DEFAULTS = {
+    "t5": {"hidden": 512, "inner": 2048, "layers": 12, "vocabulary": 32128},
+    "bart": {"hidden": 1024, "inner": 4096, "layers": 24, "vocabulary": 50265},
+    "bert": {"hidden": 768, "inner": 3072, "layers": 12, "vocabulary": 30522},
+    "roberta": {"hidden": 768, "inner": 3072, "layers": 12, "vocabulary": 50265},
+    "distilbert": {"hidden": 768, "inner": 3072, "layers": 6, "vocabulary": 30522},
+    "electra": {"hidden": 256, "inner": 1024, "layers": 12, "vocabulary": 30522},
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``parameters`` of the plain model, ``bytes`` of memory that training it needs at least, data not included."""
+
+    parameters: int
+    bytes: int
+
+
+def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
+    """What a training costs, or None where only the worker can know (a search's answer, a pretrained folder).
+
+    Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
+    """
+    if spec.method == "soup" and not spec.data.validation:
+        raise InvalidSpec(("data", "validation"), "a soup is chosen by validation samples: hold some out, such as 0.1")
+    architecture = spec.architecture
+    if isinstance(architecture, BaselineArchitecture):
+        members = grouped(architecture)
+        parameters, features = members.parameters, features_per_sample(members)
+    elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
+        parameters, features = _transformer(architecture, spec)
+    else:
+        return None
+    if parameters > MAX_PARAMETERS:
+        raise InvalidSpec(
+            ("architecture",), f"the network has {parameters:.3g} parameters; the most that is trained is 1e10"
+        )
+    cost = Cost(parameters, _bytes(spec, parameters, features))
+    if cost.bytes > available:
+        raise InvalidSpec(
+            ("architecture",),
+            f"training needs about {cost.bytes / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are there: "
+            "choose a smaller network, a smaller batch_size or accumulate, or fewer copies",
+        )
+    return cost
+
+
+def check_study(spec: StudySpec) -> None:
+    """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
+    for index, item in enumerate(spec.architectures):
+        for method in spec.methods:
+            for recipe in spec.recipes:
+                member = spec.training(item, method, recipe)
+                try:
+                    check(member)
+                except InvalidSpec as problem:
+                    raise InvalidSpec(("architectures", index, *problem.path), problem.message) from None
+
+
+def _bytes(spec: TrainingSpec, parameters: int, features: int) -> int:
+    recipe = spec.resolved_recipe()
+    copies = spec.expansion.copies
+    trained = parameters * (copies if spec.method in EXPANDING or spec.method == "subset" else 1)
+    kept = parameters * copies if spec.method in ("distilled", "soup", "ensemble") else 0
+    batch = -(-recipe.batch_size // recipe.accumulate)
+    number = 2 if recipe.precision == "bf16" else FLOAT
+    return FLOAT * (trained * STATE[recipe.optimizer] + kept) + number * features * batch
+
+
+def features_per_sample(members: Grouped) -> int:
+    """Numbers that the forward pass of one sample leaves for the backward pass."""
+    network: Network = members.network
+    if isinstance(network, ResidualNetwork):
+        return _residual_features(network, members.widths, members.multiplicity)
+    shapes = network.chain.shapes(members.widths)
+    per_member = sum(channels * height * width for channels, height, width in shapes[1:])
+    channels, height, width = shapes[0]
+    return channels * height * width + 2 * members.multiplicity * per_member
+
+
+def _residual_features(network: ResidualNetwork, widths: tuple[int, ...], multiplicity: int) -> int:
+    total = 3 * network.stem_channels * network.stem_size**2
+    for stage in network.stages:
+        area = stage.size**2
+        for index in range(stage.blocks):
+            first_area = area * (stage.stride**2 if index == 0 and network.block == "bottleneck" else 1)
+            hidden = widths[0] * first_area + (widths[-1] * area if network.block == "bottleneck" else 0)
+            total += 3 * multiplicity * stage.scale * hidden + 3 * stage.outputs * area
+    return total
+
+
+def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> tuple[int, int]:
+    sizes = _sizes(architecture)
+    hidden, inner, layers = sizes["hidden"], sizes["inner"], sizes["layers"]
+    parameters = layers * (6 * hidden * hidden + 2 * hidden * inner) + sizes["vocabulary"] * hidden
+    length = spec.data.text.input_length if spec.data.name != "synthetic-text" else spec.data.synthetic.length
+    features = layers * length * (12 * hidden + 2 * inner) + 2 * length * sizes["vocabulary"]
+    return parameters, features
+
+
+def _sizes(architecture: TransformerArchitecture) -> dict[str, int]:
+    config: dict[str, Any] = dict(architecture.config)
+
+    def first(*names: str, default: int) -> int:
+        return next((config[name] for name in names if isinstance(config.get(name), int)), default)
+
+    usual = TRANSFORMER_DEFAULTS[architecture.transformer]
+    encoder = first("num_layers", "encoder_layers", "num_hidden_layers", "n_layers", default=0)
+    decoder = first("num_decoder_layers", "decoder_layers", default=encoder if architecture.is_decoder else 0)
+    return {
+        "hidden": first("d_model", "hidden_size", "dim", default=usual["hidden"]),
+        "inner": first("d_ff", "encoder_ffn_dim", "intermediate_size", "hidden_dim", default=usual["inner"]),
+        "layers": encoder + decoder or usual["layers"],
+        "vocabulary": first("vocab_size", default=usual["vocabulary"]),
+    }

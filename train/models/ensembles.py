@@ -1,0 +1,147 @@
+"""Collegial ensembles: m small networks on one input, computed side by side, their outputs summed.
+
+This file travels with every checkpoint of such a network, so it needs torch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class HeLinear(nn.Linear):
+    """A linear layer with weights N(0, gain² / fan_in) and zero biases.
+
+    ``members``: an output layer that sums over the concatenated features of m members has the fan-in of one of them.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, gain: float = math.sqrt(2), members: int = 1) -> None:
+        self.gain, self.members = gain, members
+        super().__init__(inputs, outputs, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from the global generator."""
+        nn.init.normal_(self.weight, std=self.gain * math.sqrt(self.members / self.in_features))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class MemberLinear(nn.Module):
+    """One linear layer for each of m members, a block-diagonal matrix kept as its blocks.
+
+    Maps ``(members, batch, inputs)`` to ``(members, batch, outputs)``. ``weight`` has the shape
+    ``(members, inputs, outputs)``, ``bias`` ``(members, 1, outputs)``; weights start as N(0, gain² / inputs), biases
+    at zero.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, *, bias: bool, gain: float = math.sqrt(2)) -> None:
+        super().__init__()
+        self.gain = gain
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from the global generator."""
+        nn.init.normal_(self.weight, std=self.gain / math.sqrt(self.weight.shape[1]))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply each member's matrix to its own slice."""
+        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
+
+
+class HeConv2d(nn.Conv2d):
+    """A convolution without bias, with weights N(0, gain² / fan_in)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, gain: float, **geometry: int) -> None:
+        self.gain = gain
+        super().__init__(inputs, outputs, kernel, bias=False, **geometry)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from the global generator."""
+        nn.init.normal_(self.weight, std=self.gain / math.sqrt(self.weight[0].numel()))
+
+
+class MlpEnsemble(nn.Module):
+    """m ReLU MLPs on one input: F(x) = m^{-1/2} Σ_j f_j(x) (Littwin et al. 2020, Eq. 4).
+
+    ``layers.0`` maps the shared input to all members at once, the middle layers are block-diagonal (plain linear
+    layers where m = 1), and the last one sums over the members' concatenated features. Weights start as
+    N(0, 2/fan_in), the output's as N(0, 1/fan_in), so that at initialization the function is that of the NTK
+    parameterization (Eq. 3). The members share the output's bias.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, members: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        self.members, self.inputs, self.outputs = members, inputs, outputs
+        middle = (
+            MemberLinear(members, fan_in, width, bias=bias) if members > 1 else HeLinear(fan_in, width, bias=bias)
+            for fan_in, width in pairwise(hidden)
+        )
+        first = HeLinear(inputs, members * hidden[0], bias=bias)
+        last = HeLinear(members * hidden[-1], outputs, bias=bias, gain=1.0, members=members)
+        self.layers = nn.ModuleList([first, *middle, last])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores ``(batch, outputs)`` of inputs ``(batch, …)``, flattened."""
+        first, *middle, last = self.layers
+        h = functional.relu(first(x.flatten(1)))  # (batch, m·n)
+        if self.members == 1:
+            for layer in middle:
+                h = functional.relu(layer(h))
+            return last(h)
+        h = h.unflatten(1, (self.members, -1)).transpose(0, 1)  # (m, batch, n)
+        for layer in middle:
+            h = functional.relu(layer(h))
+        return last(h.transpose(0, 1).flatten(1) * (1 / math.sqrt(self.members)))
+
+
+class ChainEnsemble(nn.Module):
+    """m copies of a chain of layers on one input, summed and scaled, averaged over the last map's positions.
+
+    ``layers`` gives each layer as ``{kind, inputs, out, relu}`` per member, a convolution also its ``kernel``,
+    ``stride``, ``padding`` and ``groups``; ``inputs`` counts the flattened features of a dense layer. The members of a
+    convolution are groups of one grouped convolution, those of a dense layer the blocks of a block-diagonal matrix.
+    Weights start as N(0, 2/fan_in) before a ReLU and N(0, 1/fan_in) elsewhere.
+    """
+
+    def __init__(self, layers: Sequence[dict[str, Any]], members: int = 1) -> None:
+        super().__init__()
+        self.members = members
+        self.gates = [layer["relu"] for layer in layers]
+        self.shared_input = layers[0]["kind"] == "conv" and layers[0]["groups"] == 1
+        self.layers = nn.ModuleList(
+            self._layer(shared=index == 0 and self.shared_input, **layer) for index, layer in enumerate(layers)
+        )
+
+    def _layer(self, *, kind: str, inputs: int, out: int, relu: bool, shared: bool, **geometry: int) -> nn.Module:
+        gain = math.sqrt(2) if relu else 1.0
+        m = self.members
+        if kind == "dense":
+            return MemberLinear(m, inputs, out, bias=False, gain=gain)
+        kernel, groups = geometry.pop("kernel"), geometry.pop("groups")
+        if shared:
+            return HeConv2d(inputs, out * m, kernel, gain=gain, groups=1, **geometry)
+        return HeConv2d(inputs * m, out * m, kernel, gain=gain, groups=groups * m, **geometry)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores ``(batch, outputs)`` of inputs ``(batch, channels, height, width)``."""
+        if not self.shared_input:
+            x = x.repeat(1, self.members, 1, 1)
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            x = self._dense(layer, x) if isinstance(layer, MemberLinear) else layer(x)
+            x = functional.relu(x) if gate else x
+        scores = x.mean((2, 3)).unflatten(1, (self.members, -1))  # (batch, m, outputs)
+        return scores.sum(1) * (1 / math.sqrt(self.members))
+
+    def _dense(self, layer: MemberLinear, x: Tensor) -> Tensor:
+        members_first = x.flatten(1).unflatten(1, (self.members, -1)).transpose(0, 1)
+        return layer(members_first).transpose(0, 1).flatten(1)[:, :, None, None]

@@ -1,0 +1,166 @@
+"""What a training and a study answer. Nothing here loads torch.
+
+Accuracies are fractions of 1. A result is read back from JSON, where a tuple is an array, so these models are closed
+and frozen but not strict.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from search.result import Part
+from train.recipes import Recipe
+
+
+class Splits(Part):
+    """One figure on each split; ``validation`` is null where no samples were held out."""
+
+    train: float
+    validation: float | None
+    test: float
+
+
+class Scores(Part):
+    """Loss and accuracy (``top5``: the label is among the five best) of one model, on every split."""
+
+    accuracy: Splits
+    top5: Splits
+    loss: Splits
+
+
+class Artifact(Part):
+    """A file that the training left."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Note(Part):
+    """Something to know about a result that is right as it stands."""
+
+    kind: str
+    message: str
+
+
+class Diagnostics(Part):
+    """Figures asked for by ``diagnostics``.
+
+    ``sharpness`` is |E_p L(θ_p) − L(θ̄)| over training samples (Mazzawi et al. 2024, Lemma B.1); ``loss_gap`` and
+    ``accuracy_gap`` are test loss − train loss and train accuracy − test accuracy; ``spread`` is the mean distance of
+    a kernel's copies from their mean, relative to the norm of that mean.
+    """
+
+    sharpness: float | None = None
+    loss_gap: float | None = None
+    accuracy_gap: float | None = None
+    spread: float | None = None
+
+
+class TrainingResult(Part):
+    """A finished training.
+
+    ``accuracy``, ``top5`` and ``loss`` are those of the collapsed model, which is also the model that is left as an
+    artifact; ``sampled`` are those of the weights that training saw, where they differ. ``parameters`` counts the
+    collapsed model's; ``models`` is how many such models answer together (``ensemble``), else 1. ``widths`` and
+    ``multiplicity`` are null for transformers.
+    """
+
+    accuracy: Splits
+    top5: Splits
+    loss: Splits
+    sampled: Scores | None = None
+    method: str
+    expansion: int
+    models: int = 1
+    parameters: int
+    trained_parameters: int
+    multiplicity: int | None
+    widths: tuple[int, ...] | None
+    architecture: dict[str, Any]
+    data: dict[str, Any]
+    recipe: Recipe
+    epochs: int
+    steps: int
+    best_epoch: int | None = None
+    seed: int
+    seconds: float
+    samples_per_second: float
+    diagnostics: Diagnostics | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    notes: tuple[Note, ...] = ()
+    device: str
+    versions: dict[str, str]
+
+    def metrics(self, history: dict[str, Any]) -> dict[str, Any]:
+        """What ``metrics.json`` holds: the figures, and the rows of every epoch by loop."""
+        names = {
+            "accuracy",
+            "top5",
+            "loss",
+            "sampled",
+            "diagnostics",
+            "seconds",
+            "samples_per_second",
+            "epochs",
+            "steps",
+        }
+        return {**self.model_dump(mode="json", include=names), "history": history}
+
+
+class Run(Part):
+    """One training of a study, with the figures that its table needs; ``failure`` where it has none."""
+
+    key: str
+    id: str | None = None
+    seed: int
+    status: Literal["succeeded", "failed", "cancelled"]
+    accuracy: Splits | None = None
+    loss: Splits | None = None
+    seconds: float | None = None
+    failure: str | None = None
+
+
+class SweepPoint(Part):
+    """One point of a sweep: recipe fields, and the mean of what it was selected by over the sweep's seeds."""
+
+    fields: dict[str, Any]
+    score: float | None
+    runs: tuple[Run, ...]
+
+
+class Cell(Part):
+    """One combination of architecture, method and recipe.
+
+    ``test_accuracy`` and ``test_loss`` are means over the seeds that succeeded and ``*_error`` their standard errors
+    (null for fewer than two). ``chosen`` are the recipe fields that the sweep selected.
+    """
+
+    architecture: str
+    method: str
+    recipe: str
+    parameters: int | None
+    multiplicity: int | None
+    widths: tuple[int, ...] | None
+    chosen: dict[str, Any]
+    sweep: tuple[SweepPoint, ...]
+    runs: tuple[Run, ...]
+    succeeded: int
+    test_accuracy: float | None
+    test_accuracy_error: float | None
+    test_loss: float | None
+    test_loss_error: float | None
+    train_accuracy: float | None
+    seconds: float | None
+
+
+class StudyResult(Part):
+    """A finished study: one cell for each combination, in the order of architectures, methods, recipes."""
+
+    title: str
+    cells: tuple[Cell, ...]
+    trainings: int
+    failed: int
+    seconds: float
+    artifacts: tuple[Artifact, ...] = ()
+    notes: tuple[Note, ...] = ()

@@ -1,0 +1,136 @@
+"""Where a training runs: one device, or several processes of one machine, through Lightning Fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from train.method import Execution
+from train.recipes import Recipe
+
+PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run, parsed from text: ``cpu``, ``cpu:2`` (two processes), ``cuda``, ``cuda:1`` or ``cuda:0,1``."""
+
+    accelerator: str
+    devices: int | list[int]
+
+    @classmethod
+    def parse(cls, device: str) -> Place:
+        """Raises ``ValueError`` for anything else."""
+        kind, _, which = device.partition(":")
+        if kind not in ("cpu", "cuda") or (which and not all(part.isdigit() for part in which.split(","))):
+            raise ValueError(f"device {device!r} is neither 'cpu', 'cpu:PROCESSES', 'cuda' nor 'cuda:INDEX,…'")
+        if kind == "cpu":
+            return cls("cpu", int(which) if which else 1)
+        return cls("cuda", [int(part) for part in which.split(",")] if which else [0])
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+    def fabric(self, precision: str) -> Fabric:
+        """A Fabric for this place; several processes are spawned, and average their gradients."""
+        strategy = "auto" if self.world == 1 else "ddp_spawn"
+        return Fabric(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=strategy,
+            precision=PRECISION[precision],  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process of a training."""
+
+    fabric: Fabric
+    recipe: Recipe
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.fabric.device
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is."""
+        return self.fabric.global_rank
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.fabric.world_size
+
+    @property
+    def plain(self) -> bool:
+        """Whether modules can run as they are: one process, full precision. Spares a small network the wrappers."""
+        return self.world == 1 and self.recipe.precision != "bf16"
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Samples that are evaluated at a time: without a backward pass, more of them fit."""
+        return 4 * -(-self.recipe.batch_size // self.recipe.accumulate)
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer, Execution]:
+        """Model and optimizer as this process runs them, and how its backward pass runs."""
+        if self.recipe.compile:
+            model.compile()
+        if self.plain:
+            return model, optimizer, Execution()
+        wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
+        return wrapped, wrapped_optimizer, Execution(self.fabric.backward, self._no_sync)  # type: ignore[return-value]
+
+    def _no_sync(self, model: nn.Module) -> Any:
+        return self.fabric.no_backward_sync(model)  # type: ignore[arg-type]
+
+    def sum(self) -> Callable[[Tensor], Tensor] | None:
+        """Adds a tensor over all processes; None where there is one."""
+        if self.world == 1:
+            return None
+        return lambda value: self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[return-value]
+
+    def autocast(self) -> Any:
+        """The precision of evaluation, which is that of training."""
+        return self.fabric.autocast()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a training on ``device`` may use."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _available_memory()
+
+
+def used_memory(device: torch.device) -> int:
+    """Most bytes used so far: allocated on an accelerator, resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _available_memory() -> int:
+    import os
+
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
