@@ -62,8 +62,7 @@ class NtkConv2d(nn.Conv2d):
     """A convolution √(gain/fan_in) W ∗ x, without biases: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
     def __init__(self, channels: int, layer: WeightLayer, out: int):
-        geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
-        super().__init__(channels, out, layer.kernel, bias=False, **geometry)
+        super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False)
         gain = 2 if layer.activation == "relu" else 1
         self.scale = sqrt(gain / self.weight[0].numel())
 

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from search.chain import Chain
 from search.conv_shape import ConvShape, conv_shapes
-from search.gaussian_factor import joint_gram
+from search.gaussian_factor import covariance_root, joint_gram
 from search.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
 
 BATCH_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28}
@@ -25,8 +25,8 @@ class ConvSampler:
 
     ``chain`` is concrete and its last layer linear. ``gram`` is S = (2/channels) XᵀX over the positions of the
     entry's input window, row by row (``search.receptive_field.input_window``); ``pair`` is the cosine between x and a
-    second input x' of the same Gram, for an off-diagonal entry. Groups of the first layer are taken to split the input's
-    channels evenly. ``hidden`` forces the hidden layers' way of sampling, which is otherwise the cheaper for each.
+    second input x' of the same Gram, for an off-diagonal entry. Groups of the first layer are taken to split the
+    input's channels evenly. ``hidden`` forces one way of sampling hidden layers, else each takes the cheaper.
 
     Where Littwin et al. 2020 (Eq. 3) draw weights, this draws the law of what they do wherever that is cheaper, and
     never a gradient where two Gram matrices tell its norm; ``search.shared_layer`` derives both. The law of the samples
@@ -54,8 +54,9 @@ class ConvSampler:
             raise ValueError(f"pair is a cosine, got {pair}")
         self._shapes = conv_shapes(chain, entry)
         self._inputs = 1 if pair is None else 2
-        self._covariance = patch_covariance(self._shapes[0], joint_gram(gram, pair))
         self._device, self._dtype, self._hidden = torch.device(device), dtype, hidden
+        root = covariance_root(patch_covariance(self._shapes[0], joint_gram(gram, pair)))
+        self._root = torch.as_tensor(root, device=self._device, dtype=dtype)
         self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer], ReadoutLayer] | None = None
 
     def draw(self, count: int, generator: Generator) -> Tensor:
@@ -83,7 +84,7 @@ class ConvSampler:
         if self._layers is None or self._layers[0] != samples:
             head, *middle, tail = self._shapes
             place = (samples, self._inputs, self._device, self._dtype)
-            first = InputLayer(head, self._covariance, *place)
+            first = InputLayer(head, samples, self._inputs, self._root)
             self._layers = samples, first, [self._kind(s)(s, *place) for s in middle], ReadoutLayer(tail, *place)
         return self._layers[1:]
 
@@ -98,8 +99,7 @@ class ConvSampler:
     def _constant(self, count: int) -> Tensor:
         """A single linear layer's kernel entry does not depend on its weights."""
         positions = self._shapes[0].positions
-        value = float(self._covariance[:positions, -positions:].mean())
-        return torch.full((count,), value, device=self._device, dtype=self._dtype)
+        return (self._root[:positions].mean(0) @ self._root[-positions:].mean(0)).expand(count).clone()
 
 
 def patch_covariance(shape: ConvShape, gram: np.ndarray) -> np.ndarray:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from math import sqrt
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from search.conv_shape import ConvShape
-from search.gaussian_factor import cholesky_factor, covariance_root
+from search.gaussian_factor import cholesky_factor
 from search.patches import Patches
 
 NORMAL_COST = 150.0
@@ -48,20 +47,12 @@ class InputLayer:
     split the input's channels evenly all see the same C, so they make no difference here.
     """
 
-    def __init__(
-        self,
-        shape: ConvShape,
-        covariance: np.ndarray,
-        samples: int,
-        inputs: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ):
+    def __init__(self, shape: ConvShape, samples: int, inputs: int, root: Tensor):
+        """``root`` is R with R Rᵀ = C, ``(inputs · positions, rank)``; it brings the device and the type."""
         self._shape, self._inputs = shape, inputs
-        root = torch.as_tensor(covariance_root(covariance), device=device, dtype=dtype)
         self._root = root.expand(samples, *root.shape)
-        self._normal = torch.empty(samples, root.shape[1], shape.out_channels, device=device, dtype=dtype)
-        self._out = torch.empty(samples, root.shape[0], shape.out_channels, device=device, dtype=dtype)
+        self._normal = root.new_empty(samples, root.shape[1], shape.out_channels)
+        self._out = root.new_empty(samples, root.shape[0], shape.out_channels)
         self._delta = torch.empty_like(self._out)
 
     def forward(self, generator: Generator) -> Tensor:
