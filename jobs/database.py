@@ -125,7 +125,7 @@ def _postgresql_engine(url: URL) -> Engine:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    if not url.database or url.database == ":memory:" or "mode=memory" in url.database:
+    if not url.database or url.database == ":memory:" or url.query.get("mode") == "memory":
         raise ValueError("SQLite in memory cannot be shared between processes; use sqlite:///FILE")
     Path(url.database).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(

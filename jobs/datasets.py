@@ -27,9 +27,10 @@ class Datasets:
         values = {"name": name, "bytes": bytes, "kind": kind, "summary": encode(dict(summary))}
         with self.database.write() as connection:
             fresh = insert(connection, datasets).values(id=dataset_id, created_at=now(), **values)
-            done = connection.execute(fresh.on_conflict_do_nothing(index_elements=["id"]))
+            fresh = fresh.on_conflict_do_nothing(index_elements=["id"]).returning(datasets.c.id)
+            new = connection.scalar(fresh) is not None
             row = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
-        return _dataset_of(row), done.rowcount == 1
+        return _dataset_of(row), new
 
     def get_dataset(self, dataset_id: str) -> Dataset:
         """One data set. Raises DatasetNotFound."""
