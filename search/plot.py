@@ -11,6 +11,7 @@ from typing import Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from search.result import CurveRow, SearchResult
 
@@ -47,8 +48,10 @@ def figure(result: SearchResult) -> Figure:
     last = sheet.add_subplot(grid[1, 1])
     if result.correlations:
         correlation_curve(last, result)
-    else:
+    elif result.confidence is not None and result.confidence.draws:
         winners(last, result)
+    else:
+        flatness(last, result)
     return sheet
 
 
@@ -80,28 +83,33 @@ def dual_curve(axes: Axes, result: SearchResult) -> None:
 def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
     """ln r against s(n) with the fitted line, and the relative residuals under it."""
     points = result.alpha.points
+    relative = [100 * point.residual / max(point.log_moment_ratio, 1e-300) for point in points]
     for used, color, label in ((True, BLUE, "in the fit"), (False, GREY, "outside its window")):
         chosen = [point for point in points if point.used == used]
         if not chosen:
             continue
         s = [point.inverse_fan_in_sum for point in chosen]
+        sampled = any(point.samples for point in chosen)
         axes.errorbar(
             s,
             [point.log_moment_ratio for point in chosen],
-            yerr=[point.standard_error or 0.0 for point in chosen],
+            yerr=[point.standard_error or 0.0 for point in chosen] if sampled else None,
             fmt="o",
             markersize=3,
             color=color,
             label=label,
         )
-        relative = [100 * point.residual / max(point.log_moment_ratio, 1e-300) for point in chosen]
-        below.plot(s, relative, "o", markersize=3, color=color)
+        own = [value for point, value in zip(points, relative, strict=True) if point.used == used]
+        below.plot(s, own, "o", markersize=3, color=color)
     if points:
         ends = [min(p.inverse_fan_in_sum for p in points), max(p.inverse_fan_in_sum for p in points)]
         axes.plot(ends, [result.alpha.value * s for s in ends], color=RED, label=f"α = {result.alpha.value:.3g}")
         axes.set_xscale("log")
         axes.set_yscale("log")
     axes.tick_params(labelbottom=False)
+    shown = [abs(value) for point, value in zip(points, relative, strict=True) if point.used]
+    most = 1.5 * max(shown, default=50.0) + 1
+    below.set_ylim(-most, most)
     below.axhline(0, color=RED, linewidth=1)
     below.set_ylabel("residual, %")
     below.set_xlabel("inverse fan-in sum s(n)")
@@ -117,21 +125,29 @@ def correlation_curve(axes: Axes, result: SearchResult) -> None:
     axes.set_ylim(bottom=0)
     other = axes.twinx()
     other.plot(c, [row.efficiency for row in result.correlations], "s--", color=GREEN)
+    other.set_ylim(0, 1.3 * max(row.efficiency for row in result.correlations))
     other.set_ylabel("ρ of the dual (dashed)", color=GREEN)
     _label(axes, "n* against the inputs", "correlation of neighbouring positions", "n*")
 
 
 def winners(axes: Axes, result: SearchResult) -> None:
     """How often each width wins when the estimate is redrawn within its error."""
-    title = "n* under the estimate's error"
-    if result.confidence is None or not result.confidence.draws:
-        axes.text(0.5, 0.5, "the estimate has no sampling error", ha="center", va="center", color=GREY)
-        axes.set_axis_off()
-        axes.set_title(title, fontsize=10)
-        return
-    wins = result.confidence.wins
-    axes.bar([win.widths[0] for win in wins], [win.frequency for win in wins], color=BLUE, label="wins")
-    _label(axes, title, "width n", "share of redrawn estimates")
+    wins = result.confidence.wins if result.confidence is not None else ()
+    axes.bar([win.widths[0] for win in wins], [win.frequency for win in wins], color=BLUE)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _label(axes, "n* under the estimate's error", "width n", "share of redrawn estimates")
+
+
+def flatness(axes: Axes, result: SearchResult) -> None:
+    """What another width would cost: the objective above its optimum, where that is within 25 %."""
+    rows = [row for row in _tied(result) if row.objective is not None and row.objective <= 1.25]
+    above = [100 * ((row.objective or 1.0) - 1) for row in rows]
+    _curve(axes, [row.widths[0] for row in rows], above, BLUE)
+    if result.near_optimal is not None:
+        axes.axhline(100 * result.near_optimal.tolerance, color=ORANGE, label="tolerance")
+        if result.space != "vector":
+            axes.axvline(result.near_optimal.recommended.widths[0], color=GREEN, linestyle="--", label="recommended")
+    _label(axes, "what another width costs (the estimate is exact)", "width n", "objective above the optimum, %")
 
 
 def _tied(result: SearchResult) -> list[CurveRow]:
@@ -151,6 +167,9 @@ def _curve(axes: Axes, x: list[int], y: list[float], color: str) -> None:
     axes.plot(x, y, color=color, linewidth=1.5, marker="o" if len(x) < 40 else None, markersize=3)
     if x and max(x) > 8 * min(x):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: Axes, result: SearchResult, widths: tuple[int, ...], y: float, label: str) -> None:

@@ -90,7 +90,8 @@ def lemma1(seed: int, report: Report) -> Reproduction:
         columns=("member", "m", "measured deviation", "√((r − 1) / m)"),
         rows=tuple(rows),
         notes=(
-            f"Deviation: root mean square of K^e / E[K] − 1 over {_draws(1)} ensembles ({_draws(SIZES[-1])} of the largest), E[K] and r by the closed form.",
+            f"Deviation: root mean square of K^e / E[K] − 1 over {_draws(1)} ensembles ({_draws(SIZES[-1])} of the "
+            "largest); E[K] and r by the closed form.",
             "At m = 1 a few hundred kernels say little about their spread: the tail is heavy.",
         ),
         agrees=agrees,

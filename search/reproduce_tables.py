@@ -49,7 +49,7 @@ def _table(number: int, title: str) -> Reproduction:
         columns=COLUMNS,
         rows=tuple(row for row, _ in made),
         notes=(
-            "m solved: primal, the whole network's count solved for m; dual, Eq. 14 with α = 1.6 and the constant 1/n_in.",
+            "m solved: primal, the whole network's count solved for m; dual, Eq. 14 at α = 1.6 with the constant 1/n_in.",
             "m exact: the same with the closed form at input correlation 0.95; the last column is the exact variance.",
             "A dash: the model was not chosen by solving for m, but is a baseline, a neighbour or another paper's.",
         ),
@@ -112,11 +112,12 @@ def _figure(models: list[Model], title: str) -> Figure:
         variance = _variance(case, widths, model.multiplicity)
         color = GREY if not model.solved else BLUE if model.side == "primal" else ORANGE
         axes.plot([size], [variance], "o", color=color)
+        below = -9 if model.multiplicity == 8 else 4  # keeps neighbours' names apart
         axes.annotate(
             f"{model.multiplicity}×{model.width}d",
             (size, variance),
             textcoords="offset points",
-            xytext=(5, 4),
+            xytext=(5, below),
             fontsize=8,
         )
     axes.set_xlabel("parameters, millions")

@@ -55,7 +55,7 @@ def theorem1(seed: int, report: Report) -> Reproduction:
         columns=("‖K(t) − K(0)‖ / ‖K(0)‖", *(f"m = {m}" for m in MULTIPLICITIES), "power of m"),
         rows=tuple(rows),
         notes=(
-            f"Two tanh layers, {POINTS} points, gradient flow to time {TIME:g} in {STEPS} steps, mean of {STARTS} starts.",
+            f"Two tanh layers, {POINTS} points, flow to time {TIME:g} in {STEPS} steps, mean of {STARTS} starts.",
             "Bottom right: the power of m·n over all cells; the theorem says −1.",
         ),
         agrees=abs(slope + 1) < 0.25,

@@ -15,8 +15,8 @@ import numpy as np
 from search.fit import Point
 from search.network import Network
 
-#: Most terms of the polynomial.
-MOST_TERMS = 4
+#: Fewest and most terms of the polynomial; a line alone would hide how little is known of the curve's bend.
+FEWEST_TERMS, MOST_TERMS = 2, 4
 #: Relative misfit that is not worth another term.
 MISFIT_FLOOR = 2e-3
 
@@ -60,7 +60,9 @@ def fit_curve(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Curve:
     sigma = np.maximum([point.standard_error for point in points], MISFIT_FLOOR * np.abs(y) + 1e-300)
     first = 0 if offset else 1
     best: Curve | None = None
-    for terms in range(1, min(MOST_TERMS + (1 if offset else 0), len(points)) + 1):
+    extra = 1 if offset else 0
+    fewest = FEWEST_TERMS + extra if len(points) > FEWEST_TERMS + extra else 1
+    for terms in range(fewest, min(MOST_TERMS + extra, len(points)) + 1):
         curve = _solve(t, y, sigma, tuple(range(first, first + terms)))
         if best is None or curve.chi_squared < best.chi_squared - 4:
             best = curve
