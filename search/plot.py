@@ -11,7 +11,7 @@ from typing import Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from search.result import CurveRow, SearchResult
 
@@ -140,14 +140,34 @@ def winners(axes: Axes, result: SearchResult) -> None:
 
 def flatness(axes: Axes, result: SearchResult) -> None:
     """What another width would cost: the objective above its optimum, where that is within 25 %."""
-    rows = [row for row in _tied(result) if row.objective is not None and row.objective <= 1.25]
-    above = [100 * ((row.objective or 1.0) - 1) for row in rows]
-    _curve(axes, [row.widths[0] for row in rows], above, BLUE)
+    best = min((row for row in result.curve if row.objective is not None), key=_objective, default=None)
+    if best is not None and result.space == "vector":
+        for index in range(len(best.widths)):
+            rows = [row for row in result.curve if _differs_only_at(index, row, best)]
+            label = f"width {index + 1} alone" if len(best.widths) <= 8 else None
+            axes.plot([row.widths[index] for row in rows], [_above(row) for row in rows], "o-", ms=3, label=label)
+    elif best is not None:
+        rows = [row for row in _tied(result) if _above(row) <= 25]
+        _curve(axes, [row.widths[0] for row in rows], [_above(row) for row in rows], BLUE)
     if result.near_optimal is not None:
         axes.axhline(100 * result.near_optimal.tolerance, color=ORANGE, label="tolerance")
         if result.space != "vector":
             axes.axvline(result.near_optimal.recommended.widths[0], color=GREEN, linestyle="--", label="recommended")
     _label(axes, "what another width costs (the estimate is exact)", "width n", "objective above the optimum, %")
+
+
+def _objective(row: CurveRow) -> float:
+    return float("inf") if row.objective is None else row.objective
+
+
+def _above(row: CurveRow) -> float:
+    """The objective above the optimum's, in percent."""
+    return 100 * (_objective(row) - 1)
+
+
+def _differs_only_at(index: int, row: CurveRow, best: CurveRow) -> bool:
+    others = [width for at, width in enumerate(row.widths) if at != index]
+    return others == [width for at, width in enumerate(best.widths) if at != index] and _above(row) <= 25
 
 
 def _tied(result: SearchResult) -> list[CurveRow]:
@@ -168,7 +188,7 @@ def _curve(axes: Axes, x: list[int], y: list[float], color: str) -> None:
     if x and max(x) > 8 * min(x):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -49,7 +49,7 @@ def _table(number: int, title: str) -> Reproduction:
         columns=COLUMNS,
         rows=tuple(row for row, _ in made),
         notes=(
-            "m solved: primal, the whole network's count solved for m; dual, Eq. 14 at α = 1.6 with the constant 1/n_in.",
+            "m solved: primal, the whole network's count; dual, Eq. 14 at α = 1.6 with its constant 1/n_in.",
             "m exact: the same with the closed form at input correlation 0.95; the last column is the exact variance.",
             "A dash: the model was not chosen by solving for m, but is a baseline, a neighbour or another paper's.",
         ),
