@@ -42,12 +42,14 @@ class Creation:
         parent_id: str | None = None,
         child_key: str | None = None,
         max_attempts: int = 3,
+        reuse_answer: bool = False,
     ) -> tuple[Job, bool]:
         """A queued job, and whether it is new.
 
         It is not new when the idempotency key made it before from the same kind, queue and spec, or when the parent
-        has a child of this key. Raises IdempotencyConflict, ParentClosed, JobNotFound (the parent), NotStorable, and
-        ValueError for arguments that make no sense.
+        has a child of this key. With ``reuse_answer`` it is not new either when a job of the same fingerprint has
+        succeeded; the idempotency key then belongs to that one. Raises IdempotencyConflict, ParentClosed, JobNotFound
+        (the parent), NotStorable, and ValueError for arguments that make no sense.
         """
         if (parent_id is None) != (child_key is None):
             raise ValueError("parent_id and child_key belong together")
@@ -58,12 +60,12 @@ class Creation:
         row = _row(kind, spec, queue, fingerprint, parent_id, child_key, max_attempts)
         request = digest([kind, queue, dict(spec)]) if idempotency_key is not None else ""
         try:
-            return self._create_once(row, idempotency_key, request)
+            return self._create_once(row, idempotency_key, request, reuse_answer)
         except IntegrityError:
             # Another transaction committed the same key between our look and our insert: now it is to be seen.
-            return self._create_once(row, idempotency_key, request)
+            return self._create_once(row, idempotency_key, request, reuse_answer)
 
-    def _create_once(self, row: dict[str, Any], key: str | None, request: str) -> tuple[Job, bool]:
+    def _create_once(self, row: dict[str, Any], key: str | None, request: str, reuse: bool) -> tuple[Job, bool]:
         with self.database.write() as connection:
             if key is not None:
                 known = _known_request(connection, key, request)
@@ -73,12 +75,15 @@ class Creation:
                 known = _known_child(connection, row["parent_id"], row["child_key"])
                 if known is not None:
                     return known, False
-            _insert(connection, [row])
+            answered = _answered(connection, row["fingerprint"]) if reuse and row["fingerprint"] else None
+            if answered is None:
+                _insert(connection, [row])
+            job_id = answered or row["id"]
             if key is not None:
                 connection.execute(
-                    insert(idempotency).values(key=key, request=request, job_id=row["id"], created_at=now())
+                    insert(idempotency).values(key=key, request=request, job_id=job_id, created_at=now())
                 )
-            return _get(connection, row["id"]), True
+            return _get(connection, job_id), answered is None
 
     def fan_out(self, parent_id: str, attempt: int, children: Sequence[Child]) -> list[Job]:
         """The children, in the order given: those that exist as they stand, the others created, all at once.
@@ -159,6 +164,12 @@ def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 def _get(connection: Connection, job_id: str) -> Job:
     return job_of(connection.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one())
+
+
+def _answered(connection: Connection, fingerprint: str) -> str | None:
+    """The latest job that has answered this very request."""
+    query = select(jobs.c.id).where(jobs.c.fingerprint == fingerprint, jobs.c.status == "succeeded")
+    return connection.scalars(query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)).one_or_none()
 
 
 def _known_request(connection: Connection, key: str, request: str) -> Job | None:
