@@ -9,13 +9,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match
 
 from app.problems import Problem, of_status
 from jobs.database import UNAVAILABLE
 from jobs.errors import InvalidCursor
 
 log = logging.getLogger("collegium.api")
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -61,9 +63,9 @@ def _send(request: Request, problem: Problem) -> Response:
 
 
 def _methods(routes: Iterable[BaseRoute], request: Request) -> set[str]:
-    found: set[str] = set()
-    for route in routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE and isinstance(route, Route):
-            found |= route.methods or set()
-    return found
+    """The methods that some route takes at the request's path."""
+    return {
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    }

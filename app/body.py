@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -21,6 +21,7 @@ from app.problems import Problem
 #: Deepest nesting of arrays and objects; specifications need nine.
 MAX_DEPTH = 32
 _LARGEST_EXACT = 2**53
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # An unterminated string matches too, to the end of the text: else each of its escaped quotes would be tried in turn.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{},:]', re.DOTALL)
 
@@ -139,8 +140,12 @@ def parse_json(raw: bytes) -> Any:
         detail = f"{error.msg} at line {error.lineno}, column {error.colno}" if text.strip() else "it is empty"
         raise Problem("malformed-json", detail) from error
     if repeated:
-        location = (*(_find(document, repeated[0]) or ()), repeated[0].key)
+        location = (*(_find(document, lambda node: node is repeated[0]) or ()), repeated[0].key)
         raise spec_problem([(location, "the key occurs more than once")])
+    if _ESCAPED_SURROGATE.search(text):
+        halved = _find(document, _has_lone_surrogate)
+        if halved is not None:
+            raise spec_problem([(halved, "half of a surrogate pair is no character")])
     return document
 
 
@@ -154,8 +159,8 @@ def _integer(literal: str) -> float | int:
     return int(literal) if len(literal) <= 20 else float(literal)
 
 
-def _find(node: Any, wanted: object) -> Location | None:
-    if node is wanted:
+def _find(node: Any, wanted: Callable[[Any], bool]) -> Location | None:
+    if wanted(node):
         return ()
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, child in children:
@@ -163,6 +168,11 @@ def _find(node: Any, wanted: object) -> Location | None:
         if below is not None:
             return (key, *below)
     return None
+
+
+def _has_lone_surrogate(node: Any) -> bool:
+    texts = node if isinstance(node, dict) else [node] if isinstance(node, str) else ()
+    return any("\ud800" <= letter <= "\udfff" for text in texts for letter in text)
 
 
 def _first_too_deep(text: str) -> Location | None:

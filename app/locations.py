@@ -35,20 +35,25 @@ def without_tags(location: Sequence[str | int], document: Any, missing: bool = F
     """The part of a validator's location that exists in ``document``.
 
     A validator adds the branch of a union that it tried (``("baseline", "mlp", "inputs")``); such a step is neither
-    a key nor an index of the document and is left out. The last step of a ``missing`` field is kept.
+    a key nor an index of the document and is left out. The last step of a ``missing`` field is kept. Where a step
+    could be either, as for the branch ``preset`` with a field ``preset``, the reading that keeps the last step wins.
     """
-    kept: list[str | int] = []
-    node = document
-    for depth, part in enumerate(location):
-        within = (isinstance(node, dict) and part in node) or (
-            isinstance(node, list) and isinstance(part, int) and 0 <= part < len(node)
-        )
-        if within:
-            kept.append(part)
-            node = node[part]
-        elif missing and depth == len(location) - 1:
-            kept.append(part)
-    return tuple(kept)
+    return _best(tuple(location), document, missing)[1]
+
+
+def _best(location: Location, node: Any, missing: bool) -> tuple[tuple[bool, int], Location]:
+    """Whether the last step is kept, how many steps are, and which."""
+    if not location:
+        return (False, 0), ()
+    step, rest = location[0], location[1:]
+    readings = [_best(rest, node, missing)]
+    within = (isinstance(node, dict) and step in node) or (
+        isinstance(node, list) and isinstance(step, int) and 0 <= step < len(node)
+    )
+    if within or (missing and not rest and isinstance(node, dict)):
+        (last, count), kept = _best(rest, node[step], missing) if within else ((False, 0), ())
+        readings.append(((last or not rest, count + 1), (step, *kept)))
+    return max(readings, key=lambda reading: reading[0])
 
 
 def _shortened(key: str) -> str:

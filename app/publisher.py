@@ -57,7 +57,7 @@ def _transport(broker_url: str) -> tuple[str, dict[str, Any]]:
         "data_folder_out": str(messages),
         "control_folder": str(control),
     }
-    return "filesystem://", options
+    return "filesystem://localhost", options
 
 
 class Publisher:

@@ -21,12 +21,12 @@ class RequestMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "collegium_http_requests", "Requests answered", ("method", "route", "status"), registry=self.registry
+            "collegium_http_requests", "Requests answered", ("method", "endpoint", "status"), registry=self.registry
         )
         self._seconds = Histogram(
             "collegium_http_request_seconds",
             "Seconds until the headers were sent",
-            ("method", "route"),
+            ("method", "endpoint"),
             buckets=_BUCKETS,
             registry=self.registry,
         )
@@ -37,11 +37,11 @@ class RequestMetrics:
         info = Gauge("collegium_info", "Always 1; the labels tell", ("version",), registry=self.registry)
         info.labels(software_version()).set(1)
 
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+    def observe(self, method: str, endpoint: str, status: int, seconds: float) -> None:
         """Count one answered request."""
         known = method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
-        self._requests.labels(known, route, str(status)).inc()
-        self._seconds.labels(known, route).observe(seconds)
+        self._requests.labels(known, endpoint, str(status)).inc()
+        self._seconds.labels(known, endpoint).observe(seconds)
 
     def render(self, stored: Metrics) -> bytes:
         """Everything in Prometheus' text format."""

@@ -28,7 +28,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
-#: Called with method, route template, status and seconds until the headers were sent.
+#: Called with method, name of the endpoint, status and seconds until the headers were sent.
 Observer = Callable[[str, str, int, float], None]
 
 
@@ -56,7 +56,7 @@ class Shell:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                self.observe(scope["method"], _template(scope), message["status"], time.perf_counter() - began)
+                self.observe(scope["method"], _endpoint(scope), message["status"], time.perf_counter() - began)
             await send(message)
 
         try:
@@ -69,6 +69,6 @@ class Shell:
             await problem.response(request_id)(scope, receive, send_with_headers)
 
 
-def _template(scope: Scope) -> str:
-    """The route's pattern, so that ids do not multiply the metrics' labels."""
-    return getattr(scope.get("route"), "path", "unmatched")
+def _endpoint(scope: Scope) -> str:
+    """The name of the function that answers, so that ids do not multiply the metrics' labels."""
+    return getattr(scope.get("endpoint"), "__name__", "none")

@@ -66,13 +66,15 @@ def fingerprint(kind: Kind, spec: dict[str, Any]) -> str:
 def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: str | None, fresh: bool) -> JSONResponse:
     """Store the job and tell the workers, or find its answer. Raises a 422 problem for a reused key."""
     document = spec.model_dump(mode="json")
-    identity = fingerprint(kind, document)
-    if not fresh and key is None:
-        finished = services.store.find_succeeded(identity)
-        if finished is not None:
-            return _answer(finished)
     try:
-        job, created = services.store.create(kind, document, queue=queue, fingerprint=identity, idempotency_key=key)
+        job, created = services.store.create(
+            kind,
+            document,
+            queue=queue,
+            fingerprint=fingerprint(kind, document),
+            idempotency_key=key,
+            reuse_answer=not fresh,
+        )
     except IdempotencyConflict as error:
         raise Problem("idempotency-key-reused", str(error)) from error
     if created:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -217,10 +218,8 @@ def _finish(services: Services, upload_id: str, sha256: str | None) -> JSONRespo
 
 
 def _abandon(services: Services, upload_id: str) -> None:
-    try:
+    with suppress(UploadNotFound):  # a file that was refused is gone already
         services.datasets.abandon(upload_id)
-    except UploadNotFound:
-        pass  # a file that was refused is gone already
 
 
 def _guarded(action: Callable[[], T]) -> T:

@@ -9,11 +9,11 @@ const BLOCK = {
   widths: { n: 64 },
 };
 const TEMPLATES = {
-  mlp: { title: "Your own MLP", spec: { baseline: { family: "mlp", inputs: 784, hidden: [500, 500, 500, 500, 500], outputs: 10 } } },
-  resnext: { title: "Your own ResNeXt", spec: { baseline: { family: "resnext", layout: "cifar", depth: 29, cardinality: 1, base_width: 64, classes: 10 } } },
-  block: { title: "Your own block", spec: { baseline: BLOCK } },
-  training: { title: "A training", to: "/v1/trainings", spec: { architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 }, method: "vanilla", data: { name: "digits" }, recipe: { name: "digits" }, seed: 0 } },
-  study: { title: "A study", to: "/v1/studies", spec: { title: "Baseline against ensemble", architectures: [{ name: "1×100", architecture: { baseline: { preset: "mlp-digits-6x100" } } }, { name: "21×16", architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 } }], methods: [{ method: "vanilla" }], data: { name: "digits" }, seeds: [0, 1, 2] } },
+  mlp: { title: "your own MLP", spec: { baseline: { family: "mlp", inputs: 784, hidden: [500, 500, 500, 500, 500], outputs: 10 } } },
+  resnext: { title: "your own ResNeXt", spec: { baseline: { family: "resnext", layout: "cifar", depth: 29, cardinality: 1, base_width: 64, classes: 10 } } },
+  block: { title: "your own block", spec: { baseline: BLOCK } },
+  training: { title: "a training", to: "/v1/trainings", spec: { architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 }, method: "vanilla", data: { name: "digits" }, recipe: { name: "digits" }, seed: 0 } },
+  study: { title: "a study", to: "/v1/studies", spec: { title: "Baseline against ensemble", architectures: [{ name: "1×100", architecture: { baseline: { preset: "mlp-digits-6x100" } } }, { name: "21×16", architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 } }], methods: [{ method: "vanilla" }], data: { name: "digits" }, seeds: [0, 1, 2] } },
 };
 const WHERE = { search: "/v1/searches", training: "/v1/trainings", study: "/v1/studies" };
 
@@ -31,7 +31,7 @@ function set(document, path, value) {
 export async function showForm(main, from, posted) {
   const { items: presets } = await get("/v1/presets");
   let target = WHERE.search;
-  const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 18, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
+  const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 14, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
   const wrong = h("div", { id: "wrong", "aria-live": "polite" });
   const where = h("code", {}, target);
   const submit = h("button.button.primary", { type: "submit" }, "Start");
@@ -82,12 +82,13 @@ export async function showForm(main, from, posted) {
   }
 
   const cards = h("div.cards", {},
-    presets.map((preset) => card(preset.name, `${whole(preset.parameters)} parameters`, preset.about, () => load({ baseline: { preset: preset.name } }))),
-    Object.values(TEMPLATES).map((one) => card(one.title, one.to ? "template" : "any sizes", JSON.stringify(one.spec).slice(0, 120), () => load(one.spec, one.to))));
+    presets.map((preset) => card(preset.name, `${whole(preset.parameters)} parameters`, preset.about, () => load({ baseline: { preset: preset.name } }))));
+  const own = h("div.own", {}, h("span.muted", {}, "or begin with"),
+    Object.values(TEMPLATES).map((one) => card(one.title, "", "", () => load(one.spec, one.to))));
 
   function card(title, line, hint, chosen) {
     return h("button.card", { type: "button", title: hint, onclick: (event) => {
-      for (const other of cards.children) other.classList.toggle("chosen", other === event.currentTarget);
+      for (const other of [...cards.children, ...own.querySelectorAll("button")]) other.classList.toggle("chosen", other === event.currentTarget);
       chosen();
     } }, h("strong", {}, title), h("span", {}, line));
   }
@@ -108,7 +109,7 @@ export async function showForm(main, from, posted) {
   main.replaceChildren(h("form.new", { onsubmit: send },
     h("h1", {}, "What should be split?"),
     h("p.muted", {}, "Start from an architecture, change what you like, and press Start. The answer names the members, their width, and how sure it is."),
-    cards, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, h("p.actions", {}, submit)));
+    cards, own, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, h("p.actions", {}, submit)));
   if (from) {
     const job = await get(`/v1/jobs/${from}`);
     load(job.spec, WHERE[job.kind] ?? WHERE.search);

@@ -27,13 +27,14 @@ function answer(name, purpose, found, result, primal) {
     h("h2", {}, name), h("p.purpose", {}, purpose),
     h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
     h("dl", {},
-      row("variance", `${number(found.variance)}`, `baseline ${number(base.variance)}, ${ratio(base.variance / found.variance)} less`),
-      row("parameters", whole(found.parameters), `baseline ${whole(base.parameters)}`),
-      row("efficiency ρ", number(found.efficiency), `in ${result.measure}`),
+      row("variance", number(found.variance), share(found.variance, base.variance, number)),
+      row("parameters", whole(found.parameters), share(found.parameters, base.parameters, whole)),
+      row("FLOPs", whole(found.flops), share(found.flops, base.flops, whole)),
+      row("efficiency ρ", number(found.efficiency), `in ${result.measure === "flops" ? "FLOPs" : "parameters"}`),
       row("m before rounding", number(found.multiplicity_real, 4), "")));
 }
 
-const ratio = (value) => value >= 1 ? `${number(value)}×` : `${number(1 / value)}× more, not`;
+const share = (value, base, shown) => `${percent(value / base)} of the baseline's ${shown(base)}`;
 const row = (term, value, note) => h("div", {}, h("dt", {}, term), h("dd", {}, value, note ? h("span.muted", {}, ` ${note}`) : null));
 
 function band(result) {
@@ -43,7 +44,7 @@ function band(result) {
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.multiplicity}×${widths(one)}`).join(", ");
   return h("section", {}, h("h2", {}, "Near the optimum"),
     h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` lies within ${percent(near.tolerance)} of the optimum. `,
-      "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}), ${percent(pick.loss, 2)} worse. ${pick.reason}`));
+      "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
 }
 
 function curves(result) {
@@ -59,11 +60,12 @@ function curves(result) {
   const dual = tied.filter((line) => line.efficiency !== null).map((line) => [x(line), line.efficiency_real ?? line.efficiency, 0, line]).sort(byX);
   return h("section", {}, h("h2", {}, "Over the widths"), h("div.charts", {},
     primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: { y: result.baseline.variance, label: "baseline" },
-      marks: mark(result.primal, result.primal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
+      marks: mark(result.primal, rowOf(result.curve, result.primal)?.primal_variance ?? result.primal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
     dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
-      marks: mark(result.dual, result.dual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
+      marks: mark(result.dual, rowOf(result.curve, result.dual)?.efficiency_real ?? result.dual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
 }
 
+const rowOf = (curve, member) => member && curve.find((line) => JSON.stringify(line.widths) === JSON.stringify(member.widths));
 const byX = (a, b) => a[0] - b[0];
 
 function uncertainty(result) {

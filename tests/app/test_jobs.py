@@ -1,0 +1,173 @@
+"""Jobs as the API shows them: read, list, cancel, metrics; entity tags."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from app.services import Services
+from app.views import JobPage, JobView, MetricTable
+from jobs.record import Failure, Job
+
+
+def test_a_job_has_every_promised_field(api: TestClient, finished: Callable[..., Job]) -> None:
+    job = finished()
+    body = api.get(f"/v1/jobs/{job.id}").json()
+    JobView.model_validate_json(api.get(f"/v1/jobs/{job.id}").content)
+    promised = {
+        "id", "kind", "status", "progress", "spec", "result", "failure", "attempt", "created_at", "started_at",
+        "finished_at", "links",
+    }  # fmt: skip
+    assert promised <= set(body)
+    assert body["status"] == "succeeded"
+    assert body["result"] == {"answer": 42}
+    assert set(body["progress"]) == {"fraction", "message"}
+    assert body["created_at"] <= body["started_at"] <= body["finished_at"]
+    assert all(api.get(body["links"][name]).status_code == 200 for name in ("self", "events", "artifacts", "metrics"))
+
+
+def test_a_failure_carries_kind_message_remedy_and_log(
+    api: TestClient, services: Services, started: Callable[..., Job], failure: Failure
+) -> None:
+    job = started()
+    services.store.fail(job.id, job.attempt, failure, retry=False)
+    body = api.get(f"/v1/jobs/{job.id}").json()
+    assert body["status"] == "failed"
+    assert body["failure"] == {
+        "kind": "out_of_memory",
+        "message": "It did not fit.",
+        "remedy": "Take less.",
+        "log_tail": "line 1\nline 2",
+    }
+    listed = api.get("/v1/jobs").json()["items"][0]
+    assert listed["failure"]["log_tail"] == ""
+    assert api.get("/v1/jobs?full=true").json()["items"][0]["failure"]["log_tail"] == "line 1\nline 2"
+
+
+def test_unknown_and_odd_ids_are_the_same_404(api: TestClient) -> None:
+    for odd in ("nothing", "%00", "a" * 500, "..%2f..%2fetc", "ü"):
+        for below in ("", "/events", "/artifacts", "/artifacts/x", "/metrics"):
+            answer = api.get(f"/v1/jobs/{odd}{below}")
+            assert answer.status_code == 404, (odd, below)
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert api.post(f"/v1/jobs/{odd}/cancel").status_code == 404
+
+
+def test_entity_tag_is_strong_and_follows_visible_changes(
+    api: TestClient, services: Services, started: Callable[..., Job]
+) -> None:
+    job = started()
+    path = f"/v1/jobs/{job.id}"
+    tag = api.get(path).headers["etag"]
+    assert tag[0] == tag[-1] == '"'
+    unchanged = api.get(path, headers={"If-None-Match": tag})
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", tag)
+    services.store.heartbeat(job.id, job.attempt, 60)
+    assert api.get(path, headers={"If-None-Match": f'"other", W/{tag}'}).status_code == 304
+    services.store.report(job.id, job.attempt, 0.5, "half")
+    changed = api.get(path, headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+    assert changed.json()["progress"] == {"fraction": 0.5, "message": "half"}
+    assert api.get(path, headers={"If-None-Match": "*"}).status_code == 304
+
+
+def test_a_list_has_an_entity_tag_too(api: TestClient, started: Callable[..., Job]) -> None:
+    started()
+    tag = api.get("/v1/jobs").headers["etag"]
+    assert api.get("/v1/jobs", headers={"If-None-Match": tag}).status_code == 304
+    started()
+    assert api.get("/v1/jobs", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_pages_follow_each_other_newest_first(api: TestClient, services: Services, mlp: dict[str, Any]) -> None:
+    made = [services.store.create("search", mlp, queue="search")[0].id for _ in range(7)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = api.get("/v1/jobs", params={"limit": 3, **({"cursor": cursor} if cursor else {})})
+        JobPage.model_validate_json(page.content)
+        seen += [job["id"] for job in page.json()["items"]]
+        cursor = page.json()["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_lists_are_filtered_and_leave_results_out(
+    api: TestClient, finished: Callable[..., Job], started: Callable[..., Job]
+) -> None:
+    done, training = finished(), started("training")
+    by_kind = api.get("/v1/jobs?kind=training").json()["items"]
+    assert [job["id"] for job in by_kind] == [training.id]
+    by_status = api.get("/v1/jobs?status=succeeded").json()["items"]
+    assert [job["id"] for job in by_status] == [done.id]
+    assert by_status[0]["result"] is None
+    assert api.get("/v1/jobs?status=succeeded&full=true").json()["items"][0]["result"] == {"answer": 42}
+    assert api.get("/v1/jobs?kind=study").json() == {"items": [], "next_cursor": None}
+
+
+def test_children_are_listed_below_their_parent_alone(
+    api: TestClient, services: Services, started: Callable[..., Job]
+) -> None:
+    parent = started()
+    child, _ = services.store.create("shard", {}, queue="search", parent_id=parent.id, child_key="0")
+    assert [job["id"] for job in api.get("/v1/jobs").json()["items"]] == [parent.id]
+    children = api.get(api.get(f"/v1/jobs/{parent.id}").json()["links"]["children"]).json()["items"]
+    assert [job["id"] for job in children] == [child.id]
+    assert children[0]["links"]["parent"] == f"/v1/jobs/{parent.id}"
+
+
+def test_bad_list_parameters_name_the_parameter(api: TestClient) -> None:
+    for query, parameter in (
+        ("limit=0", "query.limit"),
+        ("limit=201", "query.limit"),
+        ("limit=x", "query.limit"),
+        ("kind=dance", "query.kind"),
+        ("status=dead", "query.status"),
+        ("colour=red", "query.colour"),
+        ("limit=1&limit=2", "query.limit"),
+    ):
+        answer = api.get(f"/v1/jobs?{query}")
+        assert answer.status_code == 422, query
+        assert answer.json()["errors"][0]["path"] == parameter
+    for cursor in ("x", "", "bm9wZQ", "é"):
+        answer = api.get("/v1/jobs", params={"cursor": cursor})
+        assert answer.status_code == 400
+        assert answer.json()["type"] == "urn:collegium:problem:invalid-cursor"
+
+
+def test_cancel_a_queued_and_a_running_job(
+    api: TestClient, services: Services, started: Callable[..., Job], mlp: dict[str, Any]
+) -> None:
+    queued, _ = services.store.create("search", mlp, queue="search")
+    answer = api.post(f"/v1/jobs/{queued.id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
+    again = api.post(f"/v1/jobs/{queued.id}/cancel")
+    assert (again.status_code, again.json()["status"]) == (200, "cancelled")
+    running = started()
+    answer = api.post(f"/v1/jobs/{running.id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
+    assert answer.json()["cancel_requested"] is True
+
+
+def test_metrics_are_a_table(api: TestClient, services: Services, started: Callable[..., Job]) -> None:
+    job = started("training")
+    store = services.store
+    store.append_event(job.id, job.attempt, "metric", {"step": 1, "loss": 2.5})
+    store.report(job.id, job.attempt, 0.1, "on")
+    store.append_event(job.id, job.attempt, "metric", {"step": 2, "loss": 2.0, "top1": 0.5})
+    answer = api.get(f"/v1/jobs/{job.id}/metrics")
+    table = MetricTable.model_validate_json(answer.content)
+    assert table.columns == ["step", "loss", "top1"]
+    assert table.rows == [[1, 2.5, None], [2, 2.0, 0.5]]
+    assert api.get(f"/v1/jobs/{job.id}/metrics", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    rest = api.get(f"/v1/jobs/{job.id}/metrics", params={"after": table.next_after}).json()
+    assert rest == {"columns": [], "rows": [], "next_after": table.next_after}
+    text = api.get(f"/v1/jobs/{job.id}/metrics?format=csv")
+    assert text.headers["content-type"].startswith("text/csv")
+    assert list(csv.reader(io.StringIO(text.text))) == [["step", "loss", "top1"], ["1", "2.5", ""], ["2", "2.0", "0.5"]]
