@@ -98,13 +98,18 @@ class Solved:
 
     @property
     def primal(self) -> int | None:
-        """Index of the ensemble to build at the budget: n*, or the best integer one where rounding at n* costs 5 %."""
-        return _built(self.primal_optimum, self.primal_variance, self.variance / self.primal_integer)
+        """Index of the ensemble to build at the budget.
+
+        That is n*, or the best integer ensemble where rounding at n* costs over 5 % or all that was gained.
+        """
+        built, bound = self.variance / self.primal_integer, self.question.baseline_variance
+        return _built(self.primal_optimum, self.primal_variance, built, bound)
 
     @property
     def dual(self) -> int | None:
         """Index of the ensemble to build at the baseline's variance; see ``primal``."""
-        return _built(self.dual_optimum, self.dual_count, self.fixed + self.dual_integer * self.per_member)
+        built, bound = self.fixed + self.dual_integer * self.per_member, self.question.baseline_count
+        return _built(self.dual_optimum, self.dual_count, built, bound)
 
     @cached_property
     def objective(self) -> np.ndarray:
@@ -218,8 +223,8 @@ def _dual_integer(question: Question, real: np.ndarray) -> np.ndarray:
     return np.where(nearest <= question.most, nearest, np.nan)
 
 
-def _built(optimum: int | None, real: np.ndarray, integer: np.ndarray) -> int | None:
-    if optimum is None or integer[optimum] <= (1 + ROUNDING_LOSS) * real[optimum]:
+def _built(optimum: int | None, real: np.ndarray, integer: np.ndarray, bound: float) -> int | None:
+    if optimum is None or integer[optimum] <= min((1 + ROUNDING_LOSS) * real[optimum], bound):
         return optimum
     return _lowest(integer)
 
