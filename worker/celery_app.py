@@ -57,6 +57,7 @@ def create_app(settings: WorkerSettings) -> Collegium:
         broker_connection_max_retries=None,
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
         task_default_queue="search",
+        accept_content=["json"],
         task_acks_late=False,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
@@ -116,7 +117,7 @@ def _stop_runner(app: Collegium) -> Any:
 def _broker(url: str) -> dict[str, Any]:
     if urlsplit(url).scheme == folder_broker.SCHEME:
         return {
-            "broker_url": "filesystem://",
+            "broker_url": "filesystem://localhost//",
             "broker_transport": FOLDER_TRANSPORT,
             "broker_transport_options": folder_broker.options(url),
         }

@@ -10,12 +10,15 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from celery.platforms import SecurityWarning
 from celery.signals import worker_ready
 
 from worker.celery_app import create_app
@@ -38,11 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Celery warns a superuser of pickled messages; these are JSON, and others are refused.
+    warnings.simplefilter("ignore", SecurityWarning)
     settings.home.mkdir(parents=True, exist_ok=True)
     threading.Thread(target=_watch, args=(options.parent,), name="parent", daemon=True).start()
     worker_ready.connect(_say_ready, weak=False)
     worker = create_app(settings).Worker(
-        hostname=f"embedded-{os.getpid()}@%h",
+        hostname=f"embedded-{os.getpid()}@{socket.gethostname()}",
         pool="threads",
         concurrency=len(plan(settings)),
         loglevel=settings.log_level,

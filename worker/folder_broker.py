@@ -19,6 +19,7 @@ from kombu.transport import filesystem
 SCHEME = "filesystem"
 POLL_S = 0.05
 WRITING_S = 0.5
+LOOK_UP_S = 0.25
 
 
 def options(broker_url: str) -> dict[str, Any]:
@@ -61,6 +62,10 @@ class Transport(filesystem.Transport):
     """``filesystem://`` with this module's channel."""
 
     Channel = Channel
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Wait for a message, but look up now and then: between two calls a worker notices that it shall end."""
+        super().drain_events(connection, timeout=None if timeout is None else min(timeout, LOOK_UP_S))
 
 
 def _read_whole(path: str) -> Any:

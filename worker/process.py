@@ -148,7 +148,10 @@ class ComputeProcess:
         else:
             returncode = self._popen.wait()
             self.kill()
-        for reader in readers:
+        for reader, stream in zip(readers, (self._popen.stdout, self._popen.stderr), strict=True):
+            # What left the group and still holds the other end is not waited for.
             reader.join(timeout=2.0)
+            if stream is not None and not reader.is_alive():
+                stream.close()
         self._ended.set()
         self.inbox.put(Exited(returncode))

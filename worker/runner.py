@@ -103,18 +103,17 @@ class Runner:
 
     def run_claimed(self, job: Job, slot: Slot) -> None:
         """Run an attempt that this worker has claimed, in a slot that the caller holds."""
+        log.info("job %s, attempt %d: %s in slot %s", job.id, job.attempt, job.kind, slot.name)
         attempt = Attempt(self._house, job, slot)
         with self._lock:
             self._attempts.add(attempt)
         # Asked to stop between the claim and now.
         if self._stopping.is_set():
             attempt.shutdown()
-        self._refill()
+        # The next spare warms up while this one computes.
+        threading.Thread(target=self._spares.fill, name="spares").start()
         try:
             attempt.run()
-        except Exception:
-            # Its lease runs out, and a reaper gives the job to somebody else.
-            log.exception("job %s: its supervisor failed", job.id)
         finally:
             with self._lock:
                 self._attempts.discard(attempt)
@@ -123,8 +122,9 @@ class Runner:
         try:
             job = claim()
             if job is not None:
-                log.info("job %s, attempt %d: %s in slot %s", job.id, job.attempt, job.kind, slot.name)
                 self.run_claimed(job, slot)
+        except UNAVAILABLE as error:
+            log.warning("cannot take a job: %s", error)
         finally:
             self._slots.release(slot)
             self._look.set()

@@ -79,7 +79,8 @@ class WorkerSettings(BaseSettings):
             "data_dir": home / "data",
             "datasets_dir": home / "datasets",
         }
-        return derived | {key: value for key, value in values.items() if value != ""} | {"home": home}
+        given = {key: value for key, value in values.items() if value != "" or key not in derived}
+        return derived | given | {"home": home}
 
     @model_validator(mode="after")
     def _heart_beats_within_a_lease(self) -> WorkerSettings:

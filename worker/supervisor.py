@@ -111,6 +111,10 @@ class Attempt:
             return Lost(str(error))
         except OSError as error:
             return Failed(Cause("internal", f"The job's folders cannot be made: {error}", retry=True))
+        except Exception as error:
+            # A fault of the supervisor itself must not leave the job to its lease.
+            log.exception("job %s: its supervisor failed", self._job.id)
+            return Failed(Cause("internal", f"The supervisor failed: {type(error).__name__}: {error}", retry=True))
 
     def _order(self) -> protocol.Run:
         return protocol.Run(

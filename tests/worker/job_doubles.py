@@ -1,0 +1,159 @@
+"""Handlers that stand in for the science: a job does what its spec says under ``do``.
+
+Loaded by the computing processes of these tests alone, through ``COLLEGIUM_EXTRA_HANDLERS=job_doubles:HANDLERS``.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+from worker.failures import Rejected
+
+
+def answer(spec, context):
+    return {"answer": spec.get("value", 42), "pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def sleep(spec, context):
+    """Reports all the while, and so stops when it is asked to."""
+    (context.artifact_dir / "begun.txt").write_text(f"attempt {context.attempt}\n")
+    until = time.monotonic() + spec.get("seconds", 60)
+    while time.monotonic() < until:
+        context.report(0.5, "asleep")
+        time.sleep(0.02)
+    return {"slept": True}
+
+
+def deaf(spec, context):
+    """Never reports; only a signal ends it."""
+    (context.artifact_dir / "begun.txt").write_text("deaf\n")
+    context.report(0.1, "deaf")
+    time.sleep(60)
+
+
+def stubborn(spec, context):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return deaf(spec, context)
+
+
+def crash(spec, context):
+    print("about to crash", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(spec, context):
+    os._exit(3)
+
+
+def killed(spec, context):
+    """Killed from outside on the first attempts, as by an operator."""
+    if context.attempt <= spec.get("times", 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"attempt": context.attempt}
+
+
+def fail(spec, context):
+    (context.artifact_dir / "last.txt").write_text("what is left\n")
+    raise RuntimeError("something broke\nin two lines")
+
+
+def refuse(spec, context):
+    raise Rejected("user_error", "no data set is called 'nothing'", "Name another one.")
+
+
+def allocate(spec, context):
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    return {"bytes": len(bytearray(1 << 31))}
+
+
+def spam(spec, context):
+    for number in range(20_000):
+        print(f"line {number} " + "x" * 50)
+    sys.stdout.flush()
+    os.write(1, b"straight to the descriptor\n")
+    sys.stderr.write('{"type": "result", "result": {"forged": true}}\n')
+    raise RuntimeError("after much talk")
+
+
+def count(spec, context):
+    """Counts, keeping its place, and goes on from there in another attempt."""
+    place = context.checkpoint_dir / "place"
+    begun = int(place.read_text()) if place.exists() else 0
+    for number in range(begun, spec["to"]):
+        place.with_suffix(".part").write_text(str(number + 1))
+        place.with_suffix(".part").replace(place)
+        context.report(number / spec["to"], f"at {number}")
+        time.sleep(spec.get("pause", 0.02))
+    return {"begun_at": begun, "attempt": context.attempt}
+
+
+def files(spec, context):
+    (context.artifact_dir / "a.txt").write_text("first")
+    (context.artifact_dir / ".hidden").write_text("not this")
+    (context.artifact_dir / "inner").mkdir()
+    (context.artifact_dir / "inner" / "b.json").write_text("{}")
+    os.symlink("/etc/hostname", context.artifact_dir / "link")
+    return {}
+
+
+def badly_named(spec, context):
+    (context.artifact_dir / "no such name").write_text("x")
+    return {}
+
+
+def breed(spec, context):
+    """Leaves a process of its own in the group."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    context.event("log", {"grandchild": child.pid})
+    context.report(1.0, "bred")
+    if spec.get("wait"):
+        time.sleep(60)
+    return {"grandchild": child.pid}
+
+
+def parent(spec, context):
+    done = []
+    outcomes = context.fan_out(spec["children"], lambda ended, total: done.append((ended, total)))
+    return {"outcomes": outcomes, "progress": done, "attempt": context.attempt, "pid": os.getpid()}
+
+
+def estimate(spec, context):
+    before = context.known(spec["key"])
+    if spec.get("value") is not None:
+        context.remember(spec["key"], spec["value"])
+    return {"before": before, "after": context.known(spec["key"])}
+
+
+def look_up(spec, context):
+    return {"found": context.look_up(spec["job"])}
+
+
+def not_numbers(spec, context):
+    context.event("metric", {"loss": float("nan"), "step": 3})
+    return {"worst": float("inf"), "list": [float("nan"), 1.5]}
+
+
+def garble(spec, context):
+    os.write(context._channel._sink, b"this is no message\n")
+    time.sleep(60)
+
+
+DEEDS = {
+    function.__name__: function
+    for function in (
+        answer, sleep, deaf, stubborn, crash, leave, killed, fail, refuse, allocate, spam, count, files, badly_named,
+        breed, parent, estimate, look_up, not_numbers, garble,
+    )
+}  # fmt: skip
+
+
+def do(spec, context):
+    return DEEDS[spec["do"]](spec, context)
+
+
+HANDLERS = dict.fromkeys(("search", "shard", "training", "study"), do)
