@@ -161,6 +161,8 @@ def _first_layer(gram: np.ndarray, activation: Activation, width: np.ndarray) ->
     else:
         deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
         rho = gram / np.outer(deviation, deviation)
+        # the angle of ρ = 1 must be zero, not the square root of a rounding error
+        rho = np.where(1 - np.abs(rho) < 1e-14, np.sign(rho), rho)
         size = variance.sum() / 2
         fourth = (product * gaussian_relu.square_square(rho)).sum()
         tangent_activation = (product * gaussian_relu.gate_square(rho)).sum()

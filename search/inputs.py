@@ -22,6 +22,10 @@ from search.spec import InputsSpec, PairSpec
 
 #: Correlation of neighbouring positions where a spec says nothing: that of natural images.
 DEFAULT_CORRELATION = 0.95
+#: Images of a data set that its mean patch Gram is taken over.
+MOST_IMAGES = 4096
+#: Entries of all Gram matrices that are averaged, and of those held at once.
+MOST_ENTRIES, BATCH_ENTRIES = 2_000_000_000, 1_000_000
 #: Relative size of a negative eigenvalue that is put down to rounding.
 ROUNDING = 1e-6
 
@@ -93,8 +97,9 @@ def mean_patch_gram(
     ``images`` has shape ``(images, channels, height, width)`` or ``(images, height, width)``, any numeric type; each
     channel is centred over the data set and divided by one common deviation. ``stem_kernel`` puts a k×k stem with
     rectified outputs in front, at random initialization and infinitely wide, so that its Gram is the arc-cosine kernel
-    of the images' patches; ``None`` leaves the images as they are. At most ``placements`` windows, spread evenly and
-    without chance, are averaged. Raises ``ValueError`` where an image is smaller than the window or constant.
+    of the images' patches; ``None`` leaves the images as they are. At most ``placements`` windows of ``MOST_IMAGES``
+    images, spread evenly and without chance, are averaged. Raises ``ValueError`` where images are smaller than the
+    window, or all constant.
     """
     batch = _standardised(images)
     reach = 0 if stem_kernel is None else stem_kernel // 2
@@ -106,10 +111,10 @@ def mean_patch_gram(
             f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than the {span[0]}×{span[1]} window"
         )
     views = sliding_window_view(batch, span, axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
-    total = views.shape[0] * views.shape[1] * views.shape[2]
-    chosen = np.unravel_index(np.linspace(0, total - 1, min(total, placements)).astype(int), views.shape[:3])
+    entries = window.positions**2
+    chosen = _spread(views.shape[:3], max(1, min(placements, MOST_ENTRIES // entries)))
     gram = np.zeros((window.positions, window.positions))
-    for part in np.array_split(np.stack(chosen), max(1, len(chosen[0]) // 512), axis=1):
+    for part in np.array_split(chosen, -(-len(chosen[0]) * entries // BATCH_ENTRIES), axis=1):
         gram += _stem_gram(views[tuple(part)], kernel, rectified=stem_kernel is not None)
     if not np.trace(gram) > 0:
         raise ValueError("the data set's images are constant")
@@ -130,8 +135,16 @@ def _first_layer_taps(chain: Chain) -> np.ndarray:
     return np.where(inside, row * before.width + column, before.positions)
 
 
+def _spread(shape: tuple[int, ...], count: int) -> np.ndarray:
+    """About ``count`` indices into an array of ``shape``, by golden-ratio steps: no row or column is preferred."""
+    total = int(np.prod(shape))
+    steps = np.arange(total) if total <= count else (np.arange(count) * 0.6180339887498949 % 1 * total).astype(int)
+    return np.stack(np.unravel_index(steps, shape))
+
+
 def _standardised(images: np.ndarray) -> np.ndarray:
-    batch = np.asarray(images, dtype=np.float32)
+    batch = np.asarray(images)
+    batch = batch[np.linspace(0, len(batch) - 1, min(len(batch), MOST_IMAGES)).astype(int)].astype(np.float32)
     if batch.ndim == 3:
         batch = batch[:, None]
     if batch.ndim != 4 or 0 in batch.shape:

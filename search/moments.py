@@ -25,6 +25,8 @@ from search.spec import Strict
 EXTREMES = 256
 #: Fewest samples, and fewest nonzero extremes among them, from which an error is reported.
 FEWEST, FEWEST_EXTREMES = 32, 8
+#: Largest ln (K / E[K]) of a fitted tail: its fourth power is still a number.
+LARGEST_LOG = 150.0
 #: ln r below this is taken for zero: a kernel entry that does not vary but for rounding.
 RESOLUTION = 1e-9
 
@@ -156,8 +158,9 @@ class Moments(Strict):
 def _largest(values: np.ndarray) -> tuple[float, ...]:
     """The values of largest magnitude, largest first; of ±x, the positive one comes first."""
     if values.size > EXTREMES:
-        values = values[np.argpartition(np.abs(values), -EXTREMES)[-EXTREMES:]]
-    return tuple(values[np.lexsort((-values, -np.abs(values)))].tolist())
+        magnitude = np.abs(values)
+        values = values[magnitude >= np.partition(magnitude, -EXTREMES)[-EXTREMES]]
+    return tuple(values[np.lexsort((-values, -np.abs(values)))][:EXTREMES].tolist())
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class _Tail:
             total,
             normal=_line(-ndtri(probability), logs, rank),
             stretched=_line(np.log(-np.log(probability)), logs, rank),
-            index=1 / excess if excess > 0 else math.inf,
+            index=1 / excess if excess > 1e-9 else math.inf,
         )
 
     def replaced(self, plain: float, mean: float, spread: float) -> float:
@@ -201,14 +204,12 @@ class _Tail:
         reach = max(60.0, (4 * self.normal[1] + 6) ** 2 / 2)
         depth = start + np.linspace(0.0, min(reach, 600.0), 1201)
         (a, b), (c, d) = self.normal, self.stretched
-        with np.errstate(over="ignore"):
-            size = np.exp((a - b * ndtri(np.exp(-depth)) + c + d * np.log(depth)) / 2)
-            positive = float(np.mean(self.samples > 0))
-            influence = positive * _influence(size / mean, spread) ** 2
-            influence += (1 - positive) * _influence(-size / mean, spread) ** 2
-            density = np.exp(-depth)
-            tail = float(np.trapezoid(influence * density, depth))
-        return max(0.0, body) + tail if math.isfinite(tail) else math.inf
+        logs = (a - b * ndtri(np.exp(-depth)) + c + d * np.log(depth)) / 2 - math.log(abs(mean))
+        relative = math.copysign(1.0, mean) * np.exp(np.minimum(logs, LARGEST_LOG))
+        positive = float(np.mean(self.samples > 0))
+        influence = positive * _influence(relative, spread) ** 2
+        influence += (1 - positive) * _influence(-relative, spread) ** 2
+        return max(0.0, body) + float(np.trapezoid(influence * np.exp(-depth), depth))
 
 
 def _influence(relative: np.ndarray, spread: float) -> np.ndarray:
