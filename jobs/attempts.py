@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select
+from sqlalchemy import Connection, Select, func, insert, select
 
 from jobs.counters import LEASE_EXPIRIES, count
 from jobs.database import Database, microseconds, now
@@ -181,7 +181,6 @@ def _moved(job: Job | None) -> Job:
 
 
 def _publish(connection: Connection, job_id: str, artifacts: Sequence[Artifact]) -> None:
-    connection.execute(delete(artifact_rows).where(artifact_rows.c.job_id == job_id))
     if artifacts:
         rows = [{"job_id": job_id, **vars(artifact)} for artifact in artifacts]
         connection.execute(insert(artifact_rows), rows)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from itertools import pairwise
 
 import pytest
 
+from jobs.database import now
 from jobs.errors import CancelNotRequested, ParentClosed, Superseded
 from jobs.record import Child, Failure
-from jobs.states import TERMINAL
+from jobs.states import CLAIM, TERMINAL
+from jobs.transitions import move
 
 FAILURE = Failure("internal", "broke")
 
@@ -153,6 +156,24 @@ def test_of_success_cancellation_failure_and_the_reaper_one_wins(store, running,
         refused += 1
     counters = store.metrics().counters
     assert sum(many for name, many in counters.items() if name.startswith("attempts.")) == refused
+
+
+def test_a_request_to_cancel_that_meets_a_claim_is_not_lost(store, queued, together):
+    job = queued()
+    claiming = threading.Event()
+
+    def claim():
+        with store.database.write() as connection:
+            assert move(connection, job.id, CLAIM, attempt=1, worker="w", lease_until=now() + 60_000_000)
+            claiming.set()
+            time.sleep(0.3)  # the other waits for the row, or for its turn
+
+    def cancel():
+        claiming.wait()
+        assert store.request_cancel(job.id).status == "cancelling"
+
+    together(claim, cancel)
+    assert store.heartbeat(job.id, 1, 60).cancel_requested
 
 
 def test_families_do_not_lock_each_other_out(store, running, together):

@@ -195,19 +195,26 @@ def test_of_two_that_finish_at_once_one_does(datasets):
     assert sorted(map(str, results)) == ["True", "gone", "gone", "gone"]
 
 
-def test_of_two_that_append_at_once_one_does(datasets):
+def test_who_appends_waits_for_the_other(datasets):
     upload = datasets.begin("digits", "npz")
-    results = []
+    begun, refused = threading.Event(), []
 
-    def append(byte):
+    def slowly():
+        yield DATA[:50]
+        begun.set()
+        time.sleep(0.3)
+        yield DATA[50:80]
+
+    def again():
+        begun.wait()
         try:
-            results.append(datasets.append(upload.id, 0, [byte] * 50).offset)
+            datasets.append(upload.id, 0, DATA)
         except OffsetMismatch as error:
-            results.append(-error.expected)
+            refused.append(error.expected)
 
-    threads = [threading.Thread(target=append, args=(bytes([n]),)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(results) == [-50, -50, -50, 50]
+    other = threading.Thread(target=again)
+    other.start()
+    assert datasets.append(upload.id, 0, slowly()).offset == 80
+    other.join()
+    assert refused == [80]
+    assert (datasets.folder / "uploads" / upload.id / "data.npz").read_bytes() == DATA[:80]
