@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from train.answer import package, result_of
 from train.export import export
 from train.launch import in_processes
-from train.loop import Listener
+from train.loop import Listener, Pace
 from train.measure import scores_of
 from train.phases import Trained, last_good, train_all
 from train.runtime import Place
@@ -39,19 +39,23 @@ def run(
     data_dir: Path | None = None,
     datasets_dir: Path | None = None,
     search_result: Mapping[str, Any] | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """Train, and return a :class:`~train.result.TrainingResult` as JSON-able values.
 
     ``report(fraction, message)`` hears how far the training is and may raise to stop it; ``event("metric", row)`` gets
     every epoch's figures and those of every ``metric_steps`` steps. With ``checkpoint_dir``, a killed training goes on
     where it was. ``device`` is ``cpu``, ``cpu:PROCESSES``, ``cuda``, ``cuda:1`` or ``cuda:0,1``. ``search_result`` is
-    the finished search, with its ``spec`` and ``result``, where the architecture is a search's answer.
+    the finished search, with its ``spec`` and ``result``, where the architecture is a search's answer. ``pace`` says
+    how often to report and to save.
 
     A training that is stopped, or that diverges, leaves its last good checkpoint in ``artifact_dir``. Raises
     ``InvalidSpec``, ``DataProblem``, or one of :mod:`train.problem`.
     """
     place = Place.parse(device)
-    request = Request(concrete(spec, search_result), checkpoint_dir, artifact_dir, data_dir, datasets_dir)
+    request = Request(
+        concrete(spec, search_result), checkpoint_dir, artifact_dir, data_dir, datasets_dir, pace or Pace()
+    )
     listener = Listener(report, event)
     fabric = place.fabric(request.spec.resolved_recipe().precision)
     if place.world > 1:

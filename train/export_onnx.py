@@ -37,13 +37,17 @@ def write_onnx(package: Package, folder: Path) -> None:
     inputs = (x, y) if y.ndim > 1 else (x,)
     target = folder / ".model.onnx"
     module, names = (model, ["inputs"]) if package.data.kind != "tokens" else _on_tokens(model, package.data)
-    _write(module, inputs, names, target)
-    apart = difference(module, inputs, names, target)
+    try:
+        _write(module, inputs, names, target)
+        apart = difference(module, inputs, names, target)
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).splitlines()[0]
+        package.notes.append(Note(kind="onnx_missing", message=f"PyTorch could not write this model as ONNX: {reason}"))
+        return
     if apart > TOLERANCE:
         target.unlink()
-        package.notes.append(
-            Note(kind="onnx_missing", message=f"ONNX and PyTorch differ by {apart:.2g} of the largest score.")
-        )
+        reason = f"ONNX and PyTorch differ by {apart:.2g} of the largest score."
+        package.notes.append(Note(kind="onnx_missing", message=reason))
         return
     target.rename(folder / "model.onnx")
 

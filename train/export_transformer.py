@@ -23,6 +23,7 @@ class OnTokens(nn.Module):
 
     def __init__(self, model: nn.Module, data: Dataset) -> None:
         super().__init__()
+        model.set_attn_implementation("eager")  # type: ignore[operator] # fused attention has no ONNX form
         self.model = model
         self._task = task_for(data, model)
 

@@ -29,9 +29,17 @@ from train.runtime import Runtime, used_memory
 from train.schedule import rate_at
 from train.task import Task
 
-REPORT_SECONDS = 0.5
-CHECKPOINT_SECONDS = 20.0
-"""A killed run repeats at most about this much work."""
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between looks up from the work: to report and listen, and to save a checkpoint.
+
+    A killed run repeats about ``checkpoint`` seconds of work. Checkpoints that take long come more rarely, so that they
+    cost at most a twentieth of the time; 0 saves at every report, whatever it costs.
+    """
+
+    report: float = 0.5
+    checkpoint: float = 20.0
 
 
 @dataclass
@@ -76,11 +84,11 @@ class Loop:
         name: str,
         checkpoints: Checkpoints,
         listener: Listener,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        pace: Pace,
     ) -> None:
         self.method, self.data, self.task, self.runtime = method, data, task, runtime
         self.recipe, self._seed, self._name = runtime.recipe, seed, name
-        self._checkpoints, self._listener, self._interval = checkpoints, listener, checkpoint_seconds
+        self._checkpoints, self._listener, self._pace = checkpoints, listener, pace
         self.batches = training_batches(data, runtime, seed=seed)
         self._rate = rate_at(self.recipe, self.batches.steps)
         self.model = method.prepare(model, seed=mixed(seed, 10))
@@ -111,7 +119,7 @@ class Loop:
     def _begin(self) -> None:
         now = time.monotonic()
         self._started_at, self._started_step = now - self.position.seconds, self.step
-        self._began_at, self._next_pulse, self._next_save = now, now + REPORT_SECONDS, now + self._interval
+        self._began_at, self._next_pulse, self._next_save = now, now + self._pace.report, now + self._pace.checkpoint
         if self.position.sums is not None:
             self._tally.restore(self.position.sums)
 
@@ -227,11 +235,11 @@ class Loop:
             self._save()  # whoever stops a training finds it where it stood
             raise
         now = time.monotonic()
-        self._next_pulse = now + REPORT_SECONDS
+        self._next_pulse = now + self._pace.report
         if now >= self._next_save:
             self._save()
             after = time.monotonic()
-            self._next_save = after + max(self._interval, 20 * (after - now))  # at most a twentieth of the time
+            self._next_save = after + (self._pace.checkpoint and max(self._pace.checkpoint, 20 * (after - now)))
 
     def _save(self) -> None:
         if not self._checkpoints.kept or self.runtime.rank or not _all_finite(self.model):

@@ -107,6 +107,7 @@ def _loop(setting: Setting, method: Method, start: int, index: int, name: str, l
         name=name,
         checkpoints=setting.checkpoints,
         listener=listener,
+        pace=setting.request.pace,
     )
 
 

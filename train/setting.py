@@ -18,6 +18,7 @@ from train.checkpoint import Checkpoints
 from train.data.catalog import load
 from train.data.dataset import Dataset
 from train.limits import check
+from train.loop import Pace
 from train.method import Method
 from train.methods import create
 from train.models.build import Blueprint, blueprint, fitted
@@ -38,6 +39,7 @@ class Request:
     artifact_dir: Path | None = None
     data_dir: Path | None = None
     datasets_dir: Path | None = None
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass

@@ -55,6 +55,7 @@ def _library() -> Any:
         raise MissingExtra(
             "transformers is not installed", "install it with: pip install 'collegium[transformers]'"
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     return transformers
 
 

@@ -1,0 +1,228 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from search.problem import InvalidSpec
+from train.data.problem import DataProblem
+from train.engine import run
+from train.loop import Pace
+from train.problem import Diverged, Mismatch
+from train.result import TrainingResult
+from train.spec import TrainingSpec
+
+EVERY_STEP = Pace(report=0, checkpoint=0)
+
+
+class Stop(BaseException):
+    """What a worker raises to stop a job."""
+
+
+class StopAfter:
+    """Lets so many calls pass, then raises."""
+
+    def __init__(self, calls):
+        self.left = calls
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left < 0:
+            raise Stop
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_training_measures_its_collapsed_model_on_every_split(digits_spec, tmp_path):
+    rows = []
+    result = TrainingResult.model_validate(
+        run(
+            digits_spec({"epochs": 6, "learning_rate": 5e-3}),
+            event=lambda _, row: rows.append(row),
+            artifact_dir=tmp_path,
+        )
+    )
+    assert 0.8 < result.accuracy.test <= 1
+    assert result.accuracy.validation is not None
+    assert result.loss.train < 0.8
+    assert result.parameters == 64 * 24 + 3 * 64 + 24 * 10
+    assert (result.multiplicity, result.widths, result.epochs, result.steps) == (3, (8, 8), 6, 36)
+    epochs = [row for row in rows if row["scope"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5, 6]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert epochs[-1]["validation"]["top1"] == result.accuracy.validation
+    assert all(row["eta_seconds"] >= 0 and row["images_per_second"] > 0 and row["memory_bytes"] > 0 for row in rows)
+
+
+def test_the_seed_determines_the_weights(digits_spec, tmp_path):
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(digits_spec(seed=seed), artifact_dir=tmp_path / folder)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(weights(tmp_path / "a")["layers.0.weight"], weights(tmp_path / "c")["layers.0.weight"])
+
+
+@pytest.mark.parametrize("calls", [0, 3, 6, 9])
+@pytest.mark.parametrize("who", ["report", "event"])
+def test_a_stopped_training_goes_on_to_the_same_weights(digits_spec, tmp_path, calls, who):
+    spec = digits_spec({"epochs": 2, "metric_steps": 1, "optimizer": "sgd", "learning_rate": 0.05})
+    run(spec, artifact_dir=tmp_path / "whole")
+    kept = {"checkpoint_dir": tmp_path / "checkpoints", "pace": EVERY_STEP}
+    with pytest.raises(Stop):
+        run(spec, **{who: StopAfter(calls)}, **kept)
+    run(spec, artifact_dir=tmp_path / "resumed", **kept)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(digits_spec, tmp_path):
+    spec = digits_spec({"epochs": 40, "patience": 30})
+    code = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        "from train.engine import run; from train.loop import Pace; from train.spec import TrainingSpec\n"
+        "run(TrainingSpec.model_validate_json(sys.argv[1]), checkpoint_dir=Path(sys.argv[2]), pace=Pace(0, 0),\n"
+        "    report=lambda fraction, _: print(fraction, flush=True))"
+    )
+    command = [sys.executable, "-c", code, spec.model_dump_json(), str(tmp_path / "checkpoints")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        fractions = [float(process.stdout.readline()) for _ in range(17)]
+        os.kill(process.pid, signal.SIGKILL)
+    assert 0 < fractions[-1] < 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        first = []
+        result = run(
+            spec,
+            checkpoint_dir=tmp_path / "checkpoints",
+            artifact_dir=tmp_path / "resumed",
+            report=lambda fraction, _: first.append(fraction),
+            pace=Pace(0, 20),
+        )
+        run(spec, artifact_dir=tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    assert first[0] >= fractions[-2]
+    assert (
+        len(json.loads((tmp_path / "resumed" / "metrics.json").read_text())["history"]["training"]) == result["epochs"]
+    )
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+
+
+def test_a_stopped_training_leaves_its_last_checkpoint(digits_spec, tmp_path):
+    with pytest.raises(Stop):
+        run(
+            digits_spec(),
+            report=StopAfter(5),
+            checkpoint_dir=tmp_path / "checkpoints",
+            artifact_dir=tmp_path / "left",
+            pace=EVERY_STEP,
+        )
+    assert weights(tmp_path / "left")["layers.0.weight"].isfinite().all()
+    assert "did not end" in (tmp_path / "left" / "README.md").read_text()
+
+
+def test_divergence_is_named_and_leaves_the_last_good_checkpoint(digits_spec, tmp_path):
+    spec = digits_spec({"optimizer": "sgd", "learning_rate": 900.0, "weight_decay": 0.1, "epochs": 20})
+    with pytest.raises(Diverged, match="learning rate of 900") as raised:
+        run(spec, checkpoint_dir=tmp_path / "checkpoints", artifact_dir=tmp_path / "left", pace=EVERY_STEP)
+    assert raised.value.failure_kind == "user_error"
+    assert "learning_rate" in raised.value.remedy
+    assert all(value.isfinite().all() for value in weights(tmp_path / "left").values())
+
+
+def test_a_checkpoint_of_another_training_is_not_used(digits_spec, tmp_path):
+    kept = {"checkpoint_dir": tmp_path / "checkpoints", "pace": EVERY_STEP}
+    with pytest.raises(Stop):
+        run(digits_spec(seed=1), report=StopAfter(5), **kept)
+    run(digits_spec(seed=2), artifact_dir=tmp_path / "a", **kept)
+    run(digits_spec(seed=2), artifact_dir=tmp_path / "b")
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_patience_ends_early_with_the_best_weights(digits_spec, tmp_path):
+    spec = digits_spec({"epochs": 60, "patience": 2, "learning_rate": 0.05})
+    result = run(spec, artifact_dir=tmp_path)
+    assert result["epochs"] == result["best_epoch"] + 2 < 60
+    rows = json.loads((tmp_path / "metrics.json").read_text())["history"]["training"]
+    assert result["loss"]["validation"] == pytest.approx(min(row["validation"]["loss"] for row in rows))
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(digits_spec, tmp_path):
+    for folder, parts in (("whole", 1), ("parts", 4)):
+        recipe = {"accumulate": parts, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-3}
+        run(digits_spec(recipe), artifact_dir=tmp_path / folder)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "parts")[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_answer_of_a_search_is_trained(digits_spec):
+    search = {
+        "spec": {"baseline": {"family": "mlp", "inputs": 64, "hidden": [30, 30], "outputs": 1}},
+        "result": {"primal": {"widths": [5, 5], "multiplicity": 4}, "dual": None, "outcome": {"message": "None fits."}},
+    }
+    spec = digits_spec(architecture={"search": "job-1"})
+    result = run(spec, search_result=search)
+    assert (result["widths"], result["multiplicity"]) == ([5, 5], 4)
+    assert [note["kind"] for note in result["notes"]] == ["head_replaced"]
+    with pytest.raises(InvalidSpec, match="None fits"):
+        run(digits_spec(architecture={"search": "job-1", "choice": "dual"}), search_result=search)
+    with pytest.raises(InvalidSpec, match="not known here"):
+        run(spec)
+
+
+def test_what_does_not_go_together_is_refused_before_training(digits_spec):
+    wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
+    with pytest.raises(Mismatch, match="64 inputs and the network takes 784"):
+        run(digits_spec(architecture=wide))
+    with pytest.raises(DataProblem, match="unheard-of"):
+        run(digits_spec(data="unheard-of"))
+
+
+def test_residual_networks_of_grey_images_train(tmp_path):
+    baseline = {"family": "resnext", "layout": "cifar", "blocks": [1, 1], "cardinality": 3, "base_width": 4}
+    spec = TrainingSpec.model_validate(
+        {
+            "architecture": {"baseline": baseline},
+            "data": {"name": "digits", "limit": 96},
+            "recipe": {"name": "ce-cifar", "epochs": 1, "batch_size": 32},
+        }
+    )
+    result = run(spec, artifact_dir=tmp_path)
+    assert result["multiplicity"] == 3
+    assert weights(tmp_path)["layer1.0.conv2.weight"].shape == (12, 4, 3, 3)
+
+
+def load_and_evaluate(folder: Path):
+    """What ``load.py`` prints, run by itself in a process that sees none of this project."""
+    command = [sys.executable, "-I", str(folder / "load.py")]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
+
+
+@pytest.mark.parametrize("family", ["mlp", "resnext", "block"])
+def test_a_stranger_gets_the_recorded_accuracy(digits_spec, tmp_path, family):
+    relu = {"type": "relu"}
+    layers = [{"type": "conv", "out": "a", "kernel": 3}, relu, {"type": "dense", "out": "b"}, relu]
+    baseline = {
+        "mlp": {"inputs": 64, "hidden": [12, 12], "outputs": 10, "bias": True},
+        "resnext": {"layout": "cifar", "blocks": [1], "cardinality": 2, "base_width": 4},
+        "block": {
+            "input": {"channels": 1, "height": 8, "width": 8},
+            "layers": [*layers, {"type": "dense", "out": 10}],
+            "widths": {"a": 4, "b": 8},
+        },
+    }[family]
+    architecture = {"baseline": {"family": family, **baseline}, "multiplicity": 2}
+    result = run(digits_spec(architecture=architecture, data={"name": "digits", "limit": 200}), artifact_dir=tmp_path)
+    assert load_and_evaluate(tmp_path) == {"accuracy": result["accuracy"]["test"], "samples": 200}

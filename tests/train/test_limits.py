@@ -1,0 +1,57 @@
+import pytest
+
+from search.problem import InvalidSpec
+from train.limits import check, check_study
+from train.spec import StudySpec, TrainingSpec
+
+MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
+
+
+def training(architecture, **fields):
+    return TrainingSpec.model_validate({"architecture": architecture, "data": "digits", **fields})
+
+
+def test_a_small_training_costs_little():
+    cost = check(training({"baseline": MLP}))
+    assert cost is not None
+    assert cost.parameters == 64 * 100 + 100 * 100 + 100 * 10
+    assert 4 * 4 * cost.parameters < cost.bytes < 2**22
+
+
+def test_copies_cost_memory():
+    vanilla = check(training({"baseline": MLP}))
+    majority = check(training({"baseline": MLP}, method="majority", expansion=5))
+    assert majority.bytes - vanilla.bytes == 4 * 4 * 4 * vanilla.parameters
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"baseline": MLP, "width": 1000, "multiplicity": 1_000_000},
+        {"baseline": {"preset": "resnet152"}, "width": 60000, "multiplicity": 60000},
+        {"transformer": "t5", "config": {"d_model": 1_000_000, "d_ff": 1_000_000, "num_layers": 1000}},
+    ],
+)
+def test_networks_that_nobody_can_train_are_refused(architecture):
+    with pytest.raises(InvalidSpec, match="parameters") as raised:
+        check(training(architecture))
+    assert raised.value.path == ("architecture",)
+
+
+def test_a_training_that_does_not_fit_is_refused():
+    with pytest.raises(InvalidSpec, match="GiB of memory"):
+        check(training({"baseline": {"preset": "resnet50"}}, recipe={"batch_size": 256}), available=2**30)
+
+
+def test_a_soup_needs_validation_samples():
+    with pytest.raises(InvalidSpec) as raised:
+        check(training({"baseline": MLP}, method="soup"))
+    assert raised.value.path == ("data", "validation")
+
+
+def test_a_study_names_the_architecture_that_is_wrong():
+    bad = {"baseline": MLP, "widths": [3], "multiplicity": 1}
+    architectures = [{"name": "A", "architecture": {"baseline": MLP}}, {"name": "B", "architecture": bad}]
+    with pytest.raises(InvalidSpec) as raised:
+        check_study(StudySpec.model_validate({"architectures": architectures, "data": "digits"}))
+    assert raised.value.path == ("architectures", 1, "architecture", "widths")
