@@ -9,16 +9,6 @@ from pathlib import Path
 from train.result import Cell, StudyResult
 
 HEAD = ("architecture", "method", "recipe", "m × n", "parameters", "chosen", "test, %", "train, %", "runs")
-    "architecture",
-    "method",
-    "recipe",
-    "m × n",
-    "parameters",
-    "chosen",
-    "test accuracy, %",
-    "train accuracy, %",
-    "runs",
-)
 
 
 def write_tables(result: StudyResult, folder: Path) -> list[Path]:
