@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from search.chain import Chain, Free, WeightLayer
 from search.closed_form import has_closed_form, log_moment_ratio, log_moment_ratios, mean
 from search.inputs import correlation_gram
-from search.spec import PairSpec
+from search.lower import network_of
+from search.spec import PairSpec, PresetBaseline
 
 
 @pytest.mark.parametrize(("widths", "ratio"), [((8, 8), 2.0017), ((8, 8, 8), 2.9863)])
@@ -56,6 +57,23 @@ def test_slopes_of_a_bottleneck(bottleneck, correlation, slope):
     ratios = log_moment_ratios(bottleneck, widths[:, None], correlation_gram(correlation, 3, 3))
     fitted = np.polyfit(1 / (9 * widths) + 1 / widths, ratios, 1)[0]
     assert fitted == pytest.approx(slope, abs=0.0051)
+
+
+@pytest.mark.parametrize(("correlation", "optimum"), [(0.0, 5), (0.5, 7), (0.8, 9), (0.9, 9), (0.95, 10), (1.0, 10)])
+@pytest.mark.parametrize(
+    ("preset", "multiplicity"), [("resnext29-1x128d", 37.1), ("resnet50", 11.9), ("resnext29-1x226d", 101.1)]
+)
+def test_smooth_inputs_give_the_published_optima(preset, multiplicity, correlation, optimum):
+    network = network_of(PresetBaseline(preset=preset))
+    budget = network.count("parameters", network.baseline, network.multiplicity)
+    widths = range(1, 65)
+    costs = np.array([network.affine("parameters", network.scaled(n)) for n in widths], float)
+    multiplicities = (budget - costs[:, 0]) / costs[:, 1]
+    ratios = log_moment_ratios(network.chain, [network.scaled(n) for n in widths], correlation_gram(correlation, 3, 3))
+    best = int(np.argmin(np.expm1(ratios) / multiplicities))
+    assert widths[best] == optimum
+    if optimum == 10:
+        assert multiplicities[best] == pytest.approx(multiplicity, abs=0.1)
 
 
 def test_smooth_inputs_make_a_bottleneck_of_one_position(bottleneck):
