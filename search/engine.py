@@ -14,8 +14,9 @@ import numpy as np
 from search.alpha import alpha_of, exact_points
 from search.case import Case, case_of
 from search.cost import cost_of
-from search.estimation import Compute, Estimation, Report
+from search.estimation import Estimation, Report
 from search.fit import Point
+from search.local_shards import compute_here
 from search.log_ratios import Exact, LogRatios, Smooth
 from search.members import between, vector_values
 from search.monte_carlo import part_of, sample_correlations, sample_curve
@@ -67,7 +68,7 @@ def run(
         relative_error=estimator.relative_error,
         seed=estimator.seed,
         samples=estimator.samples,
-        compute=inline(device) if map_shards is None else lambda shards, _: map_shards(shards),
+        compute=compute_here(device) if map_shards is None else lambda shards, _: map_shards(shards),
         known=known,
         remember=remember,
     )
@@ -121,24 +122,6 @@ def run(
     )
     tell(1.0, outcome.message)
     return result
-
-
-def inline(device: str) -> Compute:
-    """Shards computed here, one after another."""
-
-    def compute(shards: list[ShardSpec], report: Report) -> list[ShardResult]:
-        from search.sampling import compute_shard  # brings torch, which a closed form does not need
-
-        results = []
-        for index, shard in enumerate(shards):
-
-            def part(fraction: float, message: str, index: int = index) -> None:
-                report((index + fraction) / len(shards), message)
-
-            results.append(compute_shard(shard, device=device, report=part))
-        return results
-
-    return compute
 
 
 def versions() -> dict[str, str]:
