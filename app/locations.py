@@ -18,7 +18,7 @@ def readable(location: Iterable[str | int]) -> str:
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif _PLAIN.match(part):
+        elif _PLAIN.match(part) and len(part) <= _LONGEST_KEY:
             text += f".{part}" if text else part
         else:
             text += f"[{_shortened(part)!r}]"

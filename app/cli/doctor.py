@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from app.cli.connection import AsJson
 from app.cli.exits import FAILED, guarded, out
-from app.diagnosis import examine
 from app.settings import load_settings
 
 _SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
@@ -19,6 +18,8 @@ _SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"
 @guarded
 def doctor(as_json: AsJson = False) -> None:
     """Look at everything the service needs; exit status 1 where something is wrong."""
+    from app.diagnosis import examine
+
     findings = []
     for finding in examine(load_settings()):
         findings.append(finding)

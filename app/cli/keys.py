@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -14,11 +14,9 @@ from app.cli.connection import AsJson
 from app.cli.exits import EPILOG, REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
 from app.cli.tables import ago, grid
 from app.settings import load_settings
-from app.views import timestamp
-from jobs.database import UNAVAILABLE, open_engine
-from jobs.errors import SchemaMismatch
-from jobs.migrate import check
-from jobs.store import JobStore
+
+if TYPE_CHECKING:
+    from jobs.store import JobStore
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.", epilog=EPILOG)
 
@@ -49,6 +47,8 @@ def create(
 @guarded
 def list_(as_json: AsJson = False) -> None:
     """List the keys, without their secrets."""
+    from app.views import timestamp
+
     with _store() as store:
         keys = store.list_keys()
     rows = [{"id": key.id, "name": key.name, "created_at": timestamp(key.created_at)} for key in keys]
@@ -76,6 +76,11 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `collegi
 
 @contextmanager
 def _store() -> Iterator[JobStore]:
+    from jobs.database import UNAVAILABLE, open_engine
+    from jobs.errors import SchemaMismatch
+    from jobs.migrate import check
+    from jobs.store import JobStore
+
     settings = load_settings()
     engine = open_engine(settings.database_url)
     try:

@@ -1,0 +1,38 @@
+# syntax=docker/dockerfile:1
+# One image for the API, the workers and the reaper. Built in one stage, run in another without compilers, as nobody in particular.
+
+FROM python:3.12-slim-bookworm AS build
+# The processor's build of torch; https://download.pytorch.org/whl/cu128 for NVIDIA GPUs.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/collegium
+ENV PATH=/opt/collegium/bin:$PATH
+WORKDIR /build
+# torch first: its layer stays while the project changes.
+COPY constraints.txt ./
+RUN pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -c constraints.txt torch
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+COPY jobs jobs
+COPY migrations migrations
+COPY search search
+COPY train train
+COPY worker worker
+RUN pip install -c constraints.txt '.[transformers,onnx,s3]'
+
+FROM python:3.12-slim-bookworm
+RUN apt-get update \
+    && apt-get install --no-install-recommends -y libgomp1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /var/lib/collegium --create-home collegium
+COPY --from=build /opt/collegium /opt/collegium
+ENV PATH=/opt/collegium/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    COLLEGIUM_HOME=/var/lib/collegium
+USER collegium
+WORKDIR /var/lib/collegium
+VOLUME /var/lib/collegium
+EXPOSE 8321
+CMD ["collegium", "serve", "--no-worker", "--host", "0.0.0.0"]

@@ -1,0 +1,31 @@
+"""What the API and the command line load: never torch, and the command line little else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+API = """
+import sys, tempfile
+from app.main import create_app
+from app.settings import load_settings
+app = create_app(load_settings(home=tempfile.mkdtemp()))
+app.openapi()
+"""
+CLI = "import app.cli.root, sys"
+
+
+@pytest.mark.parametrize(
+    ("program", "forbidden"),
+    [
+        (API, ["torch", "worker", "matplotlib", "sklearn", "transformers"]),
+        (CLI, ["torch", "worker", "fastapi", "celery"]),
+    ],
+    ids=["api", "command line"],
+)
+def test_nothing_heavy_is_loaded(program: str, forbidden: list[str]) -> None:
+    ending = f"\nprint([name for name in {forbidden} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program + ending], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,136 @@
+"""Posting trainings and studies: architectures and data are looked up when the request arrives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.architectures import NAMED_DATA
+from app.services import Services
+from jobs.record import Job
+from train.spec import StudySpec, TrainingSpec
+
+DIGITS = {"baseline": {"preset": "mlp-digits-6x100"}}
+TRAINING: dict[str, Any] = {"architecture": {**DIGITS, "width": 16, "multiplicity": 21}, "data": "digits"}
+ANSWER = {"widths": [16] * 5, "width": 16, "multiplicity": 21}
+
+
+@pytest.fixture
+def searched(finished: Callable[..., Job]) -> Job:
+    """A finished search that has a primal answer and no dual one."""
+    result = {"primal": ANSWER, "dual": None, "baseline": {"widths": [100] * 5, "multiplicity": 1}}
+    spec = json.loads(json.dumps(DIGITS))
+    return finished(result=result | {"outcome": {"message": "No dual."}}, spec=spec)
+
+
+def test_recipes_are_listed(api: TestClient) -> None:
+    items = {item["name"]: item for item in api.get("/v1/recipes").json()["items"]}
+    assert items["ce-cifar"]["epochs"] == 300
+
+
+def test_a_training_is_stored_for_the_train_queue(api: TestClient, services: Services) -> None:
+    answer = api.post("/v1/trainings", json=TRAINING)
+    assert answer.status_code == 202
+    job = services.store.get(answer.json()["id"])
+    assert (job.kind, job.queue) == ("training", "train")
+    assert TrainingSpec.model_validate_json(json.dumps(job.spec)).data.name == "digits"
+
+
+def test_a_searchs_answer_is_resolved_and_its_origin_kept(api: TestClient, searched: Job) -> None:
+    spec = {**TRAINING, "architecture": {"search": searched.id}}
+    stored = api.post("/v1/trainings", json=spec).json()["spec"]
+    architecture = stored["architecture"]
+    assert architecture["widths"] == [16] * 5
+    assert architecture["multiplicity"] == 21
+    assert architecture["origin"] == {"search": searched.id, "choice": "primal"}
+    TrainingSpec.model_validate_json(json.dumps(stored))
+    assert api.post("/v1/trainings", json=stored).status_code == 202
+    forged = {**stored, "architecture": {**architecture, "multiplicity": 22}}
+    refused = api.post("/v1/trainings", json=forged)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["path"] == "architecture.origin"
+    member = {"search": searched.id, "choice": {"width": 8, "multiplicity": 4}}
+    assert (
+        api.post("/v1/trainings", json={**TRAINING, "architecture": member}).json()["spec"]["architecture"]["width"]
+        == 8
+    )
+
+
+def test_a_search_without_an_answer_is_refused_at_its_field(
+    api: TestClient, services: Services, searched: Job, started: Callable[..., Job], failure: Any
+) -> None:
+    running, training, broken = started(), started("training"), started()
+    services.store.fail(broken.id, broken.attempt, failure, retry=False)
+    for architecture, path, word in (
+        ({"search": "nothing"}, "architecture.search", "no job"),
+        ({"search": running.id}, "architecture.search", "running"),
+        ({"search": broken.id}, "architecture.search", "failed"),
+        ({"search": training.id}, "architecture.search", "training"),
+        ({"search": searched.id, "choice": "dual"}, "architecture.choice", "No dual."),
+        ({"search": searched.id, "choice": "best"}, "architecture.choice", ""),
+        ({"search": searched.id, "choice": {"widths": [8], "multiplicity": 4}}, "architecture.widths", "5"),
+    ):
+        answer = api.post("/v1/trainings", json={**TRAINING, "architecture": architecture})
+        assert answer.status_code == 422, architecture
+        errors = answer.json()["errors"]
+        assert path in [error["path"] for error in errors], errors
+        assert word in answer.text
+
+
+def test_wrong_fields_are_named(api: TestClient) -> None:
+    for change, path in (
+        ({"architecture": {}}, "architecture"),
+        ({"architecture": {"baseline": {"preset": "none"}}}, "architecture.baseline.preset"),
+        ({"architecture": {**DIGITS, "widths": [3, 4]}}, "architecture.widths"),
+        ({"architecture": {**DIGITS, "width": 10**6, "multiplicity": 10**6}}, "architecture"),
+        ({"method": "magic"}, "method"),
+        ({"recipe": {"epochs": 10**9}}, "recipe.epochs"),
+        ({"recipe": "ce-mars"}, "recipe"),
+        ({"data": "no-such-data"}, "data.name"),
+        ({"data": "f" * 64}, "data.name"),
+        ({"data": {"name": "../etc"}}, "data.name"),
+        ({"expansion": 65}, "expansion"),
+        ({"seed": -1}, "seed"),
+    ):
+        answer = api.post("/v1/trainings", json={**TRAINING, **change})
+        assert answer.status_code == 422, change
+        assert path in [error["path"] for error in answer.json()["errors"]], answer.json()["errors"]
+
+
+def test_a_folder_of_the_data_folder_is_data(api: TestClient, services: Services) -> None:
+    (services.settings.data_dir / "flowers").mkdir(parents=True)
+    assert api.post("/v1/trainings", json={**TRAINING, "data": "flowers"}).status_code == 202
+
+
+def test_names_are_those_that_the_worker_knows() -> None:
+    from train.data.catalog import BUILT_IN, PUBLISHED
+
+    assert set(BUILT_IN) | set(PUBLISHED) == NAMED_DATA
+
+
+def test_a_study_is_resolved_in_every_architecture(api: TestClient, services: Services, searched: Job) -> None:
+    study = {
+        "architectures": [
+            {"name": "base", "architecture": DIGITS},
+            {"name": "primal", "architecture": {"search": searched.id}},
+        ],
+        "methods": ["vanilla", "majority"],
+        "data": "digits",
+        "seeds": 2,
+    }
+    answer = api.post("/v1/studies", json=study)
+    assert answer.status_code == 202
+    stored = answer.json()["spec"]
+    assert stored["architectures"][1]["architecture"]["multiplicity"] == 21
+    StudySpec.model_validate_json(json.dumps(stored))
+    study["architectures"][1]["architecture"] = {"search": "nothing"}
+    refused = api.post("/v1/studies", json=study)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["path"] == "architectures[1].architecture.search"
+    study["architectures"] = [{"name": "a", "architecture": {"baseline": {"preset": "none"}}}]
+    refused = api.post("/v1/studies", json=study)
+    assert refused.json()["errors"][0]["path"] == "architectures[0].architecture.baseline.preset"
