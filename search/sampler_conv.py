@@ -14,7 +14,7 @@ from search.conv_shape import ConvShape, conv_shapes
 from search.gaussian_factor import covariance_root, joint_gram
 from search.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
 
-BATCH_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28}
+BATCH_NUMBERS = {"cpu": 3 << 20, "cuda": 1 << 28}
 """Numbers held by one batch of samples: the most before a core's caches overflow; what keeps an accelerator busy."""
 
 MAX_BATCH = 4096
