@@ -6,7 +6,7 @@
 The store at a glance (records in ``jobs.record``, errors in ``jobs.errors``, states in ``jobs.states``)::
 
     create(kind, spec, *, queue, fingerprint=None, idempotency_key=None, parent_id=None, child_key=None,
-           max_attempts=3) -> (Job, created)
+           max_attempts=3, reuse_answer=False) -> (Job, created)
     fan_out(parent_id, attempt, children) -> list[Job]
     get(id) -> Job
     find_succeeded(fingerprint) -> Job | None

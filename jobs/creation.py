@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from jobs.database import Database, now
 from jobs.errors import IdempotencyConflict, JobNotFound, ParentClosed
 from jobs.json_text import digest, encode
+from jobs.reading import find_answer
 from jobs.record import KINDS, QUEUES, Child, Job, Kind, Queue
 from jobs.schema import events, idempotency, jobs
 from jobs.states import ACTIVE
@@ -75,15 +76,15 @@ class Creation:
                 known = _known_child(connection, row["parent_id"], row["child_key"])
                 if known is not None:
                     return known, False
-            answered = _answered(connection, row["fingerprint"]) if reuse and row["fingerprint"] else None
+            answered = find_answer(connection, row["fingerprint"]) if reuse else None
             if answered is None:
                 _insert(connection, [row])
-            job_id = answered or row["id"]
+            job = answered or _get(connection, row["id"])
             if key is not None:
                 connection.execute(
-                    insert(idempotency).values(key=key, request=request, job_id=job_id, created_at=now())
+                    insert(idempotency).values(key=key, request=request, job_id=job.id, created_at=now())
                 )
-            return _get(connection, job_id), answered is None
+            return job, answered is None
 
     def fan_out(self, parent_id: str, attempt: int, children: Sequence[Child]) -> list[Job]:
         """The children, in the order given: those that exist as they stand, the others created, all at once.
@@ -164,12 +165,6 @@ def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 def _get(connection: Connection, job_id: str) -> Job:
     return job_of(connection.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one())
-
-
-def _answered(connection: Connection, fingerprint: str) -> str | None:
-    """The latest job that has answered this very request."""
-    query = select(jobs.c.id).where(jobs.c.fingerprint == fingerprint, jobs.c.status == "succeeded")
-    return connection.scalars(query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)).one_or_none()
 
 
 def _known_request(connection: Connection, key: str, request: str) -> Job | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from jobs.database import Database
 from jobs.errors import JobNotFound
@@ -13,6 +13,14 @@ from jobs.states import Status
 from jobs.transitions import JOB_COLUMNS, job_of
 
 ARTIFACT_COLUMNS = tuple(artifact_rows.c[name] for name in Artifact.__dataclass_fields__)
+
+
+def find_answer(connection: Connection, fingerprint: str | None) -> Job | None:
+    """The latest job that has succeeded with this fingerprint; none has without one."""
+    query = select(*JOB_COLUMNS).where(jobs.c.fingerprint == fingerprint, jobs.c.status == "succeeded")
+    query = query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
+    row = None if fingerprint is None else connection.execute(query).one_or_none()
+    return None if row is None else job_of(row)
 
 
 class Reading:
@@ -34,11 +42,8 @@ class Reading:
 
     def find_succeeded(self, fingerprint: str) -> Job | None:
         """The latest job that has answered this very request."""
-        query = select(*JOB_COLUMNS).where(jobs.c.fingerprint == fingerprint, jobs.c.status == "succeeded")
-        query = query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
         with self.database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else job_of(row)
+            return find_answer(connection, fingerprint)
 
     def children(self, parent_id: str) -> list[Job]:
         """All of a job's children, in the order of their creation."""

@@ -69,7 +69,6 @@ def move(
     arrow: Arrow,
     *,
     detail: Mapping[str, Any] | None = None,
-    where: Sequence[Any] = (),
     **values: Any,
 ) -> Job | None:
     """Follow an arrow if the job still stands at its source, and say so in a state event; None if it does not."""
@@ -81,7 +80,7 @@ def move(
         values |= {"lease_until": null(), "worker": null()}
     statement = (
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == arrow.source, *where)
+        .where(jobs.c.id == job_id, jobs.c.status == arrow.source)
         .values(status=arrow.target, updated_at=now(), revision=jobs.c.revision + 1, **values)
         .values(last_seq=jobs.c.last_seq + 1)
         .returning(*JOB_COLUMNS)

@@ -41,5 +41,9 @@ else:
     url = context.get_x_argument(as_dictionary=True).get("url")
     if url is None:
         raise SystemExit("which database? alembic -c migrations/alembic.ini -x url=URL …")
-    with Database(open_engine(url)).write() as connection:
-        run(connection)
+    engine = open_engine(url)
+    try:
+        with Database(engine).write() as connection:
+            run(connection)
+    finally:
+        engine.dispose()

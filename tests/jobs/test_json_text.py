@@ -12,14 +12,14 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(values)
 def test_what_is_encoded_comes_back(value):
     assert decode(encode(value)) == value
     assert "\0" not in encode(value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.dictionaries(st.text(), values, min_size=2))
 def test_the_digest_knows_no_order_of_keys(value):
     assert digest(dict(reversed(value.items()))) == digest(value)

@@ -226,8 +226,8 @@ def test_any_sequence_of_happenings_is_one_of_the_drawing(database_url: str, req
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=10,
-            stateful_step_count=40,
+            max_examples=8,
+            stateful_step_count=35,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),

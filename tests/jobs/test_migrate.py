@@ -1,7 +1,10 @@
+import shutil
 import threading
+from importlib import resources
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import main as alembic_command
 from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, inspect, text
 
@@ -51,6 +54,30 @@ def test_the_migrations_make_the_schema(engine):
         keys = {key["name"] for key in inspector.get_foreign_keys(table.name)}
         assert keys == {str(key.name) for key in table.foreign_key_constraints}
         assert inspector.get_pk_constraint(table.name)["name"] == table.primary_key.name
+
+
+def test_the_developers_command(empty_database_url, engine):
+    """As in migrations/alembic.ini: it finds the migrations, the product's tables, and no difference between them,
+    with which ``check`` would end the process."""
+    ini = str(resources.files("migrations") / "alembic.ini")
+    for words in (["upgrade", "head"], ["check"]):
+        alembic_command(["-c", ini, "-x", f"url={empty_database_url}", *words])
+    migrate.check(engine)
+    for words, says in [(["upgrade", "head"], "which database"), (["upgrade", "head", "--sql"], "no offline mode")]:
+        with pytest.raises(SystemExit, match=says):
+            alembic_command(["-c", ini, *words])
+
+
+def test_a_new_migration_names_the_databases_own_types(tmp_path):
+    shutil.copytree(str(resources.files("migrations")), tmp_path / "migrations")
+    (tmp_path / "migrations/versions/0001_initial.py").unlink()
+    url = f"url=sqlite:///{tmp_path}/jobs.db"
+    ini = str(tmp_path / "migrations/alembic.ini")
+    alembic_command(["-c", ini, "-x", url, "revision", "--autogenerate", "-m", "all again", "--rev-id", "1"])
+    text = (tmp_path / "migrations/versions/1_all_again.py").read_text()
+    assert "sa.Column('id', sa.Text(), nullable=False)" in text
+    assert "sa.Column('created_at', sa.BigInteger(), nullable=False)" in text
+    assert "jobs.database" not in text
 
 
 def test_a_database_of_a_newer_version_is_left_alone(engine):
