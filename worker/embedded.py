@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery.platforms import SecurityWarning
-from celery.signals import worker_ready
+from celery.signals import worker_ready, worker_shutting_down
 
 from worker.celery_app import create_app
 from worker.settings import SettingsError, load_settings
@@ -57,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         without_mingle=True,
         without_heartbeat=True,
     )
+    # Celery calls an interrupt from the keyboard a failure; for a service it is the usual end.
+    asked = threading.Event()
+    worker_shutting_down.connect(lambda **_: asked.set(), weak=False)
     worker.start()
-    return int(worker.exitcode or 0)
+    return 0 if asked.is_set() else int(worker.exitcode or 0)
 
 
 def _say_ready(**_: Any) -> None:

@@ -27,7 +27,8 @@ class WorkerSettings(BaseSettings):
 
     * ``devices``: ``auto`` (every GPU that is there, else the processor), ``cpu``, or GPU indices ``0,1``;
       ``search_slots`` and ``train_slots``: jobs of either queue at once, by default one per GPU, or on the processor
-      one search per core (eight at most) and one training; ``spares``: warm processes that wait for the next job.
+      one search per core (eight at most) and one training; ``train_gpus``: GPUs of each training; ``spares``: warm
+      processes that wait for the next job.
     * ``lease_s``: how long a job survives its worker's silence; ``heartbeat_s``: how often the lease is renewed, and
       so how soon a cancellation is noticed; ``poll_s``: how often a free slot looks for work that no message
       announced; ``reap_s``: how often lost jobs are looked for.
@@ -49,6 +50,7 @@ class WorkerSettings(BaseSettings):
     devices: str = Field(default="auto", pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")
     search_slots: int | None = Field(default=None, ge=1, le=1024)
     train_slots: int | None = Field(default=None, ge=1, le=1024)
+    train_gpus: int = Field(default=1, ge=1, le=64)
     spares: int = Field(default=1, ge=0, le=64)
 
     lease_s: float = Field(default=30.0, gt=0, le=3600)

@@ -34,25 +34,26 @@ def plan(settings: WorkerSettings, gpus: Sequence[str] | None = None, cores: int
     """
     gpus = find_gpus(settings.devices) if gpus is None else gpus
     cores = count_cores() if cores is None else cores
-    wanted: dict[Queue, int] = {
+    together = {"search": 1, "train": min(settings.train_gpus, len(gpus))}
+    wanted = {
         "search": settings.search_slots or len(gpus) or min(cores, MOST_SEARCHES),
-        "train": settings.train_slots or len(gpus) or 1,
+        "train": settings.train_slots or (len(gpus) // together["train"] if gpus else 1),
     }
     slots = []
     for queue in QUEUES:
-        count = wanted[queue]
-        for index in range(count):
-            gpu = gpus[index % len(gpus)] if gpus else None
-            slots.append(
-                Slot(
-                    name=f"{queue}-{index}",
-                    queue=queue,
-                    device="cpu" if gpu is None else "cuda",
-                    threads=max(1, cores // count),
-                    environment={} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
-                )
-            )
+        for index in range(wanted[queue]):
+            own = [gpus[(index * together[queue] + i) % len(gpus)] for i in range(together[queue])] if gpus else []
+            threads = max(1, cores // wanted[queue])
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
+            slots.append(Slot(f"{queue}-{index}", queue, _device(len(own)), threads, environment))
     return slots
+
+
+def _device(gpus: int) -> str:
+    """As the process names the devices that it is left with."""
+    if gpus < 2:
+        return "cuda" if gpus else "cpu"
+    return "cuda:" + ",".join(map(str, range(gpus)))
 
 
 class SlotPool:

@@ -89,6 +89,15 @@ class Desk:
         wait_until(begun, f"job {job.spec} runs")
         return self.get(job)
 
+    def children_running(self, parent: Job, count: int = 1) -> list[Job]:
+        """The running children of a job, once there are so many."""
+
+        def running() -> list[Job]:
+            return [child for child in self.store.children(parent.id) if child.status == "running"]
+
+        wait_until(lambda: len(running()) >= count, f"{count} children run")
+        return running()
+
     def files(self, job: Job) -> dict[str, bytes]:
         return {found.name: self._read(found.location) for found in self.store.artifacts(job.id)}
 
@@ -111,6 +120,11 @@ class Announcer:
     def publish(self, job_id: str, queue: str) -> bool:
         self.sent.append((job_id, queue))
         return True
+
+
+@pytest.fixture
+def announcer() -> Announcer:
+    return Announcer()
 
 
 @pytest.fixture
@@ -197,7 +211,7 @@ class SetUp:
     home: Path
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, *, command: list[str] | None = None, **changes: Any) -> Worker:
+    def start(self, *, command: list[str] | None = None, wait: bool = True, **changes: Any) -> Worker:
         environment = self.environment | {f"COLLEGIUM_{key.upper()}": str(value) for key, value in changes.items()}
         log = self.home.parent / f"worker-{len(self.workers)}.log"
         with log.open("wb") as sink:
@@ -206,7 +220,8 @@ class SetUp:
             )
         worker = Worker(popen, self.home, log)
         self.workers.append(worker)
-        worker.wait_ready()
+        if wait:
+            worker.wait_ready()
         return worker
 
     def close(self) -> None:

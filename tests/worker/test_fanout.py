@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_several_workers_take_children(desk, make_runner):
 
 
 def test_a_failed_child_does_not_lose_the_others(desk, runner):
-    mixed = children(2) + [{"key": "bad", "kind": "shard", "spec": {"do": "crash"}}]
+    mixed = [*children(2), {"key": "bad", "kind": "shard", "spec": {"do": "crash"}}]
     parent = desk.ended(desk.post("parent", children=mixed))
     assert parent.status == "succeeded"
     assert [outcome["status"] for outcome in parent.result["outcomes"]] == ["succeeded", "succeeded", "failed"]
@@ -63,9 +64,7 @@ def test_a_failed_child_does_not_lose_the_others(desk, runner):
 def test_cancelling_a_parent_cancels_its_children(desk, make_runner):
     make_runner(slots=2)
     parent = desk.running(desk.post("parent", children=children(3, do="sleep")))
-    deadline_children = lambda: [c for c in desk.store.children(parent.id) if c.status == "running"]  # noqa: E731
-    while not deadline_children():
-        pass
+    desk.children_running(parent)
     desk.store.request_cancel(parent.id)
     assert desk.ended(parent).status == "cancelled"
     assert {desk.ended(child).status for child in desk.store.children(parent.id)} == {"cancelled"}
@@ -74,8 +73,7 @@ def test_cancelling_a_parent_cancels_its_children(desk, make_runner):
 def test_a_parent_that_fails_takes_its_running_children_along(desk, make_runner):
     runner = make_runner(slots=2)
     parent = desk.running(desk.post("parent", children=children(2, do="sleep"), max_attempts=1))
-    while len([c for c in desk.store.children(parent.id) if c.status == "running"]) < 2:
-        pass
+    desk.children_running(parent, 2)
     kill_process_of(runner, parent)
     assert desk.ended(parent).failure.kind == "worker_lost"
     assert {desk.ended(child).status for child in desk.store.children(parent.id)} == {"cancelled"}
@@ -86,9 +84,8 @@ def test_a_second_attempt_finds_the_children_of_the_first(desk, runner):
     several[2]["key"] = "slow"
     parent = desk.post("parent", children=several)
     desk.running(parent)
-    slow = lambda: next((c for c in desk.store.children(parent.id) if c.child_key == "slow"), None)  # noqa: E731
-    while slow() is None or slow().status != "running":
-        pass
+    while desk.children_running(parent)[-1].child_key != "slow":
+        time.sleep(0.02)
     kill_process_of(runner, parent)
     ended = desk.ended(parent)
     assert ended.status == "succeeded", ended.failure
@@ -103,8 +100,7 @@ def test_a_second_attempt_finds_the_children_of_the_first(desk, runner):
 def test_shutdown_gives_back_parent_and_child(desk, make_runner):
     first = make_runner()
     parent = desk.running(desk.post("parent", children=children(2, do="count", to=30, pause=0.05)))
-    while not any(c.status == "running" for c in desk.store.children(parent.id)):
-        pass
+    desk.children_running(parent)
     first.close()
     assert desk.get(parent).status == "queued"
     assert {c.status for c in desk.store.children(parent.id)} == {"queued"}

@@ -70,21 +70,15 @@ def test_a_long_training_does_not_hold_up_a_search(desk, make_runner):
     desk.ended(training)
 
 
-def test_lost_jobs_and_lost_messages_are_announced_anew(desk):
-    class Announcer:
-        sent: list = []
-
-        def publish(self, job_id, queue):
-            self.sent.append((job_id, queue))
-
+def test_lost_jobs_and_lost_messages_are_announced_anew(desk, announcer):
     unannounced, lost, spent = desk.post("answer"), desk.post("answer"), desk.post("answer", max_attempts=1)
     for job in (lost, spent):
         desk.store.claim(job.id, "dead", 0.0)
     time.sleep(0.05)
-    reaped = reaper.reap(desk.store, Announcer(), silent_s=0.04)
+    reaped = reaper.reap(desk.store, announcer, silent_s=0.04)
     assert [hint.id for hint in reaped.expired] == [lost.id]
     assert reaped.failed == (spent.id,)
-    assert Announcer.sent == [(lost.id, "search"), (unannounced.id, "search")]
+    assert announcer.sent == [(lost.id, "search"), (unannounced.id, "search")]
     assert desk.get(spent).failure.kind == "worker_lost"
 
 

@@ -1,0 +1,65 @@
+"""The environment, read once."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.settings import SettingsError, WorkerSettings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch):
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("COLLEGIUM_"):
+            monkeypatch.delenv(name)
+
+
+def test_everything_lies_under_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path))
+    settings = load_settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/collegium.db"
+    assert settings.broker_url == f"filesystem://{tmp_path}/broker"
+    assert settings.artifact_url == f"file://{tmp_path}/artifacts"
+    assert (settings.data_dir, settings.datasets_dir) == (tmp_path / "data", tmp_path / "datasets")
+
+
+def test_the_api_reads_the_same_places(monkeypatch, tmp_path):
+    from app.settings import load_settings as load_app_settings
+
+    monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path))
+    here, there = load_settings(), load_app_settings()
+    for name in ("home", "database_url", "broker_url", "artifact_url", "data_dir", "datasets_dir"):
+        assert getattr(here, name) == getattr(there, name)
+
+
+def test_home_is_that_of_the_user():
+    assert load_settings().home == Path("~/.collegium").expanduser()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEASE_S", "soon"),
+        ("SEARCH_SLOTS", "0"),
+        ("DEVICES", "gpu"),
+        ("EXTRA_HANDLERS", "no mapping"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_an_error_names_the_variable_and_its_value(monkeypatch, name, value):
+    monkeypatch.setenv(f"COLLEGIUM_{name}", value)
+    with pytest.raises(SettingsError, match=f"COLLEGIUM_{name}='{value}'"):
+        load_settings()
+
+
+def test_the_heart_beats_within_a_lease():
+    with pytest.raises(SettingsError, match="half of lease_s"):
+        load_settings(lease_s=1.0, heartbeat_s=0.6)
+
+
+def test_each_kind_of_job_has_its_time():
+    settings = WorkerSettings(shard_timeout_s=5.0)
+    assert settings.timeout_s("shard") == 5.0
+    assert settings.timeout_s("training") > settings.timeout_s("search")
