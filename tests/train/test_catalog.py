@@ -95,7 +95,7 @@ def test_a_test_label_that_training_lacks_is_refused(tmp_path):
 
 def test_an_upload_is_found_by_its_id(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(6, 4)), np.arange(6) % 2
-    with (tmp_path / "abc123").open("wb") as file:
+    with (tmp_path / "abc123.npz").open("wb") as file:
         np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
     data = load(spec("abc123"), None, tmp_path)
     assert (data.kind, data.shape, data.classes) == ("features", (4,), 2)

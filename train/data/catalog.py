@@ -40,14 +40,15 @@ PUBLISHED: dict[str, PublishedLoader] = {
 def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None = None) -> Dataset:
     """The data set that ``spec`` names, split and described, on the CPU.
 
-    A name is looked up among the built-in data, the uploaded data sets in ``datasets_dir`` (files called by their id),
-    the published formats, and then as a folder of labelled images or text inside ``data_dir``. Raises ``DataProblem``
+    A name is looked up among the built-in data, the uploaded data sets in ``datasets_dir`` (``ID.npz`` or
+    ``ID.safetensors``), the published formats, and then as a folder of labelled images or text inside ``data_dir``. Raises ``DataProblem``
     where the name is unknown, a file is missing or wrong, or the split leaves nothing.
     """
     if spec.name in BUILT_IN:
         return split_arrays(BUILT_IN[spec.name](spec), spec)
-    if datasets_dir is not None and (datasets_dir / spec.name).is_file():
-        return split_arrays(Arrays.of(load_upload(datasets_dir / spec.name), source="upload"), spec)
+    uploaded = _uploaded(spec.name, datasets_dir)
+    if uploaded is not None:
+        return split_arrays(Arrays.of(load_upload(uploaded), source="upload"), spec)
     if spec.name in PUBLISHED and data_dir is not None:
         return split_arrays(PUBLISHED[spec.name](data_dir), spec)
     folder = data_dir / spec.name if data_dir is not None else None
@@ -61,3 +62,9 @@ def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None
         return load_folder(spec, folder)
     assert data_dir is not None
     return split_arrays(load_text_arrays(spec.text, folder, data_dir), spec)
+
+
+def _uploaded(name: str, folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    return next((path for kind in ("npz", "safetensors") if (path := folder / f"{name}.{kind}").is_file()), None)
