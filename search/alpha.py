@@ -12,6 +12,7 @@ from search.case import Case
 from search.fit import Line, Point, fit_line
 from search.members import scaled_members
 from search.optimize import LARGEST_LOG_RATIO
+from search.problem import InvalidSpec
 from search.result import Alpha, AlphaPoint, FitWindow
 from search.smooth import varying_sums
 from search.spec import SpaceSpec
@@ -37,14 +38,18 @@ def exact_points(case: Case) -> tuple[Point, ...]:
 def alpha_of(case: Case, points: Sequence[Point]) -> Alpha:
     """The weighted fit through the origin to ``points``, or the given α with its residuals there.
 
-    Raises ``ValueError`` where the fit's window holds no usable point.
+    Raises ``InvalidSpec`` where the fit's window holds no point that shows any variance.
     """
     given = case.spec.estimator.alpha
     if given is not None:
         return _given(given, points)
     window = case.spec.estimator.window
     bounds = None if window is None else (window.min_width, window.max_width)
-    line = fit_line(points, bounds)
+    try:
+        line = fit_line(points, bounds)
+    except ValueError as error:
+        field = "samples" if window is None else "window"
+        raise InvalidSpec(("estimator", field), str(error)) from error
     return Alpha(
         value=line.alpha,
         standard_error=line.standard_error,

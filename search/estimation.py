@@ -44,7 +44,7 @@ class Estimation:
         """
         states = [self._stored(point) for point in points]
         fraction = 0.0
-        while shards := next_shards(states, relative_error=self.relative_error, seed=self.seed, samples=self.samples):
+        while shards := self._next(states):
             low = max(fraction, self._done(states, shards))
             fraction = max(low, PILOT if low == 0 else 0.98)
             text = f"{message}: {sum(state.moments.count for state in states):,} samples so far"
@@ -57,6 +57,11 @@ class Estimation:
                         self.remember(state.point.key, state.record())
         report(1.0, f"{message}: done")
         return states
+
+    def _next(self, states: Sequence[PointProgress]) -> list[ShardSpec]:
+        """The next round, without points whose kernel has shown to be zero: no number of samples would change that."""
+        alive = [state for state in states if state.moments.count == 0 or state.moments.mean != 0]
+        return next_shards(alive, relative_error=self.relative_error, seed=self.seed, samples=self.samples)
 
     def converged(self, state: PointProgress) -> bool:
         """Whether the point reached the asked error, or has the fixed number of samples that was asked for."""

@@ -17,8 +17,8 @@ import numpy as np
 LINEAR_LOG_RATIO = 0.35
 #: Fewest points of a default window.
 FEWEST_POINTS = 4
-#: Relative error below which a point gains no more weight: the line itself is no truer than that.
-RELATIVE_ERROR_FLOOR = 1e-3
+#: Relative error below which a point gains no more weight, as the line is no truer; and one as good as none.
+LEAST_ERROR, MOST_ERROR = 1e-3, 1e3
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Point:
 
     @property
     def relative_error(self) -> float:
-        """Standard error of ln r relative to it, no smaller than the floor; infinite where ln r is lost in noise."""
+        """Standard error of ln r relative to it, between 10⁻³ and 10³; infinite where ln r itself is lost in noise."""
         if self.log_ratio <= 0:
             return math.inf
-        return max(self.standard_error / self.log_ratio, RELATIVE_ERROR_FLOOR)
+        return min(max(self.standard_error / self.log_ratio, LEAST_ERROR), MOST_ERROR)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit_line(points: Sequence[Point], window: tuple[int, int | None] | None = No
     slopes = np.array([point.log_ratio / point.inverse_fan_in_sum for point in chosen])
     weights = np.array([point.relative_error**-2.0 for point in chosen])
     if not weights.sum() > 0:
-        raise ValueError("no point in the fit's window has a known error and ln r > 0")
+        raise ValueError("at no point in the fit's window do the samples show any variance")
     alpha = float(np.average(slopes, weights=weights))
     residuals = tuple(point.log_ratio - alpha * point.inverse_fan_in_sum for point in points)
     first = [point.widths[0] for point in chosen]
@@ -98,7 +98,7 @@ def _in_window(points: Sequence[Point], window: tuple[int, int | None] | None) -
 
 def _standard_error(alpha: float, slopes: np.ndarray, weights: np.ndarray, points: Sequence[Point]) -> float:
     """Formal error from the points' own, times √(χ² / degrees of freedom) where that exceeds 1."""
-    errors = np.array([point.standard_error / point.inverse_fan_in_sum for point in points])
+    errors = np.array([min(point.standard_error, MOST_ERROR) / point.inverse_fan_in_sum for point in points])
     share = weights / weights.sum()
     formal = float(np.sqrt(np.sum((share * errors) ** 2)))
     if len(points) == 1:

@@ -6,6 +6,7 @@ that they would cost most of the samples. If the optimum lies at that end, narro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from search.case import Case
 from search.estimation import Estimation, Report, relaxed
 from search.fit import Point
 from search.log_ratios import LogRatios, Sampled, Smooth
+from search.problem import InvalidSpec
 from search.shards import PointProgress
 from search.smooth import fit_curve, varying_sums
 from search.uncertainty import CORRELATIONS
@@ -129,6 +131,8 @@ def _smooth(case: Case, points: Sequence[Point]) -> Smooth:
 
 def _point(case: Case, state: PointProgress, estimation: Estimation) -> Point:
     estimate = state.estimate
+    if not math.isfinite(estimate.log_ratio):
+        raise InvalidSpec(("inputs", "pair"), "the kernel between these two inputs is zero: choose a larger cosine")
     widths = tuple(state.point.widths)
     return Point(
         widths=widths,

@@ -37,9 +37,9 @@ def plot(result: SearchResult, format: Format = "svg") -> bytes:
 
 def figure(result: SearchResult) -> Figure:
     """Primal curve, dual curve, α fit with residuals, and n* against correlation or the estimate's error."""
-    sheet = Figure(figsize=(11, 8), layout="constrained")
+    sheet = Figure(figsize=(11, 8))  # fixed margins: a layout engine draws everything twice
     sheet.suptitle(f"{result.title} · {result.outcome.message}", fontsize=10, wrap=True)
-    grid = sheet.add_gridspec(2, 2)
+    grid = sheet.add_gridspec(2, 2, left=0.07, right=0.94, top=0.91, bottom=0.06, hspace=0.25, wspace=0.22)
     primal_curve(sheet.add_subplot(grid[0, 0]), result)
     dual_curve(sheet.add_subplot(grid[0, 1]), result)
     fit = grid[1, 0].subgridspec(2, 1, height_ratios=(3, 1), hspace=0)

@@ -72,8 +72,14 @@ def test_a_given_window_is_obeyed_and_an_empty_one_refused():
 
 
 def test_points_that_are_all_noise_are_refused():
-    with pytest.raises(ValueError, match="known error"):
-        fit_line([Point((4,), 0.25, 0.1, math.inf), Point((8,), 0.125, -0.1, 0.2)], (1, None))
+    with pytest.raises(ValueError, match="any variance"):
+        fit_line([Point((4,), 0.25, 0.0, math.inf), Point((8,), 0.125, -0.1, 0.2)], (1, None))
+
+
+def test_an_infinite_error_hardly_counts():
+    line = fit_line([Point((4,), 0.25, 9.0, math.inf), Point((8,), 0.125, 0.375, 0.004)], (1, None))
+    assert line.alpha == pytest.approx(3.0, abs=0.001)
+    assert math.isfinite(line.standard_error)
 
 
 def test_r_squared_falls_with_the_misfit():

@@ -1,0 +1,63 @@
+"""What is off is said in a sentence, with a remedy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from search.engine import run
+from search.outcomes import ORDER
+from search.spec import SearchSpec
+
+EXACT = {"method": "exact"}
+MLP = {"family": "mlp", "inputs": 20, "hidden": [60, 60, 60]}
+
+
+def outcome(**asked):
+    return run(SearchSpec.model_validate_json(json.dumps({"estimator": EXACT, **asked})))
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({"baseline": MLP}, "found"),
+        ({"baseline": MLP, "budget": 12}, "infeasible_budget"),
+        ({"baseline": MLP, "space": {"min_width": 9, "max_width": 10, "multiple_of": 8}}, "infeasible_space"),
+        ({"baseline": MLP, "space": {"max_width": 4, "max_multiplicity": 2}}, "infeasible_space"),
+        ({"baseline": {"preset": "resnet18"}}, "nothing_to_gain"),
+        ({"baseline": MLP, "estimator": {"method": "given", "alpha": 9}}, "poor_fit"),
+        ({"baseline": MLP, "space": {"min_width": 50}}, "edge_of_space"),
+        ({"baseline": MLP, "space": {"max_width": 4}}, "edge_of_space"),
+        ({"baseline": {**MLP, "hidden": [3, 3]}}, "baseline_is_optimal"),
+    ],
+)
+def test_kinds(asked, kind):
+    result = outcome(**asked)
+    assert result.outcome.kind == kind
+    assert result.outcome.message.rstrip(".")
+    if kind not in ("found", "baseline_is_optimal"):
+        assert result.outcome.remedy.endswith(".")
+
+
+def test_the_remedy_of_a_budget_is_enough():
+    result = outcome(baseline=MLP, budget=12)
+    least = int("".join(filter(str.isdigit, result.outcome.remedy.split(",  ")[0].split("least")[1].split(", or")[0])))
+    assert outcome(baseline=MLP, budget=least).primal is not None
+    assert result.dual is not None
+    assert result.near_optimal is not None
+
+
+def test_several_things_off_are_all_told_the_worst_first():
+    result = outcome(baseline={"preset": "resnet18"}, budget=12)
+    kinds = [result.outcome.kind, *(note.kind for note in result.notes)]
+    assert kinds[:2] == ["infeasible_budget", "nothing_to_gain"]
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_a_rough_line_is_a_note_when_the_curve_does_not_rest_on_it():
+    result = outcome(baseline={"preset": "resnext29-1x226d"})
+    assert result.outcome.kind == "found"
+    assert [note.kind for note in result.notes] == ["poor_fit"]
+    assert "slope" in result.notes[0].message
+    assert outcome(baseline={"preset": "mlp-mnist-6x500"}).notes == ()
