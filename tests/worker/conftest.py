@@ -31,7 +31,7 @@ TIMES = {
     "cancel_grace_s": 1.0, "term_grace_s": 1.0, "shutdown_grace_s": 1.0,
 }  # fmt: skip
 # An environment variable that is empty counts as not given; these doubles need no module in advance.
-DOUBLES = {"preload": "json", "extra_handlers": "job_doubles:HANDLERS", "devices": "cpu", "spares": 1}
+DOUBLES = {"preload": "json", "extra_handlers": "job_doubles:HANDLERS", "devices": "cpu", "spares": 0}
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -248,7 +248,7 @@ def set_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetUp]:
         database, broker = request.getfixturevalue("postgresql_url"), request.getfixturevalue("redis_url")
         command = [*CELERY, "-n", f"test-{os.getpid()}@%h"]
     values = {**TIMES, **DOUBLES, "home": home, "database_url": database, "broker_url": broker}
-    values |= {"search_slots": 1, "train_slots": 1}
+    values |= {"search_slots": 1, "train_slots": 1, "spares": 1}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COLLEGIUM_")}
     environment |= {f"COLLEGIUM_{key.upper()}": str(value) for key, value in values.items()}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])

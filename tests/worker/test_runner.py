@@ -74,8 +74,8 @@ def test_lost_jobs_and_lost_messages_are_announced_anew(desk, announcer):
     unannounced, lost, spent = desk.post("answer"), desk.post("answer"), desk.post("answer", max_attempts=1)
     for job in (lost, spent):
         desk.store.claim(job.id, "dead", 0.0)
-    time.sleep(0.05)
-    reaped = reaper.reap(desk.store, announcer, silent_s=0.04)
+    time.sleep(0.6)
+    reaped = reaper.reap(desk.store, announcer, silent_s=0.5)
     assert [hint.id for hint in reaped.expired] == [lost.id]
     assert reaped.failed == (spent.id,)
     assert announcer.sent == [(lost.id, "search"), (unannounced.id, "search")]

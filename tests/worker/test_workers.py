@@ -9,7 +9,6 @@ import time
 import pytest
 from celery import Celery
 
-
 embedded_alone = pytest.mark.parametrize("set_up", ["embedded"], indirect=True)
 full_alone = pytest.mark.parametrize("set_up", ["full"], indirect=True)
 
@@ -50,7 +49,16 @@ def test_a_message_that_was_lost_and_one_that_comes_again(set_up):
     assert desk.get(again).attempt == 1
 
 
-def test_a_worker_that_is_told_to_end_gives_its_job_back(set_up, number=signal.SIGTERM):
+def test_a_worker_that_is_told_to_end_gives_its_job_back(set_up):
+    end_with_a_job(set_up, signal.SIGTERM)
+
+
+@embedded_alone
+def test_interrupted_from_the_keyboard_it_ends_alike(set_up):
+    end_with_a_job(set_up, signal.SIGINT)
+
+
+def end_with_a_job(set_up, number):
     desk = set_up.desk
     worker = set_up.start()
     job = desk.running(desk.post("count", to=60, pause=0.05), "at 3")
@@ -65,11 +73,6 @@ def test_a_worker_that_is_told_to_end_gives_its_job_back(set_up, number=signal.S
     assert ended.result["begun_at"] >= 3
 
 
-@embedded_alone
-def test_interrupted_from_the_keyboard_it_ends_alike(set_up):
-    test_a_worker_that_is_told_to_end_gives_its_job_back(set_up, signal.SIGINT)
-
-
 def test_a_worker_that_is_killed_loses_no_job(set_up):
     """Another worker finds the job by its lease, and goes on from its checkpoint."""
     desk = set_up.desk
@@ -77,8 +80,8 @@ def test_a_worker_that_is_killed_loses_no_job(set_up):
     job = desk.running(desk.post("count", to=60, pause=0.05), "at 3")
     computing = first.computing()
     assert computing
-    set_up.start()
     first.kill()
+    set_up.start()
     ended = desk.ended(job)
     assert (ended.status, ended.result["attempt"]) == ("succeeded", 2)
     assert ended.result["begun_at"] >= 3
