@@ -46,25 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         while True:
             run = channel.next_run()
             if options.once:
-                return _run_once(run, channel, table, options)
+                channel.send(execute(run, LocalContext(run, channel, table, options.cache), table))
+                return 0
             channel.send(execute(run, Context(run, channel), table))
             channel.finished()
     except Terminated:
         return TERMINATED
-
-
-def _run_once(run: Run, channel: Channel, table: dict[str, Handler], options: argparse.Namespace) -> int:
-    context = LocalContext(
-        run,
-        channel,
-        table,
-        cache=options.cache,
-        processes=options.processes,
-        arguments=["--preload", options.preload, "--handlers", options.handlers],
-    )
-    channel.send(execute(run, context, table))
-    context.close()
-    return 0
 
 
 def execute(run: Run, context: Context, table: dict[str, Handler]) -> Message:
@@ -127,7 +114,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.compute", description=__doc__)
     parser.add_argument("--once", action="store_true", help="run one job, without a database, and end")
     parser.add_argument("--cache", type=Path, help="with --once: folder in which estimates are kept")
-    parser.add_argument("--processes", type=int, default=1, help="with --once: how many compute at once")
     parser.add_argument("--preload", default="torch", help="modules to import before the first job")
     parser.add_argument("--handlers", default="", help="further handlers, as module:mapping")
     return parser.parse_args(arguments)

@@ -28,8 +28,11 @@ class Context:
 
     ``workdir`` is this attempt's own; what lies in ``artifact_dir`` when the job ends, however it ends, is published
     (names that begin with a dot are not, so write there under such a name and rename). ``checkpoint_dir`` survives
-    attempts. ``data_dir`` holds published data sets, ``datasets_dir`` those that users sent.
+    attempts. ``data_dir`` holds published data sets, ``datasets_dir`` those that users sent. ``divides`` says whether
+    others may compute children at the same time, so that it pays to have some.
     """
+
+    divides = True
 
     def __init__(self, run: Run, channel: Channel) -> None:
         self.job = run.job

@@ -6,6 +6,7 @@ More kinds, or other functions for these, come from ``COLLEGIUM_EXTRA_HANDLERS=m
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Callable
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 Handler = Callable[[dict[str, Any], Context], dict[str, Any]]
 M = TypeVar("M", bound=BaseModel)
 
-# A round of Monte Carlo that takes longer on one core, in seconds' worth of shards, is divided among workers.
-INLINE_SECONDS = 4.0
+# A round of Monte Carlo beyond so many seconds of one core is divided among workers, in parts of so many.
+DIVIDED_SECONDS = 16.0
+PART_SECONDS = 4.0
 # Enough to know a data set's mean patch Gram, which averages at most 20 000 windows.
 MOST_IMAGES = 4096
 
@@ -46,12 +48,13 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     from search.spec import SearchSpec
 
     asked = parse(SearchSpec, spec)
+    shards = Shards(context)
     result = engine.run(
         asked,
-        report=context.report,
+        report=shards.report,
         known=context.known,
         remember=context.remember,
-        map_shards=Shards(context),
+        map_shards=shards if context.divides else None,
         device=context.device,
         images=_images(asked, context),
     )
@@ -60,12 +63,12 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 def shard(spec: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Compute a part of a search's samples."""
-    from search.sampling import compute_shard
+    """Compute some shards of a search: ``{"shards": […]}`` → ``{"shards": […]}``."""
+    from search.local_shards import compute_here
     from search.shards import ShardSpec
 
-    context.check()
-    return compute_shard(parse(ShardSpec, spec), device=context.device).model_dump(mode="json")
+    shards = [ShardSpec.model_validate(item) for item in spec["shards"]]
+    return {"shards": [found.model_dump(mode="json") for found in compute_here(context.device)(shards, context.report)]}
 
 
 def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -123,46 +126,69 @@ def finished_search(job: str | None, context: Context) -> dict[str, Any] | None:
 
 
 class Shards:
-    """Computes the shards of a round: few of them here, many on all workers that have room."""
+    """Computes the shards of a round: few of them here, many on all workers that have room.
+
+    How a round is divided depends on its shards alone, so that a second attempt finds the parts of the first.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._fraction = 0.0
+
+    def report(self, fraction: float, message: str) -> None:
+        """The search's own report."""
+        self._fraction = fraction
+        self._context.report(fraction, message)
 
     def __call__(self, shards: list[ShardSpec]) -> list[ShardResult]:
-        """Their results, in order; the same wherever they are computed."""
-        from search.shards import SHARD_WORK, work_per_sample
+        """Their results; the same wherever they are computed."""
+        from search.local_shards import compute_here
 
-        work = sum(part.samples * work_per_sample(part.point) for part in shards)
-        divide = len(shards) > 1 and work > INLINE_SECONDS * SHARD_WORK
-        return self._elsewhere(shards) if divide else [self._here(part) for part in shards]
+        parts = divided(shards)
+        if len(parts) > 1:
+            return self._elsewhere(parts)
+        return compute_here(self._context.device)(shards, lambda *_: self._context.check())
 
-    def _here(self, part: ShardSpec) -> ShardResult:
-        from search.sampling import compute_shard
-
-        self._context.check()
-        return compute_shard(part, device=self._context.device)
-
-    def _elsewhere(self, shards: list[ShardSpec]) -> list[ShardResult]:
+    def _elsewhere(self, parts: list[list[ShardSpec]]) -> list[ShardResult]:
         from search.shards import ShardResult
 
-        children = [
-            {
-                "key": f"{part.point.key}:{part.seed}:{part.index}:{part.samples}",
-                "kind": "shard",
-                "spec": part.model_dump(mode="json"),
-            }
-            for part in shards
-        ]
-        outcomes = self._context.fan_out(children)
+        outcomes = self._context.fan_out([_child(part) for part in parts], self._tell)
         for outcome in outcomes:
             if outcome["status"] != "succeeded":
-                _raise_as_own(outcome)
-        return [ShardResult.model_validate(outcome["result"]) for outcome in outcomes]
+                raise _as_own(outcome)
+        return [ShardResult.model_validate(found) for outcome in outcomes for found in outcome["result"]["shards"]]
+
+    def _tell(self, done: int, total: int) -> None:
+        self._context.report(self._fraction, f"sampling on all workers: {done} of {total} parts")
 
 
-def _raise_as_own(outcome: dict[str, Any]) -> None:
+def divided(shards: list[ShardSpec]) -> list[list[ShardSpec]]:
+    """The shards in parts of about equal work; all in one where that is little."""
+    from search.shards import SHARD_WORK, work_per_sample
+
+    seconds = [shard.samples * work_per_sample(shard.point) / SHARD_WORK for shard in shards]
+    if sum(seconds) <= DIVIDED_SECONDS:
+        return [shards]
+    parts: list[list[ShardSpec]] = [[]]
+    filled = 0.0
+    for shard, cost in zip(shards, seconds, strict=True):
+        if parts[-1] and filled + cost > PART_SECONDS:
+            parts.append([])
+            filled = 0.0
+        parts[-1].append(shard)
+        filled += cost
+    return parts
+
+
+def _child(part: list[ShardSpec]) -> dict[str, Any]:
+    shards = [shard.model_dump(mode="json") for shard in part]
+    key = hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+    return {"key": key, "kind": "shard", "spec": {"shards": shards}}
+
+
+def _as_own(outcome: dict[str, Any]) -> Rejected:
     failure = outcome["failure"] or {"kind": "internal", "message": f"it was {outcome['status']}", "remedy": ""}
-    raise Rejected(
+    return Rejected(
         failure["kind"], f"part {outcome['id']} of the search failed: {failure['message']}", failure["remedy"]
     )
 

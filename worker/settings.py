@@ -27,8 +27,8 @@ class WorkerSettings(BaseSettings):
 
     * ``devices``: ``auto`` (every GPU that is there, else the processor), ``cpu``, or GPU indices ``0,1``;
       ``search_slots`` and ``train_slots``: jobs of either queue at once, by default one per GPU, or on the processor
-      one search per core (eight at most) and one training; ``train_gpus``: GPUs of each training; ``spares``: warm
-      processes that wait for the next job.
+      a search for every two cores (two to eight) and one training; ``train_gpus``: GPUs of each training; ``spares``:
+      warm processes that wait for the next job.
     * ``lease_s``: how long a job survives its worker's silence; ``heartbeat_s``: how often the lease is renewed, and
       so how soon a cancellation is noticed; ``poll_s``: how often a free slot looks for work that no message
       announced; ``reap_s``: how often lost jobs are looked for.

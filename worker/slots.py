@@ -30,20 +30,21 @@ class Slot:
 def plan(settings: WorkerSettings, gpus: Sequence[str] | None = None, cores: int | None = None) -> list[Slot]:
     """The slots of this machine.
 
-    A search and a training may share a GPU, so that a long training never holds up a search.
+    A search and a training may share a GPU, so that a long training never holds up a search. Without GPUs there are at
+    least two searches at once, so that a long one does not hold up a short one, and each has two cores or more.
     """
     gpus = find_gpus(settings.devices) if gpus is None else gpus
     cores = count_cores() if cores is None else cores
     together = {"search": 1, "train": min(settings.train_gpus, len(gpus))}
     wanted = {
-        "search": settings.search_slots or len(gpus) or min(cores, MOST_SEARCHES),
+        "search": settings.search_slots or len(gpus) or max(2, min(cores // 2, MOST_SEARCHES)),
         "train": settings.train_slots or (len(gpus) // together["train"] if gpus else 1),
     }
     slots = []
     for queue in QUEUES:
         for index in range(wanted[queue]):
             own = [gpus[(index * together[queue] + i) % len(gpus)] for i in range(together[queue])] if gpus else []
-            threads = max(1, cores // wanted[queue])
+            threads = max(min(2, cores), cores // wanted[queue])
             environment = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
             slots.append(Slot(f"{queue}-{index}", queue, _device(len(own)), threads, environment))
     return slots

@@ -55,11 +55,10 @@ def test_without_a_folder_nothing_is_kept(once):
     assert once({"do": "estimate", "key": "k"})[-1].result == {"before": None, "after": None}
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-def test_children_run_beside_it(once, processes):
+def test_children_run_within_it(once):
     children = [{"key": f"c{i}", "kind": "shard", "spec": {"do": "answer", "value": i}} for i in range(6)]
     children[3]["spec"] = {"do": "refuse"}
-    said = once({"do": "parent", "children": children}, "--processes", str(processes))
+    said = once({"do": "parent", "children": children})
     outcomes = said[-1].result["outcomes"]
     assert [outcome["key"] for outcome in outcomes] == [f"c{i}" for i in range(6)]
     assert [outcome["status"] for outcome in outcomes].count("failed") == 1

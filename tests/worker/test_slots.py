@@ -10,14 +10,16 @@ def settings(**values):
     return WorkerSettings(home="/nowhere", **values)
 
 
-def test_a_machine_without_gpu_shares_its_cores():
-    slots = plan(settings(), gpus=[], cores=4)
-    assert [(s.queue, s.device, s.threads) for s in slots] == [("search", "cpu", 1)] * 4 + [("train", "cpu", 4)]
+@pytest.mark.parametrize(
+    ("cores", "searches", "threads"), [(1, 2, 1), (2, 2, 2), (4, 2, 2), (8, 4, 2), (16, 8, 2), (64, 8, 8)]
+)
+def test_a_machine_without_gpu_shares_its_cores(cores, searches, threads):
+    slots = plan(settings(), gpus=[], cores=cores)
+    assert [(s.queue, s.device, s.threads) for s in slots] == [
+        *[("search", "cpu", threads)] * searches,
+        ("train", "cpu", cores),
+    ]
     assert all(not slot.environment for slot in slots)
-
-
-def test_a_large_machine_runs_eight_searches():
-    assert [slot.threads for slot in plan(settings(), gpus=[], cores=64) if slot.queue == "search"] == [8] * 8
 
 
 def test_each_gpu_is_a_slot_of_either_queue():
@@ -35,9 +37,9 @@ def test_a_training_may_have_several_gpus():
 
 
 def test_counts_may_be_given():
-    slots = plan(settings(search_slots=3, train_slots=2), gpus=[], cores=2)
+    slots = plan(settings(search_slots=3, train_slots=2), gpus=[], cores=6)
     assert [slot.name for slot in slots] == ["search-0", "search-1", "search-2", "train-0", "train-1"]
-    assert all(slot.threads == 1 for slot in slots)
+    assert [slot.threads for slot in slots] == [2, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize(("devices", "gpus"), [("cpu", []), ("0", ["0"]), ("1,2", ["1", "2"])])
