@@ -10,7 +10,7 @@ from jobs.store import JobStore
 from search.problem import InvalidSpec
 from train.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from train.resolve import answer_of
-from train.spec import DataSpec, StudySpec, TrainingSpec
+from train.spec import StudySpec, TrainingSpec
 
 #: Names that need no upload: built in, or published formats that the worker reads from its data folder.
 NAMED_DATA = frozenset(
@@ -21,13 +21,13 @@ _DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 def resolved_training(store: JobStore, spec: TrainingSpec, data_dir: Path) -> TrainingSpec:
     """The training with definite widths and multiplicity. Raises ``InvalidSpec``."""
-    check_data(store, spec.data, data_dir)
+    check_data(store, spec.data.name, data_dir, ("data", "name"))
     return spec.model_copy(update={"architecture": _definite(store, spec.architecture, ("architecture",))})
 
 
 def resolved_study(store: JobStore, spec: StudySpec, data_dir: Path) -> StudySpec:
     """The study with definite widths and multiplicities. Raises ``InvalidSpec``."""
-    check_data(store, spec.data, data_dir)
+    check_data(store, spec.data.name, data_dir, ("data", "name"))
     architectures = tuple(
         item.model_copy(
             update={"architecture": _definite(store, item.architecture, ("architectures", index, "architecture"))}
@@ -37,20 +37,20 @@ def resolved_study(store: JobStore, spec: StudySpec, data_dir: Path) -> StudySpe
     return spec.model_copy(update={"architectures": architectures})
 
 
-def check_data(store: JobStore, data: DataSpec, data_dir: Path) -> None:
-    """Refuse data that no worker will find. Raises ``InvalidSpec``."""
-    if data.name in NAMED_DATA:
+def check_data(store: JobStore, name: str, data_dir: Path, path: tuple[str, ...]) -> None:
+    """Refuse data that no worker will find. Raises ``InvalidSpec`` at ``path``."""
+    if name in NAMED_DATA:
         return
-    if _DATASET_ID.match(data.name):
+    if _DATASET_ID.match(name):
         try:
-            store.get_dataset(data.name)
+            store.get_dataset(name)
         except DatasetNotFound:
-            raise InvalidSpec(("data", "name"), "no data set has this id; `GET /v1/datasets` lists them") from None
+            raise InvalidSpec(path, "no data set has this id; `GET /v1/datasets` lists them") from None
         return
-    if not (data_dir / data.name).is_dir():
+    if name.startswith(".") or not (data_dir / name).is_dir():
         raise InvalidSpec(
-            ("data", "name"),
-            f"no data set is called '{data.name}'; there are {', '.join(sorted(NAMED_DATA))}, "
+            path,
+            f"no data set is called '{name}'; there are {', '.join(sorted(NAMED_DATA))}, "
             "the ids of `GET /v1/datasets`, and the folders inside the service's data folder",
         )
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from app.locations import ROOT, Location, readable, without_tags
@@ -21,8 +22,11 @@ from app.problems import Problem
 #: Deepest nesting of arrays and objects; specifications need nine.
 MAX_DEPTH = 32
 _LARGEST_EXACT = 2**53
+#: Bytes from which on parsing would keep other requests waiting: a Gram matrix, say.
+_SLOW = 1 << 16
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # An unterminated string matches too, to the end of the text: else each of its escaped quotes would be tried in turn.
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{},:]', re.DOTALL)
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,7 +77,9 @@ async def read_model(request: Request, model: type[Model], limit: int) -> Model:
     """The body as a ``model``. Raises 400, 413, 415 and 422 problems."""
     check_media_type(request, "application/json")
     raw = b"".join([chunk async for chunk in bounded_stream(request, limit)])
-    return parse_model(raw, model)
+    if len(raw) < _SLOW:
+        return parse_model(raw, model)
+    return await run_in_threadpool(parse_model, raw, model)
 
 
 def parse_model(raw: bytes, model: type[Model]) -> Model:
@@ -177,7 +183,7 @@ def _has_lone_surrogate(node: Any) -> bool:
 
 def _first_too_deep(text: str) -> Location | None:
     """Where the nesting first exceeds ``MAX_DEPTH``, cut to its readable beginning; None if it never does."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    if not _too_deep(text):
         return None
     keys: list[str | int] = []
     last = ""
@@ -197,6 +203,20 @@ def _first_too_deep(text: str) -> Location | None:
         else:
             last = token
     return None
+
+
+def _too_deep(text: str) -> bool:
+    """The same question without the place, for which commas and colons need not be looked at."""
+    depth = 0
+    for match in _BRACKET.finditer(text):
+        token = match.group()
+        if token in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif token in "]}":
+            depth -= 1
+    return False
 
 
 def _readable_prefix(keys: list[str | int]) -> int:

@@ -16,7 +16,7 @@ from app.documented import ALWAYS, publish_openapi
 from app.parameters import only_known_parameters
 from app.publisher import Publisher
 from app.request_metrics import RequestMetrics
-from app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings
+from app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
 from app.services import Services, admitted
 from app.settings import Settings, load_settings
 from app.shell import Shell
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan(services),
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     install_problem_handlers(app)
@@ -82,7 +83,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], Any]:
 def _include_routes(app: FastAPI) -> None:
     guarded = APIRouter(dependencies=[Depends(admitted), Depends(only_known_parameters)], responses=ALWAYS)
     api = APIRouter(prefix="/v1")
-    for module in (searches, trainings, datasets, jobs, events, artifacts):
+    for module in (searches, trainings, datasets, uploads, jobs, events, artifacts):
         api.include_router(module.router)
     guarded.include_router(api)
     guarded.include_router(health.figures)

@@ -31,6 +31,11 @@ IdempotencyKey = Annotated[
 ]
 Fresh = Annotated[bool, Query(description="compute again even where an identical request has its answer already")]
 
+_FOLLOW = {"job_id": "$response.body#/id"}
+_LINKS = {
+    name: {"operationId": name, "parameters": _FOLLOW}
+    for name in ("read_job", "cancel_job", "read_metrics", "list_artifacts", "stream_events")
+}
 _HEADERS = {
     "Location": header("the job's path"),
     "ETag": header("the job's entity tag"),
@@ -40,11 +45,13 @@ DOCUMENTED: Responses = {
         "model": JobView,
         "description": "An identical request has been answered before: its finished job.",
         "headers": _HEADERS,
+        "links": _LINKS,
     },
     202: {
         "model": JobView,
         "description": "The job waits for a worker.",
         "headers": _HEADERS | {"Retry-After": header("seconds until it is worth asking for the job")},
+        "links": _LINKS,
     },
     **problems(
         "malformed-request",

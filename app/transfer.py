@@ -75,7 +75,7 @@ def _fetch(client: Client, artifact: dict[str, Any], partial: Path, moved: Moved
 def upload(client: Client, path: Path, name: str, kind: str, moved: Moved = _silent) -> dict[str, Any]:
     """Send a data set in pieces, going on after a broken connection; its description. Raises ``ClientError``."""
     sha256 = _sha256(path)
-    begun = client.send_bytes("POST", "/v1/datasets/uploads", b"", name=name, kind=kind)
+    begun = client.send_bytes("POST", "/v1/uploads", b"", name=name, kind=kind)
     size, offset, failures = path.stat().st_size, 0, 0
     with path.open("rb") as file:
         while offset < size:

@@ -16,7 +16,7 @@ from app.problems import Problem
 from search.problem import InvalidSpec
 
 Model = TypeVar("Model", bound=BaseModel)
-LARGEST = 1 << 20
+LARGEST = 16 << 20
 
 
 def read_text(source: str) -> bytes:

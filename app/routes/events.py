@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -14,10 +14,21 @@ from app.event_stream import job_events, resume_point
 from app.problems import Problem
 from app.services import Given, Services
 from app.stored import JobId, known_job
-from jobs.record import Job
+from jobs.record import EventType, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+_EVENT = {
+    "description": "One event of the stream.",
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+        "event": {"enum": list(get_args(EventType))},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -27,7 +38,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     responses={
         200: {
             "description": "Server-sent events `state`, `progress`, `metric` and `log`, up to the terminal `state`.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **problems("not-found", "invalid-request", "unavailable"),
     },

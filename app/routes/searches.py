@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from app.architectures import check_data
 from app.body import read_model, spec_problem
 from app.documented import json_body
 from app.services import Given
@@ -60,6 +61,8 @@ def create_search(
 ) -> JSONResponse:
     try:
         check(spec)
+        if spec.inputs.data is not None:
+            check_data(services.store, spec.inputs.data, services.settings.data_dir, ("inputs", "data"))
     except InvalidSpec as error:
         raise spec_problem([(error.path, error.message)]) from error
     return submit(services, "search", spec, "search", key, fresh)

@@ -112,7 +112,7 @@ def test_limits_and_media_types(api: TestClient) -> None:
 
 def test_an_upload_goes_on_after_a_break(api: TestClient, services: Services) -> None:
     content = npz()
-    begun = api.post("/v1/datasets/uploads", params={"name": "mine", "kind": "npz"})
+    begun = api.post("/v1/uploads", params={"name": "mine", "kind": "npz"})
     assert (begun.status_code, begun.json()["offset"]) == (201, 0)
     link = begun.headers["location"]
     first = api.patch(link, content=content[:1000], headers=RAW | {"Upload-Offset": "0"})
@@ -129,7 +129,7 @@ def test_an_upload_goes_on_after_a_break(api: TestClient, services: Services) ->
 
 
 def begin(api: TestClient) -> str:
-    return api.post("/v1/datasets/uploads", params={"name": "mine", "kind": "npz"}).json()["link"]
+    return api.post("/v1/uploads", params={"name": "mine", "kind": "npz"}).json()["link"]
 
 
 def test_bytes_that_arrived_wrong_end_the_upload(api: TestClient) -> None:
@@ -149,7 +149,7 @@ def test_wrong_pieces_are_refused_and_an_upload_can_be_thrown_away(api: TestClie
     assert api.get(link).json()["offset"] == 0
     assert api.delete(link).status_code == 204
     assert api.delete(link).status_code == 404
-    assert api.get("/v1/datasets/uploads/../../etc").status_code == 404
+    assert api.get("/v1/uploads/../../etc").status_code == 404
 
 
 def test_a_data_set_in_use_stays(api: TestClient, services: Services, started: Callable[..., Job]) -> None:

@@ -127,6 +127,9 @@ WRONG = [
     ({"baseline": {"preset": "resnet50"}, "estimator": {"relative_error": 0}}, "estimator.relative_error"),
     ({"baseline": {"preset": "resnet50"}, "inputs": {"gram": [["x"]]}}, "inputs.gram[0][0]"),
     ({"baseline": {"preset": "resnet50"}, "space": {"widths": [4, 0]}}, "space.widths[1]"),
+    ({"baseline": {"preset": "resnet50"}, "inputs": {"data": "no-such-data"}}, "inputs.data"),
+    ({"baseline": {"preset": "resnet50"}, "inputs": {"data": "0" * 64}}, "inputs.data"),
+    ({"baseline": {"preset": "resnet50"}, "inputs": {"data": ".."}}, "inputs.data"),
     (block(CONV, {"type": "pool"}, END), "baseline.layers[1]"),
     (block({**CONV, "kernel": 0}, END), "baseline.layers[0].kernel"),
     (block({**CONV, "out": True}, END), "baseline.layers[0].out"),
@@ -136,6 +139,7 @@ WRONG = [
 
 
 def test_a_wrong_field_is_named_and_nothing_is_stored(api: TestClient, services: Services) -> None:
+    services.settings.data_dir.mkdir()
     for spec, path in WRONG:
         answer = api.post("/v1/searches", content=json.dumps(spec), headers={"Content-Type": "application/json"})
         assert answer.status_code == 422, spec

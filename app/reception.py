@@ -1,0 +1,100 @@
+"""Bytes of data sets on their way in, and the problems they can meet."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Literal, TypeVar
+
+from fastapi import Query, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from app.body import bounded_stream
+from app.dataset_check import checked
+from app.documented import Responses, binary, header, problems
+from app.problems import Problem
+from app.services import Services
+from app.views import DatasetView, dataset_view
+from jobs.dataset_store import Upload
+from jobs.errors import HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
+
+T = TypeVar("T")
+
+#: Written to the disk, and flushed, at a time.
+PIECE = 8 << 20
+#: An uploaded file may unpack to so many times the bytes that it may have itself.
+UNPACKED = 4
+MEDIA_TYPE = "application/octet-stream"
+
+Name = Annotated[str, Query(min_length=1, max_length=255, description="what to call it")]
+Kind = Annotated[Literal["npz", "safetensors"], Query(description="the file's format")]
+Sha256 = Annotated[
+    str | None, Query(pattern="^[0-9a-f]{64}$", description="SHA-256 of the whole file, checked on arrival")
+]
+
+BODY = {"requestBody": {"required": True, "content": binary(MEDIA_TYPE)}}
+RECEIVING = problems("malformed-request", "too-large", "unsupported-media-type", "invalid-dataset", "invalid-request")
+_LOCATION = {"Location": header("the data set's path")}
+ADDED: Responses = {
+    200: {"model": DatasetView, "description": "The same bytes are here already.", "headers": _LOCATION},
+    201: {"model": DatasetView, "description": "Checked and stored.", "headers": _LOCATION},
+}
+
+
+async def receive(request: Request, services: Services, upload: Upload, offset: int) -> Upload:
+    """Write the request's body on at ``offset``, in pieces so large that flushing each to the disk costs little."""
+    piece = bytearray()
+
+    async def write() -> None:
+        nonlocal upload, offset
+        chunk = bytes(piece)
+        upload = await run_in_threadpool(guarded, lambda: services.datasets.append(upload.id, offset, chunk))
+        offset = upload.offset
+        piece.clear()
+
+    async for chunk in bounded_stream(request, services.settings.max_dataset_bytes):
+        piece += chunk
+        if len(piece) >= PIECE:
+            await write()
+    await write()
+    return upload
+
+
+def finish(services: Services, upload_id: str, sha256: str | None) -> JSONResponse:
+    """Check what was sent and make a data set of it. Raises 404 and 422 problems."""
+    limit = UNPACKED * services.settings.max_dataset_bytes
+    dataset, created = guarded(
+        lambda: services.datasets.finish(upload_id, lambda path: checked(path, limit), sha256=sha256)
+    )
+    view = dataset_view(dataset)
+    return JSONResponse(view, status_code=201 if created else 200, headers={"Location": view["link"]})
+
+
+def abandon(services: Services, upload_id: str) -> None:
+    """Throw an upload away, if it is still there: one that was refused is gone already."""
+    with suppress(UploadNotFound):
+        services.datasets.abandon(upload_id)
+
+
+def guarded(action: Callable[[], T]) -> T:
+    """Run an action of the data set store; what it refuses becomes a problem."""
+    try:
+        return action()
+    except UploadNotFound as error:
+        raise Problem("not-found", "there is no upload with this id; it may have been finished") from error
+    except OffsetMismatch as error:
+        raise Problem(
+            "conflict",
+            f"the upload holds {error.expected} bytes: go on there",
+            headers={"Upload-Offset": str(error.expected)},
+        ) from error
+    except TooLarge as error:
+        raise Problem("too-large", f"a data set has at most {error.limit} bytes") from error
+    except (HashMismatch, InvalidName) as error:
+        raise Problem("invalid-dataset", str(error)) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Problem("unavailable", "there is no space left for data sets") from error
+        raise

@@ -1,0 +1,118 @@
+"""A data set in pieces that go on after a break."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+
+from app.body import check_media_type
+from app.documented import header, problems
+from app.reception import ADDED, BODY, MEDIA_TYPE, RECEIVING, Kind, Name, Sha256, finish, guarded, receive
+from app.services import Given
+from app.views import View
+from jobs.dataset_store import Upload
+
+router = APIRouter(prefix="/uploads", tags=["datasets"])
+
+_STALE_S = 86_400.0
+
+UploadId = Annotated[str, Path(description="an upload's id")]
+
+
+class UploadView(View):
+    """An upload under way; go on at ``offset``."""
+
+    id: str
+    name: str
+    kind: Literal["npz", "safetensors"]
+    offset: int = Field(ge=0)
+    link: str
+
+
+def _view(upload: Upload) -> dict[str, Any]:
+    return {
+        "id": upload.id,
+        "name": upload.name,
+        "kind": upload.kind,
+        "offset": upload.offset,
+        "link": f"/v1/uploads/{upload.id}",
+    }
+
+
+_FOLLOW = {"upload_id": "$response.body#/id"}
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        201: {
+            "model": UploadView,
+            "description": "Send the bytes to `link`.",
+            "headers": {"Location": header("the upload's path")},
+            "links": {
+                "offset": {"operationId": "read_upload", "parameters": _FOLLOW},
+                "finish": {"operationId": "finish_upload", "parameters": _FOLLOW},
+                "abandon": {"operationId": "abandon_upload", "parameters": _FOLLOW},
+            },
+        },
+        **problems("invalid-dataset", "invalid-request"),
+    },
+    summary="Begin a data set that is sent in pieces; what lies untouched for a day is thrown away",
+)
+def begin_upload(services: Given, name: Name, kind: Kind) -> JSONResponse:
+    services.datasets.purge(_STALE_S)
+    view = _view(guarded(lambda: services.datasets.begin(name, kind)))
+    return JSONResponse(view, status_code=201, headers={"Location": view["link"]})
+
+
+@router.get(
+    "/{upload_id}",
+    responses={200: {"model": UploadView}, **problems("not-found")},
+    summary="Ask how far an upload has come",
+)
+def read_upload(services: Given, upload_id: UploadId) -> JSONResponse:
+    return JSONResponse(_view(guarded(lambda: services.datasets.get_upload(upload_id))))
+
+
+@router.patch(
+    "/{upload_id}",
+    responses={200: {"model": UploadView}, **RECEIVING, **problems("not-found", "conflict")},
+    openapi_extra=BODY,
+    summary="Send the next piece",
+)
+async def continue_upload(
+    request: Request,
+    services: Given,
+    upload_id: UploadId,
+    offset: Annotated[int, Header(alias="Upload-Offset", ge=0, le=2**53, description="where the piece begins")],
+) -> JSONResponse:
+    check_media_type(request, MEDIA_TYPE)
+    upload = await run_in_threadpool(guarded, lambda: services.datasets.get_upload(upload_id))
+    return JSONResponse(_view(await receive(request, services, upload, offset)))
+
+
+@router.post(
+    "/{upload_id}/finish",
+    status_code=201,
+    responses={**ADDED, **problems("not-found", "invalid-dataset", "invalid-request")},
+    summary="Check and store what was sent",
+)
+def finish_upload(services: Given, upload_id: UploadId, sha256: Sha256 = None) -> JSONResponse:
+    return finish(services, upload_id, sha256)
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "Gone."}, **problems("not-found")},
+    summary="Throw an upload away",
+)
+def abandon_upload(services: Given, upload_id: UploadId) -> Response:
+    guarded(lambda: services.datasets.abandon(upload_id))
+    return Response(status_code=204)
