@@ -43,6 +43,9 @@ def alpha_of(case: Case, points: Sequence[Point]) -> Alpha:
     given = case.spec.estimator.alpha
     if given is not None:
         return _given(given, points)
+    if case.spec.space.mode == "vector" and case.spec.space.widths is None:
+        tied = set(case.members)
+        points = [point for point in points if point.widths in tied or not point.samples]
     window = case.spec.estimator.window
     bounds = None if window is None else (window.min_width, window.max_width)
     try:

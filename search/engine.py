@@ -13,12 +13,11 @@ import numpy as np
 
 from search.alpha import alpha_of, exact_points
 from search.case import Case, case_of
-from search.cost import cost_of
 from search.estimation import Estimation, Report
 from search.fit import Point
 from search.local_shards import compute_here
 from search.log_ratios import Exact, LogRatios, Smooth
-from search.members import between, vector_values
+from search.members import between
 from search.monte_carlo import part_of, sample_correlations, sample_curve
 from search.near_optimal import near_optimal
 from search.optimize import Solved
@@ -27,8 +26,9 @@ from search.result import Baseline, Check, CorrelationRow, SearchResult, Verific
 from search.shards import ShardResult, ShardSpec
 from search.spec import SearchSpec
 from search.spot_check import spot_check
+from search.surface import Surface
 from search.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
-from search.vector import Objective, neighbours, search_vectors
+from search.vector_space import solve_vectors
 from search.verify import verify
 
 
@@ -154,23 +154,12 @@ def _solve(case: Case, curve: Curve) -> Solved:
     if solved.optimum is None or space.widths is not None:
         return solved
     if space.mode == "vector":
-        return _solve_vectors(case, curve, solved)
+        return solve_vectors(case, curve.log_ratios, solved)
     band = np.flatnonzero(solved.objective <= 1 + case.spec.tolerance)
     first = [widths[0] for widths in solved.widths]
     low, high = first[max(0, band.min() - 1)], first[min(len(first) - 1, band.max() + 1)]
     members = sorted({*solved.widths, *between(case.network, space, low, high)})
     return solved if len(members) == len(solved.widths) else case.solve(members, curve.log_ratios)
-
-
-def _solve_vectors(case: Case, curve: Curve, tied: Solved) -> Solved:
-    values = vector_values(case.network, case.spec.space)
-    if tied.primal_optimum is None or any(len(allowed) == 0 for allowed in values):
-        return tied
-    objective = Objective(tied.question, cost_of(case.network, case.spec.efficiency), curve.log_ratios)
-    starts = [tied.widths[tied.primal_optimum], case.network.baseline]
-    found = search_vectors(objective, values, starts, case.spec.estimator.seed)
-    members = sorted({*tied.widths, *neighbours(found.widths, values)})
-    return case.solve(members, curve.log_ratios)
 
 
 def _check(case: Case, solved: Solved, estimation: Estimation, report: Report) -> Check | None:
@@ -195,7 +184,7 @@ def _correlations(case: Case, curve: Curve, estimation: Estimation, report: Repo
         own = () if case.inputs.correlation is None else (case.inputs.correlation,)
         wanted: list[float] = sorted({*CORRELATIONS, *own})
         at = {c: case.at_correlation(c).exact for c in wanted}
-    elif isinstance(curve.log_ratios, Smooth):
+    elif isinstance(curve.log_ratios, Smooth | Surface):
         at = sample_correlations(case, estimation, curve.points, report)
     else:
         return ()

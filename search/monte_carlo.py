@@ -16,10 +16,13 @@ from search.case import Case
 from search.estimation import Estimation, Report, relaxed
 from search.fit import Point
 from search.log_ratios import LogRatios, Sampled, Smooth
+from search.members import vector_values
 from search.problem import InvalidSpec
 from search.shards import PointProgress
 from search.smooth import fit_curve, varying_sums
+from search.surface import fit_surface
 from search.uncertainty import CORRELATIONS
+from search.vector_space import best_vector
 
 #: Members sampled at first.
 MEMBERS = 9
@@ -28,6 +31,8 @@ NARROWEST = 0.25
 #: Each extension goes this much further, with a relaxed error, as the tail grows heavier.
 EXTENSION = 1.5
 EXTENSIONS = 3
+#: Rounds of sampling width vectors: those around the tied optimum, then the best so far.
+VECTOR_ROUNDS = 16
 RELAXED = 2.0
 
 
@@ -45,7 +50,7 @@ def sample_curve(case: Case, estimation: Estimation, report: Report) -> SampledC
     if case.spec.space.widths is not None:
         return _sample_listed(case, estimation, report)
     members = case.members
-    limit = max(NARROWEST, 4 * _t(case, case.network.baseline))
+    limit = max(NARROWEST, 2 * _t(case, case.network.baseline))
     wanted = _design(case, members, limit)
     states = estimation.run([case.point(widths) for widths in wanted], part_of(report, 0, 0.7), "sampling the kernel")
     points = [_point(case, state, estimation) for state in states]
@@ -63,8 +68,54 @@ def sample_curve(case: Case, estimation: Estimation, report: Report) -> SampledC
         points += [_point(case, state, softer) for state in states]
     points.sort(key=lambda point: point.widths)
     curve = _smooth(case, points)
+    if case.spec.space.mode == "vector" and len(case.network.baseline) > 1:
+        return _sample_vectors(case, estimation, curve, points, report)
     known = tuple(widths for widths in members if np.isfinite(curve(np.array([widths])))[0])
     return SampledCurve(curve, tuple(points), known)
+
+
+def _sample_vectors(
+    case: Case, estimation: Estimation, tied: Smooth, points: list[Point], report: Report
+) -> SampledCurve:
+    """Vectors around the tied optimum, and then the best vector of each fit, until that one has been sampled."""
+    solved = case.solve(case.members, tied)
+    wanted = _around(case, solved.widths[solved.optimum]) if solved.optimum is not None else []
+    for _ in range(VECTOR_ROUNDS):
+        sampled = {point.widths for point in points}
+        new = [case.point(widths) for widths in wanted if widths not in sampled]
+        if not new:
+            break
+        states = estimation.run(new, part_of(report, 0.7, 1), "sampling width vectors")
+        points = points + [_point(case, state, estimation) for state in states]
+        surface = fit_surface(case.network, points, case.spec.estimator.seed)
+        found = best_vector(case, surface, case.solve(case.members, surface))
+        if found is None:
+            break
+        wanted = [found.widths, *_beyond(case, found.widths, surface.narrowest)]
+    surface = fit_surface(case.network, points, case.spec.estimator.seed)
+    known = tuple(widths for widths in case.members if np.isfinite(surface(np.array([widths])))[0])
+    return SampledCurve(surface, tuple(points), known)
+
+
+def _beyond(case: Case, widths: tuple[int, ...], narrowest: np.ndarray) -> list[tuple[int, ...]]:
+    """Where a width lies at the narrowest one sampled: the same vector with half of it."""
+    vectors = []
+    for index, allowed in enumerate(vector_values(case.network, case.spec.space)):
+        half = int(allowed[np.abs(allowed - widths[index] / 2).argmin()])
+        if widths[index] <= 1.1 * narrowest[index] and half < narrowest[index]:
+            vectors.append((*widths[:index], half, *widths[index + 1 :]))
+    return vectors
+
+
+def _around(case: Case, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Each width alone at a third and at three times its value, within the space."""
+    values = vector_values(case.network, case.spec.space)
+    vectors = []
+    for index, allowed in enumerate(values):
+        for factor in (1 / 3, 3):
+            value = int(allowed[np.abs(allowed - widths[index] * factor).argmin()])
+            vectors.append((*widths[:index], value, *widths[index + 1 :]))
+    return list(dict.fromkeys(vectors))
 
 
 def sample_correlations(
@@ -72,7 +123,9 @@ def sample_correlations(
 ) -> dict[float, LogRatios]:
     """ln r at a low, a middle and the highest correlation, at five of the members sampled and three times the error."""
     wanted = (CORRELATIONS[0], CORRELATIONS[2], CORRELATIONS[-1])
-    converged = [point.widths for point in points if point.converged] or [point.widths for point in points]
+    members = set(case.members)
+    tied = [point for point in points if point.widths in members]
+    converged = [point.widths for point in tied if point.converged] or [point.widths for point in tied]
     widths = [converged[i] for i in np.unique(np.linspace(0, len(converged) - 1, 5).round().astype(int))]
     softer = relaxed(estimation, 3.0)
     found: dict[float, LogRatios] = {}

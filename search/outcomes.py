@@ -10,6 +10,7 @@ from search.fit import Point
 from search.log_ratios import LogRatios, Smooth
 from search.optimize import Solved
 from search.result import Alpha, Answer, Check, Outcome, OutcomeKind, Verification
+from search.surface import Surface
 
 #: Relative miss of ln r by the fitted line that is worth a word.
 POOR_LINE = 0.1
@@ -165,8 +166,9 @@ def _poor_fit(evidence: Evidence) -> Outcome | None:
             message=f"The given α misses the exact ln r by up to {100 * miss:.0f} %, and the curve is drawn by it.",
             remedy="Use estimator.method 'auto' for the exact curve.",
         )
-    if isinstance(evidence.log_ratios, Smooth):
-        curve = evidence.log_ratios.curve
+    if isinstance(evidence.log_ratios, Smooth | Surface):
+        drawn = evidence.log_ratios
+        curve = drawn.curve if isinstance(drawn, Smooth) else drawn
         if curve.degrees > 0 and curve.chi_squared > POOR_CHI_SQUARED * curve.degrees:
             return Outcome(
                 kind="poor_fit",

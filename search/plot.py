@@ -133,6 +133,10 @@ def correlation_curve(axes: Axes, result: SearchResult) -> None:
 def winners(axes: Axes, result: SearchResult) -> None:
     """How often each width wins when the estimate is redrawn within its error."""
     wins = result.confidence.wins if result.confidence is not None else ()
+    if result.space == "vector":
+        axes.barh([_named(win.widths) for win in wins[:8]], [win.frequency for win in wins[:8]], color=BLUE)
+        _label(axes, "n* under the estimate's error", "share of redrawn estimates", "")
+        return
     axes.bar([win.widths[0] for win in wins], [win.frequency for win in wins], color=BLUE)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _label(axes, "n* under the estimate's error", "width n", "share of redrawn estimates")

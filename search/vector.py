@@ -29,6 +29,9 @@ CLOSE = 16
 #: Factors by which a vector is scaled as a whole between sweeps.
 SCALES = np.geomspace(0.8, 1.25, 41)
 MOST_SWEEPS = 60
+#: Around the best vector: its scaled copies, among which an integer m may fit better, and variations in all.
+WIDE_SCALES = np.geomspace(0.5, 2.2, 64)
+NEIGHBOURS = 120
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,14 @@ def search_vectors(
 
 
 def neighbours(widths: tuple[int, ...], values: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
-    """Vectors around ``widths``: each coordinate varied alone, and all snapped to multiples of 4, 8 and 16."""
-    around = {widths}
+    """Vectors around ``widths``: each coordinate varied alone, all scaled alike, and all snapped to multiples."""
+    scaled = [_nearest(allowed, width * WIDE_SCALES) for width, allowed in zip(widths, values, strict=True)]
+    around = {widths, *(_vector(vector) for vector in np.stack(scaled, axis=-1))}
+    most = max(4, NEIGHBOURS // len(widths))
     for index, allowed in enumerate(values):
         near = allowed[np.abs(allowed - widths[index]) <= max(4, widths[index] // 4)]
-        if len(near) > 24:
-            near = near[np.linspace(0, len(near) - 1, 24).round().astype(int)]
+        if len(near) > most:
+            near = near[np.linspace(0, len(near) - 1, most).round().astype(int)]
         around |= {(*widths[:index], int(value), *widths[index + 1 :]) for value in near}
     for multiple in (4, 8, 16):
         around |= _snapped(widths, values, multiple)

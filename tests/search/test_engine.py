@@ -316,3 +316,16 @@ def test_a_closed_form_needs_no_torch():
         "assert run(spec).primal.multiplicity == 12\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.gpu
+def test_an_accelerator_gives_the_same_optimum():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no accelerator")
+    asked = {"method": "monte_carlo", "relative_error": 0.02}
+    result = run(spec_of("resnet50", estimator=asked, verify=True), device="cuda")
+    assert result.device == "cuda"
+    assert 7 <= result.primal.width <= 14
+    assert result.verification.agrees
