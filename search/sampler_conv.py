@@ -12,10 +12,12 @@ from torch import Generator, Tensor
 from search.chain import Chain
 from search.conv_shape import ConvShape, conv_shapes
 from search.gaussian_factor import covariance_root, joint_gram
+from search.normal_stream import NormalStream
 from search.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
+from search.strip_layer import StripLayer
 
-BATCH_NUMBERS = {"cpu": 3 << 20, "cuda": 1 << 28}
-"""Numbers held by one batch of samples: the most before a core's caches overflow; what keeps an accelerator busy."""
+BATCH_NUMBERS = {"cpu": 6 << 20, "cuda": 1 << 28}
+"""Numbers held by one batch of samples: enough for the calls to cost little, few enough for a core's share of cache."""
 
 MAX_BATCH = 4096
 
@@ -57,7 +59,7 @@ class ConvSampler:
         self._device, self._dtype, self._hidden = torch.device(device), dtype, hidden
         root = covariance_root(patch_covariance(self._shapes[0], joint_gram(gram, pair)))
         self._root = torch.as_tensor(root, device=self._device, dtype=dtype)
-        self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer], ReadoutLayer] | None = None
+        self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer] | None = None
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """``count`` independent samples of the entry, ``(count,)``; the same for equal generators and counts."""
@@ -65,21 +67,22 @@ class ConvSampler:
             return self._constant(count)
         batches = -(-count // self._batch())
         size = -(-count // max(batches, 1))
-        found = [self._draw_batch(size, generator) for _ in range(batches)]
+        normals = NormalStream(generator)
+        found = [self._draw_batch(size, normals) for _ in range(batches)]
         return torch.cat(found)[:count] if found else torch.empty(0, device=self._device, dtype=self._dtype)
 
-    def _draw_batch(self, samples: int, generator: Generator) -> Tensor:
+    def _draw_batch(self, samples: int, normals: NormalStream) -> Tensor:
         first, hidden, last = self._at(samples)
-        features = first.forward(generator)
+        features = first.forward(normals)
         for layer in hidden:
-            features = layer.forward(features, generator)
-        entry, gradient = last.share(features, generator)
+            features = layer.forward(features, normals)
+        entry, gradient = last.share(features, normals)
         for layer in reversed(hidden):
-            share, gradient = layer.backward(gradient, generator)
+            share, gradient = layer.backward(gradient, normals)
             entry += share
         return entry + first.share(gradient)
 
-    def _at(self, samples: int) -> tuple[InputLayer, list[DrawnLayer | GaussianLayer], ReadoutLayer]:
+    def _at(self, samples: int) -> tuple[InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer]:
         """The layers with buffers for ``samples`` samples, kept until another number is asked."""
         if self._layers is None or self._layers[0] != samples:
             head, *middle, tail = self._shapes
@@ -88,9 +91,11 @@ class ConvSampler:
             self._layers = samples, first, [self._kind(s)(s, *place) for s in middle], ReadoutLayer(tail, *place)
         return self._layers[1:]
 
-    def _kind(self, shape: ConvShape) -> type[DrawnLayer] | type[GaussianLayer]:
-        by_law = law_is_cheaper(shape, self._inputs) if self._hidden == "cheaper" else self._hidden == "law"
-        return GaussianLayer if by_law else DrawnLayer
+    def _kind(self, shape: ConvShape) -> type[DrawnLayer] | type[GaussianLayer] | type[StripLayer]:
+        if law_is_cheaper(shape, self._inputs) if self._hidden == "cheaper" else self._hidden == "law":
+            return GaussianLayer
+        high = shape.kernel[0] > 1 and shape.out_size[0] >= 2 * (shape.kernel[0] - 1)
+        return StripLayer if high and shape.stride == 1 and self._inputs == 1 else DrawnLayer
 
     def _batch(self) -> int:
         numbers = sum(_numbers(*layers, self._inputs) for layers in pairwise(self._shapes))

@@ -16,10 +16,11 @@ from __future__ import annotations
 from math import sqrt
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from search.conv_shape import ConvShape
 from search.gaussian_factor import cholesky_factor
+from search.normal_stream import NormalStream
 from search.patches import Patches
 
 NORMAL_COST = 150.0
@@ -55,9 +56,9 @@ class InputLayer:
         self._out = root.new_empty(samples, root.shape[0], shape.out_channels)
         self._delta = torch.empty_like(self._out)
 
-    def forward(self, generator: Generator) -> Tensor:
+    def forward(self, normals: NormalStream) -> Tensor:
         """Activations ``(samples, inputs, height, width, channels)``."""
-        torch.bmm(self._root, self._normal.normal_(generator=generator), out=self._out)
+        torch.bmm(self._root, normals.fill(self._normal), out=self._out)
         if self._shape.relu:
             self._out.relu_()
         return self._out.unflatten(1, (self._inputs, *self._shape.out_size))
@@ -73,18 +74,14 @@ class InputLayer:
         return paired(left, torch.bmm(self._root[:, positions:].mT, delta[:, positions:]))
 
 
-class _HiddenLayer:
-    """What both ways of sampling a hidden layer have in common: its patches, activations and gates."""
+class HiddenLayer:
+    """What all ways of sampling a hidden layer have in common: its pre-activations, activations and groups."""
 
     def __init__(self, shape: ConvShape, samples: int, inputs: int, device: torch.device, dtype: torch.dtype):
         self.shape, self.samples, self.inputs = shape, samples, inputs
         self.rows, self.scale = inputs * shape.positions, sqrt(shape.gain / shape.fan_in)
-        self._patches = Patches(shape, samples, inputs, device, dtype)
-        batch, fan_in, out = samples * shape.groups, shape.fan_in, shape.group_out
-        self._z = torch.empty(batch, self.rows, out, device=device, dtype=dtype)
+        self._z = torch.empty(samples * shape.groups, self.rows, shape.group_out, device=device, dtype=dtype)
         self._active = torch.empty_like(self._z)
-        self._delta = torch.empty_like(self._z)
-        self._back = torch.empty(batch, self.rows, fan_in, device=device, dtype=dtype)
 
     def _activations(self) -> Tensor:
         """φ(z) as a map, its groups side by side."""
@@ -93,11 +90,10 @@ class _HiddenLayer:
         apart = active.view(self.samples, shape.groups, self.inputs, *shape.out_size, shape.group_out)
         return apart.permute(0, 2, 3, 4, 1, 5).flatten(4)
 
-    def _gated(self, gradient: Tensor) -> Tensor:
-        """∂F/∂z ``(batch, rows, group_out)`` from the gradient of the map of activations."""
-        shape = self.shape
-        apart = gradient.unflatten(-1, (shape.groups, shape.group_out)).permute(0, 4, 1, 2, 3, 5)
-        return gate(apart.reshape(self._z.shape), self._active, shape.relu, self._delta)
+    def _grouped(self, gradient: Tensor) -> Tensor:
+        """The gradient of the map of activations as ``(batch, rows, group_out)``."""
+        apart = gradient.unflatten(-1, (self.shape.groups, self.shape.group_out))
+        return apart.permute(0, 4, 1, 2, 3, 5).reshape(self._z.shape)
 
     def _halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of x and of x', which are the same for a diagonal entry."""
@@ -108,27 +104,30 @@ class _HiddenLayer:
         return self.scale**2 * per_group.view(self.samples, -1).sum(1)
 
 
-class DrawnLayer(_HiddenLayer):
+class DrawnLayer(HiddenLayer):
     """A hidden layer whose weights are drawn."""
 
     def __init__(self, shape: ConvShape, samples: int, inputs: int, device: torch.device, dtype: torch.dtype):
         super().__init__(shape, samples, inputs, device, dtype)
         batch = samples * shape.groups
+        self._patches = Patches(shape, samples, inputs, device, dtype)
+        self._delta = torch.empty_like(self._z)
+        self._back = torch.empty(batch, self.rows, shape.fan_in, device=device, dtype=dtype)
         self._weights = torch.empty(batch, shape.fan_in, shape.group_out, device=device, dtype=dtype)
         grams = shape.positions**2 * (shape.fan_in + shape.group_out)
         self._by_grams = grams < inputs * shape.positions * shape.fan_in * shape.group_out
         self._read = self._back
 
-    def forward(self, features: Tensor, generator: Generator) -> Tensor:
+    def forward(self, features: Tensor, normals: NormalStream) -> Tensor:
         """The activations that follow from the map ``features``, under fresh weights."""
         self._read = self._patches.read(features)
-        self._weights.normal_(generator=generator)
+        normals.fill(self._weights)
         self._z.baddbmm_(self._read, self._weights, beta=0, alpha=self.scale)
         return self._activations()
 
-    def backward(self, gradient: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def backward(self, gradient: Tensor, normals: NormalStream) -> tuple[Tensor, Tensor]:
         """The layer's share ``(samples,)``, and the gradient of its features from that of its activations."""
-        delta = self._gated(gradient)
+        delta = gate(self._grouped(gradient), self._active, self.shape.relu, self._delta)
         self._back.baddbmm_(delta, self._weights.mT, beta=0, alpha=self.scale)
         (left, right), (u, v) = self._halves(delta), self._halves(self._read)
         if self._by_grams:
@@ -140,7 +139,7 @@ class DrawnLayer(_HiddenLayer):
         return self._sum_groups(share), self._patches.add(self._back)
 
 
-class GaussianLayer(_HiddenLayer):
+class GaussianLayer(HiddenLayer):
     """A hidden layer by the law of what its weights do, in O(rows · (f + c)) normals instead of f · c.
 
     With patches U (rows × f) and A = U Uᵀ, the pre-activations have independent columns N(0, g/f A). Given them, the
@@ -151,26 +150,29 @@ class GaussianLayer(_HiddenLayer):
     def __init__(self, shape: ConvShape, samples: int, inputs: int, device: torch.device, dtype: torch.dtype):
         super().__init__(shape, samples, inputs, device, dtype)
         batch = samples * shape.groups
+        self._patches = Patches(shape, samples, inputs, device, dtype)
+        self._delta = torch.empty_like(self._z)
+        self._back = torch.empty(batch, self.rows, shape.fan_in, device=device, dtype=dtype)
         self._normal_out = torch.empty(batch, self.rows, shape.group_out, device=device, dtype=dtype)
         self._normal_in = torch.empty(batch, self.rows, shape.fan_in, device=device, dtype=dtype)
         self._read, self._gram, self._root = self._back, self._back, self._back
 
-    def forward(self, features: Tensor, generator: Generator) -> Tensor:
+    def forward(self, features: Tensor, normals: NormalStream) -> Tensor:
         """The activations that follow from the map ``features``."""
         self._read = self._patches.read(features)
         self._gram = torch.bmm(self._read, self._read.mT)
         self._root = cholesky_factor(self._gram)
-        self._normal_out.normal_(generator=generator)
+        normals.fill(self._normal_out)
         self._z.baddbmm_(self._root, self._normal_out, beta=0, alpha=self.scale)
         return self._activations()
 
-    def backward(self, gradient: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def backward(self, gradient: Tensor, normals: NormalStream) -> tuple[Tensor, Tensor]:
         """The layer's share ``(samples,)``, and the gradient of its features from that of its activations."""
-        delta = self._gated(gradient)
+        delta = gate(self._grouped(gradient), self._active, self.shape.relu, self._delta)
         delta_gram = torch.bmm(delta, delta.mT)
         p = self.shape.positions
         share = paired(self._gram[:, :p, -p:], delta_gram[:, :p, -p:])
-        self._normal_in.normal_(generator=generator)
+        normals.fill(self._normal_in)
         self._back.baddbmm_(cholesky_factor(delta_gram), self._normal_in, beta=0, alpha=self.scale)
         onto = torch.bmm(delta, self._z.mT).baddbmm_(self._back, self._read.mT, alpha=-1)
         self._back.baddbmm_(torch.cholesky_solve(onto.mT, self._root).mT, self._read)
@@ -185,12 +187,12 @@ class ReadoutLayer:
         self._patches = Patches(shape, samples, inputs, device, dtype)
         self._weights = torch.empty(samples, 1, 1, shape.fan_in, device=device, dtype=dtype)
 
-    def share(self, features: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def share(self, features: Tensor, normals: NormalStream) -> tuple[Tensor, Tensor]:
         """The layer's share ``(samples,)``, and the gradient of the map ``features``."""
         read = self._patches.read(features).unflatten(1, (self._inputs, -1))
         mean = read.mean(2) if self._shape.positions > 1 else read[:, :, 0]
         share = paired(mean[:, 0], mean[:, -1]) / self._shape.fan_in
-        self._weights.normal_(generator=generator)
+        normals.fill(self._weights)
         weights = self._weights * (1 / (sqrt(self._shape.fan_in) * self._shape.positions))
         return share, self._patches.add(weights.expand(read.shape))
 
