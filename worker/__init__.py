@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["app"]
-
 
 def __getattr__(name: str) -> Celery:
     # The application reads the environment; a module that only needs a part of this package should not.

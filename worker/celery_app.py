@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
-from kombu import Queue
+from kombu.entity import Queue
 
 from jobs.artifacts import ArtifactStore
 from jobs.database import open_engine
@@ -71,7 +71,7 @@ def create_app(settings: WorkerSettings) -> Collegium:
         beat_schedule={"reap": {"task": tasks.REAP, "schedule": settings.reap_s, "options": {"expires": 60}}},
     )
     tasks.register(app)
-    app.steps["worker"].add(RunnerStep)
+    app.steps["worker"].add(RunnerStep)  # pyright: ignore[reportOptionalSubscript]
     worker_shutting_down.connect(_stop_runner(app), weak=False)
     return app
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from typing import NoReturn
 
 from worker import protocol
 from worker.protocol import Alive, Cancel, Message, ProtocolError, Run
@@ -111,7 +112,7 @@ class Channel:
                 self._replies.put(message)
 
 
-def die() -> None:
+def die() -> NoReturn:
     """End this process at once and, where it leads a group, everything that it started."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)

@@ -14,11 +14,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from jobs.record import FailureKind
-
-KINDS: tuple[str, ...] = get_args(FailureKind)
 
 REMEDIES: dict[FailureKind, str] = {
     "invalid_spec": "Correct the field that is named and post the job again.",
@@ -57,6 +54,12 @@ class Cause:
         return self.remedy or REMEDIES[self.kind]
 
 
+def kind_of(word: object) -> FailureKind:
+    """The kind that a word names; ``internal`` where it names none."""
+    known: list[FailureKind] = list(REMEDIES)
+    return known[known.index(word)] if word in known else "internal"
+
+
 def from_exception(error: BaseException) -> Cause:
     """The cause behind an exception that a handler let pass.
 
@@ -65,9 +68,8 @@ def from_exception(error: BaseException) -> Cause:
     names = {base.__name__ for base in type(error).__mro__}
     remedy = getattr(error, "remedy", None)
     if isinstance(remedy, str):
-        kind = getattr(error, "kind", None)
         message = str(getattr(error, "message", None) or error)
-        return Cause(kind if kind in KINDS else "user_error", message, remedy)
+        return Cause(kind_of(getattr(error, "kind", "user_error")), message, remedy)
     if names & {"InvalidSpec", "ValidationError"}:
         return Cause("invalid_spec", _invalid(error))
     if _is_out_of_memory(error, names):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from worker.context import Context
-from worker.failures import Rejected
+from worker.failures import Rejected, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,7 +189,7 @@ def _child(part: list[ShardSpec]) -> dict[str, Any]:
 def _as_own(outcome: dict[str, Any]) -> Rejected:
     failure = outcome["failure"] or {"kind": "internal", "message": f"it was {outcome['status']}", "remedy": ""}
     return Rejected(
-        failure["kind"], f"part {outcome['id']} of the search failed: {failure['message']}", failure["remedy"]
+        kind_of(failure["kind"]), f"part {outcome['id']} of the search failed: {failure['message']}", failure["remedy"]
     )
 
 

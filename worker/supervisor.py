@@ -150,7 +150,7 @@ class Attempt:
             case protocol.Failure(kind, message, remedy):
                 # What breaks under SIGTERM says nothing about the job.
                 termed = self._ending and self._ending.termed
-                return self._end() if termed else Failed(Cause(kind, message, remedy))
+                return self._end() if termed else Failed(Cause(failures.kind_of(kind), message, remedy))
             case protocol.Cancelled():
                 return self._end() or Failed(failures.from_exit(-15, killed_for_memory=False))
             case Exited(returncode):

@@ -71,7 +71,9 @@ def sweep(home: Path, store: JobStore) -> None:
     """
     for folder in _folders(home / "work"):
         job = _job(store, folder.name)
-        for attempt in _folders(folder) if job is not None else ():
+        if job is None:
+            continue
+        for attempt in _folders(folder):
             if job.terminal or job.status == "queued" or attempt.name != str(job.attempt):
                 shutil.rmtree(attempt, ignore_errors=True)
         _remove_if_empty(folder)
