@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch.multiprocessing as processes
@@ -38,7 +39,8 @@ def in_processes(execute: Execute, fabric: Fabric, request: Request, listener: L
 
     def launch() -> None:
         try:
-            fabric.launch(_work, execute, request, messages, stop)
+            # Bound, because Fabric takes arguments apart, which frozen dataclasses do not let it do.
+            fabric.launch(partial(_work, execute=execute, request=request, messages=messages, stop=stop))
         except BaseException as error:  # handed to the caller's thread, which raises it
             outcome["launch"] = error
 
@@ -49,10 +51,17 @@ def in_processes(execute: Execute, fabric: Fabric, request: Request, listener: L
     if heard is not None:
         raise heard
     if "failure" in outcome:
-        raise outcome["failure"]
+        raise _rebuilt(*outcome["failure"])
     if "launch" in outcome:
         raise outcome["launch"]
     return outcome["result"]
+
+
+def _rebuilt(kind: type[Exception], text: str, attributes: dict[str, Any]) -> Exception:
+    """An exception from another process; most do not survive pickling, as their arguments are not their text."""
+    error = kind.__new__(kind, text)
+    error.__dict__.update(attributes)
+    return error
 
 
 def _listen(thread: Any, messages: Any, stop: Any, listener: Listener, outcome: dict[str, Any]) -> BaseException | None:
@@ -88,7 +97,7 @@ def _work(fabric: Fabric, execute: Execute, request: Request, messages: Any, sto
         result = execute(fabric, request, listener)
     except (TrainingProblem, ValueError) as problem:
         if first:
-            messages.put(("failure", problem))
+            messages.put(("failure", (type(problem), str(problem), vars(problem))))
         raise
     if first:
         messages.put(("result", result))

@@ -116,7 +116,7 @@ class Recipe(Strict):
 _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "channels_last": True}
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(epochs=60, batch_size=128, learning_rate=1e-3),
+    "digits": Recipe(epochs=60, batch_size=128, learning_rate=3e-3),
     "synthetic": Recipe(epochs=30, batch_size=128, learning_rate=1e-3),
     "ce-mnist": Recipe(epochs=70, batch_size=128, learning_rate=1e-3),
     "ce-cifar": Recipe(

@@ -209,7 +209,8 @@ class StudySpec(Strict):
 
     Each combination is a cell. With a ``sweep``, its grid is run first with a validation split held out, the best
     point is taken, and the seeds run with it; ``retrain`` gives them the validation samples back. ``seeds`` is a list,
-    or a number of seeds counted from 0.
+    or a number of seeds counted from 0. With ``resplit``, each seed also seeds the data (``digits`` is split anew), so
+    that standard errors include that of the split; a sweep would see the other splits' test samples, and excludes it.
     """
 
     title: Annotated[str, Field(max_length=200)] = ""
@@ -225,6 +226,7 @@ class StudySpec(Strict):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000, strict=False)] = (0, 1, 2)
     sweep: SweepSpec | None = None
     retrain: bool = True
+    resplit: bool = False
     diagnostics: Annotated[tuple[Diagnostic, ...], Field(max_length=3, strict=False)] = ()
 
     @field_validator("methods", mode="before")
@@ -253,6 +255,8 @@ class StudySpec(Strict):
         ):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what} must have distinct names")
+        if self.resplit and self.sweep is not None:
+            raise ValueError("a sweep is chosen on one split of the data: leave resplit off")
         if self.trainings() > MAX_TRAININGS:
             raise ValueError(f"the study would run {self.trainings()} trainings; at most {MAX_TRAININGS} are allowed")
         return self
@@ -281,11 +285,12 @@ class StudySpec(Strict):
         held_out = self.data.validation if validation is None else validation
         if method.method == "soup" and not held_out:
             held_out = self.sweep.validation if self.sweep else 0.1
+        data_seed = self.data.seed + seed if self.resplit else self.data.seed
         return TrainingSpec(
             architecture=architecture.architecture,
             method=method.method,
             expansion=method.expansion or self.expansion,
-            data=self.data.model_copy(update={"validation": held_out}),
+            data=self.data.model_copy(update={"validation": held_out, "seed": data_seed}),
             recipe=self.recipe_for(method, recipe, **fields),
             seed=seed,
             formats=(),

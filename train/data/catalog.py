@@ -23,7 +23,7 @@ PublishedLoader = Callable[[Path], Arrays]
 
 #: Made from a seed, or carried by a package.
 BUILT_IN: dict[str, Loader] = {
-    "digits": lambda spec: load_digits(),
+    "digits": lambda spec: load_digits(spec.seed),
     "synthetic": lambda spec: load_teacher(spec.synthetic, spec.seed),
     "synthetic-text": lambda spec: load_sequences(spec.synthetic, spec.seed),
 }

@@ -1,0 +1,42 @@
+import torch
+from torch import nn
+
+from train.data.batches import TrainingBatches
+from train.data.dataset import ArraySplit, Preprocessing
+from train.evaluate import evaluate, has_batch_norm, reestimate_norms
+from train.recipes import Recipe
+from train.runtime import Place, Runtime
+from train.task import Task
+
+SPLIT = ArraySplit(torch.randn(120, 3, 2, 2) * 4 + 7, torch.zeros(120, dtype=torch.long))
+TASK = Task(lambda model, x, y: model(x))
+
+
+def network():
+    return nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.9), nn.Flatten(), nn.Linear(12, 2))
+
+
+def runtime(batch=16):
+    return Runtime(Place.parse("cpu").fabric("fp32"), Recipe(batch_size=batch))
+
+
+def test_norms_are_estimated_over_the_training_samples():
+    model = network()
+    batches = TrainingBatches(SPLIT, Preprocessing(), batch_size=40, seed=0, device=torch.device("cpu"))
+    assert has_batch_norm(model)
+    reestimate_norms(model, batches, TASK)
+    torch.testing.assert_close(model[0].running_mean, SPLIT.x.mean((0, 2, 3)))
+    assert model[0].momentum == 0.3
+    assert model.training
+
+
+def test_evaluation_changes_nothing():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = evaluate(model, SPLIT, Preprocessing(), TASK, runtime())
+    second = evaluate(model, SPLIT, Preprocessing(), TASK, runtime(batch=7))
+    assert first.samples == second.samples == 120
+    assert abs(first.loss - second.loss) < 1e-6
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert evaluate(model, SPLIT, Preprocessing(), TASK, runtime(), most=50).samples == 50
