@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from app.children import environment, python
 from app.problems import Problem
 
 _TIMEOUT_S = 900
@@ -26,9 +26,11 @@ print(json.dumps(answer))
 
 def checked(path: Path, limit: int) -> dict[str, Any]:
     """What the file holds. ``limit`` bounds its unpacked bytes. Raises a 422 problem that says what is wrong."""
-    command = [sys.executable, "-c", _CHILD, str(path), str(limit)]
+    command = python("-c", _CHILD, str(path), str(limit))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise Problem("invalid-dataset", f"looking into the file took more than {_TIMEOUT_S} s") from None
     if done.returncode != 0:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
+from app.children import python
 from app.publisher import BrokerDown, Publisher
 from app.settings import Settings
 from app.version import software_version
@@ -95,7 +96,7 @@ def _installed(name: str) -> bool:
 def _device() -> Finding:
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _DEVICE], capture_output=True, text=True, timeout=_DEVICE_TIMEOUT_S, check=False
+            python("-c", _DEVICE), capture_output=True, text=True, timeout=_DEVICE_TIMEOUT_S, check=False
         )
         found = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):

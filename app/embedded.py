@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from app.children import environment, python
 from app.main import create_app
 from app.settings import Settings
 
@@ -96,14 +97,14 @@ class WorkerProcess:
     """
 
     def __init__(self, settings: Settings, log_path: Path | None) -> None:
-        self._environment = os.environ | {
-            "COLLEGIUM_HOME": str(settings.home),
-            "COLLEGIUM_DATABASE_URL": settings.database_url,
-            "COLLEGIUM_BROKER_URL": settings.broker_url,
-            "COLLEGIUM_ARTIFACT_URL": settings.artifact_url,
-            "COLLEGIUM_DATA_DIR": str(settings.data_dir),
-            "COLLEGIUM_DATASETS_DIR": str(settings.datasets_dir),
-        }
+        self._environment = environment(
+            COLLEGIUM_HOME=str(settings.home),
+            COLLEGIUM_DATABASE_URL=settings.database_url,
+            COLLEGIUM_BROKER_URL=settings.broker_url,
+            COLLEGIUM_ARTIFACT_URL=settings.artifact_url,
+            COLLEGIUM_DATA_DIR=str(settings.data_dir),
+            COLLEGIUM_DATASETS_DIR=str(settings.datasets_dir),
+        )
         self._log_path = log_path
         self._stopping = threading.Event()
         self._process: subprocess.Popen[str] | None = None
@@ -150,7 +151,7 @@ class WorkerProcess:
         sink = self._log_path.open("a", encoding="utf-8") if self._log_path else None
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker.embedded", "--parent", str(os.getpid())],
+                python("-m", "worker.embedded", "--parent", str(os.getpid())),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

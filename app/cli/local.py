@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from app.children import environment, python
 from app.settings import Settings
 
 _LOG_LINES = 60
@@ -47,12 +47,17 @@ def compute(
     """
     cache = settings.home / "estimates"
     cache.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "worker.compute", "--once", "--cache", str(cache), "--preload", ""]
+    command = python("-m", "worker.compute", "--once", "--cache", str(cache), "--preload", "")
     with tempfile.TemporaryDirectory(prefix="collegium-") as place:
         workdir, checkpoints = Path(place, "work"), Path(place, "checkpoints")
         workdir.mkdir()
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            command,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         tail: deque[str] = deque(maxlen=_LOG_LINES)
         assert process.stdin is not None

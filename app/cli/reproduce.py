@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from typing import Annotated
 
 import typer
 
+from app.children import environment, python
 from app.cli.exits import FAILED, USAGE, Stop, guarded
 
 #: What each computes, and the program that does.
@@ -29,7 +29,7 @@ def reproduce(
     program = "search.reproduce" if what in SEARCH else "train.reproduce" if what in TRAIN else None
     if program is None:
         raise Stop(USAGE, f"{what!r} is not known", f"there are {', '.join((*SEARCH, *TRAIN))}")
-    process = subprocess.Popen([sys.executable, "-m", program, what, *context.args])
+    process = subprocess.Popen(python("-m", program, what, *context.args), env=environment())
     try:
         status = process.wait()
     except KeyboardInterrupt:

@@ -144,3 +144,61 @@ def live(settings: Settings) -> Iterator[Callable[..., tuple[str, Services]]]:
         server.config.app.state.services.stopping.set()  # type: ignore[union-attr]
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def answer() -> dict[str, Any]:
+    """The answer to a small search, computed by the closed form."""
+    from search.engine import run
+    from search.spec import SearchSpec
+
+    spec = SearchSpec.model_validate_json(json.dumps({**MLP, "estimator": {"method": "exact"}}))
+    return run(spec).model_dump(mode="json")
+
+
+@pytest.fixture
+def hand() -> Iterator[Callable[..., None]]:
+    """A worker's hand: takes the next queued job, and every one after it, and ends it as told.
+
+    The result is an answer, a ``Failure``, or None for a cancellation.
+    """
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work(
+        services: Services, result: dict[str, Any] | Failure | None, files: dict[str, bytes] | None = None
+    ) -> None:
+        store = services.store
+
+        def loop() -> None:
+            while not stop.is_set():
+                for queue in ("search", "train"):
+                    job_id = store.next_queued(queue)
+                    job = store.claim(job_id, "hand", 60) if job_id else None
+                    if job is not None:
+                        _end(services, job, result, files or {})
+                stop.wait(0.02)
+
+        threads.append(threading.Thread(target=loop, daemon=True))
+        threads[-1].start()
+
+    yield work
+    stop.set()
+    for thread in threads:
+        thread.join(5)
+
+
+def _end(services: Services, job: Job, result: Any, files: dict[str, bytes]) -> None:
+    services.store.report(job.id, job.attempt, 0.5, "half way")
+    if isinstance(result, Failure):
+        services.store.fail(job.id, job.attempt, result, retry=False)
+    elif result is None:
+        services.store.request_cancel(job.id)
+        services.store.finish_cancelled(job.id, job.attempt)
+    else:
+        artifacts = []
+        for name, content in files.items():
+            path = services.settings.home / "left"
+            path.write_bytes(content)
+            artifacts.append(services.artifacts.put_file(job.id, job.attempt, name, path))
+        services.store.succeed(job.id, job.attempt, result, artifacts)

@@ -59,8 +59,8 @@ def test_generated_requests_find_no_5xx_and_no_undocumented_answer(
     live: Callable[..., tuple[str, Services]],
 ) -> None:
     url, _ = live(max_streams=64, max_body_bytes=1 << 20)
-    # Two checks are out: what JSON Schema cannot say (which presets there are) makes bodies invalid that look valid, and
-    # an upload that was finished or refused is gone.
+    # Two checks are out: what JSON Schema cannot say (which presets there are) makes bodies invalid that look valid;
+    # and an upload that was finished or refused is gone.
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--max-examples", "4", "--seed", "1",
         "--request-timeout", "20", "--exclude-checks", "positive_data_acceptance,ensure_resource_availability",

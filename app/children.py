@@ -1,0 +1,26 @@
+"""Python processes of this installation: the worker, computations, checks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+#: The folder that the packages are imported from: an environment's site-packages, or a checkout.
+_ROOT = Path(__file__).absolute().parent.parent
+
+
+def python(*arguments: str) -> list[str]:
+    """A command line for this interpreter. What lies in the working directory is not imported (``-P``)."""
+    return [sys.executable, "-P", *arguments]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment with some variables changed; a checkout's packages can be imported in it."""
+    inherited = dict(os.environ)
+    installed = {Path(sysconfig.get_path(name)).absolute() for name in ("purelib", "platlib")}
+    if _ROOT not in installed:
+        paths = [str(_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
+        inherited["PYTHONPATH"] = os.pathsep.join(paths)
+    return inherited | variables

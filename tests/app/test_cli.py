@@ -1,0 +1,344 @@
+"""The commands, run in this process against a service behind a real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from app.cli.root import app
+from app.services import Services
+from jobs.record import Failure
+
+Live = Callable[..., tuple[str, Services]]
+Hand = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> None:
+    """A home of its own, and a terminal wide enough for tables."""
+    monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+@pytest.fixture
+def served(live: Live, monkeypatch: pytest.MonkeyPatch) -> Services:
+    """A service that the commands find by themselves."""
+    url, services = live()
+    monkeypatch.setenv("COLLEGIUM_SERVER", url)
+    return services
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    below = getattr(group, "commands", None)
+    if below is None:
+        return [path]
+    return [path, *(found for name, command in below.items() for found in commands(command, (*path, name)))]
+
+
+def test_every_command_helps_and_names_the_exit_statuses() -> None:
+    found = commands(get_command(app))
+    assert {("search",), ("data", "add"), ("keys", "revoke"), ("serve",)} <= set(found)
+    for path in found:
+        if path != ("reproduce",):
+            result = run(*path, "--help")
+            assert result.exit_code == 0, path
+            assert len(result.output) > 200
+    assert "Exit status" in run("search", "--help").output
+    assert "collegium 0." in run("--version").output
+
+
+def test_usage_errors_are_status_2() -> None:
+    for arguments in (("dance",), ("search", "resnet50", "--colour", "red"), ("jobs", "--limit", "0"), ("show",)):
+        assert run(*arguments).exit_code == 2, arguments
+
+
+def test_a_search_runs_here(mlp: dict[str, Any], tmp_path: Path) -> None:
+    spec = mlp | {"estimator": {"method": "exact"}}
+    result = run("search", "-", "--json", "--plot", tmp_path / "figure.svg", stdin=json.dumps(spec))
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["method"] == "exact"
+    assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_a_search_here_shows_a_table(mlp: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(mlp))
+    result = run("search", "spec.json", "--alpha", "1.6", "--plot", "figure.png")
+    assert result.exit_code == 0, result.output
+    for word in ("primal", "dual", "m × n", "α", "near optimum"):
+        assert word in result.output
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "words"),
+    [
+        (("nothing-like-it",), None, ["neither a file nor a preset", "collegium presets"]),
+        (("-",), "{", ["error"]),
+        (("-",), "[]", ["a specification is a JSON object"]),
+        (("-",), '{"baseline": {"family": "mlp", "inputs": 8, "hidden": [0]}}', ["baseline.hidden[0]"]),
+        (("-",), '{"baseline": {"preset": "none"}}', ["baseline.preset", "resnet50"]),
+        (("resnet50", "--seed", "-1"), None, ["estimator.seed"]),
+        (("resnet50", "--correlation", "2"), None, ["inputs.correlation"]),
+        (("resnet50", "--plot", "figure.jpg"), None, ["figure.jpg", ".svg"]),
+    ],
+)
+def test_wrong_input_names_the_field_and_is_status_2(
+    arguments: tuple[str, ...], stdin: str | None, words: list[str]
+) -> None:
+    result = run("search", *arguments, stdin=stdin)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_a_computation_that_fails_is_status_1(mlp: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.children.sys.executable", "/bin/false")
+    result = run("search", "-", stdin=json.dumps(mlp))
+    assert result.exit_code == 1
+    assert "ended without an answer" in result.stderr
+
+
+def test_a_search_at_a_service(
+    live: Live, hand: Hand, answer: dict[str, Any], mlp: dict[str, Any], tmp_path: Path
+) -> None:
+    url, services = live()
+    hand(services, answer)
+    result = run("search", "-", "--server", url, "--plot", "there.svg", stdin=json.dumps(mlp))
+    assert result.exit_code == 0, result.stderr
+    assert "primal" in result.stdout
+    assert (tmp_path / "there.svg").exists()
+    as_json = run("search", "-", "--server", url, "--json", stdin=json.dumps(mlp))
+    assert json.loads(as_json.stdout) == answer
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "word"),
+    [(Failure("timeout", "It took too long.", "Ask for less."), 1, "Ask for less."), (None, 5, "was cancelled")],
+)
+def test_the_exit_status_says_how_a_job_ended(
+    live: Live, hand: Hand, mlp: dict[str, Any], end: Failure | None, status: int, word: str
+) -> None:
+    url, services = live()
+    hand(services, end)
+    result = run("search", "-", "--server", url, stdin=json.dumps(mlp))
+    assert result.exit_code == status
+    assert word in result.stderr
+    job = services.store.list().items[0]
+    assert run("watch", job.id, "--server", url).exit_code == status
+
+
+def test_nobody_there_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLEGIUM_SERVER", "http://127.0.0.1:9")
+    for arguments in (("jobs",), ("show", "x"), ("watch", "x"), ("cancel", "x"), ("download", "x"), ("data", "list")):
+        result = run(*arguments)
+        assert result.exit_code == 3, arguments
+        assert "collegium serve" in result.stderr
+
+
+def test_refusals_are_status_4(served: Services) -> None:
+    for arguments in (("show", "x"), ("watch", "x"), ("cancel", "x"), ("download", "x"), ("data", "delete", "x")):
+        assert run(*arguments).exit_code == 4, arguments
+    _, secret = served.store.add_key("me")
+    refused = run("jobs")
+    assert refused.exit_code == 4
+    assert "COLLEGIUM_API_KEY" in refused.stderr
+    assert run("jobs", "--key", secret).exit_code == 0
+
+
+def test_jobs_are_listed_shown_watched_and_cancelled(
+    served: Services, answer: dict[str, Any], mlp: dict[str, Any]
+) -> None:
+    assert "no jobs" in run("jobs").output
+    job, _ = served.store.create("search", mlp, queue="search")
+    other, _ = served.store.create("training", {"method": "vanilla", "data": {"name": "digits"}}, queue="train")
+    assert job.id in run("jobs").output
+    page = json.loads(run("jobs", "--limit", "1", "--json").stdout)
+    assert [item["id"] for item in page["items"]] == [other.id]
+    assert f"--cursor {page['next_cursor']}" in run("jobs", "--limit", "1").output
+    rest = run("jobs", "--cursor", page["next_cursor"], "--kind", "search", "--status", "queued")
+    assert job.id in rest.output
+    cancelled = run("cancel", other.id, "--wait")
+    assert "is cancelled" in cancelled.output
+    assert run("watch", other.id).exit_code == 5
+    claimed = served.store.claim(job.id, "worker", 60)
+    assert claimed is not None
+    served.store.succeed(job.id, 1, answer)
+    shown = run("show", job.id)
+    assert "succeeded" in shown.output
+    assert "primal" in shown.output
+    assert json.loads(run("show", job.id, "--json").stdout)["result"] == answer
+    lines = run("watch", job.id, "--json").stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["state", "state", "state"]
+    assert run("watch", job.id).exit_code == 0
+
+
+def test_files_are_downloaded_into_a_folder(served: Services, mlp: dict[str, Any], tmp_path: Path) -> None:
+    job, _ = served.store.create("search", mlp, queue="search")
+    refused = run("download", job.id)
+    assert refused.exit_code == 4
+    assert "no files; it is queued" in refused.stderr
+    served.store.claim(job.id, "worker", 60)
+    (tmp_path / "left").write_bytes(b"content")
+    artifacts = [served.artifacts.put_file(job.id, 1, name, tmp_path / "left") for name in ("a.txt", "b.txt")]
+    served.store.succeed(job.id, 1, {}, artifacts)
+    assert run("download", job.id).exit_code == 0
+    assert {path.name for path in (tmp_path / job.id).iterdir()} == {"a.txt", "b.txt"}
+    assert run("download", job.id, "--to", "only", "--only", "b.txt").exit_code == 0
+    assert [path.read_bytes() for path in (tmp_path / "only").iterdir()] == [b"content"]
+    missing = run("download", job.id, "--only", "c.txt")
+    assert (missing.exit_code, "no file c.txt" in missing.stderr) == (4, True)
+
+
+TRAINED = {
+    "accuracy": {"train": 0.999, "validation": None, "test": 0.975},
+    "loss": {"train": 0.01, "validation": None, "test": 0.1},
+    "parameters": 47_000,
+    "multiplicity": 21,
+    "widths": [16] * 5,
+    "seconds": 3.5,
+}
+
+
+def test_a_training_is_posted_followed_and_downloaded(served: Services, hand: Hand, tmp_path: Path) -> None:
+    hand(served, TRAINED, {"model.safetensors": b"weights"})
+    options = ("--preset", "mlp-digits-6x100", "--width", "16", "--multiplicity", "21", "--data", "digits")
+    result = run("train", *options, "--method", "majority", "--epochs", "2", "--recipe", "digits", "--to", "model")
+    assert result.exit_code == 0, result.output
+    assert "97.5 %" in result.output
+    assert (tmp_path / "model/model.safetensors").read_bytes() == b"weights"
+    spec = served.store.list().items[0].spec
+    assert (spec["method"], spec["recipe"]["epochs"], spec["recipe"]["name"]) == ("majority", 2, "digits")
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    later = run("train", "spec.json", "--seed", "7", "--no-wait")
+    assert served.store.get(later.stdout.strip()).spec["seed"] == 7
+
+
+def test_a_training_needs_an_architecture_and_data(served: Services) -> None:
+    assert run("train", "--data", "digits").exit_code == 2
+    assert run("train", "--preset", "resnet50").exit_code == 2
+    wrong = run("train", "--preset", "none", "--data", "digits")
+    assert (wrong.exit_code, "architecture.baseline.preset" in wrong.stderr) == (2, True)
+    unknown = run("train", "--search", "nothing", "--data", "digits")
+    assert (unknown.exit_code, "architecture.search" in unknown.stderr) == (2, True)
+
+
+def test_a_study_shows_its_table(served: Services, hand: Hand) -> None:
+    hand(served, {"cells": [{"architecture": "base", "accuracy": {"mean": 0.97}}, {"architecture": "split"}]})
+    study = {"architectures": [{"name": "base", "architecture": {"baseline": {"preset": "mlp-digits-6x100"}}}]}
+    result = run("study", "-", stdin=json.dumps(study | {"data": "digits"}))
+    assert result.exit_code == 0, result.output
+    assert "accuracy mean" in result.output
+    assert "0.97" in result.output
+
+
+def test_data_sets_are_added_listed_and_deleted(served: Services, tmp_path: Path) -> None:
+    x, y = np.ones((9, 2), np.float32), np.arange(9) % 3
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    added = run("data", "add", "mine.npz", "--name", "my data")
+    assert added.exit_code == 0, added.output
+    identity = added.stdout.strip()
+    listed = run("data", "list")
+    assert identity in listed.output
+    assert "my data" in listed.output
+    assert json.loads(run("data", "add", "mine.npz", "--json").stdout)["id"] == identity
+    assert run("data", "delete", identity).exit_code == 0
+    assert "no data sets" in run("data", "list").output
+    np.savez(tmp_path / "bad.npz", x_train=x)
+    bad = run("data", "add", "bad.npz")
+    assert (bad.exit_code, "missing" in bad.stderr) == (2, True)
+    assert run("data", "add", "nothing.npz").exit_code == 2
+    (tmp_path / "data.csv").write_text("1,2")
+    assert run("data", "add", "data.csv").exit_code == 2
+
+
+def test_keys_are_made_listed_and_revoked(sqlite_url: str) -> None:
+    assert "no keys" in run("keys", "list").output
+    made = run("keys", "create", "me")
+    assert made.stdout.startswith("collegium_")
+    assert run("keys", "create", "again", "--if-none").stdout == ""
+    (key,) = json.loads(run("keys", "list", "--json").stdout)
+    assert key["name"] == "me"
+    assert made.stdout.strip() not in run("keys", "list").output
+    assert run("keys", "create", "").exit_code == 2
+    revoked = run("keys", "revoke", key["id"])
+    assert revoked.exit_code == 0
+    assert "last key" in revoked.stderr
+    assert run("keys", "revoke", key["id"]).exit_code == 4
+
+
+def test_a_database_that_is_not_ready_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{tmp_path}/new.db")
+    old = run("keys", "list")
+    assert (old.exit_code, "collegium migrate" in old.stderr) == (2, True)
+    assert "at revision" in run("migrate").output
+    assert run("keys", "list").exit_code == 0
+    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    for arguments in (("keys", "list"), ("migrate",), ("serve",)):
+        assert run(*arguments).exit_code == 3, arguments
+    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", "mysql://host/name")
+    wrong = run("migrate")
+    assert (wrong.exit_code, "COLLEGIUM_DATABASE_URL" in wrong.stderr) == (2, True)
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLEGIUM_PORT", "many")
+    result = run("jobs")
+    assert (result.exit_code, "COLLEGIUM_PORT='many'" in result.stderr) == (2, True)
+
+
+def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = run("doctor", "--json")
+    findings = {finding["subject"]: finding for finding in json.loads(healthy.stdout)}
+    assert healthy.exit_code == 0, findings
+    assert {"version", "packages", "device", "home", "database", "migrations", "queue", "broker"} <= set(findings)
+    assert "torch" in findings["device"]["message"]
+    assert findings["workers"]["state"] == "note"
+    monkeypatch.setenv("COLLEGIUM_BROKER_URL", "redis://:secret@127.0.0.1:1/0")
+    monkeypatch.setenv("COLLEGIUM_HOST", "0.0.0.0")
+    sick = run("doctor")
+    assert sick.exit_code == 1
+    assert "redis://:***@127.0.0.1:1/0 does not answer" in sick.output
+    assert "secret" not in sick.output
+    assert "collegium keys create" in sick.output
+
+
+def test_the_doctor_says_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.diagnosis._device", lambda: __import__("app.diagnosis").diagnosis.Finding("ok", "d", "m"))
+    for url, word in (
+        (f"sqlite:///{tmp_path}/none.db", "does not exist yet"),
+        ("postgresql://me:secret@127.0.0.1:1/none", "does not answer"),
+        ("oracle://x", "not supported"),
+    ):
+        monkeypatch.setenv("COLLEGIUM_DATABASE_URL", url)
+        result = run("doctor")
+        assert word in result.output
+        assert "secret" not in result.output
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{empty}")
+    assert "run `collegium migrate`" in run("doctor").output
+
+
+def test_what_cannot_be_reproduced_is_said() -> None:
+    result = run("reproduce", "figure99")
+    assert (result.exit_code, "figure2" in result.stderr) == (2, True)
+
+
+def test_presets_are_listed() -> None:
+    assert "25 557 032" in run("presets").output.replace("\u202f", " ")
+    assert any(row["name"] == "resnet50" for row in json.loads(run("presets", "--json").stdout))
