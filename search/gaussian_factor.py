@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import isqrt
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,11 +31,20 @@ def covariance_root(covariance: np.ndarray, tolerance: float = 1e-12) -> np.ndar
     scale = float(np.abs(covariance).max())
     if not np.isfinite(scale) or np.abs(covariance - covariance.T).max() > 1e-6 * scale:
         raise ValueError("a covariance matrix is finite and symmetric")
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    return _root((covariance + covariance.T).tobytes(), tolerance)
+
+
+@lru_cache(maxsize=2)  # shards of one point, and all widths of one chain, share their inputs
+def _root(twice: bytes, tolerance: float) -> np.ndarray:
+    flat = np.frombuffer(twice) / 2
+    size = isqrt(len(flat))
+    values, vectors = np.linalg.eigh(flat.reshape(size, size))
     if values[0] < -1e-6 * max(values[-1], 0.0):
         raise ValueError(f"the matrix is not positive semidefinite: eigenvalues {values[0]:.3g} … {values[-1]:.3g}")
     kept = values > tolerance * values[-1]
-    return vectors[:, kept] * np.sqrt(values[kept])
+    root = vectors[:, kept] * np.sqrt(values[kept])
+    root.flags.writeable = False
+    return root
 
 
 def cholesky_factor(gram: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class ConvSampler:
         self._inputs = 1 if pair is None else 2
         self._device, self._dtype, self._hidden = torch.device(device), dtype, hidden
         root = covariance_root(patch_covariance(self._shapes[0], joint_gram(gram, pair)))
-        self._root = torch.as_tensor(root, device=self._device, dtype=dtype)
+        self._root = torch.tensor(root, device=self._device, dtype=dtype)
         self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer] | None = None
 
     def draw(self, count: int, generator: Generator) -> Tensor:
