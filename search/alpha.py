@@ -28,11 +28,11 @@ def exact_points(case: Case) -> tuple[Point, ...]:
     wanted = np.geomspace(first.min(), first.max(), EXACT_POINTS)
     chosen = [members[index] for index in np.unique(np.abs(first[None] - wanted[:, None]).argmin(axis=1))]
     log_ratio = case.exact(np.array(chosen))
-    return tuple(
+    points = [
         Point(widths, case.network.inverse_fan_in_sum(widths), float(value))
         for widths, value in zip(chosen, log_ratio, strict=True)
-        if value <= LARGEST_LOG_RATIO
-    )
+    ]
+    return tuple([point for point in points if point.log_ratio <= LARGEST_LOG_RATIO] or points)
 
 
 def alpha_of(case: Case, points: Sequence[Point]) -> Alpha:

@@ -21,6 +21,10 @@ from search.receptive_field import windows
 from search.spec import InputsSpec, SearchSpec
 
 
+#: Largest ln r whose variance is still a number.
+LARGEST_FINITE = 700.0
+
+
 @dataclass(frozen=True)
 class Case:
     """A checked specification with its network; ``inputs`` holds a correlation or a Gram matrix, never a data set."""
@@ -87,7 +91,7 @@ class Case:
             network=self.network,
             measure=self.spec.efficiency,
             budget=self.budget,
-            baseline_variance=math.expm1(baseline) / self.network.multiplicity,
+            baseline_variance=math.expm1(min(baseline, LARGEST_FINITE)) / self.network.multiplicity,
             max_multiplicity=self.spec.space.max_multiplicity,
         )
 

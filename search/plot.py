@@ -11,7 +11,7 @@ from typing import Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from search.result import CurveRow, SearchResult
 
@@ -138,7 +138,7 @@ def winners(axes: Axes, result: SearchResult) -> None:
         _label(axes, "n* under the estimate's error", "share of redrawn estimates", "")
         return
     axes.bar([win.widths[0] for win in wins], [win.frequency for win in wins], color=BLUE)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axes, "n* under the estimate's error", "width n", "share of redrawn estimates")
 
 

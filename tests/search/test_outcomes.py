@@ -30,6 +30,12 @@ def outcome(**asked):
         ({"baseline": MLP, "space": {"min_width": 50}}, "edge_of_space"),
         ({"baseline": MLP, "space": {"max_width": 4}}, "edge_of_space"),
         ({"baseline": {**MLP, "hidden": [3, 3]}}, "baseline_is_optimal"),
+        # a baseline whose variance is beyond all measure
+        (
+            {"baseline": {**MLP, "hidden": [1] * 64}, "estimator": {"method": "given", "alpha": 1000.0}},
+            "infeasible_space",
+        ),
+        ({"baseline": {**MLP, "hidden": [1] * 64}}, "infeasible_space"),
     ],
 )
 def test_kinds(asked, kind):
