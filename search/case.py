@@ -20,7 +20,6 @@ from search.problem import InvalidSpec
 from search.receptive_field import windows
 from search.spec import InputsSpec, SearchSpec
 
-
 #: Largest ln r whose variance is still a number.
 LARGEST_FINITE = 700.0
 
