@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from search.reproduce import EXPERIMENTS, reproduce
+from search.reproduce import EXPERIMENTS, main, reproduce
 
 
 def checked(name):
@@ -66,3 +66,15 @@ def test_an_unknown_experiment():
     assert len(EXPERIMENTS) == 7
     with pytest.raises(KeyError):
         reproduce("figure9")
+
+
+def test_the_program_prints_and_writes(tmp_path, capsys):
+    assert main(["table2", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet-50 12×10d" in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table2.md", "table2.json", "table2.svg"}
+    assert "25,758,040" in (tmp_path / "out" / "table2.md").read_text()
+    assert main(["alpha", "--json", "--output", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["agrees"]
+    with pytest.raises(SystemExit):
+        main(["figure9"])
