@@ -15,7 +15,7 @@ from train.export import export
 from train.launch import in_processes
 from train.loop import Listener, Pace
 from train.measure import scores_of
-from train.phases import Trained, last_good, train_all
+from train.phases import last_good, train_all
 from train.runtime import Place
 from train.setting import Request, Setting, assemble, concrete
 from train.spec import TrainingSpec
@@ -70,12 +70,12 @@ def execute(fabric: Fabric, request: Request, listener: Listener) -> dict[str, A
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     setting = assemble(request, fabric)
     first = setting.runtime.rank == 0
-    trained: Trained | None = None
     try:
         trained = train_all(setting, listener)
-    finally:
-        if trained is None and first:
+    except BaseException:  # a stop, a divergence or a fault: it passes on, once what is there has been left
+        if first:
             _leave_last_good(setting)
+        raise
     result = result_of(setting, trained, scores_of(setting, trained.model), time.monotonic() - started)
     if request.artifact_dir is not None and first:
         left = package(setting, trained.model, result.metrics(trained.history), models=trained.models)

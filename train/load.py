@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 def load(folder=HERE):
     """Return the model, in evaluation mode, and a function that prepares raw inputs for it."""
     sys.path.insert(0, str(folder))
-    import network  # the file beside this one
+    import network  # type: ignore[import-not-found]  # the file beside this one
 
     config = json.loads((folder / "config.json").read_text())["collegium"]
     model = getattr(network, config["network"])(**config["arguments"])

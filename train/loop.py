@@ -22,6 +22,7 @@ from train.data.batches import TrainingBatches, mixed
 from train.data.dataset import Batch, Dataset
 from train.evaluate import evaluate
 from train.figures import Figures, Tally
+from train.fused import clip_gradient_norm
 from train.method import Method
 from train.optimizer import make_optimizer
 from train.problem import Diverged
@@ -152,8 +153,6 @@ class Loop:
             self._running, parts, self.task.compute_loss, step=step, execution=self._execution, weights=weights
         )
         if self.recipe.clip_norm:
-            from train.fused import clip_gradient_norm
-
             clip_gradient_norm(self.model, self._optimizer, self.recipe.clip_norm)
         self._stepper.step()
         scores = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
@@ -291,5 +290,4 @@ def _microbatches(batch: Batch, parts: int) -> tuple[list[Batch], list[float] | 
 
 
 def _all_finite(model: nn.Module) -> bool:
-    weights = [parameter.detach() for parameter in model.parameters()]
-    return bool(torch.stack([norm.float() for norm in torch._foreach_norm(weights)]).isfinite().all())
+    return all(bool(parameter.detach().norm().isfinite()) for parameter in model.parameters())

@@ -26,16 +26,14 @@ def figures_on(setting: Setting, model: nn.Module, split: Split, *, most: int | 
 def scores_of(setting: Setting, model: nn.Module) -> Scores:
     """Figures of ``model``, in evaluation mode, on every split."""
     data = setting.data
-    found = {
-        "train": figures_on(setting, model, data.train, most=MOST_TRAINING_SAMPLES),
-        "validation": None if data.validation is None else figures_on(setting, model, data.validation),
-        "test": figures_on(setting, model, data.test),
-    }
-
-    def splits(name: str) -> Splits:
-        return Splits(**{split: None if value is None else getattr(value, name) for split, value in found.items()})
-
-    return Scores(accuracy=splits("top1"), top5=splits("top5"), loss=splits("loss"))
+    train = figures_on(setting, model, data.train, most=MOST_TRAINING_SAMPLES)
+    validation = None if data.validation is None else figures_on(setting, model, data.validation)
+    test = figures_on(setting, model, data.test)
+    return Scores(
+        accuracy=Splits(train=train.top1, validation=validation and validation.top1, test=test.top1),
+        top5=Splits(train=train.top5, validation=validation and validation.top5, test=test.top5),
+        loss=Splits(train=train.loss, validation=validation and validation.loss, test=test.loss),
+    )
 
 
 def sampled_scores(setting: Setting, method: Method, model: nn.Module) -> Scores | None:

@@ -60,11 +60,11 @@ class TrainingBatches:
         if self._world > 1:
             order, size = self._shard(order)
         step = epoch * self.steps + start
-        draw = mixed(self._seed, epoch, 1, self._rank)
+        draw, augment = mixed(self._seed, epoch, 1, self._rank), self._augment
         for x, y in self._split.batches(order, size, draw=draw):
-            if self._augment is not None:
+            if augment is not None:
                 self._generator.manual_seed(mixed(self._seed, step, 2, self._rank))
-                x = self._augment(x.float(), self._generator)
+                x = augment(x.float(), self._generator)
             yield self._preprocessing(x), y
             step += 1
 

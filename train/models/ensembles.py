@@ -40,6 +40,8 @@ class MemberLinear(nn.Module):
     at zero.
     """
 
+    majority_kernels = ("weight",)  # what ``expand`` may expand here, as it would a linear layer's weight
+
     def __init__(self, members: int, inputs: int, outputs: int, *, bias: bool, gain: float = math.sqrt(2)) -> None:
         super().__init__()
         self.gain = gain
@@ -61,7 +63,7 @@ class MemberLinear(nn.Module):
 class HeConv2d(nn.Conv2d):
     """A convolution without bias, with weights N(0, gain² / fan_in)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, gain: float, **geometry: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, gain: float, **geometry: Any) -> None:
         self.gain = gain
         super().__init__(inputs, outputs, kernel, bias=False, **geometry)
 
