@@ -27,6 +27,17 @@ class Grouped:
         return self.network.count("parameters", self.widths, self.multiplicity)
 
     @property
+    def title(self) -> str:
+        """The network in a few words, such as ``20 × MLP 64→[17, 17]→10``."""
+        network, m = self.network, self.multiplicity
+        if isinstance(network, MlpNetwork):
+            inputs, *hidden, outputs = (shape[0] for shape in network.chain.shapes(self.widths))
+            return f"{m} × MLP {inputs}→{hidden}→{outputs}"
+        if (self.widths, m) == (network.baseline, network.multiplicity):
+            return network.title
+        return f"{m} × {'·'.join(map(str, self.widths))} of {network.title}"
+
+    @property
     def outputs(self) -> int:
         """Scores that the network gives."""
         if isinstance(self.network, ResidualNetwork):
@@ -46,7 +57,7 @@ class Grouped:
         kind = {MlpNetwork: "mlp", ResidualNetwork: "resnext"}.get(type(self.network), "block")
         return {
             "family": kind,
-            "title": self.network.title,
+            "title": self.title,
             "widths": list(self.widths),
             "multiplicity": self.multiplicity,
             "outputs": self.outputs,

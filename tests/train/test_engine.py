@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -226,3 +227,33 @@ def test_a_stranger_gets_the_recorded_accuracy(digits_spec, tmp_path, family):
     architecture = {"baseline": {"family": family, **baseline}, "multiplicity": 2}
     result = run(digits_spec(architecture=architecture, data={"name": "digits", "limit": 200}), artifact_dir=tmp_path)
     assert load_and_evaluate(tmp_path) == {"accuracy": result["accuracy"]["test"], "samples": 200}
+
+
+def test_resnext29_trains_on_data_in_cifars_format_end_to_end(tmp_path):
+    folder = tmp_path / "data" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"):
+        rows = generator.integers(0, 256, (6, 1 + 3 * 32 * 32), dtype=np.uint8)
+        rows[:, 0] %= 10
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    spec = TrainingSpec.model_validate(
+        {
+            "architecture": {"baseline": {"preset": "resnext29-1x128d"}, "width": 10, "multiplicity": 10},
+            "data": {"name": "cifar10", "validation": 0.2},
+            "recipe": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+        }
+    )
+    result = run(spec, data_dir=tmp_path / "data", artifact_dir=tmp_path / "left")
+    assert result["parameters"] == 4_223_986
+    assert result["recipe"]["augment"] == ["flip", "pad_crop"]
+    assert result["data"]["train"] == 24
+    assert load_and_evaluate(tmp_path / "left") == {"accuracy": result["accuracy"]["test"], "samples": 6}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"precision": "bf16"}, {"schedule": "cosine", "warmup_epochs": 1, "clip_norm": 0.5}]
+)
+def test_precision_schedules_and_clipping_train(digits_spec, fields):
+    result = run(digits_spec({"epochs": 6, "learning_rate": 5e-3, "label_smoothing": 0.1, **fields}))
+    assert result["accuracy"]["test"] > 0.6
