@@ -133,6 +133,11 @@ def job_path(job_id: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
+def artifact_path(job_id: str, name: str) -> str:
+    """The path of one of a job's files."""
+    return f"{job_path(job_id)}/artifacts/{quote(name)}"
+
+
 def job_view(job: Job, full: bool = True) -> dict[str, Any]:
     """A job as a JSON object; without its result and log where not ``full``."""
     path = job_path(job.id)
@@ -145,7 +150,7 @@ def job_view(job: Job, full: bool = True) -> dict[str, Any]:
         "status": job.status,
         "progress": {"fraction": job.fraction, "message": job.message},
         "spec": job.spec,
-        "result": job.result if full else None,
+        "result": _linked(job) if full else None,
         "failure": failure,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
@@ -167,6 +172,15 @@ def job_view(job: Job, full: bool = True) -> dict[str, Any]:
     }
 
 
+def _linked(job: Job) -> dict[str, Any] | None:
+    """The result, with a link on each artifact that it names."""
+    artifacts = (job.result or {}).get("artifacts")
+    if not isinstance(artifacts, list):
+        return job.result
+    linked = [item | {"link": artifact_path(job.id, item["name"])} for item in artifacts]
+    return (job.result or {}) | {"artifacts": linked}
+
+
 def job_tag(job: Job) -> str:
     """A job's entity tag: it changes with every visible change, and with the software that writes it out."""
     return tag_of(f"{job.id}.{job.revision}.{software_version()}")
@@ -179,7 +193,7 @@ def artifact_view(job_id: str, artifact: Artifact) -> dict[str, Any]:
         "bytes": artifact.bytes,
         "sha256": artifact.sha256,
         "media_type": artifact.media_type,
-        "link": f"{job_path(job_id)}/artifacts/{quote(artifact.name)}",
+        "link": artifact_path(job_id, artifact.name),
     }
 
 

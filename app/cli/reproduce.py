@@ -14,6 +14,7 @@ from app.cli.exits import FAILED, USAGE, Stop, guarded
 #: What each computes, and the program that does.
 SEARCH = ("figure2", "figure3", "theorem1", "lemma1", "alpha", "table1", "table2")
 TRAIN = ("figure4", "table5", "noise", "t5")
+ALIASES = {"label-noise": "noise"}
 
 
 @guarded
@@ -26,6 +27,7 @@ def reproduce(
     What follows the name is passed on: `collegium reproduce table5 --data digits`,
     `collegium reproduce figure3 --help`.
     """
+    what = ALIASES.get(what, what)
     program = "search.reproduce" if what in SEARCH else "train.reproduce" if what in TRAIN else None
     if program is None:
         raise Stop(USAGE, f"{what!r} is not known", f"there are {', '.join((*SEARCH, *TRAIN))}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.text import Text
 
 from app.cli.tables import count, grid, number, percent
@@ -14,39 +14,56 @@ _SPLITS = ("train", "validation", "test")
 
 
 def training_table(result: dict[str, Any]) -> RenderableType:
-    """Accuracy and loss of the collapsed model on each split."""
+    """Accuracy and loss of the collapsed model on each split, and what else is known of it."""
     table = grid("collapsed model", *_SPLITS)
     for name, shown in (("accuracy", lambda value: percent(value, 4)), ("loss", number)):
         values = result.get(name) or {}
         table.add_row(name, *(shown(values.get(split)) for split in _SPLITS))
-    shape = result.get("widths")
-    facts = f"{count(result.get('parameters'))} parameters"
-    if shape:
-        size = shape[0] if len(set(shape)) == 1 else tuple(shape)
-        facts = f"{result.get('multiplicity')} × {size}, {facts}"
-    if result.get("seconds") is not None:
-        facts += f", {number(result['seconds'], 3)} s"
-    return Group(table, Text(facts, style="dim"))
+    sampled = result.get("sampled")
+    if sampled:
+        table.add_row("accuracy as sampled", *(percent(sampled["accuracy"].get(split), 4) for split in _SPLITS))
+    parts: list[RenderableType] = [table, Text(_facts(result), style="dim")]
+    known = {name: value for name, value in (result.get("diagnostics") or {}).items() if value is not None}
+    if known:
+        parts.append(Text(", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in known.items())))
+    parts += [Text(note["message"], style="yellow") for note in result.get("notes") or ()]
+    return Group(*parts)
 
 
 def study_table(result: dict[str, Any]) -> RenderableType:
     """One row for each cell of the study."""
-    rows = next((result[name] for name in ("table", "rows", "cells") if isinstance(result.get(name), list)), [])
-    flat = [dict(_leaves(row)) for row in rows]
-    columns = list(dict.fromkeys(name for row in flat for name in row))
-    table = grid(*(name.replace("_", " ") for name in columns))
-    for row in flat:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
-    return table
+    heads = ("architecture", "method", "recipe", "m × n", "parameters", "test accuracy", "test loss", "chosen", "seeds")
+    table = grid(*heads, left=3)
+    for cell in result["cells"]:
+        chosen = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in cell["chosen"].items())
+        table.add_row(
+            escape(cell["architecture"]),
+            escape(cell["method"]),
+            escape(cell["recipe"]),
+            _grouping(cell),
+            count(cell["parameters"]),
+            _with_error(cell["test_accuracy"], cell["test_accuracy_error"], 100.0, " %"),
+            _with_error(cell["test_loss"], cell["test_loss_error"], 1.0, ""),
+            chosen or "–",
+            f"{cell['succeeded']} of {len(cell['runs'])}",
+        )
+    notes = [Text(note["message"], style="yellow") for note in result.get("notes") or ()]
+    return Group(Text(result["title"], style="bold"), table, *notes)
 
 
-def _leaves(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name} ")
-        elif not isinstance(value, list):
-            yield prefix + name, value
+def _facts(result: dict[str, Any]) -> str:
+    facts = f"{count(result.get('parameters'))} parameters, {number(result.get('seconds'), 3)} s"
+    return f"{_grouping(result)}, {facts}" if result.get("widths") else facts
 
 
-def _cell(value: Any) -> str:
-    return number(value) if isinstance(value, float) else "–" if value is None else str(value)
+def _grouping(item: dict[str, Any]) -> str:
+    shape = item.get("widths")
+    if not shape:
+        return "–"
+    return f"{item['multiplicity']} × {shape[0] if len(set(shape)) == 1 else tuple(shape)}"
+
+
+def _with_error(value: float | None, error: float | None, scale: float, unit: str) -> str:
+    if value is None:
+        return "–"
+    return f"{number(scale * value)}{f' ± {number(scale * error, 2)}' if error is not None else ''}{unit}"

@@ -39,25 +39,41 @@ function* flat(object, prefix = "") {
   }
 }
 
+const rate = (value) => value === null || value === undefined ? "–" : percent(value, 4);
+const shape = (one) => !one.widths ? "–" : `${one.multiplicity}×${new Set(one.widths).size === 1 ? one.widths[0] : `(${one.widths.join(", ")})`}`;
+const words = (name) => name.replaceAll("_", " ");
+const notes = (result) => (result.notes ?? []).map((note) => h("div.notice.warn", {}, h("p", {}, note.message)));
+const fact = ([name, value]) => h("div.fact", {}, h("span.muted", {}, name), h("b", {}, value));
+
 export function showTraining(job) {
   const result = job.result, splits = ["train", "validation", "test"];
-  const rate = (value) => value === null || value === undefined ? "–" : percent(value, 4);
-  const facts = [["test accuracy", rate(result.accuracy?.test)], ["parameters", whole(result.parameters)],
-    ["grouping", result.multiplicity ? `${result.multiplicity}×${shape(result.widths)}` : null], ["training took", Number.isFinite(result.seconds) ? duration(result.seconds) : null]];
+  const rows = [["accuracy", ...splits.map((split) => rate(result.accuracy?.[split]))], ["loss", ...splits.map((split) => number(result.loss?.[split], 4))]];
+  if (result.top5) rows.splice(1, 0, ["among the five best", ...splits.map((split) => rate(result.top5[split]))]);
+  if (result.sampled) rows.push(["accuracy as sampled", ...splits.map((split) => rate(result.sampled.accuracy?.[split]))]);
+  const known = Object.entries(result.diagnostics ?? {}).filter(([, value]) => value !== null);
   return [
-    result.outcome?.message ? h("div.notice.warn", {}, h("p", {}, result.outcome.message)) : null,
-    h("div.facts-row", {}, facts.filter(([, value]) => value).map(([name, value]) => h("div.fact", {}, h("span.muted", {}, name), h("b", {}, value)))),
-    table(["collapsed model", ...splits], [["accuracy", ...splits.map((split) => rate(result.accuracy?.[split]))], ["loss", ...splits.map((split) => number(result.loss?.[split], 4))]]),
+    ...notes(result),
+    h("div.facts-row", {}, [["test accuracy", rate(result.accuracy?.test)], ["grouping", shape(result)], ["parameters", whole(result.parameters)],
+      ["samples per second", number(result.samples_per_second)], ["training took", duration(result.seconds)]].map(fact)),
+    table(["collapsed model", ...splits], rows),
+    known.length ? h("p", {}, known.map(([name, value]) => `${words(name)} ${number(value)}`).join(" · ")) : null,
   ].filter(Boolean);
 }
 
-const shape = (widths) => !widths ? "" : new Set(widths).size === 1 ? widths[0] : `(${widths.join(", ")})`;
+const withError = (value, error, scale = 1) => value === null || value === undefined ? "–" : `${number(scale * value, 4)}${error === null || error === undefined ? "" : ` ± ${number(scale * error, 2)}`}`;
 
 export function showStudy(job) {
   const result = job.result;
-  const rows = result.table ?? result.rows ?? result.cells ?? [];
-  if (!Array.isArray(rows) || !rows.length) return [];
-  const columns = [...new Set(rows.flatMap((row) => [...flat(row)].filter(([, value]) => !Array.isArray(value)).map(([name]) => name)))];
-  const shown = (value) => typeof value === "number" ? number(value, 4) : value === null || value === undefined ? "–" : String(value);
-  return [h("section", {}, h("h2", {}, "Table"), table(columns.map((name) => name.replaceAll("_", " ")), rows.map((row) => { const values = new Map(flat(row)); return columns.map((name) => shown(values.get(name))); })))];
+  const heads = ["architecture", "method", "recipe", "m×n", "parameters", "test accuracy, %", "test loss", "chosen", "seeds"];
+  const best = Math.max(...result.cells.map((cell) => cell.test_accuracy ?? -1));
+  return [
+    ...notes(result),
+    result.failed ? h("div.notice.warn", {}, h("p", {}, `${result.failed} of ${result.trainings} trainings failed; the others are counted.`)) : null,
+    h("section", {}, h("h2", {}, "Cells"), table(heads, result.cells.map((cell) => ({
+      attributes: cell.test_accuracy === best ? { class: "best" } : {},
+      cells: [cell.architecture, cell.method, cell.recipe, shape(cell), whole(cell.parameters), withError(cell.test_accuracy, cell.test_accuracy_error, 100), withError(cell.test_loss, cell.test_loss_error),
+        Object.entries(cell.chosen).map(([name, value]) => `${words(name)} ${number(value)}`).join(", ") || "–", `${cell.succeeded} of ${cell.runs.length}`],
+    })))),
+    h("p.muted.small", {}, "Means over the seeds ± their standard error; the best cell is marked."),
+  ].filter(Boolean);
 }

@@ -211,6 +211,10 @@ TRAINED = {
     "multiplicity": 21,
     "widths": [16] * 5,
     "seconds": 3.5,
+    "sampled": {"accuracy": {"train": 0.9, "validation": None, "test": 0.9}},
+    "diagnostics": {"sharpness": 0.25, "spread": None},
+    "notes": [{"kind": "stopped", "message": "It stopped early."}],
+    "artifacts": [{"name": "model.safetensors", "bytes": 7, "sha256": "0" * 64}],
 }
 
 
@@ -219,7 +223,8 @@ def test_a_training_is_posted_followed_and_downloaded(served: Services, hand: Ha
     options = ("--preset", "mlp-digits-6x100", "--width", "16", "--multiplicity", "21", "--data", "digits")
     result = run("train", *options, "--method", "majority", "--epochs", "2", "--recipe", "digits", "--to", "model")
     assert result.exit_code == 0, result.output
-    assert "97.5 %" in result.output
+    for word in ("97.5 %", "as sampled", "sharpness 0.25", "It stopped early."):
+        assert word in result.output
     assert (tmp_path / "model/model.safetensors").read_bytes() == b"weights"
     spec = served.store.list().items[0].spec
     assert (spec["method"], spec["recipe"]["epochs"], spec["recipe"]["name"]) == ("majority", 2, "digits")
@@ -237,13 +242,22 @@ def test_a_training_needs_an_architecture_and_data(served: Services) -> None:
     assert (unknown.exit_code, "architecture.search" in unknown.stderr) == (2, True)
 
 
+CELL = {
+    "architecture": "split", "method": "majority", "recipe": "default", "parameters": 47_000, "multiplicity": 21,
+    "widths": [16] * 5, "chosen": {"learning_rate": 0.003}, "runs": [{}, {}, {}], "succeeded": 2,
+    "test_accuracy": 0.9712, "test_accuracy_error": 0.0021, "test_loss": 0.1, "test_loss_error": None,
+}  # fmt: skip
+
+
 def test_a_study_shows_its_table(served: Services, hand: Hand) -> None:
-    hand(served, {"cells": [{"architecture": "base", "accuracy": {"mean": 0.97}}, {"architecture": "split"}]})
+    lost = CELL | {"test_accuracy": None, "test_loss": None, "widths": None, "chosen": {}, "succeeded": 0}
+    notes = [{"kind": "failed", "message": "Some failed."}]
+    hand(served, {"title": "One study", "cells": [CELL, lost], "notes": notes})
     study = {"architectures": [{"name": "base", "architecture": {"baseline": {"preset": "mlp-digits-6x100"}}}]}
     result = run("study", "-", stdin=json.dumps(study | {"data": "digits"}))
     assert result.exit_code == 0, result.output
-    assert "accuracy mean" in result.output
-    assert "0.97" in result.output
+    for word in ("One study", "21 × 16", "97.12 ± 0.21 %", "learning rate 0.003", "2 of 3", "Some failed."):
+        assert word in result.output
 
 
 def test_data_sets_are_added_listed_and_deleted(served: Services, tmp_path: Path) -> None:

@@ -171,3 +171,10 @@ def test_metrics_are_a_table(api: TestClient, services: Services, started: Calla
     text = api.get(f"/v1/jobs/{job.id}/metrics?format=csv")
     assert text.headers["content-type"].startswith("text/csv")
     assert list(csv.reader(io.StringIO(text.text))) == [["step", "loss", "top1"], ["1", "2.5", ""], ["2", "2.0", "0.5"]]
+
+
+def test_a_results_artifacts_have_links(api: TestClient, finished: Callable[..., Job]) -> None:
+    result = {"artifacts": [{"name": "deep/model.bin", "bytes": 3, "sha256": "0" * 64}]}
+    job = finished({"deep/model.bin": b"abc"}, result=result)
+    (artifact,) = api.get(f"/v1/jobs/{job.id}").json()["result"]["artifacts"]
+    assert api.get(artifact["link"]).content == b"abc"
