@@ -116,7 +116,7 @@ class MajorityKernel(nn.Module):
             return self.override(copies)
         if torch.compiler.is_compiling():
             return self._mixed(copies)
-        if self._owner is not None and self._owner() is copies and self.samples and torch.is_grad_enabled():
+        if self._owner is not None and self._owner() is copies and self._is_trained(copies):
             return self._virtual_leaf(copies)
         if not isinstance(copies, nn.Parameter) or copies.is_inference():
             return self._mixed(copies)
@@ -144,6 +144,9 @@ class MajorityKernel(nn.Module):
         self._owner = None if copies is None else weakref.ref(copies)
         self.virtual, self._virtual_token = None, None
 
+    def _is_trained(self, copies: Tensor) -> bool:
+        return self.samples and copies.requires_grad and torch.is_grad_enabled()
+
     def _virtual_leaf(self, copies: Tensor) -> Tensor:
         token = (self.clock.seed, self.clock.step, copies._version)
         if self.virtual is None or self.virtual.device != copies.device or self.virtual.dtype != copies.dtype:
@@ -153,6 +156,11 @@ class MajorityKernel(nn.Module):
                 simplex.mix(copies, self.draw, out=self.virtual)
             self._virtual_token = token
         return self.virtual
+
+    def lent_draw(self) -> Draw:
+        """The draw that ``virtual`` holds."""
+        seed, step, _ = self._virtual_token
+        return Draw(seed, step, self.index)
 
     def foresee(self, copies: Tensor, step: int) -> None:
         """Say that ``virtual`` already holds the mixture of the present ``copies`` for ``step``."""

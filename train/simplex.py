@@ -1,45 +1,42 @@
 """Random points of the simplex, one per weight, that are recomputed instead of remembered.
 
-Claim: for every weight element independently, p = (p_1 … p_e) has the flat Dirichlet law of normalised exponentials
-(Mazzawi et al. 2024, Eq. 2.2), without a logarithm: it is the e spacings that e − 1 uniform numbers cut out of [0, 1].
+Claim: for every weight element p = (p_1 … p_e) has the flat Dirichlet law, that of normalised exponentials (Mazzawi et
+al. 2024, Eq. 2.2), as a function of (seed, step, kernel, element) alone. So the backward pass draws again what the
+forward pass drew, on every rank and every device, and no p waits in between.
 
-The uniforms are a pure function of (seed, step, kernel, element), so the backward pass draws again what the forward
-pass drew, on every rank and every device. For element i of chunk c, cut j is the 16-bit word
+A stick of length 1 is broken e − 1 times: of what is left after k − 1 pieces, piece k leaves the fraction
 
-    word_j(i) = TABLE[offset + i mod CHUNK] + shift    mod 2^16,
+    q_k = U^{1/(e−k)},  U uniform on [0, 1]:      p_k = q_1 ⋯ q_{k−1} (1 − q_k),   p_e = q_1 ⋯ q_{e−1},
 
-where TABLE holds well mixed words of a counter, and ``offset`` and ``shift`` come from hashing (seed, step, kernel, c,
-j). Within a step neighbours are as independent as the table's words; from step to step every element sees other words,
-rotated by another angle. One integer operation a word keeps the draw within memory speed without a compiler.
+which is how the spacings of e − 1 sorted uniforms fall. The mixture and its adjoint are then nested interpolations,
 
-A word stands for the midpoint b = (word + ½) / 2^16 + ½ of its interval, so that b_1 ≤ … ≤ b_{e−1}, the spacings and
-their sum 1 are exact in float32. By Abel's summation
+    Σ_k p_k ∘ w_k = lerp(w_1, lerp(w_2, … lerp(w_{e−1}, w_e, q_{e−1}) …, q_2), q_1),
 
-    Σ_k p_k ∘ w_k = w_e + Σ_j b_j ∘ (w_j − w_{j+1}),        p_k ∘ g = b_k ∘ g − b_{k−1} ∘ g,
+so that neither p nor any tensor of its size is formed: work proceeds in chunks that stay in the cache.
 
-so that neither p nor any tensor of its size is ever formed: work proceeds in chunks that stay in the cache.
+The uniforms are a counter's hash, looked up. For each power j a circular table holds U^{1/j} for the PERIOD midpoints
+of equal intervals of [0, 1], each once, in the order of a hashed counter; the elements of a chunk read it from an
+offset that hashes (seed, step, kernel, chunk, k). Every offset is as likely, so every element takes each value of the
+table with the same probability at every step, independently of other steps up to the hash; elements of one chunk are as
+independent as entries of the table. A draw costs e − 1 reads a weight, less than any arithmetic would.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
 from train import elementwise
 
-__all__ = ["CHUNK", "Draw", "comparators", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk", "table"]
+__all__ = ["CHUNK", "PERIOD", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk", "table"]
 
-CHUNK = 1 << 17  # elements: large enough to hide an operator's cost, small enough for a core's cache
-UNIT = 2.0**-16  # width of a word's interval
-CENTRE = 0.5 + UNIT / 2  # where the word 0 lies in [0, 1]
-_ALIGNMENT = 16  # windows into the table start at multiples of this many words
+CHUNK = 1 << 16  # elements: large enough to hide an operator's cost, small enough for a core's cache
+PERIOD = 1 << 17  # values in a table
 _MASK64 = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 _STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
-_scratch = threading.local()
 
 
 @dataclass(frozen=True)
@@ -57,24 +54,19 @@ class Draw:
     def _state(self) -> int:
         state = 0
         for word in (self.seed, self.step, self.kernel):
-            state = _hashed(state ^ (word & _MASK64))
+            state = _hashed((state ^ word & _MASK64) + _GAMMA & _MASK64)
         return state
 
-    def cuts(self, expansion: int, chunk: int) -> list[tuple[int, int]]:
-        """(offset, shift) of each of the e − 1 cuts of the elements of chunk number ``chunk``."""
-        state = (self._state + chunk * _STREAM) & _MASK64
-        keys = []
-        for _ in range(expansion - 1):
-            state = (state + _GAMMA) & _MASK64
-            z = _hashed(state)
-            keys.append(((z >> 32) % (CHUNK // _ALIGNMENT) * _ALIGNMENT, (z & 0xFFFF) - 0x8000))
-        return keys
+    def offsets(self, expansion: int, chunk: int) -> list[int]:
+        """Where chunk number ``chunk`` starts to read in the table of each of the e − 1 breaks."""
+        state = self._state + chunk * _STREAM
+        return [_hashed(state + k * _GAMMA & _MASK64) % PERIOD for k in range(1, expansion)]
 
 
 def probabilities(draw: Draw, expansion: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Return p itself, shape ``(expansion, *shape)``, float32: for tests and for looking at.
 
-    Entries are in [0, 1] and sum to one over the first axis, exactly.
+    Entries are in [0, 1] and sum to one over the first axis, up to rounding.
     """
     return spread(torch.ones(tuple(shape), device=device), draw, expansion)
 
@@ -88,13 +80,12 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = torch.empty(copies.shape[1:], dtype=copies.dtype, device=copies.device)
     expansion = copies.shape[0]
-    flat = copies.detach().reshape(expansion, -1)
+    flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
     if elementwise.enabled(flat.device):
-        return elementwise.mix(flat, table(flat.device), _keys(draw, flat), out)
-    for index, (block, target) in enumerate(
-        zip(flat.split(CHUNK, dim=1), out.detach().view(-1).split(CHUNK), strict=True)
-    ):
-        mix_chunk(block.unbind(), draw.cuts(expansion, index), target)
+        elementwise.mix(flat, _tables(expansion, flat), _offsets(draw, flat), target)
+        return out
+    for index, (block, part) in enumerate(zip(flat.split(CHUNK, dim=1), target.split(CHUNK), strict=True)):
+        mix_chunk(block.unbind(), draw.offsets(expansion, index), part)
     return out
 
 
@@ -106,110 +97,85 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     """
     if out is None:
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
-    flat = gradient.detach().reshape(-1)
-    rows = out.detach().view(expansion, -1)
+    flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
     if elementwise.enabled(flat.device):
-        elementwise.spread(flat, table(flat.device), _keys(draw, rows), rows)
+        elementwise.spread(flat, _tables(expansion, flat), _offsets(draw, rows), rows)
         return out
     for index, (part, block) in enumerate(zip(flat.split(CHUNK), rows.split(CHUNK, dim=1), strict=True)):
-        spread_chunk(part, draw.cuts(expansion, index), block.unbind())
+        spread_chunk(part, draw.offsets(expansion, index), block.unbind())
     return out
 
 
-def mix_chunk(copies: Sequence[Tensor], cuts: Sequence[tuple[int, int]], out: Tensor) -> None:
+def mix_chunk(copies: Sequence[Tensor], offsets: Sequence[int], out: Tensor) -> None:
     """Write Σ_k p_k ∘ copies_k of one chunk into ``out``; all tensors flat and of equal length."""
     if out.dtype.itemsize < 4:
         wide = torch.empty(out.shape, dtype=torch.float32, device=out.device)
-        mix_chunk([copy.float() for copy in copies], cuts, wide)
+        mix_chunk([copy.float() for copy in copies], offsets, wide)
         out.copy_(wide)
         return
-    bounds = _sorted_cuts(cuts, out.shape[0], out.device)
-    bound, difference = _workspace(out.dtype, 2, out.shape[0], out.device)
-    torch.lerp(copies[-1], copies[0], CENTRE, out=out)
-    for word, left, right in zip(bounds, copies[:-1], copies[1:], strict=True):
-        bound.copy_(word)
-        torch.sub(left, right, out=difference)
-        out.addcmul_(bound, difference, value=UNIT)
+    if not offsets:
+        out.copy_(copies[0])
+    rest = copies[-1]
+    for copy, q in zip(copies[-2::-1], _fractions(offsets, out)[::-1], strict=True):
+        rest = torch.lerp(copy, rest, q, out=out)
 
 
-def spread_chunk(gradient: Tensor, cuts: Sequence[tuple[int, int]], out: Sequence[Tensor]) -> None:
+def spread_chunk(gradient: Tensor, offsets: Sequence[int], out: Sequence[Tensor]) -> None:
     """Write p_k ∘ gradient of one chunk into ``out[k]``; all tensors flat and of equal length."""
     if gradient.dtype.itemsize < 4:
         wide = [torch.empty(gradient.shape, dtype=torch.float32, device=gradient.device) for _ in out]
-        spread_chunk(gradient.float(), cuts, wide)
+        spread_chunk(gradient.float(), offsets, wide)
         for narrow, row in zip(out, wide, strict=True):
             narrow.copy_(row)
         return
-    if not cuts:
+    if not offsets:
         out[0].copy_(gradient)
-        return
-    bounds = _sorted_cuts(cuts, gradient.shape[0], gradient.device)
-    (bound,) = _workspace(gradient.dtype, 1, gradient.shape[0], gradient.device)
-    # Row k first receives everything left of its cut, b_k ∘ g; then what lies left of the cut before is taken away.
-    torch.mul(gradient, CENTRE, out=out[-1])
-    for word, row in zip(bounds, out[:-1], strict=True):
-        bound.copy_(word)
-        torch.addcmul(out[-1], bound, gradient, value=UNIT, out=row)
-    torch.sub(gradient, out[-2], out=out[-1])
-    for k in range(len(out) - 2, 0, -1):
-        out[k].sub_(out[k - 1])
+    rest, last = gradient, out[-1]
+    for row, q in zip(out[:-1], _fractions(offsets, gradient), strict=True):
+        torch.addcmul(rest, rest, q, value=-1, out=row)
+        rest = torch.mul(rest, q, out=last)
 
 
-def _sorted_cuts(cuts: Sequence[tuple[int, int]], size: int, device: torch.device) -> list[Tensor]:
-    """The e − 1 words of each element in rising order."""
-    source = table(device)
-    *words, spare = _workspace(torch.int16, len(cuts) + 1, size, device)
-    for word, (offset, shift) in zip(words, cuts, strict=True):
-        torch.add(source[offset : offset + size], shift, out=word)
-    for low, high in comparators(len(words)):
-        torch.minimum(words[low], words[high], out=spare)
-        torch.maximum(words[low], words[high], out=words[high])
-        words[low], spare = spare, words[low]
-    return words
-
-
-@lru_cache(maxsize=64)
-def comparators(count: int) -> tuple[tuple[int, int], ...]:
-    """Batcher's odd–even merge sort of ``count`` values, as (low, high) positions to compare and exchange in order."""
-    pairs = []
-    width = 1
-    while width < count:
-        gap = width
-        while gap >= 1:
-            for start in range(gap % width, count - gap, 2 * gap):
-                for i in range(start, min(start + gap, count - gap)):
-                    if i // (2 * width) == (i + gap) // (2 * width):
-                        pairs.append((i, i + gap))
-            gap //= 2
-        width *= 2
-    return tuple(pairs)
+def _fractions(offsets: Sequence[int], like: Tensor) -> list[Tensor]:
+    """q_1 … q_{e−1} of one chunk: views of the tables."""
+    size, powers = like.shape[0], range(len(offsets), 0, -1)
+    return [
+        table(power, like.dtype, like.device)[offset : offset + size]
+        for power, offset in zip(powers, offsets, strict=True)
+    ]
 
 
 @cache
-def table(device: torch.device) -> Tensor:
-    """2 · CHUNK well mixed 16-bit words: the top quarter of the splitmix64 hash of a counter."""
-    z = torch.arange(1, 2 * CHUNK + 1, dtype=torch.int64) * _signed(_GAMMA)
-    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z = (z ^ ((z >> bits) & ((1 << (64 - bits)) - 1))) * _signed(factor)  # the mask makes the shift logical
-    return (z >> 48).to(torch.int16).to(device)
+def table(power: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """U^{1/power} for U = (i + ½) / PERIOD in hashed order, shape ``(PERIOD + CHUNK,)``, the start repeated at the end.
+
+    Tables are constants, shared by all kernels: 0.75 MB a power in float32.
+    """
+    order = torch.argsort(_hashed_counter(power))
+    values = ((order.double() + 0.5) / PERIOD).pow(1.0 / power)
+    return torch.cat((values, values[:CHUNK])).to(dtype).to(device)
 
 
-def _workspace(dtype: torch.dtype, count: int, size: int, device: torch.device) -> list[Tensor]:
-    """``count`` flat work tensors, reused by this thread: fresh memory would cost as much as the work."""
-    key = (dtype, count, size, device)
-    views = _scratch.__dict__.get(key)
-    if views is None:
-        pool = _scratch.__dict__.setdefault((dtype, device), [])
-        pool.extend(torch.empty(CHUNK, dtype=dtype, device=device) for _ in range(count - len(pool)))
-        views = _scratch.__dict__[key] = [buffer[:size] for buffer in pool[:count]]
-    return views
+def _hashed_counter(stream: int) -> Tensor:
+    """The splitmix64 hash of PERIOD counters; the masks make torch's arithmetic shifts logical ones."""
+    counter = torch.arange(1, PERIOD + 1, dtype=torch.int64) + stream * PERIOD
+    z = counter * _signed(_GAMMA)
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
-def _keys(draw: Draw, rows: Tensor) -> Tensor:
-    """All chunks' (offset, shift), shape ``(chunks, expansion − 1, 2)``, int32, on the device of ``rows``."""
+def _tables(expansion: int, like: Tensor) -> list[Tensor]:
+    dtype = torch.float32 if like.dtype.itemsize < 4 else like.dtype
+    return [table(power, dtype, like.device) for power in range(expansion - 1, 0, -1)]
+
+
+def _offsets(draw: Draw, rows: Tensor) -> Tensor:
+    """All chunks' offsets, shape ``(chunks, expansion − 1)``, on the device of ``rows`` (expansion, elements)."""
     expansion, elements = rows.shape
-    keys = [draw.cuts(expansion, chunk) for chunk in range(-(-elements // CHUNK))]
-    return torch.tensor(keys, dtype=torch.int32).view(len(keys), expansion - 1, 2).to(rows.device, non_blocking=True)
+    offsets = [draw.offsets(expansion, chunk) for chunk in range(-(-elements // CHUNK))]
+    host = torch.tensor(offsets, dtype=torch.int32).view(len(offsets), expansion - 1)
+    return host.to(rows.device, non_blocking=True)
 
 
 def _hashed(state: int) -> int:

@@ -1,43 +1,43 @@
-"""Adversarial mixing (Mazzawi et al. 2024, Appendix D): p moves up the loss before the kernels move down it.
+"""Adversarial probabilities, Mazzawi et al. 2024, Appendix D: two gradients a step.
 
-The gradient of p_k is w_k ∘ g, with g the gradient of the mixed weight, so that one pass at the uniform mixture gives
-both. ε is given relative to the root mean square of that gradient within a kernel: the paper leaves its size open,
-and a scale-free ε means the same for every layer, loss and stage of training.
+The first gradient, at uniform p, is that of p itself: ∂L/∂p_k = w_k ∘ ∂L/∂w. An ascent step moves p to where the loss
+is larger, and the copies are trained there. The second algorithm mixes that p with a random one, the more the closer
+the copies have come to each other, which keeps them from becoming equal.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from train.fused import majority_copies
-from train.kernel import MajorityKernel
-from train.majority import set_step
+from train.kernel import MajorityKernel, kernels
 from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from train.methods.majority import Majority
-from train.simplex import probabilities
-
-STEP_SIZE = 0.1
+from train.simplex import Draw
+from train.simplex import probabilities as random_probabilities
 
 
 class Adversarial(Majority):
-    """Algorithm D.1: p ← Normalize(1/e + ε · ∂L/∂p), and then the gradient of the copies at that p.
+    """Algorithm D.1: train under the p that one ascent step from 1/e makes worst.
 
-    Normalize clips to non-negative entries and divides by their sum. Costs two gradients a step.
+    ``step_size`` is ε. With ``relative`` (the default) it multiplies ∂L/∂p divided by its root mean square in each
+    kernel, so that one ε means the same for kernels of all sizes; without, ∂L/∂p itself, as printed.
     """
 
     name = "adversarial"
+    is_random = False
 
-    def __init__(self, expansion: int = 3, *, step_size: float = STEP_SIZE, **options: Any) -> None:
+    def __init__(self, expansion: int = 3, *, step_size: float = 0.1, relative: bool = True, **options: Any) -> None:
         super().__init__(expansion, **options)
-        self._step_size = step_size
+        self.step_size, self.relative = step_size, relative
 
     def optimizer(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
-        """Return ``optimizer`` as it is: the fused update knows only random p."""
+        """Return ``optimizer`` as it is: these p are not those that a fused update draws."""
         return optimizer
 
     def step(
@@ -47,104 +47,145 @@ class Adversarial(Majority):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),
+        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
-        """Two passes: at the uniform mixture for the gradient of p, then at the adversary's mixture."""
-        set_step(model, step)
-        shares = list(weights) if weights is not None else [1.0 / len(batches)] * len(batches)
-        gradients = _mean_gradients(model, batches, compute_loss, shares, execution)
-        for parameter in model.parameters():
-            parameter.grad = None
-        with _overridden(model, lambda kernel, copies: _mixture(self._p(kernel, copies, gradients[kernel]))):
+        """Gradient at uniform p over all microbatches, ascent of p, gradient of the copies at that p."""
+        self.clock.step = step
+        slopes = uniform_gradients(model, batches, compute_loss, execution, weights)
+        with overriding({kernel: self._tilted(kernel, slope) for kernel, slope in slopes.items()}):
             return run_microbatches(model, batches, compute_loss, execution, weights)
 
-    def _p(self, kernel: MajorityKernel, copies: Tensor, gradient: Tensor) -> Tensor:
-        return adversarial_p(copies.detach(), gradient, self._step_size)
+    def _tilted(self, kernel: MajorityKernel, slope: Tensor) -> "Tilted":
+        return Tilted(slope, self.step_size, self.relative, kernel.draw if self.is_random else None)
+
+    def sampled(self, model: nn.Module) -> None:
+        """Return ``None``: the weights of a step exist for its batch alone."""
 
 
 class AdversarialMajority(Adversarial):
-    """Algorithm D.2: the adversary's p is mixed with a random one, more random the closer it is to uniform.
+    """Algorithm D.2: u ∘ adversarial p + (1 − u) ∘ random p, with u = KL(adversarial p, uniform) / ln e per element.
 
-    p ← u·p + (1 − u)·random, with u = KL(p, uniform) / ln e for each weight element.
+    Where the ascent does not move p, u = 0, and this is Algorithm 2.1.
     """
 
     name = "adversarial_majority"
-
-    def _p(self, kernel: MajorityKernel, copies: Tensor, gradient: Tensor) -> Tensor:
-        p = super()._p(kernel, copies, gradient)
-        random = probabilities(kernel.draw, self.expansion, p.shape[1:], p.device).to(p.dtype)
-        return randomized(p, random)
+    is_random = True
 
 
-def adversarial_p(copies: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    """Normalize(1/e + ε·ĝ), shape ``(expansion, …)``, where ĝ is copies ∘ gradient over its root mean square."""
-    expansion = len(copies)
-    ascent = copies * gradient
-    # Only differences between the copies matter: what they share, the normalization would remove again.
-    ascent = ascent - ascent.mean(0)
-    scale = ascent.square().mean().sqrt()
-    p = (1 / expansion + step_size * ascent / scale.clamp_min(torch.finfo(scale.dtype).tiny)).clamp_min(0)
-    return p / p.sum(0)
+def adversarial_probabilities(copies: Tensor, slope: Tensor, step_size: float, *, relative: bool = True) -> Tensor:
+    """p of Algorithm D.1, shape of ``copies``: normalise(1/e + ε w_k ∘ ∂L/∂w); ``slope`` is ∂L/∂w at uniform p.
+
+    Normalising clips at zero and divides by the sum over the copies.
+    """
+    ascent = copies * slope
+    if relative:
+        ascent = ascent / ascent.square().mean().sqrt().clamp_min(torch.finfo(ascent.dtype).tiny)
+    p = (1 / len(copies) + step_size * ascent).clamp_min_(0)
+    total = p.sum(0)
+    return torch.where(total > 0, p / total, 1 / len(copies))
 
 
-def randomized(p: Tensor, random: Tensor) -> Tensor:
-    """u·p + (1 − u)·random with u = KL(p, uniform) / ln e, element by element; both have shape ``(expansion, …)``."""
-    expansion = len(p)
-    if expansion == 1:
-        return p
-    divergence = torch.xlogy(p, p * expansion).sum(0)
-    u = (divergence / math.log(expansion)).clamp(0, 1)
-    return u * p + (1 - u) * random
+def divergence_from_uniform(p: Tensor) -> Tensor:
+    """u = KL(p, uniform) / ln e per element, in [0, 1]: 0 for uniform p, 1 for a vertex of the simplex."""
+    if len(p) == 1:
+        return torch.zeros_like(p[0])
+    return (1 + torch.xlogy(p, p).sum(0) / math.log(len(p))).clamp_(0, 1)
 
 
-def _mixture(p: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda copies: (p * copies).sum(0)
+class Tilted:
+    """The mixed weight of one kernel in one step; p is computed again from ``slope`` whenever it is needed."""
+
+    def __init__(self, slope: Tensor, step_size: float, relative: bool, draw: Draw | None) -> None:
+        self.slope, self.step_size, self.relative, self.draw = slope, step_size, relative, draw
+        self._weight: Tensor | None = None
+
+    def __call__(self, copies: Tensor) -> Tensor:
+        """Return Σ_k p_k ∘ copies_k; all reads within the step give one tensor."""
+        if self._weight is None:
+            self._weight = _Mix.apply(copies, self)
+        assert self._weight is not None
+        return self._weight
+
+    def probabilities(self, copies: Tensor) -> Tensor:
+        """p, shape of ``copies``."""
+        p = adversarial_probabilities(copies.detach(), self.slope, self.step_size, relative=self.relative)
+        if self.draw is None:
+            return p
+        u = divergence_from_uniform(p)
+        noise = random_probabilities(self.draw, len(copies), copies.shape[1:], copies.device).to(p.dtype)
+        return u * p + (1 - u) * noise
 
 
-@contextmanager
-def _overridden(model: nn.Module, weight: Callable[[MajorityKernel, Tensor], Callable[[Tensor], Tensor]]) -> Any:
-    """Context in which each kernel reads as the function of its copies that ``weight`` gives for it."""
-    found = majority_copies(model)
-    try:
-        for kernel, copies in found:
-            kernel.override = weight(kernel, copies)
-        yield
-    finally:
-        for kernel, _ in found:
-            kernel.override = None
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, copies: Tensor, tilted: Tilted) -> Tensor:
+        ctx.copies, ctx.tilted = copies, tilted  # not saved: several microbatches go backward through this node
+        return (tilted.probabilities(copies) * copies).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.tilted.probabilities(ctx.copies) * gradient, None
 
 
-def _mean_gradients(
+def uniform_gradients(
     model: nn.Module,
     batches: Sequence[Any],
     compute_loss: ComputeLoss,
-    shares: Sequence[float],
     execution: Execution,
+    weights: Sequence[float] | None,
 ) -> dict[MajorityKernel, Tensor]:
-    """Gradient of the loss by each mixed weight, at the mean of the copies; the same in every process."""
+    """∂L/∂w of every kernel at the mean of its copies, averaged over processes; leaves all other state untouched.
+
+    Random layers (dropout) see the numbers that the second pass will see; batch norms keep their statistics.
+    """
     leaves: dict[MajorityKernel, Tensor] = {}
 
-    def leaf(kernel: MajorityKernel, copies: Tensor) -> Callable[[Tensor], Tensor]:
-        leaves[kernel] = copies.detach().mean(0).requires_grad_()
-        return lambda _: leaves[kernel]
+    def mean_leaf(kernel: MajorityKernel) -> Any:
+        def read(copies: Tensor) -> Tensor:
+            if kernel not in leaves:
+                leaves[kernel] = copies.detach().mean(0).requires_grad_()
+            return leaves[kernel]
 
-    with _overridden(model, leaf), _unreduced(execution, model):
-        for batch, share in zip(batches, shares, strict=True):
-            loss, _ = compute_loss(model, batch)
-            execution.backward(loss * share)
-    gradients = {kernel: _gradient(weight) for kernel, weight in leaves.items()}
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        for gradient in gradients.values():
-            distributed.all_reduce(gradient)
-    return gradients
+        return read
 
-
-def _gradient(weight: Tensor) -> Tensor:
-    # A kernel that took no part in the pass has no gradient: its adversary stays at the uniform mixture.
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad
+    with _untouched(model), execution.no_sync(model):
+        with overriding({kernel: mean_leaf(kernel) for kernel in kernels(model).values()}):
+            run_microbatches(model, batches, compute_loss, execution, weights)
+    slopes = {kernel: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for kernel, leaf in leaves.items()}
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for slope in slopes.values():
+            torch.distributed.all_reduce(slope)
+            slope /= torch.distributed.get_world_size()
+    return slopes
 
 
-def _unreduced(execution: Execution, model: nn.Module) -> AbstractContextManager[Any]:
-    return execution.no_sync(model)
+@contextmanager
+def overriding(overrides: dict[MajorityKernel, Any]) -> Iterator[None]:
+    """Context in which each kernel's weight is what its override makes of the copies."""
+    try:
+        for kernel, override in overrides.items():
+            kernel.override = override
+        yield
+    finally:
+        for kernel in overrides:
+            kernel.override = None
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    devices = {parameter.device for parameter, _ in gradients if parameter.device.type == "cuda"}
+    try:
+        for parameter, _ in gradients:
+            parameter.grad = None
+        for norm in norms:
+            norm.track_running_stats = False
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,38 +1,38 @@
-"""Distillation (Hinton et al. 2015): one model learns from the ensemble that would have been too large to keep."""
+"""Distillation of an ensemble into one model (Hinton et al. 2015; a baseline in Mazzawi et al. 2024, Appendix G)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.method import ComputeLoss, Evaluate, Execution, StepOutput
-from train.methods.ensemble import AveragedModels, Ensemble
+from train.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
+from train.methods.vanilla import Vanilla
 
-WEIGHT = 0.5
-TEMPERATURE = 2.0
-IGNORED = -100
+IGNORED = -100  # the label of a token that does not count, as in torch's cross-entropy
 
 
-class Distilled(Ensemble):
-    """A single model trained on (1 − λ) · loss + λ · T² · KL(teacher, student) at temperature T.
+class Distilled(Vanilla):
+    """A student of the original architecture learns the averaged outputs of ``expansion`` independent models.
 
-    The teacher is the ensemble of e independently trained models, of the same architecture as the student (Mazzawi et
-    al. 2024, section 4.1 and Appendix G).
+    Loss: (1 − α) · loss on the labels + α T² KL(softmax(t/T) ‖ softmax(s/T)), with the teachers' mean logits t and the
+    student's s. By default, α = T = 1: the teachers' distribution is the label.
     """
 
     name = "distilled"
-    trains = True
 
-    def __init__(self, expansion: int = 3, *, weight: float = WEIGHT, temperature: float = TEMPERATURE) -> None:
+    def __init__(self, expansion: int = 3, *, alpha: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__(expansion)
-        self._weight, self._temperature = weight, temperature
-        self._teacher: AveragedModels | None = None
+        if not 0 <= alpha <= 1 or temperature <= 0:
+            raise ValueError(f"alpha must be in [0, 1] and temperature positive, not {alpha} and {temperature}")
+        self.members, self.alpha, self.temperature = expansion, alpha, temperature
+        self._teachers: list[nn.Module] = []
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> None:
-        """Keep the members as the teacher."""
-        self._teacher = AveragedModels(models).eval().requires_grad_(False)
+        """Keep ``models`` as teachers, in evaluation mode and without gradients."""
+        self._teachers = [model.eval().requires_grad_(False) for model in models]
 
     def step(
         self,
@@ -41,43 +41,47 @@ class Distilled(Ensemble):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),
+        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
-        """Forward and backward of the joint loss; the output's ``loss`` is that of the labels alone."""
-        teacher = self._teacher
-        if teacher is None:
-            raise RuntimeError("the teacher's members have not been combined")
-        plain: list[Tensor] = []
+        """Gradient of the distillation loss; ``loss`` of the output is that on the labels."""
+        if not self._teachers:
+            raise RuntimeError("train the teachers and combine them first")
+        on_labels: list[Tensor] = []
 
-        def joint(student: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
-                _, taught = compute_loss(teacher, batch)
+        def taught(student: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
             loss, logits = compute_loss(student, batch)
-            plain.append(loss.detach())
-            known = distillation_loss(logits, taught, self._temperature, _valid(batch, logits))
-            return (1 - self._weight) * loss + self._weight * known, logits
+            on_labels.append(loss.detach())
+            apart = distillation_loss(
+                logits, self._target(batch, compute_loss), self.temperature, _counted(batch, logits)
+            )
+            return (1 - self.alpha) * loss + self.alpha * apart, logits
 
-        output = super().step(model, batches, joint, step=step, execution=execution, weights=weights)
-        shares = weights if weights is not None else [1 / len(plain)] * len(plain)
-        loss = torch.stack([part * share for part, share in zip(plain, shares, strict=True)]).sum()
-        return StepOutput(loss=loss, logits=output.logits, extra={"joint_loss": output.loss})
+        output = run_microbatches(model, batches, taught, execution, weights)
+        shares = weights or [1 / len(batches)] * len(batches)
+        loss = torch.stack([share * part for share, part in zip(shares, on_labels, strict=True)]).sum()
+        return replace(output, loss=loss, extra={"distillation": output.loss})
+
+    @torch.no_grad()
+    def _target(self, batch: Any, compute_loss: ComputeLoss) -> Tensor:
+        return torch.stack([compute_loss(teacher, batch)[1].float() for teacher in self._teachers]).mean(0)
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float, valid: Tensor | None = None) -> Tensor:
-    """T² · KL(softmax(teacher / T), softmax(logits / T)), the mean over predictions; 0-dim.
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
+    """T² KL(softmax(teacher/T) ‖ softmax(student/T)), the mean over all predictions, or over those ``counted``.
 
-    The factor T² keeps gradients comparable between temperatures. ``valid`` masks predictions that count.
+    Logits have shape ``(…, classes)``, ``counted`` ``(…)``. T² keeps the gradient's size whatever T is.
     """
-    target = torch.log_softmax(teacher.float() / temperature, -1)
-    given = torch.log_softmax(logits.float() / temperature, -1)
-    divergence = functional.kl_div(given, target, reduction="none", log_target=True).sum(-1)
-    if valid is not None:
-        divergence = divergence[valid]
-    return temperature**2 * divergence.mean()
+    if counted is not None:
+        student, teacher = student[counted], teacher[counted]
+    targets = functional.log_softmax(teacher.flatten(0, -2) / temperature, -1)
+    predictions = functional.log_softmax(student.float().flatten(0, -2) / temperature, -1)
+    return temperature**2 * functional.kl_div(predictions, targets, reduction="batchmean", log_target=True)
 
 
-def _valid(batch: Any, logits: Tensor) -> Tensor | None:
-    """Which predictions have a label: all classes, and the tokens that are not padding."""
-    labels = batch[1]
-    return labels != IGNORED if labels.ndim == logits.ndim - 1 and labels.ndim > 1 else None
+def _counted(batch: Any, logits: Tensor) -> Tensor | None:
+    """Which predictions have a label, where there is one label for each."""
+    labels = batch[1] if isinstance(batch, Sequence) and len(batch) == 2 else None
+    if isinstance(labels, Tensor) and labels.shape == logits.shape[:-1] and not labels.is_floating_point():
+        return labels != IGNORED
+    return None

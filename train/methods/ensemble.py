@@ -1,6 +1,7 @@
-"""An ensemble of e independent models, evaluated by averaging: the bound that others are measured against."""
+"""An ensemble of independent models, the ceiling that others are measured against (Mazzawi et al. 2024, Appendix G)."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,40 +11,25 @@ from train.method import Evaluate
 from train.methods.vanilla import Vanilla
 
 
-class AveragedModels(nn.Module):
-    """Models whose averaged probabilities are the prediction; returned as logarithms, which any loss of logits takes."""
+class AveragedModel(nn.Module):
+    """f(x) = 1/e Σ_i f_i(x) of ``models`` models that stay apart."""
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(models)
+        self.members = nn.ModuleList(members)
+        self.models = len(members)
+        self.config = getattr(members[0], "config", None)
 
-    @property
-    def models(self) -> int:
-        """How many models are averaged."""
-        return len(self.members)
-
-    @property
-    def config(self) -> Any:
-        """The configuration that all members share, where they have one."""
-        return self.members[0].config
-
-    def forward(self, *inputs: Tensor, **named: Any) -> Any:
-        """Return ln of the mean probability, in the shape of one model's logits."""
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Mean of the members' outputs: tensors, or the ``logits`` of outputs that have them."""
         outputs = [member(*inputs, **named) for member in self.members]
         if isinstance(outputs[0], Tensor):
-            return mean_log_probability(outputs)
-        outputs[0].logits = mean_log_probability([output.logits for output in outputs])
-        return outputs[0]
-
-
-def mean_log_probability(logits: Sequence[Tensor]) -> Tensor:
-    """ln of the mean over models of softmax(logits), computed without leaving logarithms."""
-    stacked = torch.stack([torch.log_softmax(one.float(), -1) for one in logits])
-    return torch.logsumexp(stacked, 0) - torch.log(torch.tensor(float(len(logits)), device=stacked.device))
+            return torch.stack(outputs).mean(0)
+        return SimpleNamespace(logits=torch.stack([output.logits for output in outputs]).mean(0))
 
 
 class Ensemble(Vanilla):
-    """e models from their own seeds (Mazzawi et al. 2024, section 4.1); inference costs e times a single model's."""
+    """``expansion`` models, each from its own seed, evaluated by averaging their outputs."""
 
     name = "ensemble"
     trains = False
@@ -53,5 +39,5 @@ class Ensemble(Vanilla):
         self.members = expansion
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-        """Average the members' probabilities."""
-        return AveragedModels(models)
+        """Return the average of ``models`` as functions."""
+        return AveragedModel(models)

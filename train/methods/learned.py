@@ -1,4 +1,4 @@
-"""Learned mixing (Mazzawi et al. 2024, Appendix D, second loss): p is trained with the weights."""
+"""Learned probabilities, the second loss of Mazzawi et al. 2024, Appendix D: min over the copies and over p."""
 
 from typing import Any
 
@@ -6,64 +6,49 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from train.kernel import MajorityKernel
-from train.majority import expand
+from train.kernel import Clock, MajorityKernel
 from train.methods.majority import Majority
-
-STEP_SIZE = 1.0
 
 
 class LearnedKernel(MajorityKernel):
-    """A weight Σ_k p_k ∘ w_k whose p = softmax(κ·θ) is a parameter for every weight element, in training and evaluation.
+    """A kernel whose p is a parameter of its own, softmax(``rate`` · ``logits``) over the copies, uniform at first."""
 
-    θ starts at zero, the uniform mixture. κ is ``sharpness``: under Adam it multiplies the rate at which ln p moves.
-    """
+    logits: nn.Parameter
 
-    sharpness = STEP_SIZE
+    def __init__(self, expansion: int, clock: Clock, index: int, rate: float = 1.0) -> None:
+        super().__init__(expansion, clock, index)
+        self.rate = rate
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Copies of ``weight``; their shape is that of θ."""
+        """Copies that mix to ``weight`` whatever p is; the first call makes p uniform."""
         copies = super().right_inverse(weight)
-        if not hasattr(self, "theta"):
-            self.theta = nn.Parameter(torch.zeros_like(copies))
+        if not hasattr(self, "logits"):
+            self.logits = nn.Parameter(torch.zeros_like(copies))
         return copies
 
     def forward(self, copies: Tensor) -> Tensor:
-        """Return the weight, shape ``copies.shape[1:]``."""
-        return (torch.softmax(self.sharpness * self.theta, 0) * copies).sum(0)
+        """Return Σ_k p_k ∘ copies_k, in training and in evaluation."""
+        return (torch.softmax(self.rate * self.logits, 0) * copies).sum(0)
 
 
 class Learned(Majority):
-    """min over weights and p of the loss at ⟨w⟩_p; collapsing keeps the mixture that was learned."""
+    """p trained with the weights, by the same optimizer; the mixture under the final p is the answer.
+
+    ``step_size`` scales how fast p moves: in proportion under Adam, with its square under SGD.
+    """
 
     name = "learned"
 
-    def __init__(self, expansion: int = 3, *, step_size: float = STEP_SIZE, **options: Any) -> None:
+    def __init__(self, expansion: int = 3, *, step_size: float = 1.0, **options: Any) -> None:
         super().__init__(expansion, **options)
-        self._step_size = step_size
+        self.step_size = step_size
 
-    def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
-        """Expand the kernels, each with its own p."""
-
-        def kernel(expansion: int, clock: Any, index: int) -> LearnedKernel:
-            made = LearnedKernel(expansion, clock, index)
-            made.sharpness = self._step_size
-            return made
-
-        return expand(
-            model,
-            self.expansion,
-            init=self._initialization,
-            include=self._patterns or None,
-            correct_scale=self._correct_scale,
-            seed=seed,
-            kernel=kernel,
-        )
+    def _make_kernel(self, expansion: int, clock: Clock, index: int) -> MajorityKernel:
+        return LearnedKernel(expansion, clock, index, self.step_size)
 
     def optimizer(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
-        """Return ``optimizer`` as it is: p needs its own gradient."""
+        """Return ``optimizer`` as it is."""
         return optimizer
 
     def sampled(self, model: nn.Module) -> None:
-        """Return ``None``: training and evaluation use the same mixture."""
-        return None
+        """Return ``None``: training and evaluation use the same weights."""

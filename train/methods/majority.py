@@ -1,58 +1,60 @@
-"""Majority kernels (Mazzawi et al. 2024, Algorithm 2.1)."""
+"""Majority kernels, Mazzawi et al. 2024, Algorithm 2.1."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
 from train.fused import fuse
-from train.kernel import mixing
-from train.majority import collapse, expand, set_step
-from train.method import ComputeLoss, Execution, StepOutput
+from train.kernel import Clock, MajorityKernel, kernels, mixing
+from train.majority import collapse, expand
+from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from train.methods.vanilla import Vanilla
-
-#: A step that no training reaches, so that an evaluation of sampled weights repeats itself.
-EVALUATION_STEP = -1
 
 
 class Majority(Vanilla):
-    """Each step mixes e copies of every kernel with a fresh p, uniform on the simplex; the answer is their mean.
+    """Every kernel is trained as ``expansion`` copies, mixed anew at random in every step; their mean is the answer.
 
-    ``initialization`` is that of the copies (``independent`` from scratch, ``replicated`` from pretrained weights),
-    ``correct_scale`` gives independent copies the variance of one kernel in training, and ``patterns`` restricts the
-    expansion to modules or parameters whose names match one of them.
+    ``initialization``, ``correct_scale`` and ``patterns`` (names to include) are those of ``train.expand``.
     """
 
     name = "majority"
+    kernel: type[MajorityKernel] = MajorityKernel
 
     def __init__(
         self,
         expansion: int = 3,
         *,
         initialization: Literal["independent", "replicated"] = "independent",
-        correct_scale: bool = False,
+        correct_scale: bool | Literal["training", "evaluation"] = False,
         patterns: Sequence[str] = (),
     ) -> None:
         super().__init__(expansion)
-        self._initialization: Literal["independent", "replicated"] = initialization
-        self._correct_scale = correct_scale
-        self._patterns = tuple(patterns)
+        self.initialization, self.correct_scale, self.patterns = initialization, correct_scale, tuple(patterns)
+        self._clock: Clock | None = None
+        self._evaluations = 0
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
-        """Expand the kernels, in place; ``seed`` determines the copies and every p."""
-        return expand(
+        """Expand ``model`` in place."""
+        expand(
             model,
             self.expansion,
-            init=self._initialization,
-            include=self._patterns or None,
-            correct_scale=self._correct_scale,
+            init=self.initialization,
+            include=self.patterns or None,
+            correct_scale=self.correct_scale,
             seed=seed,
+            kernel=self._make_kernel,
         )
+        self._clock = next(iter(kernels(model).values())).clock
+        return model
+
+    def _make_kernel(self, expansion: int, clock: Clock, index: int) -> MajorityKernel:
+        return self.kernel(expansion, clock, index)
 
     def optimizer(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
-        """Fuse the gradients of the copies with the update, where that pays."""
+        """Fuse the gradient of the copies with their update, where that pays."""
         return fuse(optimizer, model)
 
     def step(
@@ -62,18 +64,30 @@ class Majority(Vanilla):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),
+        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
-        """Forward and backward at the weights that this step's p mixes; the same p for all microbatches."""
-        set_step(model, step)
-        return super().step(model, batches, compute_loss, step=step, execution=execution, weights=weights)
+        """Forward and backward under the p of this step, the same for all microbatches and processes."""
+        self.clock.step = step
+        return run_microbatches(model, batches, compute_loss, execution, weights)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the prepared model's kernels."""
+        if self._clock is None:
+            raise RuntimeError("prepare a model first")
+        return self._clock
 
     def sampled(self, model: nn.Module) -> AbstractContextManager[Any] | None:
-        """Context in which evaluation sees one draw of mixed weights, each time another."""
-        self._draws = getattr(self, "_draws", 0) + 1
-        return mixing(model, "sample", step=EVALUATION_STEP - self._draws)
+        """Context in which evaluation mixes the copies by a fresh draw; each call gives another."""
+        return self._sampled(model)
+
+    @contextmanager
+    def _sampled(self, model: nn.Module) -> Iterator[None]:
+        self._evaluations += 1
+        with mixing(model, "sample", step=-self._evaluations):
+            yield
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Collapse every kernel to the mean of its copies."""
+        """Collapse every kernel to the mean of its copies, in place."""
         return collapse(model)

@@ -1,8 +1,8 @@
-"""Model soups (Wortsman et al. 2022; Mazzawi et al. 2024, Table 4): weights averaged after separate trainings."""
+"""Model soups (Wortsman et al. 2022; Mazzawi et al. 2024, Table 4): averages of weights that share a starting point."""
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,51 +12,51 @@ from train.methods.vanilla import Vanilla
 
 
 class Soup(Vanilla):
-    """e models that share their start and differ in the order of their data, averaged in weight space.
+    """``expansion`` trainings from the same weights, in different orders of the data, averaged in weight space.
 
-    ``uniform`` averages all. ``greedy`` takes the models from the best on validation to the worst, and keeps each
-    that does not make the average worse.
+    ``selection``: ``"uniform"`` averages all; ``"greedy"`` starts from the best on the validation split and takes in
+    others, best first, as long as the average does not get worse there.
     """
 
     name = "soup"
-    shared_start = True
     trains = False
+    shared_start = True
 
-    def __init__(self, expansion: int = 3, *, recipe: Literal["uniform", "greedy"] = "greedy") -> None:
+    def __init__(self, expansion: int = 3, *, selection: Literal["uniform", "greedy"] = "greedy") -> None:
         super().__init__(expansion)
-        self.members = expansion
-        self._recipe = recipe
+        if selection not in ("uniform", "greedy"):
+            raise ValueError(f"selection must be 'uniform' or 'greedy', not {selection!r}")
+        self.members, self.selection = expansion, selection
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-        """Average the members; ``greedy`` asks ``evaluate`` once for each member and for each candidate."""
-        if self._recipe == "uniform":
-            return averaged(models)
-        return greedy(models, evaluate)
+        """Return one plain model. Its batch norms' statistics are averages: estimate them again."""
+        return uniform_soup(models) if self.selection == "uniform" else greedy_soup(models, evaluate)
 
 
-def averaged(models: Sequence[nn.Module]) -> nn.Module:
-    """A new model whose floating-point parameters and buffers are the means of those of ``models``."""
-    result = copy.deepcopy(models[0])
+def uniform_soup(models: Sequence[nn.Module]) -> nn.Module:
+    """Average of the weights of ``models``, which have one architecture; integer buffers are the first model's."""
+    soup = copy.deepcopy(models[0])
     states = [model.state_dict() for model in models]
-    mean: dict[str, Any] = {name: _mean([state[name] for state in states]) for name in states[0]}
-    result.load_state_dict(mean)
-    return result
+    mean = {name: _mean([state[name] for state in states]) for name in states[0]}
+    soup.load_state_dict(mean)
+    return soup
 
 
-def _mean(values: Sequence[Any]) -> Any:
-    if not isinstance(values[0], Tensor) or not values[0].is_floating_point():
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    if not values[0].is_floating_point():
         return values[0]
-    return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
+    return torch.stack([value.float() for value in values]).mean(0).to(values[0].dtype)
 
 
-def greedy(models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-    """The greedy soup: members from best to worst, each kept if the average with it scores at least as well."""
-    scores = [evaluate(copy.deepcopy(model)) for model in models]
-    order = sorted(range(len(models)), key=lambda index: -scores[index])
-    kept, best = [models[order[0]]], scores[order[0]]
-    for index in order[1:]:
-        candidate = averaged([*kept, models[index]])
+def greedy_soup(models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
+    """Best single model, then every other in order of its score if it does not lower the score of the average."""
+    scores = [evaluate(model) for model in models]
+    order = sorted(range(len(models)), key=lambda i: -scores[i])
+    chosen, best = [models[order[0]]], scores[order[0]]
+    soup = uniform_soup(chosen)
+    for i in order[1:]:
+        candidate = uniform_soup([*chosen, models[i]])
         score = evaluate(candidate)
         if score >= best:
-            kept, best = [*kept, models[index]], score
-    return averaged(kept)
+            chosen, best, soup = [*chosen, models[i]], score, candidate
+    return soup

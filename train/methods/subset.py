@@ -4,9 +4,9 @@ Every hidden layer keeps e·m rows (neurons or filters). Before each step m of t
 
     f(S) = α Σ_{i∈S} u(i) − β Σ_{(i,j)⊂S, (i,j)∈E} s(i, j),      u(i) = ‖U_i‖ + max_l Σ_{j:(l,j)∈E} s(l, j),
 
-where s is the cosine of two rows and E joins each row with its t nearest. Eq. F.8 prints a minimum, but f is utility minus
-redundancy, monotone and submodular thanks to the constant in u, and the guarantee of the greedy algorithm is
-for its maximum; that is what is taken. Layers are treated one by one, and the output layer keeps its rows.
+where s is the cosine of two rows and E joins each row with its t nearest. Eq. F.8 prints a minimum, but f is utility
+minus redundancy, monotone and submodular thanks to the constant in u, and the guarantee of the greedy algorithm is for
+its maximum; that is what is taken. Layers are treated one by one, and the output layer keeps its rows.
 """
 
 from collections.abc import Sequence
@@ -162,7 +162,7 @@ class RowsOf(nn.Module):
 
 
 def greedy(rows: np.ndarray, kept: int, neighbours: int, utility: float = 1.0, redundancy: float = 1.0) -> np.ndarray:
-    """Indices, in rising order, of ``kept`` rows that greedily maximize f (Eq. F.9); ``rows`` is ``(rows, features)``."""
+    """Indices, rising, of ``kept`` rows that greedily maximize f (Eq. F.9); ``rows`` has shape ``(rows, features)``."""
     norms = np.linalg.norm(rows, axis=1)
     unit = rows / np.maximum(norms, np.finfo(rows.dtype).tiny)[:, None]
     cosine = unit @ unit.T
