@@ -32,19 +32,21 @@ def training_table(result: dict[str, Any]) -> RenderableType:
 
 def study_table(result: dict[str, Any]) -> RenderableType:
     """One row for each cell of the study."""
-    heads = ("architecture", "method", "recipe", "m × n", "parameters", "test accuracy", "test loss", "chosen", "seeds")
-    table = grid(*heads, left=3)
-    for cell in result["cells"]:
+    cells = result["cells"]
+    several_recipes = len({cell["recipe"] for cell in cells}) > 1
+    swept = any(cell["chosen"] for cell in cells)
+    heads = ["m × n", "parameters", "test accuracy", "test loss", *(["chosen"] if swept else []), "seeds"]
+    names = ["architecture", "method", *(["recipe"] if several_recipes else [])]
+    table = grid(*names, *heads, left=len(names))
+    for cell in cells:
         chosen = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in cell["chosen"].items())
         table.add_row(
-            escape(cell["architecture"]),
-            escape(cell["method"]),
-            escape(cell["recipe"]),
+            *(escape(cell[name]) for name in names),
             _grouping(cell),
             count(cell["parameters"]),
             _with_error(cell["test_accuracy"], cell["test_accuracy_error"], 100.0, " %"),
             _with_error(cell["test_loss"], cell["test_loss_error"], 1.0, ""),
-            chosen or "–",
+            *([chosen or "–"] if swept else []),
             f"{cell['succeeded']} of {len(cell['runs'])}",
         )
     notes = [Text(note["message"], style="yellow") for note in result.get("notes") or ()]

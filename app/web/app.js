@@ -17,9 +17,9 @@ function route() {
   leave.abort();
   leave = new AbortController();
   const id = /^#\/jobs\/([A-Za-z0-9_-]+)$/.exec(location.hash)?.[1];
-  const from = /^#\/new\?from=([A-Za-z0-9_-]+)$/.exec(location.hash)?.[1];
+  const wanted = new URLSearchParams(/^#\/new\?(.*)$/.exec(location.hash)?.[1] ?? "");
   main.replaceChildren(h("p.muted", {}, "Loading…"));
-  const shown = id ? showJob(main, id, leave.signal, refresh) : showForm(main, from, (job) => { location.hash = `#/jobs/${job.id}`; refresh(); });
+  const shown = id ? showJob(main, id, leave.signal, refresh) : showForm(main, wanted, (job) => { location.hash = `#/jobs/${job.id}`; refresh(); });
   shown.catch((error) => { if (error.name !== "AbortError") main.replaceChildren(h("p.notice.bad", { role: "alert" }, error.message)); });
   for (const item of list.children) item.classList.toggle("current", item.dataset.id === id);
 }

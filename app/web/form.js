@@ -28,7 +28,7 @@ function set(document, path, value) {
   for (const key of keys) if (document[key] && typeof document[key] === "object" && !Object.keys(document[key]).length) delete document[key];
 }
 
-export async function showForm(main, from, posted) {
+export async function showForm(main, wanted, posted) {
   const { items: presets } = await get("/v1/presets");
   let target = WHERE.search;
   const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 14, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
@@ -110,9 +110,11 @@ export async function showForm(main, from, posted) {
     h("h1", {}, "What should be split?"),
     h("p.muted", {}, "Start from an architecture, change what you like, and press Start. The answer names the members, their width, and how sure it is."),
     cards, own, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, h("p.actions", {}, submit)));
-  if (from) {
-    const job = await get(`/v1/jobs/${from}`);
+  if (wanted.get("from")) {
+    const job = await get(`/v1/jobs/${encodeURIComponent(wanted.get("from"))}`);
     load(job.spec, WHERE[job.kind] ?? WHERE.search);
+  } else if (wanted.get("train")) {
+    load({ ...TEMPLATES.training.spec, architecture: { search: wanted.get("train"), choice: wanted.get("choice") ?? "primal" } }, WHERE.training);
   } else {
     (cards.querySelector("button[title^='ResNet-50 ']") ?? cards.firstChild)?.click();
   }

@@ -14,7 +14,10 @@ export function jobName(job) {
   const baseline = spec.baseline ?? spec.architecture?.baseline;
   const name = baseline?.preset ?? (baseline?.family === "mlp" ? `MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
     : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.family ?? spec.architecture?.transformer ?? job.kind);
-  return job.kind === "training" ? `${spec.method} · ${name} · ${spec.data?.name ?? ""}` : name;
+  if (job.kind !== "training") return name;
+  const { width, widths, multiplicity } = spec.architecture ?? {};
+  const member = width ?? (widths && new Set(widths).size === 1 ? widths[0] : null);
+  return `${spec.method} · ${member && multiplicity ? `${multiplicity}×${member} of ` : ""}${name} · ${(spec.data?.name ?? "").slice(0, 16)}`;
 }
 
 const compact = (hidden) => hidden.every((n) => n === hidden[0]) && hidden.length > 1 ? `[${hidden[0]}]×${hidden.length}` : hidden.join("–");
@@ -81,7 +84,9 @@ export async function showJob(main, id, signal, changed) {
     const parts = [];
     if (job.failure) parts.push(h("div.notice.bad", { role: "alert" }, h("p", {}, h("strong", {}, job.failure.kind.replaceAll("_", " ")), " – ", job.failure.message), job.failure.remedy ? h("p", {}, job.failure.remedy) : null,
       job.failure.log_tail ? details("End of the log", h("pre", {}, job.failure.log_tail)) : null));
+    if (job.kind === "search" && job.result) parts.push(trainLinks(job));
     if (job.result) parts.push(...ANSWERS[job.kind]?.(job) ?? [h("pre", {}, JSON.stringify(job.result, null, 2))]);
+    if (job.kind === "study") parts.push(await members(job, signal));
     const { items } = await get(`/v1/jobs/${id}/artifacts`, { signal });
     if (items.length) parts.push(h("section", {}, h("h2", {}, "Files"), table(["name", "size", "SHA-256"], items.map((file) => [
       h("a", { href: file.link, onclick: (event) => { event.preventDefault(); save(file.link, file.name); } }, file.name), bytes(file.bytes), h("code.hash", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)]))));
@@ -106,4 +111,13 @@ export async function showJob(main, id, signal, changed) {
     }
   }, signal);
   if (!shown && !signal.aborted) await finish();
+}
+
+const trainLinks = (job) => h("p.actions", {}, ["primal", "dual"].filter((choice) => job.result[choice])
+  .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice}`)));
+
+async function members(job, signal) {
+  const { items, next_cursor: more } = await get(`${job.links.children}&limit=200`, { signal });
+  return details(`Trainings (${items.length}${more ? " and more" : ""})`, table(["training", "seed", "state"], items.map((one) =>
+    [h("a", { href: `#/jobs/${one.id}` }, jobName(one)), one.spec.seed ?? "–", one.status])));
 }

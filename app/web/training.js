@@ -1,6 +1,6 @@
 // Trainings and studies: metrics as they arrive, then what came of them.
 
-import { duration, h, number, percent, table, whole } from "./dom.js";
+import { bytes, duration, h, number, percent, table, whole } from "./dom.js";
 import { chart } from "./plot.js";
 
 const PANELS = [["loss", /loss/i, true], ["accuracy", /accuracy|top/i, false], ["learning rate", /learning_rate|^lr$/i, false]];
@@ -27,9 +27,15 @@ export function metricCharts(place) {
       if (!series.has(name)) series.set(name, []);
       series.get(name).push([x, value]);
     }
-    latest.textContent = [...flat(rest)].filter(([, value]) => typeof value === "number").map(([name, value]) => `${name.replaceAll("_", " ")} ${number(value, 4)}`).join(" · ");
+    latest.textContent = [...flat(rest)].filter(([, value]) => typeof value === "number").map(([name, value]) => said(name, value)).join(" · ");
     waiting ??= setTimeout(draw, 400);
   };
+}
+
+function said(name, value) {
+  if (name.endsWith("_bytes")) return `${words(name.slice(0, -6))} ${bytes(value)}`;
+  if (name.endsWith("eta_seconds")) return `${duration(value)} left`;
+  return name.endsWith("seconds") ? duration(value) : `${words(name)} ${number(value, 4)}`;
 }
 
 function* flat(object, prefix = "") {
@@ -64,15 +70,20 @@ const withError = (value, error, scale = 1) => value === null || value === undef
 
 export function showStudy(job) {
   const result = job.result;
-  const heads = ["architecture", "method", "recipe", "m×n", "parameters", "test accuracy, %", "test loss", "chosen", "seeds"];
+  const several = (pick) => new Set(result.cells.map(pick)).size > 1;
+  const columns = [["architecture", (cell) => cell.architecture], ["method", (cell) => cell.method],
+    several((cell) => cell.recipe) ? ["recipe", (cell) => cell.recipe] : null,
+    ["m×n", shape], ["parameters", (cell) => whole(cell.parameters)],
+    ["test accuracy, %", (cell) => withError(cell.test_accuracy, cell.test_accuracy_error, 100)],
+    ["test loss", (cell) => withError(cell.test_loss, cell.test_loss_error)],
+    result.cells.some((cell) => Object.keys(cell.chosen).length) ? ["chosen", (cell) => Object.entries(cell.chosen).map(([name, value]) => `${words(name)} ${number(value)}`).join(", ") || "–"] : null,
+    ["seeds", (cell) => `${cell.succeeded} of ${cell.runs.length}`]].filter(Boolean);
   const best = Math.max(...result.cells.map((cell) => cell.test_accuracy ?? -1));
   return [
     ...notes(result),
     result.failed ? h("div.notice.warn", {}, h("p", {}, `${result.failed} of ${result.trainings} trainings failed; the others are counted.`)) : null,
-    h("section", {}, h("h2", {}, "Cells"), table(heads, result.cells.map((cell) => ({
-      attributes: cell.test_accuracy === best ? { class: "best" } : {},
-      cells: [cell.architecture, cell.method, cell.recipe, shape(cell), whole(cell.parameters), withError(cell.test_accuracy, cell.test_accuracy_error, 100), withError(cell.test_loss, cell.test_loss_error),
-        Object.entries(cell.chosen).map(([name, value]) => `${words(name)} ${number(value)}`).join(", ") || "–", `${cell.succeeded} of ${cell.runs.length}`],
+    h("section", {}, h("h2", {}, "Cells"), table(columns.map(([head]) => head), result.cells.map((cell) => ({
+      attributes: cell.test_accuracy === best ? { class: "best" } : {}, cells: columns.map(([, of]) => of(cell)),
     })))),
     h("p.muted.small", {}, "Means over the seeds ± their standard error; the best cell is marked."),
   ].filter(Boolean);
