@@ -10,6 +10,7 @@ PURPOSE = {
     "config.json": "architecture, data and preprocessing",
     "load.py": "loads and evaluates the model; needs torch and safetensors alone",
     "network.py": "the network's source",
+    "averaged.py": "the average of several such networks",
     "test.safetensors": "the test samples that the accuracy was measured on",
     "metrics.json": "the figures of every epoch",
     "manifest.json": "size and hash of every file, versions, seed and specification",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import train.load
 from train.card import model_card
 from train.data.dataset import ArraySplit, Dataset
-from train.models import ensembles, residual
+from train.models import averaged, ensembles, residual
 from train.models.build import Blueprint
 from train.result import Artifact, Note
 
@@ -37,6 +37,11 @@ class Package:
     metrics: Mapping[str, Any]
     formats: tuple[str, ...]
     notes: list[Note] = field(default_factory=list)
+
+    @property
+    def copies(self) -> int:
+        """How many models answer together."""
+        return getattr(self.model, "models", 1)
 
 
 def export(package: Package, folder: Path) -> tuple[Artifact, ...]:
@@ -65,14 +70,16 @@ def export(package: Package, folder: Path) -> tuple[Artifact, ...]:
 
 def _write_plain(package: Package, blueprint: Blueprint, folder: Path) -> None:
     save_file(plain_weights(package.model), folder / "model.safetensors", {"format": "pt"})
-    loader = {"network": blueprint.network, "arguments": blueprint.arguments}
+    loader = {"network": blueprint.network, "arguments": blueprint.arguments, "copies": package.copies}
     write_config(folder, package, loader)
     copy_loader(folder, Path(str(SOURCES[blueprint.network].__file__)))
+    if package.copies > 1:
+        shutil.copyfile(str(averaged.__file__), folder / "averaged.py")
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, on the CPU, each in memory of its own."""
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
 
 
 def write_config(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from train.data.dataset import Dataset
-from train.export import Package, copy_loader, sample_inputs, write_config
+from train.export import Package, copy_loader, plain_weights, sample_inputs, write_config
 from train.models import program
+from train.result import Note
 from train.task import task_for
 
 PROGRAM = "program.pt2"
@@ -23,7 +25,9 @@ class OnTokens(nn.Module):
 
     def __init__(self, model: nn.Module, data: Dataset) -> None:
         super().__init__()
-        model.set_attn_implementation("eager")  # type: ignore[operator] # fused attention has no ONNX form
+        members: Any = getattr(model, "members", [model])
+        for member in members:
+            member.set_attn_implementation("eager")  # fused attention has no ONNX form
         self.model = model
         self._task = task_for(data, model)
 
@@ -35,9 +39,17 @@ class OnTokens(nn.Module):
 def write_transformer(package: Package, folder: Path) -> None:
     """The library's own folder; its ``config.json`` also carries our description, under ``collegium``."""
     model: Any = package.model.cpu().eval()
-    model.save_pretrained(folder)
-    settings = json.loads((folder / "config.json").read_text())
-    write_config(folder, package, {"network": "Program", "arguments": {"file": PROGRAM}}, settings)
+    settings: dict[str, Any] = {}
+    if package.copies == 1:
+        model.save_pretrained(folder)
+        settings = json.loads((folder / "config.json").read_text())
+    else:
+        save_file(plain_weights(model), folder / "model.safetensors", {"format": "pt"})
+        if "pretrained" in package.formats:
+            reason = "Several models that are averaged are not one that from_pretrained could take."
+            package.notes.append(Note(kind="pretrained_missing", message=reason))
+    loader = {"network": "Program", "arguments": {"file": PROGRAM}, "copies": 1}
+    write_config(folder, package, loader, settings)
     if "safetensors" in package.formats:
         _write_program(model, package.data, folder / PROGRAM)
         copy_loader(folder, Path(str(program.__file__)))

@@ -40,8 +40,10 @@ def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
 
     Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
     """
-    if spec.method == "soup" and not spec.data.validation:
-        raise InvalidSpec(("data", "validation"), "a soup is chosen by validation samples: hold some out, such as 0.1")
+    if spec.method == "soup" and spec.expansion.soup == "greedy" and not spec.data.validation:
+        raise InvalidSpec(
+            ("data", "validation"), "a greedy soup is chosen by validation samples: hold some out, such as 0.1"
+        )
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
         members = grouped(architecture)

@@ -16,7 +16,8 @@ def load(folder=HERE):
     import network  # type: ignore[import-not-found]  # the file beside this one
 
     config = json.loads((folder / "config.json").read_text())["collegium"]
-    model = getattr(network, config["network"])(**config["arguments"])
+    members = [getattr(network, config["network"])(**config["arguments"]) for _ in range(config["copies"])]
+    model = members[0] if len(members) == 1 else __import__("averaged").AveragedModel(members)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), lambda x: prepare(x, **config["preprocessing"])
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import nn
 
 from train.data.dataset import Split
 from train.evaluate import evaluate
 from train.figures import Figures
+from train.fused import majority_copies
 from train.method import Method
 from train.result import Diagnostics, Scores, Splits
 from train.setting import Setting
@@ -50,6 +54,7 @@ def diagnose(setting: Setting, method: Method, model: nn.Module) -> Diagnostics:
     asked = setting.spec.diagnostics
     return Diagnostics(
         sharpness=sharpness(setting, method, model) if "sharpness" in asked else None,
+        spread=spread(model) if "spread" in asked else None,
     )
 
 
@@ -63,3 +68,17 @@ def sharpness(setting: Setting, method: Method, model: nn.Module) -> float | Non
         with context:
             losses.append(figures_on(setting, model, train, most=MOST_TRAINING_SAMPLES).loss)
     return abs(sum(losses) / DRAWS - figures_on(setting, model, train, most=MOST_TRAINING_SAMPLES).loss)
+
+
+@torch.no_grad()
+def spread(model: nn.Module) -> float | None:
+    """How far the copies of the kernels have moved apart: √(mean_k |w_k − w̄|² / |w̄|²), over all kernels together.
+
+    None for a model without copies, or whose mean is zero.
+    """
+    apart = mean = 0.0
+    for _, copies in majority_copies(model):
+        centre = copies.mean(0)
+        apart += (copies - centre).square().sum().item() / len(copies)
+        mean += centre.square().sum().item()
+    return math.sqrt(apart / mean) if mean else None

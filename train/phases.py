@@ -61,6 +61,8 @@ def train_all(setting: Setting, listener: Listener) -> Trained:
     if not method.trains:
         assert loop is not None
         assert combined is not None
+        if method.name == "soup":
+            renew_norms(setting, combined)
         trained = sum(parameters(model) for model in finished)
         return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history)
     start = mixed(setting.spec.seed, INITIAL, method.members)

@@ -26,7 +26,7 @@ from train.problem import DoesNotFit
 from train.resolve import Grouped, answer_of, grouped
 from train.result import Note
 from train.runtime import Runtime, free_memory
-from train.spec import TrainingSpec
+from train.spec import EXPANDING, TrainingSpec
 from train.task import Task, task_for
 
 
@@ -86,8 +86,21 @@ class Setting:
 
 
 def method_options(spec: TrainingSpec) -> dict[str, Any]:
-    """The method's own options among those of ``spec.expansion``."""
-    return {}
+    """The method's own options among those of ``spec.expansion``.
+
+    Unless the spec says otherwise, copies of pretrained weights are replicas and those of fresh ones independent.
+    """
+    expansion, method = spec.expansion, spec.method
+    if method == "soup":
+        return {"selection": expansion.soup}
+    if method not in EXPANDING:
+        return {}
+    options: dict[str, Any] = {"correct_scale": expansion.correct_scale, "patterns": expansion.patterns}
+    pretrained = getattr(spec.architecture, "pretrained", None) is not None
+    options["initialization"] = expansion.initialization or ("replicated" if pretrained else "independent")
+    if method != "majority" and expansion.step_size is not None:
+        options["step_size"] = expansion.step_size
+    return options
 
 
 def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSpec:

@@ -32,7 +32,8 @@ class ExpansionSpec(Strict):
     ``initialization`` is ``independent`` (from scratch: every copy drawn anew) or ``replicated`` (from pretrained: all
     copies equal); ``correct_scale`` gives the mean of independent copies the variance of a single kernel. ``patterns``
     restricts the expansion to modules whose names match one of these shell-style patterns. ``step_size`` is the
-    adversary's ε of Mazzawi et al. 2024, Algorithms D.1 and D.2, and the rate at which ``learned`` moves p.
+    adversary's ε of Mazzawi et al. 2024, Algorithms D.1 and D.2, and the rate at which ``learned`` moves p. ``soup``
+    says which models are averaged: all, or the greedy choice on validation samples.
     """
 
     copies: Annotated[int, Field(ge=1, le=64)] = 3
@@ -42,6 +43,13 @@ class ExpansionSpec(Strict):
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=64, strict=False)
     ] = ()
     step_size: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    soup: Literal["greedy", "uniform"] = "greedy"
+
+    @model_validator(mode="after")
+    def _scale_of_replicas(self) -> ExpansionSpec:
+        if self.correct_scale and self.initialization == "replicated":
+            raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
+        return self
 
 
 class SyntheticSpec(Strict):

@@ -1,31 +1,12 @@
 """An ensemble of independent models, the ceiling that others are measured against (Mazzawi et al. 2024, Appendix G)."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from train.method import Evaluate
 from train.methods.vanilla import Vanilla
-
-
-class AveragedModel(nn.Module):
-    """f(x) = 1/e Σ_i f_i(x) of ``models`` models that stay apart."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.models = len(members)
-        self.config = getattr(members[0], "config", None)
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Mean of the members' outputs: tensors, or the ``logits`` of outputs that have them."""
-        outputs = [member(*inputs, **named) for member in self.members]
-        if isinstance(outputs[0], Tensor):
-            return torch.stack(outputs).mean(0)
-        return SimpleNamespace(logits=torch.stack([output.logits for output in outputs]).mean(0))
+from train.models.averaged import AveragedModel
 
 
 class Ensemble(Vanilla):
