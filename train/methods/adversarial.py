@@ -47,7 +47,7 @@ class Adversarial(Majority):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
+        execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Gradient at uniform p over all microbatches, ascent of p, gradient of the copies at that p."""
@@ -149,9 +149,9 @@ def uniform_gradients(
 
         return read
 
-    with _untouched(model), execution.no_sync(model):
-        with overriding({kernel: mean_leaf(kernel) for kernel in kernels(model).values()}):
-            run_microbatches(model, batches, compute_loss, execution, weights)
+    means = {kernel: mean_leaf(kernel) for kernel in kernels(model).values()}
+    with _untouched(model), execution.no_sync(model), overriding(means):
+        run_microbatches(model, batches, compute_loss, execution, weights)
     slopes = {kernel: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for kernel, leaf in leaves.items()}
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for slope in slopes.values():

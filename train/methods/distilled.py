@@ -41,7 +41,7 @@ class Distilled(Vanilla):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
+        execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Gradient of the distillation loss; ``loss`` of the output is that on the labels."""

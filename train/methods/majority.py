@@ -64,7 +64,7 @@ class Majority(Vanilla):
         compute_loss: ComputeLoss,
         *,
         step: int,
-        execution: Execution = Execution(),  # noqa: B008 - frozen, hence safe to share
+        execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Forward and backward under the p of this step, the same for all microbatches and processes."""

@@ -1,31 +1,35 @@
-"""Subset selection (Mazzawi et al. 2024, Appendix F, Algorithm F.1): train e times the rows, use the best m of them.
+"""Subset selection, Mazzawi et al. 2024, Appendix F: e·m neurons a layer, of which the best m are trained in each step.
 
-Every hidden layer keeps e·m rows (neurons or filters). Before each step m of them are picked, greedily for
+The best are those that maximize utility minus redundancy (F.9), chosen greedily:
 
-    f(S) = α Σ_{i∈S} u(i) − β Σ_{(i,j)⊂S, (i,j)∈E} s(i, j),      u(i) = ‖U_i‖ + max_l Σ_{j:(l,j)∈E} s(l, j),
+    f(S) = α Σ_{i∈S} u(i) − β Σ_{(i,j)∈S, (i,j)∈E} s(i, j),        u(i) = |U_i| + c,
 
-where s is the cosine of two rows and E joins each row with its t nearest. Eq. F.8 prints a minimum, but f is utility
-minus redundancy, monotone and submodular thanks to the constant in u, and the guarantee of the greedy algorithm is for
-its maximum; that is what is taken. Layers are treated one by one, and the output layer keeps its rows.
+with U_i the weights into neuron i, s the cosine similarity, E the edges of the graph of t nearest neighbours and c the
+largest sum of s over one neuron's edges, which makes f monotone and the greedy choice a (1 − 1/e)-approximation of its
+**maximum**. (F.8 prints argmin.) Similarities below zero count as zero: opposed neurons are not redundant.
 """
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from train.majority import kernel_names
-from train.method import ComputeLoss, Execution, StepOutput
+from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from train.methods.vanilla import Vanilla
-
-NEIGHBOURS = 10
+from train.parametrization import register, remove
+from train.places import kernel_places
 
 
 class Subset(Vanilla):
-    """Algorithm F.1. ``neighbours`` is t; ``utility`` and ``redundancy`` are α and β; ``every`` steps it picks anew."""
+    """Algorithm F.1: before each step, and at the end, every hidden layer chooses its neurons anew.
+
+    Hidden layers are the linear and convolution layers but the last, those matched by ``patterns`` if given. Inputs of
+    a layer are places, not neurons: a chosen neuron keeps its place while it stays chosen, newcomers fill the gaps.
+    """
 
     name = "subset"
 
@@ -33,31 +37,27 @@ class Subset(Vanilla):
         self,
         expansion: int = 3,
         *,
-        neighbours: int = NEIGHBOURS,
-        utility: float = 1.0,
-        redundancy: float = 1.0,
-        every: int = 1,
+        neighbours: int = 10,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        patterns: Sequence[str] = (),
     ) -> None:
         super().__init__(expansion)
-        self._neighbours, self._utility, self._redundancy, self._every = neighbours, utility, redundancy, every
+        self.neighbours, self.alpha, self.beta, self.patterns = neighbours, alpha, beta, tuple(patterns)
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
-        """Give every hidden layer e times its rows, in place, and pick the first subset.
+        """Give every hidden layer ``expansion`` times its neurons, in place; new ones have its entries in random order.
 
-        The first m rows are the layer's own, the others have its entries in random order. Raises ``ValueError`` for a
-        model without a hidden layer.
+        Raises ``ValueError`` where there is no hidden layer.
         """
-        generator = torch.Generator().manual_seed(seed & (2**63 - 1))
-        layers = _hidden_layers(model)
-        if not layers:
-            raise ValueError("subset selection needs a hidden layer")
-        for module in layers:
-            groups, axis = _layout(module)
-            rows = Rows(self.expansion, groups, axis, generator)
-            parametrize.register_parametrization(module, "weight", rows)
-            if getattr(module, "bias", None) is not None:
-                parametrize.register_parametrization(module, "bias", RowsOf(rows, groups))
-        self._select(model)
+        every = kernel_places(model)
+        wanted = kernel_places(model, self.patterns) if self.patterns else every
+        hidden = [layer for layer in map(_layer, wanted) if layer is not None and layer[0] is not every[-1][0][0]]
+        if not hidden:
+            raise ValueError("no hidden layer to choose neurons from")
+        generator = torch.Generator().manual_seed(seed)
+        for module, layout in hidden:
+            _expand(module, layout, self.expansion, generator)
         return model
 
     def step(
@@ -70,139 +70,159 @@ class Subset(Vanilla):
         execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
-        """Pick the subset, then one gradient for the rows in it."""
-        if step % self._every == 0:
-            self._select(model)
-        return super().step(model, batches, compute_loss, step=step, execution=execution, weights=weights)
+        """Choose neurons, then forward and backward through them alone."""
+        self.choose(model)
+        return run_microbatches(model, batches, compute_loss, execution, weights)
+
+    @torch.no_grad()
+    def choose(self, model: nn.Module) -> None:
+        """Let every hidden layer of ``model`` choose its neurons by their present weights."""
+        for full, selection in _selections(model):
+            for block, places in zip(full, selection.rows, strict=True):
+                chosen = select_rows(block, len(places), self.neighbours, self.alpha, self.beta)
+                places.copy_(keep_places(places, torch.from_numpy(chosen).to(places)))
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """Pick once more and keep those rows alone: the plain module again."""
-        self._select(model)
-        for module in list(model.modules()):
-            for name in ("bias", "weight"):  # the weight last: its parametrization holds the choice
-                if _selects(module, name):
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-                    getattr(module, name).grad = None
+        """Choose once more and leave the chosen neurons, in place."""
+        self.choose(model)
+        remove(model, Rows)
         return model
 
-    def _select(self, model: nn.Module) -> None:
-        for module in model.modules():
-            if _selects(module, "weight"):
-                lists = cast(Any, module.parametrizations)["weight"]
-                rows: Rows = lists[0]
-                table = rows.split(lists.original.detach()).float().cpu().numpy()
-                chosen = [
-                    greedy(group, rows.kept, self._neighbours, self._utility, self._redundancy) for group in table
-                ]
-                rows.chosen.copy_(torch.from_numpy(np.stack(chosen)))
+
+def select_rows(
+    rows: Tensor, count: int, neighbours: int = 10, alpha: float = 1.0, beta: float = 1.0
+) -> NDArray[np.int64]:
+    """Indices of the ``count`` rows of ``rows`` (candidates, features) that greedily maximize f, in order of choice."""
+    utility, similarity = utility_and_similarity(rows, neighbours)
+    gain = alpha * utility
+    chosen = np.empty(count, dtype=np.int64)
+    for position in range(count):
+        best = int(gain.argmax())
+        chosen[position] = best
+        gain -= beta * similarity[best]
+        gain[best] = -np.inf
+    return chosen
+
+
+def objective(
+    chosen: Sequence[int], utility: NDArray[Any], similarity: NDArray[Any], alpha: float, beta: float
+) -> float:
+    """f(S) of F.9; each edge counts once."""
+    inside = similarity[np.ix_(chosen, chosen)]
+    return float(alpha * utility[list(chosen)].sum() - beta * inside.sum() / 2)
+
+
+def utility_and_similarity(rows: Tensor, neighbours: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """u (candidates,) and the similarities on the edges of E (candidates, candidates), zero elsewhere.
+
+    Two rows are joined if either is among the ``neighbours`` nearest of the other.
+    """
+    norms = rows.norm(dim=1)
+    unit = rows / norms.clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
+    cosines = (unit @ unit.T).fill_diagonal_(-2)
+    nearest = cosines.topk(min(neighbours, len(rows) - 1), dim=1)
+    edges = torch.zeros_like(cosines).scatter_(1, nearest.indices, nearest.values.clamp_min(0))
+    similarity = torch.maximum(edges, edges.T).double().cpu().numpy()
+    constant = similarity.sum(1).max()
+    return norms.double().cpu().numpy() + constant, similarity
+
+
+def keep_places(before: Tensor, chosen: Tensor) -> Tensor:
+    """``chosen`` in an order in which rows that were there ``before`` keep their places."""
+    kept = torch.isin(before, chosen)
+    after = before.clone()
+    after[~kept] = chosen[~torch.isin(chosen, before)].sort().values
+    return after
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's tensors hold its neurons: ``blocks`` independent sets, each along the first or the last axis."""
+
+    blocks: int
+    last: bool
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """``tensor`` as (blocks, neurons, features)."""
+        if self.last:
+            return tensor.reshape(self.blocks, -1, tensor.shape[-1]).transpose(1, 2)
+        return tensor.reshape(self.blocks, tensor.shape[0] // self.blocks, -1)
+
+    def tensor(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """The inverse of ``rows``."""
+        return (rows.transpose(1, 2) if self.last else rows).reshape(tuple(shape))
+
+
+class Selection(nn.Module):
+    """Which candidate is in which place: ``rows``, (blocks, neurons)."""
+
+    rows: Tensor
+
+    def __init__(self, blocks: int, neurons: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.arange(neurons).repeat(blocks, 1))
 
 
 class Rows(nn.Module):
-    """A weight as ``kept`` chosen rows, in each of ``groups``, of ``expansion`` times as many."""
+    """Parametrization of a weight or bias by the chosen among its candidates, (blocks, candidates, features)."""
 
-    chosen: Tensor
-
-    def __init__(self, expansion: int, groups: int, axis: int, generator: torch.Generator) -> None:
+    def __init__(self, full: Tensor, shape: Sequence[int], layout: Layout, selection: Selection, owns: bool) -> None:
         super().__init__()
-        self.expansion, self.groups, self.axis = expansion, groups, axis
-        self._generator: torch.Generator | None = generator
+        self._start: Tensor | None = full
+        self.expansion, self.shape, self.layout = full.shape[1] // selection.rows.shape[1], tuple(shape), layout
+        self.owned = selection if owns else None  # registered once, so that checkpoints hold it once
+        self._selection = (selection,)
 
-    def split(self, weight: Tensor) -> Tensor:
-        """The rows as ``(groups, rows, features)``."""
-        moved = weight.transpose(1, self.axis) if self.axis > 1 else weight
-        return moved.reshape(self.groups, -1, _features(weight, self.groups, self.axis))
+    @property
+    def selection(self) -> Selection:
+        """The choice, shared by a layer's weight and bias."""
+        return self._selection[0]
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """The weight's own rows, followed by its entries in random order, ``expansion`` times as many rows in all."""
-        rows = self.split(weight.detach())
-        self.kept = rows.shape[1]
-        self._shape = weight.shape
-        start = torch.arange(self.kept, device=weight.device).expand(self.groups, -1).clone()
-        self.register_buffer("chosen", start)
-        blocks = [rows]
-        for _ in range(1, self.expansion):
-            order = torch.randperm(rows.numel(), generator=self._generator).to(rows.device)
-            blocks.append(rows.reshape(-1)[order].view_as(rows))
-        self._generator = None
-        return self._joined(torch.cat(blocks, 1), self.expansion)
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        """Candidates: at first those this was made with, later ``expansion`` times the same."""
+        full, self._start = self._start, None
+        return self.layout.rows(tensor).repeat(1, self.expansion, 1) if full is None else full
 
     def forward(self, full: Tensor) -> Tensor:
-        """Return the chosen rows in the weight's own shape."""
-        rows = self.split(full)
-        index = self.chosen.unsqueeze(-1).expand(-1, -1, rows.shape[-1])
-        return self._joined(rows.gather(1, index), 1)
-
-    def _joined(self, rows: Tensor, times: int) -> Tensor:
-        """``(groups, times · kept, features)`` as a weight with ``times`` its rows."""
-        if self.axis > 1:  # (members, inputs, outputs)
-            return rows.transpose(1, 2).contiguous()
-        return rows.reshape(times * self._shape[0], *self._shape[1:])
+        """The chosen rows, in the layer's own shape."""
+        index = self.selection.rows[:, :, None].expand(-1, -1, full.shape[2])
+        return self.layout.tensor(full.gather(1, index), self.shape)
 
 
-class RowsOf(nn.Module):
-    """A bias whose entries go with the rows that are chosen for the weight."""
-
-    def __init__(self, rows: Rows, groups: int) -> None:
-        super().__init__()
-        self._rows = (rows,)  # not a submodule: it belongs to the weight
-        self.groups = groups
-
-    def right_inverse(self, bias: Tensor) -> Tensor:
-        """Each entry as often as its row."""
-        expansion = self._rows[0].expansion
-        repeats = [1] * (bias.dim() - 1) + [expansion]
-        entries = bias.detach().reshape(self.groups, 1, -1).repeat(1, expansion, 1)
-        return bias.detach().repeat(*repeats) if self.groups == 1 or bias.dim() > 1 else entries.reshape(-1)
-
-    def forward(self, full: Tensor) -> Tensor:
-        """Return the chosen entries in the bias's own shape."""
-        chosen = self._rows[0].chosen
-        shape = (*full.shape[:-1], full.shape[-1] // self._rows[0].expansion)
-        return full.reshape(self.groups, -1).gather(1, chosen).reshape(shape)
+def _layer(places: Sequence[tuple[nn.Module, str]]) -> tuple[nn.Module, Layout] | None:
+    """A kernel's module and layout, where its neurons can be told apart."""
+    (module, name), *others = places
+    if others or name != "weight":
+        return None
+    if isinstance(module, nn.Linear):
+        return module, Layout(1, last=False)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return None if module.transposed else (module, Layout(module.groups, last=False))
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    # Members' blocks (members, inputs, outputs), and transformers' Conv1D (inputs, outputs).
+    return module, Layout(weight.shape[0] if weight.dim() == 3 else 1, last=True)
 
 
-def greedy(rows: np.ndarray, kept: int, neighbours: int, utility: float = 1.0, redundancy: float = 1.0) -> np.ndarray:
-    """Indices, rising, of ``kept`` rows that greedily maximize f (Eq. F.9); ``rows`` has shape ``(rows, features)``."""
-    norms = np.linalg.norm(rows, axis=1)
-    unit = rows / np.maximum(norms, np.finfo(rows.dtype).tiny)[:, None]
-    cosine = unit @ unit.T
-    np.fill_diagonal(cosine, -np.inf)
-    count = len(rows)
-    near = min(neighbours, count - 1)
-    edges = np.zeros((count, count), bool)
-    if near > 0:
-        np.put_along_axis(edges, np.argpartition(-cosine, near - 1, axis=1)[:, :near], True, axis=1)
-        edges |= edges.T
-    similarity = np.where(edges, cosine, 0.0)
-    gain = utility * (norms + similarity.sum(1).max(initial=0.0))
-    chosen = np.empty(kept, np.int64)
-    for place in range(kept):
-        best = int(gain.argmax())
-        chosen[place] = best
-        gain -= redundancy * similarity[best]
-        gain[best] = -np.inf
-    return np.sort(chosen)
+def _expand(module: nn.Module, layout: Layout, expansion: int, generator: torch.Generator) -> None:
+    selection = Selection(*layout.rows(module.weight).shape[:2]).to(module.weight.device)  # type: ignore[arg-type]
+    for name in ("weight", "bias"):
+        tensor = getattr(module, name, None)
+        if isinstance(tensor, nn.Parameter):
+            rows = layout.rows(tensor.detach())
+            full = torch.cat([rows] + [_permuted(rows, generator) for _ in range(expansion - 1)], dim=1)
+            register(module, name, Rows(full, tensor.shape, layout, selection, owns=name == "weight"))
 
 
-def _hidden_layers(model: nn.Module) -> list[nn.Module]:
-    """Layers with a kernel called ``weight``, in order, without the last one, whose rows are the outputs."""
-    found = [module for module in model.modules() if "weight" in kernel_names(module)]
-    return found[:-1]
+def _permuted(rows: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(rows.numel(), generator=generator).to(rows.device)
+    return rows.reshape(-1)[order].view_as(rows)
 
 
-def _layout(module: nn.Module) -> tuple[int, int]:
-    """Groups of rows that are chosen from separately, and the axis along which the weight's rows lie."""
-    weight = cast(Tensor, module.weight)
-    if weight.dim() == 3 and not isinstance(module, nn.Conv1d):  # (members, inputs, outputs)
-        return len(weight), 2
-    return int(getattr(module, "groups", 1)), 0
-
-
-def _features(weight: Tensor, groups: int, axis: int) -> int:
-    return weight.shape[1] if axis > 1 else weight[0].numel()
-
-
-def _selects(module: nn.Module, name: str) -> bool:
-    if not parametrize.is_parametrized(module, name):
-        return False
-    return isinstance(cast(Any, module.parametrizations)[name][0], Rows | RowsOf)
+def _selections(model: nn.Module) -> Iterator[tuple[Tensor, Selection]]:
+    """The candidates' weights, (blocks, candidates, features), and the choice of every hidden layer."""
+    for module in model.modules():
+        if isinstance(module, nn.utils.parametrize.ParametrizationList):
+            rows = module[0]
+            if isinstance(rows, Rows) and rows.owned is not None:
+                yield module.original, rows.owned  # type: ignore[misc]
