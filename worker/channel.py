@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import select
@@ -73,6 +74,7 @@ class Channel:
         self._lease_s = 0.0
         while not self._replies.empty():
             self._replies.get()
+        gc.collect()
 
     def _listen(self) -> None:
         pending = bytearray()

@@ -61,11 +61,12 @@ class LogTail:
 
 
 class ComputeProcess:
-    """A running computing process. Its messages, and at last ``Exited``, arrive in ``inbox``."""
+    """A running computing process. Its messages, and at last ``Exited``, arrive in ``inbox``; it was given ``jobs``."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.log = LogTail()
+        self.jobs = 0
         self._write_lock = threading.Lock()
         self._ended = threading.Event()
         self._popen = subprocess.Popen(

@@ -137,6 +137,7 @@ class Runner:
                     self._fill(queue)
             except UNAVAILABLE as error:
                 log.warning("cannot look for jobs: %s", error)
+            self._spares.tidy()
             self._look.wait(self._settings.poll_s)
             self._look.clear()
 

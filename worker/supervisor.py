@@ -34,8 +34,8 @@ from worker.workspace import Workspace
 log = logging.getLogger("collegium.worker")
 
 TICK_S = 0.25
-# Kinds whose process may serve another job afterwards: parts of a search, which leave nothing behind.
-REUSABLE = frozenset({"shard"})
+# After so many jobs a process is replaced, whatever it may have gathered.
+MOST_JOBS = 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Attempt:
         self._slot = slot
         self._workspace = Workspace(house.settings.home, job)
         self._memory = MemoryKills()
-        self._process = house.spares.take()
+        self._process = house.spares.take(fresh=job.parent_id is None)
         self._lease = Lease(
             house.store,
             job,
@@ -88,7 +88,7 @@ class Attempt:
         reusable, ended = False, None
         try:
             verdict = self._supervise()
-            reusable = isinstance(verdict, Succeeded) and self._job.kind in REUSABLE
+            reusable = isinstance(verdict, Succeeded) and self._is_part()
             if not reusable:
                 # Dead before its files are published: nobody writes to them any more.
                 self._process.end()
@@ -99,9 +99,19 @@ class Attempt:
             self._house.spares.give_back(self._process) if reusable else self._process.end()
             self._conversation.fan_out.close(ended)
 
+    def _is_part(self) -> bool:
+        """Whether the process may serve another job when this one has succeeded.
+
+        Only parts of a search or of a study share processes, which would spend their time on importing torch else; and
+        not on a GPU, whose memory a process keeps.
+        """
+        child = self._job.parent_id is not None
+        return child and self._slot.device == "cpu" and self._process.jobs < MOST_JOBS
+
     def _supervise(self) -> Verdict:
         try:
             self._workspace.create()
+            self._process.jobs += 1
             self._process.send(self._order())
             verdict = self._listen()
             if not isinstance(verdict, Lost):

@@ -26,18 +26,44 @@ def test_one_slot_suffices_for_a_parent_and_its_children(desk, make_runner):
     assert all(child.worker is None and child.parent_id == parent.id for child in desk.store.children(parent.id))
 
 
-def test_shards_of_one_slot_share_a_process(desk, make_runner):
+def test_children_in_one_slot_share_a_process(desk, make_runner):
+    make_runner(slots=1)
+    parent = desk.post("parent", "study", children=children(4, kind="training"))
+    outcomes = desk.ended(parent).result["outcomes"]
+    assert len({outcome["result"]["pid"] for outcome in outcomes}) == 1
+    assert {child.queue for child in desk.store.children(parent.id)} == {"train"}
+
+
+def test_a_process_whose_job_failed_serves_no_other(desk, make_runner):
+    make_runner(slots=1)
+    family = [{"key": str(i), "kind": "shard", "spec": {"do": "fail" if i == 1 else "answer"}} for i in range(3)]
+    outcomes = desk.ended(desk.post("parent", children=family)).result["outcomes"]
+    assert [outcome["status"] for outcome in outcomes] == ["succeeded", "failed", "succeeded"]
+    assert outcomes[0]["result"]["pid"] != outcomes[2]["result"]["pid"]
+
+
+def test_a_process_serves_so_many_children_and_no_more(desk, make_runner, monkeypatch):
+    monkeypatch.setattr("worker.supervisor.MOST_JOBS", 2)
     make_runner(slots=1)
     outcomes = desk.ended(desk.post("parent", children=children(4))).result["outcomes"]
-    assert len({outcome["result"]["pid"] for outcome in outcomes}) == 1
+    assert len({outcome["result"]["pid"] for outcome in outcomes}) == 2
 
 
-def test_trainings_never_share_a_process(desk, make_runner):
+def test_jobs_of_their_own_never_share_a_process(desk, make_runner):
     make_runner(slots=1)
-    parent = desk.post("parent", "study", children=children(3, kind="training"))
-    outcomes = desk.ended(parent).result["outcomes"]
-    assert len({outcome["result"]["pid"] for outcome in outcomes}) == 3
-    assert {child.queue for child in desk.store.children(parent.id)} == {"train"}
+    family = desk.ended(desk.post("parent", children=children(2)))
+    used = family.result["outcomes"][0]["result"]["pid"]
+    assert used not in {desk.ended(desk.post("answer")).result["pid"] for _ in range(3)}
+
+
+def test_a_used_process_ends_when_no_child_comes(desk, make_runner, monkeypatch):
+    monkeypatch.setattr("worker.spares.IDLE_S", 0.2)
+    runner = make_runner(slots=1)
+    desk.ended(desk.post("parent", children=children(2)))
+    deadline = time.monotonic() + 10
+    while runner._spares.pids and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert runner._spares.pids == []
 
 
 @on_both

@@ -22,16 +22,16 @@ def test_an_answer_is_stored_with_its_progress(desk, runner):
 
 def test_a_warm_spare_takes_the_job_and_is_replaced(desk, make_runner, settings):
     runner = make_runner(spares=1)
-    first = runner._spares._waiting[0].pid
+    (first,) = runner._spares.pids
     assert desk.ended(desk.post("answer")).result["pid"] == first
-    second = runner._spares._waiting[0].pid
+    (second,) = runner._spares.pids
     assert second != first
     assert desk.ended(desk.post("answer")).result["pid"] == second
 
 
 def test_without_spares_each_job_starts_its_process(desk, make_runner):
     runner = make_runner(spares=0)
-    assert len(runner._spares) == 0
+    assert runner._spares.pids == []
     assert desk.ended(desk.post("answer")).status == "succeeded"
 
 

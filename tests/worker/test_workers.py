@@ -137,11 +137,12 @@ def test_the_embedded_worker_ends_with_its_parent(set_up):
 @full_alone
 def test_workers_answer_a_ping_and_beat_reaps(set_up):
     desk = set_up.desk
+    job = desk.post("answer", announce=False, max_attempts=2)
+    desk.store.claim(job.id, "dead", 0.0)
     set_up.start(reap_s=600)
     pinger: Celery = desk.send.__closure__[0].cell_contents
     assert pinger.control.ping(timeout=3.0)
-    job = desk.post("answer", announce=False, max_attempts=2)
-    desk.store.claim(job.id, "dead", 0.0)
+    assert desk.get(job).attempt == 1
     beat = [sys.executable, "-m", "celery", "-A", "worker", "beat", "-l", "INFO"]
     environment = set_up.environment | {"COLLEGIUM_REAP_S": "0.5"}
     process = subprocess.Popen(beat, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
