@@ -8,7 +8,13 @@ collapse(model)
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.diagnostics import kernel_spread, stochastic_sharpness
+    from train.fused import clip_gradient_norm, fuse
+    from train.majority import collapse, expand, set_step
+    from train.reestimate import reestimate_norms
 
 _EXPORTS = {
     "collapse": "train.majority",
@@ -21,7 +27,16 @@ _EXPORTS = {
     "reestimate_norms": "train.reestimate",
 }
 
-__all__ = [*_EXPORTS]
+__all__ = [
+    "clip_gradient_norm",
+    "collapse",
+    "expand",
+    "fuse",
+    "kernel_spread",
+    "reestimate_norms",
+    "set_step",
+    "stochastic_sharpness",
+]
 
 
 def __getattr__(name: str) -> Any:

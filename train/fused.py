@@ -23,6 +23,7 @@ from train.simplex import CHUNK, Draw, mix_chunk, spread_chunk
 
 __all__ = ["clip_gradient_norm", "fuse"]
 
+_torch: Any = torch  # what torch's own optimizers call has no public name
 _KINDS = (SGD, Adam, AdamW)
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
@@ -60,10 +61,10 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     """
     lent: list[Lent] = [item for item in getattr(optimizer, "_lent", []) if item.gradient is not None]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    squares = [norm.float().square() for norm in torch._foreach_norm(gradients)] if gradients else []
+    squares = [norm.float().square() for norm in _torch._foreach_norm(gradients)] if gradients else []
     total = torch.stack(squares + [item.squared_norm() for item in lent]).sum().sqrt()
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients + [item.gradient for item in lent], factor)
+    _torch._foreach_mul_(gradients + [item.gradient for item in lent], factor)
     return total
 
 
@@ -146,7 +147,7 @@ class Lent:
         for index, part in enumerate(parts):
             rows = self._rows(part)
             spread_chunk(part, draw.offsets(len(rows), index), rows)
-            squares += [norm.float().square() for norm in torch._foreach_norm(rows)]
+            squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
         return torch.stack(squares).sum()
 
     def update(self, state: dict[str, Any]) -> None:
@@ -213,7 +214,7 @@ Columns = Sequence[Sequence[Tensor]]
 
 
 def _adam(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: list[Tensor], moments: Columns) -> None:
-    update = torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
+    update = _torch._fused_adamw_ if group.get("decoupled_weight_decay") else _torch._fused_adam_
     beta1, beta2 = group["betas"]
     update(
         weights,
@@ -232,7 +233,7 @@ def _adam(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: list
 
 
 def _sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: list[Tensor], moments: Columns) -> None:
-    torch._fused_sgd_(
+    _torch._fused_sgd_(
         weights,
         rows,
         moments[0] if moments else [],

@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from train import simplex
 from train.simplex import Draw
 
+Mode = Literal["sample", "mean"]
 _SEED_MASK = (1 << 63) - 1
 _clocks: "weakref.WeakSet[Clock]" = weakref.WeakSet()
 _watching: list[Any] = []
@@ -66,7 +67,7 @@ class MajorityKernel(nn.Module):
     def __init__(self, expansion: int, clock: Clock, index: int) -> None:
         super().__init__()
         self.expansion, self.clock, self.index = expansion, clock, index
-        self.mode: Literal["sample", "mean"] | None = None  # None: sample while training
+        self.mode: Mode | None = None  # None: sample while training
         self.override: Callable[[Tensor], Tensor] | None = None
         self._forget()
 
@@ -228,10 +229,10 @@ def kernels(model: nn.Module) -> dict[str, MajorityKernel]:
 
 
 @contextmanager
-def mixing(model: nn.Module, mode: Literal["sample", "mean"], *, step: int | None = None) -> Iterator[None]:
+def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator[None]:
     """Context in which all kernels of ``model`` sample (as of ``step``, if given) or take the mean."""
     found = list(kernels(model).values())
-    before = [(kernel, kernel.mode) for kernel in found]
+    before: list[tuple[MajorityKernel, Mode | None]] = [(kernel, kernel.mode) for kernel in found]
     clocks = {id(kernel.clock): (kernel.clock, kernel.clock.step) for kernel in found}
     try:
         for kernel in found:

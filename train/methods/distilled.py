@@ -49,8 +49,8 @@ class Distilled(Vanilla):
             raise RuntimeError("train the teachers and combine them first")
         on_labels: list[Tensor] = []
 
-        def taught(student: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-            loss, logits = compute_loss(student, batch)
+        def taught(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+            loss, logits = compute_loss(model, batch)
             on_labels.append(loss.detach())
             apart = distillation_loss(
                 logits, self._target(batch, compute_loss), self.temperature, _counted(batch, logits)

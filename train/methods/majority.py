@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from train.fused import fuse
 from train.kernel import Clock, MajorityKernel, kernels, mixing
-from train.majority import collapse, expand
+from train.majority import Correction, Init, collapse, expand
 from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from train.methods.vanilla import Vanilla
 
@@ -27,12 +27,14 @@ class Majority(Vanilla):
         self,
         expansion: int = 3,
         *,
-        initialization: Literal["independent", "replicated"] = "independent",
-        correct_scale: bool | Literal["training", "evaluation"] = False,
+        initialization: Init = "independent",
+        correct_scale: Correction = False,
         patterns: Sequence[str] = (),
     ) -> None:
         super().__init__(expansion)
-        self.initialization, self.correct_scale, self.patterns = initialization, correct_scale, tuple(patterns)
+        self.initialization: Init = initialization
+        self.correct_scale: Correction = correct_scale
+        self.patterns = tuple(patterns)
         self._clock: Clock | None = None
         self._evaluations = 0
 
