@@ -40,7 +40,7 @@ test: $(VENV)/.dev  ## run the tests, with a real PostgreSQL and a real Redis
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types and the directions of imports
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright && $(BIN)/lint-imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
 
 serve: $(VENV)/.runtime  ## start the embedded service
 	@$(BIN)/collegium serve

@@ -107,23 +107,12 @@ def case_of(spec: SearchSpec, images: np.ndarray | None = None) -> Case:
     where the closed form is asked for and there is none, or the images do not fit.
     """
     network = check(spec)
-    estimator = spec.estimator
     try:
-        inputs = _resolved(spec, network, images)
-        if estimator.method != "given":
-            resolve_gram(inputs, network.chain, estimator.entry)
+        return Case(spec, network, _resolved(spec, network, images))
     except InvalidSpec:
         raise
     except ValueError as error:
-        raise InvalidSpec(_inputs_field(spec), str(error)) from error
-    case = Case(spec, network, inputs)
-    if estimator.method == "exact" and not case.closed_form:
-        raise InvalidSpec(
-            ("estimator", "method"),
-            "this kernel entry has no closed form (a layer above the first shares its weights, or the entry is "
-            "off-diagonal or pooled): use 'auto' or 'monte_carlo'",
-        )
-    return case
+        raise InvalidSpec(("inputs", "data"), str(error)) from error
 
 
 def _resolved(spec: SearchSpec, network: Network, images: np.ndarray | None) -> InputsSpec:
@@ -145,9 +134,3 @@ def _stem(network: Network, images: np.ndarray) -> int | None:
         return network.stem_kernel
     channels = images.shape[1] if images.ndim == 4 else 1
     return None if channels == network.chain.channels else 3
-
-
-def _inputs_field(spec: SearchSpec) -> tuple[str, ...]:
-    if spec.inputs.data is not None:
-        return ("inputs", "data")
-    return ("inputs", "gram") if spec.inputs.gram is not None else ("inputs",)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from search.chain import Chain
+from search.closed_form import has_closed_form
+from search.inputs import check_gram
 from search.network import Network
 from search.problem import InvalidSpec
+from search.receptive_field import input_window
 from search.spec import SearchSpec
 
 #: Largest baseline, in parameters. GPT-3 has 1.75·10¹¹.
@@ -43,12 +45,16 @@ def check_search(spec: SearchSpec, network: Network) -> None:
 
 
 def _check_kernel(spec: SearchSpec, network: Network) -> None:
-    positions = kernel_positions(network.chain, spec.estimator.entry)
+    entry = spec.estimator.entry
+    try:
+        positions = input_window(network.chain, entry).positions
+    except ValueError as error:
+        raise InvalidSpec(("baseline", "layers"), f"the {entry} entry cannot be evaluated: {error}") from error
     if positions > MAX_POSITIONS:
-        field = ("baseline", "input", "height") if spec.estimator.entry == "pooled" else ("baseline", "layers")
+        field = ("baseline", "input", "height") if entry == "pooled" else ("baseline", "layers")
         raise InvalidSpec(
             field,
-            f"the {spec.estimator.entry} entry sees {positions} positions; the most is {MAX_POSITIONS}: "
+            f"the {entry} entry sees {positions} positions; the most is {MAX_POSITIONS}: "
             "give a smaller map, as the kernel's relative variance hardly depends on it",
         )
     features = max(channels for channels, _, _ in network.chain.shapes(network.baseline)) * positions
@@ -56,25 +62,14 @@ def _check_kernel(spec: SearchSpec, network: Network) -> None:
         raise InvalidSpec(
             ("baseline",), f"one kernel sample would hold {features:.3g} features; the most is {MAX_FEATURES}"
         )
-
-
-def kernel_positions(chain: Chain, entry: str) -> int:
-    """Input positions that the entry sees: the receptive field of one output unit, or the whole map."""
-    height, width = receptive_field(chain)
-    if entry == "pooled":
-        return chain.height * chain.width
-    return height * width
-
-
-def receptive_field(chain: Chain) -> tuple[int, int]:
-    """Extent ``(height, width)`` of the input positions that one interior output unit depends on, padding ignored."""
-    extents = []
-    for axis in (0, 1):
-        sizes = [(chain.height, chain.width)[axis]]
-        for layer in chain.layers:
-            sizes.append(layer.output_size(sizes[-1]))
-        extent = 1
-        for layer, size in zip(reversed(chain.layers), reversed(sizes[:-1]), strict=True):
-            extent = size if layer.kind == "dense" else (extent - 1) * layer.stride + layer.kernel
-        extents.append(extent)
-    return extents[0], extents[1]
+    if spec.estimator.method == "exact" and not has_closed_form(network.chain, entry, spec.inputs.pair):
+        raise InvalidSpec(
+            ("estimator", "method"),
+            "this kernel entry has no closed form (a layer above the first shares its weights or is grouped, or the "
+            "entry is off-diagonal or pooled): use 'auto' or 'monte_carlo'",
+        )
+    if spec.inputs.gram is not None:
+        try:
+            check_gram(spec.inputs.gram, positions)
+        except ValueError as error:
+            raise InvalidSpec(("inputs", "gram"), str(error)) from error

@@ -70,7 +70,7 @@ class InputShape(Strict):
 
 
 class ConvLayer(Strict):
-    """A convolution; ``out`` is a fixed number of channels or a free width's name. Default padding: (kernel − 1) / 2."""
+    """A convolution; ``out`` is a fixed number of channels or a free width's name. Padding: (kernel − 1) / 2."""
 
     type: Literal["conv"]
     out: Width | Name

@@ -121,3 +121,19 @@ def test_a_pooled_entry_over_a_huge_map_is_refused():
     spec = {"baseline": block(layers, height=2048, width=2048), "estimator": {"entry": "pooled"}}
     with pytest.raises(InvalidSpec, match="positions"):
         check(SearchSpec.model_validate_json(json.dumps(spec)))
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({"inputs": {"gram": [[2.0, 0.0], [0.0, 2.0]]}}, ("inputs", "gram")),
+        ({"inputs": {"gram": [[0.0] * 9] * 9}}, ("inputs", "gram")),
+        ({"inputs": {"gram": [[2.0] * 9] * 8 + [[2.0] * 8]}}, ("inputs", "gram")),
+        ({"estimator": {"method": "exact", "entry": "pooled"}}, ("estimator", "method")),
+        ({"estimator": {"method": "exact"}, "inputs": {"pair": {"cosine": 0.5}}}, ("estimator", "method")),
+    ],
+)
+def test_an_estimate_that_cannot_be_made_is_refused_before_it_is_stored(more, path):
+    with pytest.raises(InvalidSpec) as caught:
+        check(SearchSpec.model_validate_json(json.dumps({"baseline": {"preset": "resnet50"}} | more)))
+    assert caught.value.path == path
