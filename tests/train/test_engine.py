@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from search.problem import InvalidSpec
+from train.data.catalog import load
 from train.data.problem import DataProblem
 from train.engine import run
 from train.loop import Pace
 from train.problem import Diverged, Mismatch
 from train.result import TrainingResult
-from train.spec import TrainingSpec
+from train.spec import EXPANDING, TrainingSpec
 
 EVERY_STEP = Pace(report=0, checkpoint=0)
 
@@ -257,3 +258,63 @@ def test_resnext29_trains_on_data_in_cifars_format_end_to_end(tmp_path):
 def test_precision_schedules_and_clipping_train(digits_spec, fields):
     result = run(digits_spec({"epochs": 6, "learning_rate": 5e-3, "label_smoothing": 0.1, **fields}))
     assert result["accuracy"]["test"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("method", "models", "trained"),
+    [
+        ("majority", 1, 3),
+        ("adversarial", 1, 3),
+        ("adversarial_majority", 1, 3),
+        ("learned", 1, 6),
+        ("ensemble", 3, 3),
+        ("distilled", 1, 1),
+        ("soup", 1, 3),
+    ],
+)
+def test_every_method_ends_in_a_plain_model_that_a_stranger_loads(digits_spec, tmp_path, method, models, trained):
+    spec = digits_spec({"epochs": 1}, method=method, diagnostics=["spread", "sharpness", "gap"])
+    result = TrainingResult.model_validate(run(spec, artifact_dir=tmp_path))
+    plain = 64 * 24 + 3 * 64 + 24 * 10
+    assert (result.models, result.parameters) == (models, plain)
+    assert result.trained_parameters == trained * plain
+    assert result.diagnostics is not None
+    assert (result.diagnostics.spread is not None) == (method in EXPANDING)
+    assert (result.sampled is not None) == (result.diagnostics.sharpness is not None) == (method == "majority")
+    assert load_and_evaluate(tmp_path)["accuracy"] == result.accuracy.test
+
+
+def test_subset_selection_keeps_the_networks_size(digits_spec):
+    result = run(digits_spec({"epochs": 1}, method="subset"))
+    assert result["parameters"] == 64 * 24 + 3 * 64 + 24 * 10
+    assert result["trained_parameters"] > 2 * result["parameters"]
+
+
+@pytest.mark.parametrize("method", ["majority", "adversarial_majority", "subset", "distilled"])
+def test_a_killed_training_by_any_method_goes_on_to_the_same_weights(digits_spec, tmp_path, method):
+    spec = digits_spec({"metric_steps": 1}, method=method)
+    run(spec, artifact_dir=tmp_path / "whole")
+    kept = {"checkpoint_dir": tmp_path / "checkpoints", "pace": EVERY_STEP}
+    for calls in (5, 4):
+        with pytest.raises(Stop):
+            run(spec, event=StopAfter(calls), **kept)
+    run(spec, artifact_dir=tmp_path / "resumed", **kept)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+
+
+def test_norms_of_a_collapsed_model_are_estimated_under_its_own_weights(tmp_path):
+    baseline = {"family": "resnext", "layout": "cifar", "blocks": [1], "cardinality": 2, "base_width": 4}
+    spec = TrainingSpec.model_validate(
+        {
+            "architecture": {"baseline": baseline},
+            "method": "majority",
+            "data": {"name": "digits", "limit": 64},
+            "recipe": {"name": "ce-cifar", "epochs": 1, "batch_size": 64, "learning_rate": 1e-6, "augment": []},
+        }
+    )
+    run(spec, artifact_dir=tmp_path)
+    left = weights(tmp_path)
+    data = load(spec.data)
+    x = (data.train.x.float() - data.preprocessing.mean) / data.preprocessing.std
+    stem = torch.nn.functional.conv2d(x.expand(-1, 3, -1, -1), left["conv1.weight"], padding=1)
+    torch.testing.assert_close(left["bn1.running_mean"], stem.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
