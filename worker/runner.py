@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from jobs.artifacts import ArtifactStore
 from jobs.database import UNAVAILABLE
 from jobs.errors import JobNotFound
-from jobs.record import Job, Queue
+from jobs.record import Failure, Job, Queue
 from jobs.store import JobStore
 from worker import reaper, workspace
+from worker.failures import REMEDIES
 from worker.house import House
 from worker.publisher import Publisher
 from worker.settings import WorkerSettings
@@ -104,7 +105,13 @@ class Runner:
     def run_claimed(self, job: Job, slot: Slot) -> None:
         """Run an attempt that this worker has claimed, in a slot that the caller holds."""
         log.info("job %s, attempt %d: %s in slot %s", job.id, job.attempt, job.kind, slot.name)
-        attempt = Attempt(self._house, job, slot)
+        try:
+            attempt = Attempt(self._house, job, slot)
+        except OSError as error:
+            log.exception("job %s: no process can be started", job.id)
+            failure = Failure("internal", f"No computing process can be started: {error}", REMEDIES["worker_lost"])
+            self._store.fail(job.id, job.attempt, failure, retry=True)
+            return
         with self._lock:
             self._attempts.add(attempt)
         # Asked to stop between the claim and now.

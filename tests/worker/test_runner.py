@@ -70,6 +70,17 @@ def test_a_long_training_does_not_hold_up_a_search(desk, make_runner):
     desk.ended(training)
 
 
+def test_a_machine_that_starts_no_process_fails_the_job_and_says_why(desk, make_runner, monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("worker.spares.ComputeProcess", refuse)
+    make_runner()
+    job = desk.ended(desk.post("answer"))
+    assert (job.status, job.failure.kind, job.attempt) == ("failed", "internal", job.max_attempts)
+    assert "Resource temporarily unavailable" in job.failure.message
+
+
 def test_lost_jobs_and_lost_messages_are_announced_anew(desk, announcer):
     unannounced, lost, spent = desk.post("answer"), desk.post("answer"), desk.post("answer", max_attempts=1)
     for job in (lost, spent):
