@@ -47,13 +47,18 @@ def _best(location: Location, node: Any, missing: bool) -> tuple[tuple[bool, int
         return (False, 0), ()
     step, rest = location[0], location[1:]
     readings = [_best(rest, node, missing)]
-    within = (isinstance(node, dict) and step in node) or (
-        isinstance(node, list) and isinstance(step, int) and 0 <= step < len(node)
-    )
-    if within or (missing and not rest and isinstance(node, dict)):
-        (last, count), kept = _best(rest, node[step], missing) if within else ((False, 0), ())
+    if _within(step, node):
+        (last, count), kept = _best(rest, node[step], missing)
         readings.append(((last or not rest, count + 1), (step, *kept)))
+    elif missing and not rest and isinstance(node, dict):
+        readings.append(((True, 1), (step,)))
     return max(readings, key=lambda reading: reading[0])
+
+
+def _within(step: str | int, node: Any) -> bool:
+    if isinstance(node, dict):
+        return step in node
+    return isinstance(node, list) and isinstance(step, int) and 0 <= step < len(node)
 
 
 def _shortened(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header
@@ -16,6 +16,7 @@ from app.ranges import Span, Unsatisfiable, requested_span, sha256_digest
 from app.services import Given
 from app.stored import JobId, known_artifact, known_job
 from app.views import ArtifactList, artifact_view
+from jobs.artifacts import RangeReader
 from jobs.errors import ArtifactNotFound
 from jobs.record import Artifact
 
@@ -127,7 +128,7 @@ def _headers(artifact: Artifact, tag: str) -> dict[str, Any]:
     }
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _chunks(file: RangeReader) -> Iterator[bytes]:
     with file:
         while chunk := file.read(_CHUNK):
             yield chunk

@@ -36,13 +36,14 @@ export async function showJob(main, id, signal, changed) {
   const body = h("div.answer", {});
   const live = h("div.live", {});
   const again = h("a.button.quiet", { href: `#/new?from=${id}` }, "Use as template");
+  const actions = h("p.actions", {}, cancel, again);
   const history = h("ol.history", {});
   const charts = job.kind === "training" ? metricCharts(live) : null;
 
   main.replaceChildren(h("article.job-page", {},
     h("header", {}, h("div.title", {}, h("h1", {}, jobName(job)), chip),
       h("p.facts", {}, job.kind, " ", h("code", {}, job.id), " · ", clock, job.parent_id ? [" · part of ", h("a", { href: `#/jobs/${job.parent_id}` }, job.parent_id)] : null),
-      h("p.actions", {}, cancel, again)),
+      actions),
     bar, message, live, body,
     details("Specification", h("pre", {}, JSON.stringify(job.spec, null, 2))),
     details("History", history)));
@@ -84,7 +85,7 @@ export async function showJob(main, id, signal, changed) {
     const parts = [];
     if (job.failure) parts.push(h("div.notice.bad", { role: "alert" }, h("p", {}, h("strong", {}, job.failure.kind.replaceAll("_", " ")), " – ", job.failure.message), job.failure.remedy ? h("p", {}, job.failure.remedy) : null,
       job.failure.log_tail ? details("End of the log", h("pre", {}, job.failure.log_tail)) : null));
-    if (job.kind === "search" && job.result) parts.push(trainLinks(job));
+    if (job.kind === "search" && job.result) actions.append(...trainLinks(job));
     if (job.result) parts.push(...ANSWERS[job.kind]?.(job) ?? [h("pre", {}, JSON.stringify(job.result, null, 2))]);
     if (job.kind === "study") parts.push(await members(job, signal));
     const { items } = await get(`/v1/jobs/${id}/artifacts`, { signal });
@@ -113,8 +114,8 @@ export async function showJob(main, id, signal, changed) {
   if (!shown && !signal.aborted) await finish();
 }
 
-const trainLinks = (job) => h("p.actions", {}, ["primal", "dual"].filter((choice) => job.result[choice])
-  .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice}`)));
+const trainLinks = (job) => ["primal", "dual"].filter((choice) => job.result[choice])
+  .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice}`));
 
 async function members(job, signal) {
   const { items, next_cursor: more } = await get(`${job.links.children}&limit=200`, { signal });

@@ -10,6 +10,7 @@ export function showSearch(job) {
   return [
     notices(result),
     h("div.headline", {}, answer("Primal", "smallest variance at the same cost", result.primal, result, true), answer("Dual", "smallest cost at the same variance", result.dual, result, false)),
+    h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
@@ -27,14 +28,14 @@ function answer(name, purpose, found, result, primal) {
     h("h2", {}, name), h("p.purpose", {}, purpose),
     h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
     h("dl", {},
-      row("variance", number(found.variance), share(found.variance, base.variance, number)),
-      row("parameters", whole(found.parameters), share(found.parameters, base.parameters, whole)),
-      row("FLOPs", whole(found.flops), share(found.flops, base.flops, whole)),
+      row("variance", number(found.variance), share(found.variance, base.variance)),
+      row("parameters", whole(found.parameters), share(found.parameters, base.parameters)),
+      row("FLOPs", whole(found.flops), share(found.flops, base.flops)),
       row("efficiency ρ", number(found.efficiency), `in ${result.measure === "flops" ? "FLOPs" : "parameters"}`),
       row("m before rounding", number(found.multiplicity_real, 4), "")));
 }
 
-const share = (value, base, shown) => `${percent(value / base)} of the baseline's ${shown(base)}`;
+const share = (value, base) => `${percent(value / base)} of the baseline`;
 const row = (term, value, note) => h("div", {}, h("dt", {}, term), h("dd", {}, value, note ? h("span.muted", {}, ` ${note}`) : null));
 
 function band(result) {
