@@ -59,7 +59,7 @@ def killed(spec, context):
 
 def fail(spec, context):
     (context.artifact_dir / "last.txt").write_text("what is left\n")
-    raise RuntimeError("something broke\nin two lines")
+    raise RuntimeError(f"something broke in {os.getpid()}\nand there is a second line")
 
 
 def refuse(spec, context):
