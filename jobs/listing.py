@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import null, select
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, func, null, select
 
 from jobs.database import Database
 from jobs.paging import fetch_page
@@ -11,7 +13,21 @@ from jobs.schema import jobs
 from jobs.states import Status
 from jobs.transitions import JOB_COLUMNS, job_of
 
-WITHOUT_RESULT = tuple(null().label("result") if column.name == "result" else column for column in JOB_COLUMNS)
+#: Characters of the longest specification that a list shows; a Gram matrix can have millions.
+SPEC_LIMIT = 1 << 16
+
+
+def _brief(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    match column.key:
+        case "result":
+            return null().label("result")
+        case "spec":
+            return case((func.length(column) <= SPEC_LIMIT, column), else_="{}").label("spec")
+        case _:
+            return column
+
+
+BRIEF = tuple(map(_brief, JOB_COLUMNS))
 
 
 class Listing:
@@ -33,9 +49,10 @@ class Listing:
         """One page of the jobs that match, newest first.
 
         ``parent_id`` asks for one job's children, ``top_level`` for jobs that are nobody's. ``results=False`` leaves
-        the results out, which can be large. Raises InvalidCursor, and ValueError for a limit outside 1 … 1000.
+        out what can be large: results, and specifications of more than ``SPEC_LIMIT`` characters. Raises InvalidCursor,
+        and ValueError for a limit outside 1 … 1000.
         """
-        query = select(*(JOB_COLUMNS if results else WITHOUT_RESULT))
+        query = select(*(JOB_COLUMNS if results else BRIEF))
         if kind is not None:
             query = query.where(jobs.c.kind == kind)
         if status is not None:
