@@ -14,6 +14,11 @@ from app.version import software_version
 
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMAS = "#/components/schemas/"
+_NAME = {"type": "string"}
+_BARE_FORMS = {
+    "TrainingSpec": {"data": _NAME, "recipe": _NAME, "expansion": {"type": "integer", "minimum": 1, "maximum": 64}},
+    "StudySpec": {"data": _NAME, "seeds": {"type": "integer", "minimum": 1, "maximum": 1000}},
+}
 _DESCRIPTION = (
     "Find the m × n grouping of a network whose neural tangent kernel has the smallest variance, and train it. "
     "Every error is `application/problem+json` (RFC 9457) with a stable `type`."
@@ -71,7 +76,7 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         ref_template=_SCHEMAS + "{model}",
     )
     components = document.setdefault("components", {})
-    components["schemas"] = components.get("schemas", {}) | schemas["$defs"]
+    components["schemas"] = components.get("schemas", {}) | _with_bare_forms(schemas["$defs"])
     components["securitySchemes"] = {
         "key": {
             "type": "http",
@@ -89,6 +94,18 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
             for operation in operations.values():
                 operation["security"] = [{"key": []}, {}]
     return document
+
+
+def _with_bare_forms(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Schemas that also say where a name or a number may stand for an object (``"data": "digits"``)."""
+    for model, forms in _BARE_FORMS.items():
+        for field, bare in forms.items():
+            properties = schemas[model]["properties"]
+            outer = {name: properties[field].pop(name) for name in ("title", "default") if name in properties[field]}
+            properties[field] = {"anyOf": [properties[field], bare], **outer}
+    methods = schemas["StudySpec"]["properties"]["methods"]
+    methods["items"] = {"anyOf": [methods["items"], schemas["TrainingSpec"]["properties"]["method"]]}
+    return schemas
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

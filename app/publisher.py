@@ -80,10 +80,11 @@ class Publisher:
 
     def check(self) -> None:
         """Connect to the broker now. Raises ``BrokerDown``."""
+        connection = self._app.connection_for_write()
         try:
-            with self._app.connection_for_write() as connection:
+            with connection:
                 connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=1.0)
-        except (KombuError, OSError) as error:
+        except (KombuError, OSError, *connection.recoverable_connection_errors) as error:
             raise BrokerDown(str(error)) from error
 
     def workers(self, timeout_s: float = 1.0) -> list[str]:
@@ -112,7 +113,7 @@ class Publisher:
                 continue
             try:
                 self._app.send_task(TASK, args=[job_id], queue=queue_name, retry=False, ignore_result=True)
-            except (KombuError, OSError) as error:
+            except Exception as error:  # whatever it is, the thread stays, and the job has its row
                 self._paused_until = time.monotonic() + _PAUSE_S
                 self._failed()
                 log.warning("the broker did not take job %s (the workers' poll will): %s", job_id, error)

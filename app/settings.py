@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
     allowed_hosts: str = ""
-    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    max_body_bytes: int = Field(default=8 << 20, ge=1024)
     max_dataset_bytes: int = Field(default=2 << 30, ge=1024)
     max_streams: int = Field(default=256, ge=1)
     event_poll_s: float = Field(default=0.25, gt=0, le=60)

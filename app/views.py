@@ -74,7 +74,10 @@ class JobView(View):
 
 
 class JobPage(View):
-    """Jobs, newest first. ``result`` and ``failure.log_tail`` are left out unless ``full=true`` was asked for."""
+    """Jobs, newest first.
+
+    Unless ``full=true`` was asked for, ``result``, ``failure.log_tail`` and a ``spec`` of over 64 KiB are left out.
+    """
 
     items: list[JobView]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last one")

@@ -16,7 +16,7 @@ from app.problems import Problem
 from search.problem import InvalidSpec
 
 Model = TypeVar("Model", bound=BaseModel)
-LARGEST = 16 << 20
+LARGEST = 8 << 20
 
 
 def read_text(source: str) -> bytes:

@@ -23,6 +23,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 IfNoneMatch = Annotated[str | None, Header(description="answer 304 while the entity tag is still one of these")]
 _TAGGED = {"ETag": header("strong entity tag, for If-None-Match")}
 _UNCHANGED = {304: {"description": "Unchanged since the entity tag was given.", "headers": _TAGGED}}
+_FULL_LIMIT = 20
 _REVALIDATE = {"Cache-Control": "no-cache"}
 
 
@@ -40,7 +41,9 @@ def list_jobs(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
-    full: Annotated[bool, Query(description="with results and logs")] = False,
+    full: Annotated[
+        bool, Query(description=f"with results, logs and long specifications; at most {_FULL_LIMIT} jobs a page")
+    ] = False,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     page = services.store.list(
@@ -48,7 +51,7 @@ def list_jobs(
         status=status,
         parent_id=parent_id,
         top_level=parent_id is None and kind != "shard",
-        limit=limit,
+        limit=min(limit, _FULL_LIMIT) if full else limit,
         cursor=cursor,
         results=full,
     )

@@ -178,3 +178,21 @@ def test_a_results_artifacts_have_links(api: TestClient, finished: Callable[...,
     job = finished({"deep/model.bin": b"abc"}, result=result)
     (artifact,) = api.get(f"/v1/jobs/{job.id}").json()["result"]["artifacts"]
     assert api.get(artifact["link"]).content == b"abc"
+
+
+def test_a_long_specification_is_left_out_of_lists(api: TestClient, services: Services) -> None:
+    long = {"gram": [0.123456] * 10_000}
+    job, _ = services.store.create("search", long, queue="search")
+    services.store.create("search", {"short": 1}, queue="search")
+    assert [item["spec"] for item in api.get("/v1/jobs").json()["items"]] == [{"short": 1}, {}]
+    assert api.get("/v1/jobs?full=true").json()["items"][1]["spec"] == long
+    assert api.get(f"/v1/jobs/{job.id}").json()["spec"] == long
+
+
+def test_full_pages_are_short(api: TestClient, services: Services) -> None:
+    for _ in range(21):
+        services.store.create("search", {}, queue="search")
+    page = api.get("/v1/jobs?limit=200&full=true").json()
+    assert len(page["items"]) == 20
+    rest = api.get("/v1/jobs", params={"full": "true", "cursor": page["next_cursor"]}).json()
+    assert len(rest["items"]) == 1

@@ -46,6 +46,12 @@ def test_bodies_are_documented_with_their_schemas(api: TestClient) -> None:
     assert {reference.rpartition("/")[2] for reference in references(document)} <= set(schemas)
 
 
+def test_a_name_may_stand_for_an_object(api: TestClient) -> None:
+    schemas = api.get("/openapi.json").json()["components"]["schemas"]
+    assert {"type": "string"} in schemas["TrainingSpec"]["properties"]["data"]["anyOf"]
+    assert "vanilla" in str(schemas["StudySpec"]["properties"]["methods"]["items"])
+
+
 def test_no_parameter_is_null(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
     for operations in document["paths"].values():
