@@ -202,3 +202,12 @@ def _end(services: Services, job: Job, result: Any, files: dict[str, bytes]) -> 
             path.write_bytes(content)
             artifacts.append(services.artifacts.put_file(job.id, job.attempt, name, path))
         services.store.succeed(job.id, job.attempt, result, artifacts)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> None:
+    """A home of its own, and a terminal wide enough for tables."""
+    monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)

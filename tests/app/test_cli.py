@@ -21,13 +21,7 @@ Live = Callable[..., tuple[str, Services]]
 Hand = Callable[..., None]
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> None:
-    """A home of its own, and a terminal wide enough for tables."""
-    monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", sqlite_url)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 def run(*arguments: str | Path, stdin: str | None = None) -> Result:
@@ -278,74 +272,6 @@ def test_data_sets_are_added_listed_and_deleted(served: Services, tmp_path: Path
     assert run("data", "add", "nothing.npz").exit_code == 2
     (tmp_path / "data.csv").write_text("1,2")
     assert run("data", "add", "data.csv").exit_code == 2
-
-
-def test_keys_are_made_listed_and_revoked(sqlite_url: str) -> None:
-    assert "no keys" in run("keys", "list").output
-    made = run("keys", "create", "me")
-    assert made.stdout.startswith("collegium_")
-    assert run("keys", "create", "again", "--if-none").stdout == ""
-    (key,) = json.loads(run("keys", "list", "--json").stdout)
-    assert key["name"] == "me"
-    assert made.stdout.strip() not in run("keys", "list").output
-    assert run("keys", "create", "").exit_code == 2
-    revoked = run("keys", "revoke", key["id"])
-    assert revoked.exit_code == 0
-    assert "last key" in revoked.stderr
-    assert run("keys", "revoke", key["id"]).exit_code == 4
-
-
-def test_a_database_that_is_not_ready_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{tmp_path}/new.db")
-    old = run("keys", "list")
-    assert (old.exit_code, "collegium migrate" in old.stderr) == (2, True)
-    assert "at revision" in run("migrate").output
-    assert run("keys", "list").exit_code == 0
-    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-    for arguments in (("keys", "list"), ("migrate",), ("serve",)):
-        assert run(*arguments).exit_code == 3, arguments
-    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", "mysql://host/name")
-    wrong = run("migrate")
-    assert (wrong.exit_code, "COLLEGIUM_DATABASE_URL" in wrong.stderr) == (2, True)
-
-
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLLEGIUM_PORT", "many")
-    result = run("jobs")
-    assert (result.exit_code, "COLLEGIUM_PORT='many'" in result.stderr) == (2, True)
-
-
-def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    healthy = run("doctor", "--json")
-    findings = {finding["subject"]: finding for finding in json.loads(healthy.stdout)}
-    assert healthy.exit_code == 0, findings
-    assert {"version", "packages", "device", "home", "database", "migrations", "queue", "broker"} <= set(findings)
-    assert "torch" in findings["device"]["message"]
-    assert findings["workers"]["state"] == "note"
-    monkeypatch.setenv("COLLEGIUM_BROKER_URL", "redis://:secret@127.0.0.1:1/0")
-    monkeypatch.setenv("COLLEGIUM_HOST", "0.0.0.0")
-    sick = run("doctor")
-    assert sick.exit_code == 1
-    assert "redis://:***@127.0.0.1:1/0 does not answer" in sick.output
-    assert "secret" not in sick.output
-    assert "collegium keys create" in sick.output
-
-
-def test_the_doctor_says_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("app.diagnosis._device", lambda: __import__("app.diagnosis").diagnosis.Finding("ok", "d", "m"))
-    for url, word in (
-        (f"sqlite:///{tmp_path}/none.db", "does not exist yet"),
-        ("postgresql://me:secret@127.0.0.1:1/none", "does not answer"),
-        ("oracle://x", "not supported"),
-    ):
-        monkeypatch.setenv("COLLEGIUM_DATABASE_URL", url)
-        result = run("doctor")
-        assert word in result.output
-        assert "secret" not in result.output
-    empty = tmp_path / "empty.db"
-    empty.touch()
-    monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{empty}")
-    assert "run `collegium migrate`" in run("doctor").output
 
 
 def test_what_cannot_be_reproduced_is_said() -> None:
