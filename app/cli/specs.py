@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from rich.markup import escape
 
 from app.body import parse_json, parse_model
 from app.cli.exits import USAGE, Stop, err
@@ -57,11 +58,15 @@ def stopping(action: Callable[[], Any]) -> Any:
         return action()
     except Problem as problem:
         for location, message in problem.errors:
-            err.print(f"[bold]{readable(location)}[/]: {message}", markup=True)
+            _say(readable(location), message)
         raise Stop(USAGE, "the specification is invalid" if problem.errors else problem.detail) from problem
     except InvalidSpec as error:
-        err.print(f"[bold]{readable(error.path)}[/]: {error.message}")
+        _say(readable(error.path), error.message)
         raise Stop(USAGE, "the specification is invalid") from error
+
+
+def _say(path: str, message: str) -> None:
+    err.print(f"[bold]{escape(path)}[/]: {escape(message)}", soft_wrap=True)
 
 
 def put(document: dict[str, Any], path: str, value: Any) -> None:
