@@ -19,13 +19,14 @@ from torch import nn
 from train.checkpoint import Checkpoints
 from train.data.augment import compose
 from train.data.batches import TrainingBatches, mixed
-from train.data.dataset import Batch, Dataset
+from train.data.dataset import Augment, Batch, Dataset
 from train.evaluate import evaluate
 from train.figures import Figures, Tally
 from train.fused import clip_gradient_norm
 from train.method import Method
 from train.optimizer import make_optimizer
 from train.problem import Diverged
+from train.recipes import Recipe
 from train.runtime import Runtime, used_memory
 from train.schedule import rate_at
 from train.task import Task
@@ -90,7 +91,16 @@ class Loop:
         self.method, self.data, self.task, self.runtime = method, data, task, runtime
         self.recipe, self._seed, self._name = runtime.recipe, seed, name
         self._checkpoints, self._listener, self._pace = checkpoints, listener, pace
-        self.batches = training_batches(data, runtime, seed=seed)
+        self.batches = TrainingBatches(
+            data.train,
+            data.preprocessing,
+            batch_size=self.recipe.batch_size,
+            seed=seed,
+            device=runtime.device,
+            augment=augmentation(data, self.recipe),
+            rank=runtime.rank,
+            world=runtime.world,
+        )
         self._rate = rate_at(self.recipe, self.batches.steps)
         self.model = method.prepare(model, seed=mixed(seed, 10))
         self._optimizer = method.optimizer(self.model, make_optimizer(self.model, self.recipe))
@@ -267,18 +277,9 @@ class Loop:
         return True
 
 
-def training_batches(data: Dataset, runtime: Runtime, *, seed: int) -> TrainingBatches:
-    """The batches of a recipe, augmented as it says."""
-    return TrainingBatches(
-        data.train,
-        data.preprocessing,
-        batch_size=runtime.recipe.batch_size,
-        seed=seed,
-        device=runtime.device,
-        augment=compose(runtime.recipe.augment) if data.kind == "image" else None,
-        rank=runtime.rank,
-        world=runtime.world,
-    )
+def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
+    """What the recipe does to training images."""
+    return compose(recipe.augment) if data.kind == "image" else None
 
 
 def _microbatches(batch: Batch, parts: int) -> tuple[list[Batch], list[float] | None]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import nn
 
+from train.data.batches import evaluation_batches
 from train.data.dataset import Split
+from train.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
 from train.evaluate import evaluate
 from train.figures import Figures
 from train.fused import majority_copies
@@ -49,36 +48,21 @@ def sampled_scores(setting: Setting, method: Method, model: nn.Module) -> Scores
         return scores_of(setting, model)
 
 
-def diagnose(setting: Setting, method: Method, model: nn.Module) -> Diagnostics:
-    """What the spec's ``diagnostics`` ask of an expanded model."""
+def diagnose(setting: Setting, model: nn.Module) -> Diagnostics:
+    """What the spec's ``diagnostics`` ask of an expanded model; nothing of one without copies."""
     asked = setting.spec.diagnostics
+    spread = kernel_spread(model) if "spread" in asked else {}
+    sharpness = _sharpness(setting, model) if "sharpness" in asked and majority_copies(model) else None
     return Diagnostics(
-        sharpness=sharpness(setting, method, model) if "sharpness" in asked else None,
-        spread=spread(model) if "spread" in asked else None,
+        sharpness=sharpness and sharpness.delta,
+        sharpness_error=sharpness and sharpness.standard_error,
+        spread=sum(spread.values()) / len(spread) if spread else None,
+        spread_by_kernel=spread or None,
     )
 
 
-def sharpness(setting: Setting, method: Method, model: nn.Module) -> float | None:
-    """|E_p L(θ_p) − L(θ̄)| over training samples (Mazzawi et al. 2024, Lemma B.1); None where nothing is sampled."""
-    train, losses = setting.data.train, []
-    for _ in range(DRAWS):
-        context = method.sampled(model)
-        if context is None:
-            return None
-        with context:
-            losses.append(figures_on(setting, model, train, most=MOST_TRAINING_SAMPLES).loss)
-    return abs(sum(losses) / DRAWS - figures_on(setting, model, train, most=MOST_TRAINING_SAMPLES).loss)
-
-
-@torch.no_grad()
-def spread(model: nn.Module) -> float | None:
-    """How far the copies of the kernels have moved apart: √(mean_k |w_k − w̄|² / |w̄|²), over all kernels together.
-
-    None for a model without copies, or whose mean is zero.
-    """
-    apart = mean = 0.0
-    for _, copies in majority_copies(model):
-        centre = copies.mean(0)
-        apart += (copies - centre).square().sum().item() / len(copies)
-        mean += centre.square().sum().item()
-    return math.sqrt(apart / mean) if mean else None
+def _sharpness(setting: Setting, model: nn.Module) -> Sharpness:
+    data, most = setting.data, MOST_TRAINING_SAMPLES
+    size = setting.runtime.evaluation_batch
+    batches = list(evaluation_batches(data.train, data.preprocessing, batch_size=size, most=most))
+    return stochastic_sharpness(model, batches, setting.task(model).compute_loss, draws=DRAWS)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from train.data.batches import mixed
-from train.evaluate import evaluate, has_batch_norm, reestimate_norms
-from train.loop import Listener, Loop, training_batches
+from train.data.batches import TrainingBatches, mixed
+from train.evaluate import evaluate
+from train.loop import Listener, Loop, augmentation
 from train.measure import diagnose, sampled_scores
 from train.method import Method
 from train.problem import Mismatch
+from train.reestimate import reestimate_norms
 from train.result import Diagnostics, Scores
 from train.setting import Setting
 from train.spec import EXPANDING
 
 INITIAL, ORDER, NORMS = 0, 1, 2
 TRAINING = "training"
+NORM_BATCHES = 200
+"""Batches over which norms are estimated anew; their statistics hardly change beyond that."""
 
 
 @dataclass
@@ -117,7 +121,7 @@ def _collapsed(setting: Setting, method: Method, loop: Loop, history: dict[str, 
     """What a method's loop ends in; what is asked of the expanded model is measured before it is collapsed."""
     trained = parameters(loop.model)
     sampled = sampled_scores(setting, method, loop.model)
-    diagnostics = diagnose(setting, method, loop.model)
+    diagnostics = diagnose(setting, loop.model)
     model = method.finish(loop.model)
     if method.name in EXPANDING or method.name == "subset":
         renew_norms(setting, model)
@@ -125,10 +129,16 @@ def _collapsed(setting: Setting, method: Method, loop: Loop, history: dict[str, 
 
 
 def renew_norms(setting: Setting, model: nn.Module) -> None:
-    """Estimate the statistics of batch norms under the model's present weights."""
-    if has_batch_norm(model):
-        batches = training_batches(setting.data, setting.runtime, seed=mixed(setting.spec.seed, NORMS))
-        reestimate_norms(model, batches, setting.task(model))
+    """Estimate the statistics of batch norms under the model's present weights; the same in every process."""
+    batches = TrainingBatches(
+        setting.data.train,
+        setting.data.preprocessing,
+        batch_size=setting.runtime.recipe.batch_size,
+        seed=mixed(setting.spec.seed, NORMS),
+        device=setting.runtime.device,
+        augment=augmentation(setting.data, setting.runtime.recipe),
+    )
+    reestimate_norms(model, islice(batches.epoch(0), NORM_BATCHES))
 
 
 def _part(listener: Listener, index: int, phases: int) -> Listener:

@@ -46,15 +46,18 @@ class Note(Part):
 class Diagnostics(Part):
     """Figures asked for by ``diagnostics``.
 
-    ``sharpness`` is |E_p L(θ_p) − L(θ̄)| over training samples (Mazzawi et al. 2024, Lemma B.1); ``loss_gap`` and
-    ``accuracy_gap`` are test loss − train loss and train accuracy − test accuracy; ``spread`` is the mean distance of
-    a kernel's copies from their mean, relative to the norm of that mean.
+    ``sharpness`` is Δ = |E_p L(θ_p) − L(θ̄)| over training samples (Mazzawi et al. 2024, Lemma B.1), with its standard
+    error over draws of p; ``loss_gap`` and ``accuracy_gap`` are test loss − train loss and train accuracy − test
+    accuracy; ``spread`` is the root mean square distance of a kernel's copies from their mean, relative to the norm of
+    that mean, averaged over kernels.
     """
 
     sharpness: float | None = None
+    sharpness_error: float | None = None
     loss_gap: float | None = None
     accuracy_gap: float | None = None
     spread: float | None = None
+    spread_by_kernel: dict[str, float] | None = None
 
 
 class TrainingResult(Part):

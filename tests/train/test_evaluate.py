@@ -1,9 +1,8 @@
 import torch
 from torch import nn
 
-from train.data.batches import TrainingBatches
 from train.data.dataset import ArraySplit, Preprocessing
-from train.evaluate import evaluate, has_batch_norm, reestimate_norms
+from train.evaluate import evaluate
 from train.recipes import Recipe
 from train.runtime import Place, Runtime
 from train.task import Task
@@ -18,16 +17,6 @@ def network():
 
 def runtime(batch=16):
     return Runtime(Place.parse("cpu").fabric("fp32"), Recipe(batch_size=batch))
-
-
-def test_norms_are_estimated_over_the_training_samples():
-    model = network()
-    batches = TrainingBatches(SPLIT, Preprocessing(), batch_size=40, seed=0, device=torch.device("cpu"))
-    assert has_batch_norm(model)
-    reestimate_norms(model, batches, TASK)
-    torch.testing.assert_close(model[0].running_mean, SPLIT.x.mean((0, 2, 3)))
-    assert model[0].momentum == 0.3
-    assert model.training
 
 
 def test_evaluation_changes_nothing():
