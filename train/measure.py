@@ -57,7 +57,6 @@ def diagnose(setting: Setting, model: nn.Module) -> Diagnostics:
         sharpness=sharpness and sharpness.delta,
         sharpness_error=sharpness and sharpness.standard_error,
         spread=sum(spread.values()) / len(spread) if spread else None,
-        spread_by_kernel=spread or None,
     )
 
 

@@ -57,7 +57,6 @@ class Diagnostics(Part):
     loss_gap: float | None = None
     accuracy_gap: float | None = None
     spread: float | None = None
-    spread_by_kernel: dict[str, float] | None = None
 
 
 class TrainingResult(Part):
