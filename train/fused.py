@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn.utils import parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -162,6 +163,7 @@ class Lent:
             apply(self.group, state, weights, rows, moments)
             mix_chunk(weights, following.offsets(len(rows), index), target)
         state.pop("first", None)
+        increment_version(copies)  # torch's fused updates leave no trace
         kernel.foresee(copies, following.step)
 
     def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:

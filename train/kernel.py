@@ -2,8 +2,8 @@
 
 It is a parametrization in the sense of ``torch.nn.utils.parametrize``: the layer's parameter becomes the copies, of
 shape ``(expansion, *weight.shape)``, and reading ``layer.weight`` gives Σ_k p_k ∘ copies_k while training and the mean
-of the copies in evaluation. Every read within one optimizer step sees the same p: a ``Clock`` shared by
-the kernels of a model says which step it is, and p is recomputed from (seed, step, kernel) in the backward pass.
+of the copies in evaluation. Every read within one optimizer step sees the same p: a ``Clock`` shared by the kernels of
+a model says which step it is, and p is recomputed from (seed, step, kernel) in the backward pass.
 """
 
 import weakref
@@ -13,52 +13,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from train import simplex
+from train.clock import Clock
+from train.operators import Mix, mix_compiled
 from train.simplex import Draw
 
 Mode = Literal["sample", "mean"]
-_SEED_MASK = (1 << 63) - 1
-_clocks: "weakref.WeakSet[Clock]" = weakref.WeakSet()
-_watching: list[Any] = []
-
-
-class Clock:
-    """Which draw of p the kernels of a model use: a seed, and the number of the optimizer step.
-
-    It moves on by itself after every step of a ``torch.optim`` optimizer in this process, so that microbatches whose
-    gradients are accumulated share p. A loop may also set ``step`` itself, which makes p a function of its own count.
-    """
-
-    def __init__(self, seed: int, step: int = 0) -> None:
-        self.seed = seed & _SEED_MASK
-        self.step = step
-        if not _watching:
-            _watching.append(register_optimizer_step_post_hook(_tick))
-        _clocks.add(self)
-
-    @property
-    def step(self) -> int:
-        """The present step; evaluation uses negative numbers."""
-        return self._step
-
-    @step.setter
-    def step(self, step: int) -> None:
-        self._step = step
-        # A new tensor each time: graphs compiled by torch.compile, and those awaiting backward, hold the old one.
-        self.key = torch.tensor((self.seed, step))
-
-    def __getstate__(self) -> dict[str, int]:
-        return {"seed": self.seed, "step": self.step}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        Clock.__init__(self, **state)
-
-
-def _tick(*_: Any) -> None:
-    for clock in tuple(_clocks):
-        clock.step += 1
 
 
 class MajorityKernel(nn.Module):
@@ -75,6 +36,7 @@ class MajorityKernel(nn.Module):
         self._token: Any = None
         self._weight: Tensor | None = None
         self._source: weakref.ref[Tensor] | None = None
+        self._spent: list[bool] = []  # whether a backward pass has been through the weight
         self._owner: weakref.ref[Tensor] | None = None
         self.virtual: Tensor | None = None
         self._virtual_token: Any = None
@@ -90,12 +52,15 @@ class MajorityKernel(nn.Module):
         return f"expansion={self.expansion}, index={self.index}"
 
     def get_extra_state(self) -> Tensor:
-        """Seed and step, so that a loaded model goes on with the same draws."""
-        return torch.tensor((self.clock.seed, self.clock.step))
+        """Seed, step and whether it has begun, so that a loaded model goes on with the same draws."""
+        return torch.tensor((self.clock.seed, self.clock.step, self.index in self.clock.seen))
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore seed and step."""
-        self.clock.seed, self.clock.step = (int(number) for number in state)
+        """Restore them; the next draw is that of the next step."""
+        self.clock.seed, self.clock.step, begun = (int(number) for number in state)
+        self.clock.seen.pop(self.index, None)
+        if begun:
+            self.clock.seen[self.index] = (self.clock.step, None)
 
     @property
     def samples(self) -> bool:
@@ -116,7 +81,9 @@ class MajorityKernel(nn.Module):
         if self.override is not None:
             return self.override(copies)
         if torch.compiler.is_compiling():
-            return self._mixed(copies)
+            return mix_compiled(copies, self.clock.number, self.index)[0] if self.samples else copies.mean(0)
+        if self.samples:
+            self.clock.observe(self.index, copies)
         if self._owner is not None and self._owner() is copies and self._is_trained(copies):
             return self._virtual_leaf(copies)
         if not isinstance(copies, nn.Parameter) or copies.is_inference():
@@ -126,14 +93,14 @@ class MajorityKernel(nn.Module):
             self.clock.seed, self.clock.step, self.samples, copies._version, copies.data_ptr(), copies.requires_grad,
             torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
         )  # fmt: skip
-        if self._token != token or self._source is None or self._source() is not copies:
-            self._weight = None
+        if self._token != token or self._source is None or self._source() is not copies or self._spent:
+            self._weight, self._spent = None, []
             self._weight, self._token, self._source = self._mixed(copies), token, weakref.ref(copies)
         assert self._weight is not None
         return self._weight
 
     def _mixed(self, copies: Tensor) -> Tensor:
-        return mix(copies, self.clock.key, self.index) if self.samples else copies.mean(0)
+        return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
 
     # An optimizer that applies p_k ∘ g itself (train.fused) asks for g alone: the layer then reads a leaf.
 
@@ -168,61 +135,6 @@ class MajorityKernel(nn.Module):
         self._virtual_token = (self.clock.seed, step, copies._version)
 
 
-@torch.library.custom_op("collegium::mix", mutates_args=())
-def mix(copies: Tensor, key: Tensor, index: int) -> Tensor:
-    """``simplex.mix`` as a differentiable operator; ``key`` is a clock's. Nothing but the key is kept for backward."""
-    seed, step = key.tolist()
-    return simplex.mix(copies, Draw(seed, step, index))
-
-
-@torch.library.custom_op("collegium::spread", mutates_args=())
-def spread(gradient: Tensor, key: Tensor, index: int, expansion: int) -> Tensor:
-    """``simplex.spread`` as a differentiable operator."""
-    seed, step = key.tolist()
-    return simplex.spread(gradient, Draw(seed, step, index), expansion)
-
-
-@mix.register_fake
-def _(copies: Tensor, key: Tensor, index: int) -> Tensor:
-    return copies.new_empty(copies.shape[1:])
-
-
-@spread.register_fake
-def _(gradient: Tensor, key: Tensor, index: int, expansion: int) -> Tensor:
-    return gradient.new_empty((expansion, *gradient.shape))
-
-
-def _keep_mix(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    # Not save_for_backward: microbatches that share the weight go backward through this node more than once.
-    ctx.expansion, ctx.key, ctx.index = inputs[0].shape[0], inputs[1], inputs[2]
-
-
-def _keep_spread(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
-    ctx.key, ctx.index = inputs[1], inputs[2]
-
-
-def _mix_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return spread(gradient, ctx.key, ctx.index, ctx.expansion), None, None
-
-
-def _spread_backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None, None]:
-    return mix(gradients, ctx.key, ctx.index), None, None, None
-
-
-mix.register_autograd(_mix_backward, setup_context=_keep_mix)
-spread.register_autograd(_spread_backward, setup_context=_keep_spread)
-
-
-@mix.register_vmap
-def _(info: Any, dims: tuple[int | None, ...], copies: Tensor, key: Tensor, index: int) -> tuple[Tensor, int]:
-    return torch.stack([mix(part, key, index) for part in copies.unbind(dims[0] or 0)]), 0
-
-
-@spread.register_vmap
-def _(info: Any, dims: tuple[int | None, ...], gradient: Tensor, key: Tensor, index: int, expansion: int) -> Any:
-    return torch.stack([spread(part, key, index, expansion) for part in gradient.unbind(dims[0] or 0)]), 0
-
-
 def kernels(model: nn.Module) -> dict[str, MajorityKernel]:
     """The majority kernels of ``model`` by the name of their parametrization; shared ones once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MajorityKernel)}
@@ -233,7 +145,7 @@ def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator
     """Context in which all kernels of ``model`` sample (as of ``step``, if given) or take the mean."""
     found = list(kernels(model).values())
     before: list[tuple[MajorityKernel, Mode | None]] = [(kernel, kernel.mode) for kernel in found]
-    clocks = {id(kernel.clock): (kernel.clock, kernel.clock.step) for kernel in found}
+    clocks = {id(kernel.clock): (kernel.clock, kernel.clock.__getstate__()) for kernel in found}
     try:
         for kernel in found:
             kernel.mode = mode
@@ -243,5 +155,6 @@ def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator
     finally:
         for kernel, previous in before:
             kernel.mode = previous
-        for clock, previous in clocks.values():
-            clock.step = previous
+        if step is not None:
+            for clock, state in clocks.values():
+                clock.step, clock.seen = state["step"], state["seen"]

@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train.kernel import Clock, MajorityKernel, kernels, mixing
+from train.clock import Clock
+from train.kernel import MajorityKernel, kernels, mixing
 from train.parametrization import register_shared, remove
 from train.places import kernel_places
 
@@ -69,6 +70,7 @@ def expand(
             _initialize(copies, init, generator)
             if factor != 1.0:
                 copies.mul_(factor)
+    clock.seen.clear()  # registering read the weights, before the copies were made
     return model
 
 

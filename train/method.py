@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -143,21 +144,21 @@ def run_microbatches(
     The gradient is that of Σ_i weights_i · loss_i, so that accumulation over equal microbatches gives the gradient of
     the mean loss over the whole batch.
     """
+    if not batches:
+        raise ValueError("a step needs at least one microbatch")
     shares = [1.0 / len(batches)] * len(batches) if weights is None else list(weights)
     if len(shares) != len(batches):
         raise ValueError(f"{len(batches)} microbatches but {len(shares)} weights")
-    total: Tensor | None = None
+    losses: list[Tensor] = []
     logits: list[Tensor] = []
     for last, batch, share in _mark_last(batches, shares):
         with nullcontext() if last else execution.no_sync(model):
             loss, output = compute_loss(model, batch)
             scaled = loss * share
             execution.backward(scaled)
-        total = scaled.detach() if total is None else total + scaled.detach()
+        losses.append(scaled.detach())
         logits.append(output.detach())
-    if total is None:
-        raise ValueError("a step needs at least one microbatch")
-    return StepOutput(loss=total, logits=logits)
+    return StepOutput(loss=torch.stack(losses).sum(), logits=logits)
 
 
 def _mark_last(batches: Sequence[Any], shares: Sequence[float]) -> Iterator[tuple[bool, Any, float]]:

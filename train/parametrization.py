@@ -34,7 +34,10 @@ def remove(model: nn.Module, kind: type[nn.Module]) -> None:
     """Replace every parameter parametrized by a ``kind`` by the tensor that it stands for, in place."""
     done: set[int] = set()
     for module in list(model.modules()):
-        for name in _parametrized(module, kind):
+        names = _parametrized(module, kind)
+        if names:
+            _own_class(module)
+        for name in names:
             lists: Any = module.parametrizations
             original, order = lists[name].original, lists.order
             original.grad = None
@@ -49,6 +52,13 @@ def _parametrized(module: nn.Module, kind: type[nn.Module]) -> list[str]:
         return []
     lists: Any = module.parametrizations
     return [name for name, steps in lists.items() if any(isinstance(step, kind) for step in steps)]
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give ``module`` a class of its own: torch takes parameters out of the class, which deep copies share."""
+    shared = type(module)
+    namespace = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, namespace)
 
 
 def _reorder(parameters: dict[str, nn.Parameter | None], order: tuple[str, ...]) -> None:

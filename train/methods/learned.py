@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from train.kernel import Clock, MajorityKernel
+from train.clock import Clock
+from train.kernel import MajorityKernel
 from train.methods.majority import Majority
 
 

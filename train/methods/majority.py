@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from train.clock import Clock
 from train.fused import fuse
-from train.kernel import Clock, MajorityKernel, kernels, mixing
+from train.kernel import MajorityKernel, kernels, mixing
 from train.majority import Correction, Init, collapse, expand
 from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from train.methods.vanilla import Vanilla

@@ -105,7 +105,7 @@ def select_rows(
 
 
 def objective(
-    chosen: Sequence[int], utility: NDArray[Any], similarity: NDArray[Any], alpha: float, beta: float
+    chosen: Sequence[int], utility: NDArray[Any], similarity: NDArray[Any], alpha: float = 1.0, beta: float = 1.0
 ) -> float:
     """f(S) of F.9; each edge counts once."""
     inside = similarity[np.ix_(chosen, chosen)]

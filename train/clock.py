@@ -1,0 +1,69 @@
+"""Which optimizer step it is, as far as the draws of a model's kernels are concerned."""
+
+import weakref
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+_SEED_MASK = (1 << 63) - 1
+_clocks: "weakref.WeakValueDictionary[int, Clock]" = weakref.WeakValueDictionary()
+_count = 0
+_hooks: list[Any] = []
+
+
+class Clock:
+    """A seed and the number of the optimizer step, shared by the kernels of a model.
+
+    It moves on by itself when a kernel's copies have changed in place since they were last mixed, as every
+    ``torch.optim`` optimizer changes them: microbatches whose gradients are accumulated share p, the next step has
+    another. A loop may also set ``step`` itself, which makes p a function of its own count, and must do so if it
+    updates parameters through ``.data``, which leaves no trace. Evaluation uses negative steps.
+    """
+
+    number: int  # identifies the clock in this process, for compiled graphs, which hold no objects
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.step = seed & _SEED_MASK, 0
+        self.seen: dict[int, tuple[int, int | None]] = {}  # kernel: step and version of its copies when last mixed
+        self._enlist()
+
+    def _enlist(self) -> None:
+        global _count
+        _count += 1
+        if not _hooks:
+            _hooks.append(register_optimizer_step_post_hook(_leave_traces))
+        self.number = _count
+        _clocks[self.number] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seed": self.seed, "step": self.step, "seen": dict(self.seen)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copied model has copied parameters, whose versions count anew: they take part from the present step on.
+        self.seed, self.step, self.seen = state["seed"], state["step"], {}
+        self._enlist()
+
+    def observe(self, index: int, copies: Tensor) -> None:
+        """Kernel ``index`` is about to mix ``copies``: move on if they have changed since it last did."""
+        if not isinstance(copies, nn.Parameter) or copies.is_inference():
+            return  # a functional call's own tensors
+        version = copies._version
+        step, before = self.seen.get(index, (None, None))
+        if step == self.step and version != before:
+            self.step += 1
+        self.seen[index] = (self.step, version)
+
+
+def _leave_traces(optimizer: Any, *_: Any) -> None:
+    """Count an optimizer's step in its parameters' versions: torch's fused updates do not do so themselves."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                increment_version(parameter)
+
+
+def clock_number(number: int) -> Clock:
+    """The clock with this number. Raises ``KeyError`` where its model is gone."""
+    return _clocks[number]
