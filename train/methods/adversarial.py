@@ -26,13 +26,14 @@ class Adversarial(Majority):
     """Algorithm D.1: train under the p that one ascent step from 1/e makes worst.
 
     ``step_size`` is ε. With ``relative`` (the default) it multiplies ∂L/∂p divided by its root mean square in each
-    kernel, so that one ε means the same for kernels of all sizes; without, ∂L/∂p itself, as printed.
+    kernel, so that one ε means the same for kernels of all sizes; without, ∂L/∂p itself, as printed. All elements move
+    against the loss together, so ε is small: on digits 0.01 trains as well as plain kernels, 0.1 not at all.
     """
 
     name = "adversarial"
     is_random = False
 
-    def __init__(self, expansion: int = 3, *, step_size: float = 0.1, relative: bool = True, **options: Any) -> None:
+    def __init__(self, expansion: int = 3, *, step_size: float = 0.01, relative: bool = True, **options: Any) -> None:
         super().__init__(expansion, **options)
         self.step_size, self.relative = step_size, relative
 
