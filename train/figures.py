@@ -93,10 +93,10 @@ class Tally:
         self._sums += sums
         self._scores, self._labels, self._losses, self._numbers = [], [], [], 0
 
-    def figures(self) -> Figures:
-        """Means over everything counted so far."""
+    def figures(self, *, here: bool = False) -> Figures:
+        """Means over everything counted so far; ``here``, by this process alone, so that others need not ask too."""
         self._flush()
-        sums = self._sums if self._reduce is None else self._reduce(self._sums.clone())
+        sums = self._sums if here or self._reduce is None else self._reduce(self._sums.clone())
         loss, weights, first, five, samples = sums.tolist()
         total = max(samples, 1.0)
         return Figures(loss / max(weights, 1.0), first / total, five / total, int(samples))

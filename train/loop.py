@@ -233,7 +233,7 @@ class Loop:
 
     def _pulse(self) -> None:
         """Look up from the work: is it still finite, does anybody want it stopped, is a checkpoint due?"""
-        figures = self._tally.figures()
+        figures = self._tally.figures(here=True)  # processes look up at different moments
         if figures.samples:
             self._finite(figures)
         total = self.recipe.epochs * self.batches.steps

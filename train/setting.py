@@ -93,6 +93,8 @@ def method_options(spec: TrainingSpec) -> dict[str, Any]:
     expansion, method = spec.expansion, spec.method
     if method == "soup":
         return {"selection": expansion.soup}
+    if method == "subset":
+        return {"patterns": expansion.patterns}
     if method not in EXPANDING:
         return {}
     options: dict[str, Any] = {"correct_scale": expansion.correct_scale, "patterns": expansion.patterns}
