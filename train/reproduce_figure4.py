@@ -164,6 +164,7 @@ def _figure(options: Options, points: list[Point], cells: dict[str, Cell]) -> Fi
         )
         label = f"{point.multiplicity} × {point.width}"
         panel.annotate(label, (point.variance, error), xytext=(5, 5), textcoords="offset points", fontsize="small")
+    panel.margins(x=0.1)
     panel.set_xlabel("relative variance of the ensemble's kernel, Var(K)/m")
     panel.set_ylabel("test error, %")
     panel.set_title(
