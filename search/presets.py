@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from search.spec import MlpBaseline, ResNextBaseline
+
+Small = Literal["cifar", "imagenet32", "imagenet64"]
 
 
 def _imagenet(depth: int, cardinality: int = 1, base_width: int = 64, **more) -> ResNextBaseline:
@@ -16,7 +20,7 @@ def _imagenet(depth: int, cardinality: int = 1, base_width: int = 64, **more) ->
     )
 
 
-def _cifar(cardinality: int, base_width: int, classes: int = 10, layout="cifar") -> ResNextBaseline:
+def _cifar(cardinality: int, base_width: int, classes: int = 10, layout: Small = "cifar") -> ResNextBaseline:
     return ResNextBaseline(
         family="resnext",
         layout=layout,

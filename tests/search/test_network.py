@@ -128,7 +128,7 @@ def test_a_block_is_lowered_layer_by_layer():
 
 def test_every_preset_is_described():
     rows = {row["name"]: row for row in describe_presets()}
-    assert {"resnet50", "resnet101", "resnet152", "resnext29-1x128d", "resnext29-1x226d", "resnext29-1x64d"} <= set(rows)
-    assert {"mlp-mnist-6x500", "mlp-mnist-6x200"} <= set(rows)
+    assert {"resnet50", "resnet101", "resnet152", "mlp-mnist-6x500", "mlp-mnist-6x200"} <= set(rows)
+    assert {"resnext29-1x128d", "resnext29-1x226d", "resnext29-1x64d"} <= set(rows)
     assert rows["resnet50"]["parameters"] == 25_557_032
     assert rows["resnet50"]["baseline"]["family"] == "resnext"

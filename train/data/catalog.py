@@ -41,8 +41,8 @@ def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None
     """The data set that ``spec`` names, split and described, on the CPU.
 
     A name is looked up among the built-in data, the uploaded data sets in ``datasets_dir`` (``ID.npz`` or
-    ``ID.safetensors``), the published formats, and then as a folder of labelled images or text inside ``data_dir``. Raises ``DataProblem``
-    where the name is unknown, a file is missing or wrong, or the split leaves nothing.
+    ``ID.safetensors``), the published formats, and then as a folder of labelled images or text inside ``data_dir``.
+    Raises ``DataProblem`` where the name is unknown, a file is missing or wrong, or the split leaves nothing.
     """
     if spec.name in BUILT_IN:
         return split_arrays(BUILT_IN[spec.name](spec), spec)
