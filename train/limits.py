@@ -44,6 +44,10 @@ def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
         raise InvalidSpec(
             ("data", "validation"), "a greedy soup is chosen by validation samples: hold some out, such as 0.1"
         )
+    if spec.resolved_recipe().patience and not spec.data.validation:
+        raise InvalidSpec(
+            ("recipe", "patience"), "early stopping watches the validation loss: hold some samples out, such as 0.1"
+        )
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
         members = grouped(architecture)

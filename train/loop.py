@@ -181,7 +181,7 @@ class Loop:
             self._judge(validation.loss)
         position.history.append(row)
         position.finished = last or bool(recipe.patience and position.stale >= recipe.patience)
-        self._listener.event("metric", {"phase": self._name, "scope": "epoch", **row})
+        self._tell(self._listener.event, "metric", {"phase": self._name, "scope": "epoch", **row})
         if time.monotonic() >= self._next_pulse or position.finished:
             self._pulse()
 
@@ -229,7 +229,7 @@ class Loop:
 
     def _step_event(self, entered: float, first: int) -> None:
         row = self._row(self._finite(self._tally.figures()), entered, first)
-        self._listener.event("metric", {"phase": self._name, "scope": "step", **row})
+        self._tell(self._listener.event, "metric", {"phase": self._name, "scope": "step", **row})
 
     def _pulse(self) -> None:
         """Look up from the work: is it still finite, does anybody want it stopped, is a checkpoint due?"""
@@ -238,17 +238,20 @@ class Loop:
             self._finite(figures)
         total = self.recipe.epochs * self.batches.steps
         message = f"{self._name}: epoch {min(self.position.epoch + 1, self.recipe.epochs)} of {self.recipe.epochs}"
-        try:
-            self._listener.report(self.step / total, message)
-        except BaseException:
-            self._save()  # whoever stops a training finds it where it stood
-            raise
+        self._tell(self._listener.report, self.step / total, message)
         now = time.monotonic()
         self._next_pulse = now + self._pace.report
         if now >= self._next_save:
             self._save()
             after = time.monotonic()
             self._next_save = after + (self._pace.checkpoint and max(self._pace.checkpoint, 20 * (after - now)))
+
+    def _tell(self, listen: Callable[..., None], *words: Any) -> None:
+        try:
+            listen(*words)
+        except BaseException:
+            self._save()  # whoever stops a training finds it where it stood
+            raise
 
     def _save(self) -> None:
         if not self._checkpoints.kept or self.runtime.rank or not _all_finite(self.model):

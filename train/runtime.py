@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -116,21 +120,27 @@ def used_memory(device: torch.device) -> int:
     """Most bytes used so far: allocated on an accelerator, resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _available_memory() -> int:
-    import os
-
+    """Memory that the machine has to spare, or the control group that this process is in, where that is less."""
+    group, spare = Path("/sys/fs/cgroup"), [_machine_memory()]
     try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = (group / "memory.max").read_text().strip()
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        if limit != "max":
+            used = int((group / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+            spare.append(int(limit) - used)  # cached files give way
+    except (OSError, ValueError):
+        pass  # no control group here, or an older kind
+    return max(0, min(spare))
+
+
+def _machine_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

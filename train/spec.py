@@ -288,10 +288,12 @@ class StudySpec(Strict):
     ) -> TrainingSpec:
         """One training of a cell; ``fields`` override the recipe, ``validation`` the fraction held out.
 
-        It leaves no model, and a soup keeps the sweep's validation samples, without which it cannot choose.
+        It leaves no model. A soup, which chooses by validation samples, and early stopping, which watches them, keep
+        those of the sweep.
         """
         held_out = self.data.validation if validation is None else validation
-        if method.method == "soup" and not held_out:
+        cell = self.recipe_for(method, recipe, **fields)
+        if (method.method == "soup" or cell.patience) and not held_out:
             held_out = self.sweep.validation if self.sweep else 0.1
         data_seed = self.data.seed + seed if self.resplit else self.data.seed
         return TrainingSpec(
@@ -299,7 +301,7 @@ class StudySpec(Strict):
             method=method.method,
             expansion=method.expansion or self.expansion,
             data=self.data.model_copy(update={"validation": held_out, "seed": data_seed}),
-            recipe=self.recipe_for(method, recipe, **fields),
+            recipe=cell,
             seed=seed,
             formats=(),
             diagnostics=self.diagnostics,

@@ -55,3 +55,19 @@ def test_a_study_names_the_architecture_that_is_wrong():
     with pytest.raises(InvalidSpec) as raised:
         check_study(StudySpec.model_validate({"architectures": architectures, "data": "digits"}))
     assert raised.value.path == ("architectures", 1, "architecture", "widths")
+
+
+def test_early_stopping_needs_validation_samples():
+    spec = training({"baseline": MLP}, recipe={"patience": 3})
+    with pytest.raises(InvalidSpec) as raised:
+        check(spec)
+    assert raised.value.path == ("recipe", "patience")
+    study = StudySpec.model_validate(
+        {
+            "architectures": [{"name": "A", "architecture": {"baseline": MLP}}],
+            "methods": [{"method": "vanilla", "recipe": {"patience": 3}}],
+            "data": "digits",
+        }
+    )
+    check_study(study)
+    assert study.training(study.architectures[0], study.methods[0], study.recipes[0]).data.validation == 0.1
