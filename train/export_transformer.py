@@ -18,6 +18,8 @@ from train.result import Note
 from train.task import task_for
 
 PROGRAM = "program.pt2"
+TOLERANCE = 1e-4
+"""Largest difference of scores between the model and its program that is taken for rounding."""
 
 
 class OnTokens(nn.Module):
@@ -51,21 +53,26 @@ def write_transformer(package: Package, folder: Path) -> None:
     loader = {"network": "Program", "arguments": {"file": PROGRAM}, "copies": 1}
     write_config(folder, package, loader, settings)
     if "safetensors" in package.formats:
-        _write_program(model, package.data, folder / PROGRAM)
-        copy_loader(folder, Path(str(program.__file__)))
+        try:
+            _write_program(model, package.data, folder / PROGRAM)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            (folder / PROGRAM).unlink(missing_ok=True)
+            reason = f"PyTorch could not write this model as a program: {str(error).splitlines()[0]}"
+            package.notes.append(Note(kind="program_missing", message=reason))
+        else:
+            copy_loader(folder, Path(str(program.__file__)))
 
 
 def _write_program(model: nn.Module, data: Dataset, path: Path) -> None:
+    """Export the model, and make sure that what is read back computes the same. Raises where it does not."""
     x, y = sample_inputs(data)
-    inputs = (x,) if data.classes else (x, y)
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
+    inputs = {"inputs": x} if data.classes else {"inputs": x, "labels": y}
+    module, batch = OnTokens(model, data).eval(), torch.export.Dim("batch")
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns about constants that are meant as such
-        exported = torch.export.export(
-            OnTokens(model, data).eval(),
-            inputs,
-            dynamic_shapes=tuple({0: batch} for _ in inputs)
-            if data.classes
-            else {"inputs": {0: batch}, "labels": {0: batch}},
-        )
-        torch.export.save(exported, path)
+        shapes = {name: {0: batch} for name in inputs}
+        torch.export.save(torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes), path)
+        shorter = [value[:-1] for value in inputs.values()]
+        apart = torch.export.load(path).module()(*shorter) - module(*shorter)
+    if not float(apart.abs().max()) < TOLERANCE:
+        raise ValueError("the program computes something else")

@@ -97,3 +97,23 @@ def test_heads_and_labels_must_go_together():
 def test_a_vocabulary_that_is_too_small_is_refused():
     with pytest.raises(Mismatch, match="12 tokens and the model knows 8"):
         build({"transformer": "t5", "config": {**T5, "vocab_size": 8}})
+
+
+def test_a_model_that_cannot_become_a_program_is_left_without_one(tmp_path):
+    folder = tmp_path / "data" / "reviews"
+    folder.mkdir(parents=True)
+    for split in ("train", "dev"):
+        rows = [f"{word} film {index}\t{word}" for index in range(8) for word in ("good", "bad")]
+        (folder / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    spec = TrainingSpec.model_validate(
+        {
+            "architecture": {"transformer": "t5", "config": T5},
+            "data": {"name": "reviews", "text": {"labels": "classes", "input_length": 12}},
+            "recipe": {"epochs": 1, "batch_size": 8},
+        }
+    )
+    result = run(spec, data_dir=tmp_path / "data", artifact_dir=tmp_path / "left")
+    assert [note["kind"] for note in result["notes"]] == ["program_missing"]
+    left = {path.name for path in (tmp_path / "left").iterdir()}
+    assert {"model.safetensors", "config.json"} <= left
+    assert not {"load.py", "program.pt2"} & left
