@@ -1,4 +1,6 @@
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from train.engine import run
 from train.loop import Pace
@@ -60,3 +62,14 @@ def test_a_problem_of_a_process_is_raised_here(digits_spec):
     wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
     with pytest.raises(Mismatch, match="784"):
         run(digits_spec(architecture=wide), device="cpu:2")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize("method", ["vanilla", "majority"])
+def test_an_accelerator_trains_and_leaves_a_model_for_the_processor(digits_spec, tmp_path, method):
+    spec = digits_spec({"epochs": 10, "learning_rate": 5e-3, "precision": "bf16"}, method=method)
+    result = TrainingResult.model_validate(run(spec, device="cuda", artifact_dir=tmp_path))
+    assert result.accuracy.test > 0.6
+    assert result.device.startswith("cuda")
+    assert all(value.device.type == "cpu" for value in load_file(tmp_path / "model.safetensors").values())
