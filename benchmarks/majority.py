@@ -1,0 +1,198 @@
+"""One training step of majority kernels beside plain training, e = 3, fused Adam, batch 256 where no other is named.
+
+    python benchmarks/majority.py [--quick] [--only CASE …] [--threads N]
+
+Every contender runs one step in turn, over and over, so that all see the same machine; the figures are medians of
+wall-clock time and ratios of those medians, warm-up excluded. Contenders: plain training; ours as the training loop
+runs it (p recomputed from a key, gradient of the copies fused with their update); ours with torch's own optimizer
+untouched, as after ``expand`` alone; and the obvious implementation (exponentials drawn with ``exponential_``,
+normalised, a weighted sum, autograd). The last two are left out where a step takes seconds.
+
+Limit: e times the weights and the optimizer's state, read and written once. That traffic is there whatever the
+batch, so its share falls as a layer uses each weight more often: once a sample in a fully connected layer, at every
+position in a convolution, at every token in a transformer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from train.architecture import BaselineArchitecture
+from train.method import Method
+from train.methods import create
+from train.methods.majority import Majority
+from train.methods.vanilla import Vanilla
+from train.models.build import blueprint
+from train.places import kernel_places
+from train.resolve import grouped
+
+EXPANSION = 3
+Batch = tuple[Tensor, Tensor]
+Scores = Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    title: str
+    model: Callable[[], nn.Module]
+    batches: Callable[[], list[Batch]]
+    scores: Scores
+    steps: int
+    target: float
+    heavy: bool = False
+
+
+class PlainOptimizer(Majority):
+    """Ours, but for the optimizer."""
+
+    def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        return optimizer
+
+
+class Obvious(Vanilla):
+    """What one would write first."""
+
+    def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
+        for ((module, name),) in kernel_places(model):
+            parametrize.register_parametrization(module, name, Exponentials())
+        return model
+
+
+class Exponentials(nn.Module):
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.detach().repeat(EXPANSION, *[1] * weight.dim())
+
+    def forward(self, copies: Tensor) -> Tensor:
+        p = torch.empty_like(copies).exponential_()
+        return (p / p.sum(0) * copies).sum(0)
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+def fully_connected(hidden: list[int], steps: int, target: float) -> Case:
+    def model() -> nn.Module:
+        layers = [layer for a, b in pairwise([3072, *hidden]) for layer in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*layers, nn.Linear(hidden[-1], 10))
+
+    def batches() -> list[Batch]:
+        return [(torch.randn(256, 3072), torch.randint(10, (256,)))]
+
+    return Case(f"fully connected {hidden}", model, batches, forward, steps, target)
+
+
+def resnext(steps: int) -> Case:
+    def model() -> nn.Module:
+        return blueprint(
+            grouped(BaselineArchitecture.model_validate({"baseline": {"preset": "resnext29-3x64d"}}))
+        ).build(seed=0)
+
+    def batches() -> list[Batch]:
+        return [(torch.randn(64, 3, 32, 32), torch.randint(10, (64,)))]
+
+    return Case("ResNeXt-29 3×64d, batch 64", model, batches, forward, steps, 9, heavy=True)
+
+
+def t5(steps: int) -> Case:
+    def model() -> nn.Module:
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        config = T5Config(
+            d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128, decoder_start_token_id=0
+        )
+        return T5ForConditionalGeneration(config)
+
+    def batches() -> list[Batch]:  # accumulated, to fit the memory of a small machine
+        return [(torch.randint(1, 32128, (32, 128)), torch.randint(1, 32128, (32, 4))) for _ in range(8)]
+
+    def scores(model: nn.Module, tokens: Tensor) -> Tensor:
+        return model(input_ids=tokens, decoder_input_ids=tokens[:, :4]).logits
+
+    return Case("T5-small, 128 → 4 tokens", model, batches, scores, steps, 2, heavy=True)
+
+
+CASES: dict[str, Callable[[bool], Case]] = {
+    "A1": lambda quick: fully_connected([100], 60 if quick else 400, 60),
+    "A3": lambda quick: fully_connected([400, 200, 100], 40 if quick else 200, 100),
+    "resnext29": lambda quick: resnext(2 if quick else 8),
+    "t5-small": lambda quick: t5(1 if quick else 3),
+}
+
+
+def stepper(case: Case, method: Method, batches: list[Batch]) -> Callable[[], None]:
+    """A function that takes one training step."""
+    torch.manual_seed(0)
+    model = method.prepare(case.model(), seed=0).train()
+    optimizer = method.optimizer(model, torch.optim.Adam(model.parameters(), lr=1e-4, fused=True))
+    taken = 0
+
+    def compute_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = case.scores(model, batch[0])
+        return functional.cross_entropy(logits.flatten(0, -2), batch[1].flatten()), logits
+
+    def step() -> None:
+        nonlocal taken
+        optimizer.zero_grad(set_to_none=True)
+        method.step(model, batches, compute_loss, step=taken)
+        optimizer.step()
+        taken += 1
+
+    return step
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Median seconds a step of every contender."""
+    methods: dict[str, Method] = {"plain": create("vanilla"), "ours": create("majority", expansion=EXPANSION)}
+    if not case.heavy:
+        methods |= {"torch's optimizer": PlainOptimizer(EXPANSION), "obvious": Obvious(EXPANSION)}
+    batches = case.batches()
+    steps = {name: stepper(case, method, batches) for name, method in methods.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(case.steps + max(1, case.steps // 10)):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn >= max(1, case.steps // 10):
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer steps")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32, batch 256 where no other is named"
+    )
+    print(f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}")
+    print(f"{'':32}{'plain':>10}{'ours':>18}{'torch optimizer':>18}{'obvious':>18}{'at most':>9}")
+    for name in options.only:
+        case = CASES[name](options.quick)
+        found = measure(case)
+        plain = found["plain"]
+        cells = "".join(
+            f"{found[key] * 1e3:9.1f} {100 * (found[key] / plain - 1):+7.1f}%" if key in found else f"{'–':>18}"
+            for key in ("ours", "torch's optimizer", "obvious")
+        )
+        print(f"{case.title:32}{plain * 1e3:8.1f}ms{cells}{case.target:+8.0f}%", flush=True)
+    print("Limited by reading and writing the copies and their optimizer state once; the paper reports +16.67 % for")
+    print("fully connected networks (CPU), +9.24 % for ResNet-50 and +0.85 % for T5 (TPU).")
+
+
+if __name__ == "__main__":
+    main()
