@@ -109,9 +109,7 @@ def t5(steps: int) -> Case:
     def model() -> nn.Module:
         from transformers import T5Config, T5ForConditionalGeneration
 
-        config = T5Config(
-            d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128, decoder_start_token_id=0
-        )
+        config = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128)
         return T5ForConditionalGeneration(config)
 
     def batches() -> list[Batch]:  # accumulated, to fit the memory of a small machine

@@ -58,7 +58,7 @@ def _own_class(module: nn.Module) -> None:
     """Give ``module`` a class of its own: torch takes parameters out of the class, which deep copies share."""
     shared = type(module)
     namespace = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, namespace)
+    module.__class__ = type(shared.__name__, shared.__bases__, namespace)  # type: ignore[assignment]
 
 
 def _reorder(parameters: dict[str, nn.Parameter | None], order: tuple[str, ...]) -> None:
