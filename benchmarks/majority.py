@@ -174,9 +174,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(
-        f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32, batch 256 where no other is named"
-    )
+    print(f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32; batch 256 if none is named")
     print(f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}")
     print(f"{'':32}{'plain':>10}{'ours':>18}{'torch optimizer':>18}{'obvious':>18}{'at most':>9}")
     for name in options.only:
