@@ -164,7 +164,7 @@ class Lent:
             mix_chunk(weights, following.offsets(len(rows), index), target)
         state.pop("first", None)
         increment_version(copies)  # torch's fused updates leave no trace
-        kernel.foresee(copies, following.step)
+        kernel.foresee(copies, following)
 
     def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:
         """For each chunk: its part of the mixed weight, and the rows of each of ``tensors``; views made once."""
@@ -184,7 +184,8 @@ class Lent:
         return _buffers(part, len(self.copies))
 
     def _draw(self) -> Draw:
-        return self.kernel.lent_draw()
+        assert self.kernel.virtual_draw is not None
+        return self.kernel.virtual_draw
 
 
 _scratch: dict[Any, list[Tensor]] = {}

@@ -39,6 +39,7 @@ class MajorityKernel(nn.Module):
         self._spent: list[bool] = []  # whether a backward pass has been through the weight
         self._owner: weakref.ref[Tensor] | None = None
         self.virtual: Tensor | None = None
+        self.virtual_draw: Draw | None = None  # the draw that ``virtual`` holds
         self._virtual_token: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,19 +121,14 @@ class MajorityKernel(nn.Module):
         if self.virtual is None or self.virtual.device != copies.device or self.virtual.dtype != copies.dtype:
             self.virtual, self._virtual_token = torch.empty_like(copies[0]).requires_grad_(), None
         if self._virtual_token != token:
+            self.virtual_draw, self._virtual_token = self.draw, token
             with torch.no_grad():
-                simplex.mix(copies, self.draw, out=self.virtual)
-            self._virtual_token = token
+                simplex.mix(copies, self.virtual_draw, out=self.virtual)
         return self.virtual
 
-    def lent_draw(self) -> Draw:
-        """The draw that ``virtual`` holds."""
-        seed, step, _ = self._virtual_token
-        return Draw(seed, step, self.index)
-
-    def foresee(self, copies: Tensor, step: int) -> None:
-        """Say that ``virtual`` already holds the mixture of the present ``copies`` for ``step``."""
-        self._virtual_token = (self.clock.seed, step, copies._version)
+    def foresee(self, copies: Tensor, draw: Draw) -> None:
+        """Say that ``virtual`` already holds the mixture of the present ``copies`` by ``draw``."""
+        self.virtual_draw, self._virtual_token = draw, (draw.seed, draw.step, copies._version)
 
 
 def kernels(model: nn.Module) -> dict[str, MajorityKernel]:

@@ -32,8 +32,8 @@ from train import elementwise
 
 __all__ = ["CHUNK", "PERIOD", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk", "table"]
 
-CHUNK = 1 << 16  # elements: large enough to hide an operator's cost, small enough for a core's cache
-PERIOD = 1 << 17  # values in a table
+CHUNK = 1 << 17  # elements: large enough to hide an operator's cost, small enough for the cores' caches
+PERIOD = 1 << 17  # values in a table; at least CHUNK
 _MASK64 = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 _STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
@@ -59,8 +59,12 @@ class Draw:
 
     def offsets(self, expansion: int, chunk: int) -> list[int]:
         """Where chunk number ``chunk`` starts to read in the table of each of the e − 1 breaks."""
-        state = self._state + chunk * _STREAM
-        return [_hashed(state + k * _GAMMA & _MASK64) % PERIOD for k in range(1, expansion)]
+        state, found = self._state + chunk * _STREAM, []
+        while len(found) < expansion - 1:
+            state = state + _GAMMA & _MASK64
+            hashed = _hashed(state)
+            found += [hashed % PERIOD, (hashed >> 20) % PERIOD, (hashed >> 40) % PERIOD]  # of 17 bits each
+        return found[: expansion - 1]
 
 
 def probabilities(draw: Draw, expansion: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -82,7 +86,7 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     expansion = copies.shape[0]
     flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
     if elementwise.enabled(flat.device):
-        elementwise.mix(flat, _tables(expansion, flat), _offsets(draw, flat), target)
+        elementwise.mix(flat, _tables(expansion, flat.dtype, flat.device), _offsets(draw, flat), target)
         return out
     for index, (block, part) in enumerate(zip(flat.split(CHUNK, dim=1), target.split(CHUNK), strict=True)):
         mix_chunk(block.unbind(), draw.offsets(expansion, index), part)
@@ -99,7 +103,7 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
     flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
     if elementwise.enabled(flat.device):
-        elementwise.spread(flat, _tables(expansion, flat), _offsets(draw, rows), rows)
+        elementwise.spread(flat, _tables(expansion, flat.dtype, flat.device), _offsets(draw, rows), rows)
         return out
     for index, (part, block) in enumerate(zip(flat.split(CHUNK), rows.split(CHUNK, dim=1), strict=True)):
         spread_chunk(part, draw.offsets(expansion, index), block.unbind())
@@ -130,26 +134,31 @@ def spread_chunk(gradient: Tensor, offsets: Sequence[int], out: Sequence[Tensor]
         return
     if not offsets:
         out[0].copy_(gradient)
-    rest, last = gradient, out[-1]
-    for row, q in zip(out[:-1], _fractions(offsets, gradient), strict=True):
-        torch.addcmul(rest, rest, q, value=-1, out=row)
-        rest = torch.mul(rest, q, out=last)
+    rest = gradient  # what is left of the stick, times g; from the second row on it lies where its piece will
+    for row, following, q in zip(out[:-1], out[1:], _fractions(offsets, gradient), strict=True):
+        torch.mul(rest, q, out=following)
+        torch.sub(rest, following, out=row)
+        rest = following
 
 
 def _fractions(offsets: Sequence[int], like: Tensor) -> list[Tensor]:
     """q_1 … q_{e−1} of one chunk: views of the tables."""
-    size, powers = like.shape[0], range(len(offsets), 0, -1)
-    return [
-        table(power, like.dtype, like.device)[offset : offset + size]
-        for power, offset in zip(powers, offsets, strict=True)
-    ]
+    tables, size = _tables(len(offsets) + 1, like.dtype, like.device), like.shape[0]
+    return [table.narrow(0, offset, size) for table, offset in zip(tables, offsets, strict=True)]
+
+
+@cache
+def _tables(expansion: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """The tables of an expansion's breaks, in a type wide enough to compute in."""
+    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    return [table(power, wide, device) for power in range(expansion - 1, 0, -1)]
 
 
 @cache
 def table(power: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """U^{1/power} for U = (i + ½) / PERIOD in hashed order, shape ``(PERIOD + CHUNK,)``, the start repeated at the end.
 
-    Tables are constants, shared by all kernels: 0.75 MB a power in float32.
+    Tables are constants, shared by all kernels: 1 MB a power in float32.
     """
     order = torch.argsort(_hashed_counter(power))
     values = ((order.double() + 0.5) / PERIOD).pow(1.0 / power)
@@ -163,11 +172,6 @@ def _hashed_counter(stream: int) -> Tensor:
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
     return z ^ ((z >> 31) & ((1 << 33) - 1))
-
-
-def _tables(expansion: int, like: Tensor) -> list[Tensor]:
-    dtype = torch.float32 if like.dtype.itemsize < 4 else like.dtype
-    return [table(power, dtype, like.device) for power in range(expansion - 1, 0, -1)]
 
 
 def _offsets(draw: Draw, rows: Tensor) -> Tensor:

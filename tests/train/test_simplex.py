@@ -123,7 +123,7 @@ def test_element_by_element_it_is_the_same_draw(e):
     """What a GPU compiles, run as it is."""
     n, draw = CHUNK + 77, Draw(8, 9, 10)
     copies, gradient = copies_like(e, n), copies_like(1, n)[0]
-    tables, offsets = simplex._tables(e, copies), simplex._offsets(draw, copies)
+    tables, offsets = simplex._tables(e, copies.dtype, copies.device), simplex._offsets(draw, copies)
     mixed, shares = torch.empty(n), torch.empty(e, n)
     elementwise.mix_traced(copies, tables, offsets, mixed)
     elementwise.spread_traced(gradient, tables, offsets, shares)
