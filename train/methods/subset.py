@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
@@ -94,35 +95,39 @@ def select_rows(
 ) -> NDArray[np.int64]:
     """Indices of the ``count`` rows of ``rows`` (candidates, features) that greedily maximize f, in order of choice."""
     utility, similarity = utility_and_similarity(rows, neighbours)
-    gain = alpha * utility
+    gain, losses = alpha * utility, beta * similarity.data
+    starts, others = np.asarray(similarity.indptr).tolist(), np.asarray(similarity.indices)
     chosen = np.empty(count, dtype=np.int64)
     for position in range(count):
         best = int(gain.argmax())
         chosen[position] = best
-        gain -= beta * similarity[best]
+        edges = slice(starts[best], starts[best + 1])
+        gain[others[edges]] -= losses[edges]
         gain[best] = -np.inf
     return chosen
 
 
 def objective(
-    chosen: Sequence[int], utility: NDArray[Any], similarity: NDArray[Any], alpha: float = 1.0, beta: float = 1.0
+    chosen: Sequence[int], utility: NDArray[Any], similarity: csr_array, alpha: float = 1.0, beta: float = 1.0
 ) -> float:
     """f(S) of F.9; each edge counts once."""
-    inside = similarity[np.ix_(chosen, chosen)]
+    inside = similarity[list(chosen)][:, list(chosen)]
     return float(alpha * utility[list(chosen)].sum() - beta * inside.sum() / 2)
 
 
-def utility_and_similarity(rows: Tensor, neighbours: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """u (candidates,) and the similarities on the edges of E (candidates, candidates), zero elsewhere.
+def utility_and_similarity(rows: Tensor, neighbours: int) -> tuple[NDArray[Any], csr_array]:
+    """u (candidates,) and the similarities on the edges of E, sparse and symmetric (candidates, candidates).
 
     Two rows are joined if either is among the ``neighbours`` nearest of the other.
     """
-    norms = rows.norm(dim=1)
+    norms, candidates = rows.norm(dim=1), len(rows)
     unit = rows / norms.clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
     cosines = (unit @ unit.T).fill_diagonal_(-2)
-    nearest = cosines.topk(min(neighbours, len(rows) - 1), dim=1)
-    edges = torch.zeros_like(cosines).scatter_(1, nearest.indices, nearest.values.clamp_min(0))
-    similarity = torch.maximum(edges, edges.T).double().cpu().numpy()
+    nearest = cosines.topk(min(neighbours, candidates - 1), dim=1)
+    values, others = (tensor.cpu().numpy() for tensor in (nearest.values.clamp_min(0).double(), nearest.indices))
+    starts = np.arange(candidates + 1) * others.shape[1]
+    edges = csr_array((values.ravel(), others.ravel(), starts), shape=(candidates, candidates))
+    similarity = csr_array(edges.maximum(edges.T))
     constant = similarity.sum(1).max()
     return norms.double().cpu().numpy() + constant, similarity
 
