@@ -48,6 +48,16 @@ def test_moments_over_steps_are_those_of_the_flat_dirichlet_for_one_element(e):
     assert (lagged - torch.eye(3, dtype=torch.float64)).abs().max() < 5 / math.sqrt(steps)  # steps, neighbours
 
 
+@pytest.mark.parametrize("e", [2, 3])
+def test_weighted_sums_over_elements_have_the_variance_of_independent_draws(e):
+    steps, n = 3000, 2048
+    weights = torch.randn(n, generator=torch.Generator().manual_seed(7))
+    sums = torch.stack([probabilities(Draw(4, step, 2), e, (n,)) @ weights for step in range(steps)]).double()
+    independent = weights.square().sum() * (e - 1) / (e * e * (e + 1))
+    assert (sums.var(0) / independent - 1).abs().max() < 0.2
+    assert (sums.mean(0) - weights.sum() / e).abs().max() < 5 * math.sqrt(independent / steps)
+
+
 def test_marginals_are_exact_over_all_offsets():
     """Every offset is as likely, and each table holds each quantile of its law once."""
     for power in (1, 2, 3):
