@@ -19,7 +19,7 @@ from train.study_table import percent
 CONFIG = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 PRETRAINED_ON = "reverse"
 TASKS = ("first", "maximum")
-SYNTHETIC = {"length": 8, "vocabulary": 20}
+SYNTHETIC = {"length": 16, "vocabulary": 32}
 RATES = (3e-4, 1e-3, 3e-3)
 FOLDER = "t5-pretrained"
 

@@ -27,7 +27,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 #: The digits are few: batches of 256 would leave four steps an epoch.
-SCALED: dict[str, dict[str, Any]] = {"digits": {"batch_size": 64, "epochs": 60}}
+SCALED: dict[str, dict[str, Any]] = {"digits": {"batch_size": 64, "epochs": 120}}
 
 
 def study_of(options: Options) -> StudySpec:
