@@ -9,7 +9,7 @@ from search.network import Network, ResidualNetwork
 from search.problem import InvalidSpec
 from train.architecture import BaselineArchitecture, TransformerArchitecture
 from train.resolve import Grouped, grouped
-from train.spec import EXPANDING, StudySpec, TrainingSpec
+from train.spec import EXPANDING, METHODS_OF_FIELDS, StudySpec, TrainingSpec
 
 MAX_PARAMETERS = 10**10
 MAX_BYTES = 2**40
@@ -40,6 +40,7 @@ def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
 
     Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
     """
+    _check_expansion(spec)
     if spec.method == "soup" and spec.expansion.soup == "greedy" and not spec.data.validation:
         raise InvalidSpec(
             ("data", "validation"), "a greedy soup is chosen by validation samples: hold some out, such as 0.1"
@@ -80,6 +81,20 @@ def check_study(spec: StudySpec) -> None:
                     check(member)
                 except InvalidSpec as problem:
                     raise InvalidSpec(("architectures", index, *problem.path), problem.message) from None
+
+
+def _check_expansion(spec: TrainingSpec) -> None:
+    expansion = spec.expansion
+    for field in expansion.meaningless(spec.method):
+        methods = ", ".join(sorted(METHODS_OF_FIELDS[field]))
+        raise InvalidSpec(("expansion", field), f"{spec.method} has no such option, only {methods}: leave it out")
+    pretrained = getattr(spec.architecture, "pretrained", None) is not None
+    if expansion.correct_scale and expansion.initialization is None and pretrained and spec.method in EXPANDING:
+        raise InvalidSpec(
+            ("expansion", "correct_scale"),
+            "copies of pretrained weights are replicas, which keep the variance: leave it out, or ask for the "
+            "initialization 'independent'",
+        )
 
 
 def _bytes(spec: TrainingSpec, parameters: int, features: int) -> int:

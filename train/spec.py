@@ -19,6 +19,14 @@ Method = Literal[
 ]
 EXPANDING = frozenset({"majority", "adversarial", "adversarial_majority", "learned"})
 SEVERAL_MODELS = frozenset({"ensemble", "distilled", "soup"})
+#: Methods that each field of ``expansion`` means something to; the number of copies is any method's.
+METHODS_OF_FIELDS = {
+    "initialization": EXPANDING,
+    "correct_scale": EXPANDING,
+    "patterns": EXPANDING | {"subset"},
+    "step_size": EXPANDING - {"majority"},
+    "soup": frozenset({"soup"}),
+}
 
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
@@ -50,6 +58,20 @@ class ExpansionSpec(Strict):
         if self.correct_scale and self.initialization == "replicated":
             raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
         return self
+
+    def meaningless(self, method: Method) -> list[str]:
+        """Fields that were given and that ``method`` does not have."""
+        fields = type(self).model_fields
+        return [
+            field
+            for field, methods in METHODS_OF_FIELDS.items()
+            if method not in methods and getattr(self, field) != fields[field].default
+        ]
+
+    def of(self, method: Method) -> ExpansionSpec:
+        """What of this concerns ``method``."""
+        fields = type(self).model_fields
+        return self.model_copy(update={field: fields[field].default for field in self.meaningless(method)})
 
 
 class SyntheticSpec(Strict):
@@ -219,6 +241,7 @@ class StudySpec(Strict):
     point is taken, and the seeds run with it; ``retrain`` gives them the validation samples back. ``seeds`` is a list,
     or a number of seeds counted from 0. With ``resplit``, each seed also seeds the data (``digits`` is split anew), so
     that standard errors include that of the split; a sweep would see the other splits' test samples, and excludes it.
+    Each method takes of the common ``expansion`` the fields that it has.
     """
 
     title: Annotated[str, Field(max_length=200)] = ""
@@ -299,7 +322,7 @@ class StudySpec(Strict):
         return TrainingSpec(
             architecture=architecture.architecture,
             method=method.method,
-            expansion=method.expansion or self.expansion,
+            expansion=method.expansion or self.expansion.of(method.method),
             data=self.data.model_copy(update={"validation": held_out, "seed": data_seed}),
             recipe=cell,
             seed=seed,

@@ -71,3 +71,38 @@ def test_early_stopping_needs_validation_samples():
     )
     check_study(study)
     assert study.training(study.architectures[0], study.methods[0], study.recipes[0]).data.validation == 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "value"),
+    [
+        ("vanilla", "initialization", "replicated"),
+        ("ensemble", "correct_scale", True),
+        ("distilled", "patterns", ["layers.*"]),
+        ("majority", "step_size", 0.1),
+        ("vanilla", "soup", "uniform"),
+    ],
+)
+def test_an_option_that_the_method_does_not_have_is_refused(method, field, value):
+    with pytest.raises(InvalidSpec, match=method) as raised:
+        check(training({"baseline": MLP}, method=method, expansion={field: value}))
+    assert raised.value.path == ("expansion", field)
+    study = {
+        "architectures": [{"name": "A", "architecture": {"baseline": MLP}}],
+        "methods": [method, "learned"],
+        "expansion": {field: value},
+        "data": "digits",
+    }
+    check_study(StudySpec.model_validate(study))
+
+
+def test_copies_of_pretrained_weights_have_no_scale_to_correct():
+    fields = {"method": "majority", "data": "synthetic-text"}
+    pretrained = {"transformer": "t5", "pretrained": "folder"}
+    with pytest.raises(InvalidSpec, match="replicas") as raised:
+        check(training(pretrained, **fields, expansion={"correct_scale": True}))
+    assert raised.value.path == ("expansion", "correct_scale")
+    assert (
+        check(training(pretrained, **fields, expansion={"correct_scale": True, "initialization": "independent"}))
+        is None
+    )
