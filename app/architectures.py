@@ -3,43 +3,48 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from app.settings import Settings
 from jobs.errors import DatasetNotFound, JobNotFound
 from jobs.store import JobStore
 from search.problem import InvalidSpec
 from train.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
-from train.resolve import answer_of
-from train.spec import StudySpec, TrainingSpec
+from train.data.known import NAMES, PLACES, is_missing, known_shape
+from train.problem import Mismatch
+from train.resolve import answer_of, check_samples
+from train.spec import DataSpec, StudySpec, TrainingSpec
 
-#: Names that need no upload: built in, or published formats that the worker reads from its data folder.
-NAMED_DATA = frozenset(
-    {"digits", "synthetic", "synthetic-text", "mnist", "cifar10", "cifar100", "imagenet32", "imagenet64"}
-)
 _DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
-def resolved_training(store: JobStore, spec: TrainingSpec, data_dir: Path) -> TrainingSpec:
+def resolved_training(store: JobStore, spec: TrainingSpec, settings: Settings) -> TrainingSpec:
     """The training with definite widths and multiplicity. Raises ``InvalidSpec``."""
-    check_data(store, spec.data.name, data_dir, ("data", "name"))
-    return spec.model_copy(update={"architecture": _definite(store, spec.architecture, ("architecture",))})
+    check_data(store, spec.data.name, settings, ("data", "name"))
+    definite = _definite(store, spec.architecture, ("architecture",))
+    _check_samples(definite, spec.data, _shape(store, spec.data), ("architecture",))
+    return spec.model_copy(update={"architecture": definite})
 
 
-def resolved_study(store: JobStore, spec: StudySpec, data_dir: Path) -> StudySpec:
+def resolved_study(store: JobStore, spec: StudySpec, settings: Settings) -> StudySpec:
     """The study with definite widths and multiplicities. Raises ``InvalidSpec``."""
-    check_data(store, spec.data.name, data_dir, ("data", "name"))
-    architectures = tuple(
-        item.model_copy(
-            update={"architecture": _definite(store, item.architecture, ("architectures", index, "architecture"))}
-        )
-        for index, item in enumerate(spec.architectures)
-    )
-    return spec.model_copy(update={"architectures": architectures})
+    check_data(store, spec.data.name, settings, ("data", "name"))
+    shape, architectures = _shape(store, spec.data), []
+    for index, item in enumerate(spec.architectures):
+        path = ("architectures", index, "architecture")
+        definite = _definite(store, item.architecture, path)
+        _check_samples(definite, spec.data, shape, path)
+        architectures.append(item.model_copy(update={"architecture": definite}))
+    return spec.model_copy(update={"architectures": tuple(architectures)})
 
 
-def check_data(store: JobStore, name: str, data_dir: Path, path: tuple[str, ...]) -> None:
-    """Refuse data that no worker will find. Raises ``InvalidSpec`` at ``path``."""
-    if name in NAMED_DATA:
+def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, ...]) -> None:
+    """Refuse data that no worker will find, as far as this machine can tell. Raises ``InvalidSpec`` at ``path``."""
+    data_dir = settings.data_dir
+    if name in NAMES:
+        if settings.shares_folders and is_missing(name, data_dir):
+            raise InvalidSpec(
+                path, f"'{name}' is not in the data folder: put {' or '.join(PLACES[name])} into {data_dir}"
+            )
         return
     if _DATASET_ID.match(name):
         try:
@@ -50,9 +55,27 @@ def check_data(store: JobStore, name: str, data_dir: Path, path: tuple[str, ...]
     if name.startswith(".") or not (data_dir / name).is_dir():
         raise InvalidSpec(
             path,
-            f"no data set is called '{name}'; there are {', '.join(sorted(NAMED_DATA))}, "
+            f"no data set is called '{name}'; there are {', '.join(sorted(NAMES))}, "
             "the ids of `GET /v1/datasets`, and the folders inside the service's data folder",
         )
+
+
+def _shape(store: JobStore, data: DataSpec) -> tuple[int, ...] | None:
+    """The shape of one sample, where the data's name or the record of its upload tells it."""
+    if _DATASET_ID.match(data.name):
+        return tuple(store.get_dataset(data.name).summary["shape"])
+    return known_shape(data)
+
+
+def _check_samples(
+    architecture: Architecture, data: DataSpec, shape: tuple[int, ...] | None, path: tuple[str | int, ...]
+) -> None:
+    try:
+        check_samples(architecture, data, shape)
+    except Mismatch as mismatch:
+        raise InvalidSpec(path, f"{mismatch.message}: {mismatch.remedy}") from None
+    except InvalidSpec as error:
+        raise InvalidSpec((*path, *error.path[1:]), error.message) from None
 
 
 def _definite(store: JobStore, architecture: Architecture, path: tuple[str | int, ...]) -> Architecture:

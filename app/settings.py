@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         return derived | {key: value for key, value in values.items() if value != ""} | {"home": home}
 
     @property
+    def shares_folders(self) -> bool:
+        """Whether workers are on this machine and see the same data folder: jobs reach them through a folder."""
+        return self.broker_url.startswith("filesystem://")
+
+    @property
     def loopback(self) -> bool:
         """Whether the service listens on this machine alone."""
         if self.host == "localhost":

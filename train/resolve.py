@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,16 @@ from search.lower import network_of, resolve
 from search.network import MlpNetwork, Network, ResidualNetwork
 from search.problem import InvalidSpec
 from search.spec import SearchSpec
-from train.architecture import BaselineArchitecture, Member, SearchedArchitecture
+from train.architecture import (
+    Architecture,
+    BaselineArchitecture,
+    Member,
+    SearchedArchitecture,
+    TransformerArchitecture,
+)
+from train.data.known import SEQUENCES
+from train.problem import Mismatch
+from train.spec import DataSpec
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,58 @@ def grouped(architecture: BaselineArchitecture) -> Grouped:
         widths = network.baseline
         multiplicity = network.multiplicity if multiplicity is None else multiplicity
     return Grouped(network, tuple(widths), 1 if multiplicity is None else multiplicity)
+
+
+def repeated_channels(members: Grouped, data: str, shape: tuple[int, ...]) -> int | None:
+    """The channels to which grey images of ``shape`` must be repeated for ``members``; None where nothing is to do.
+
+    Raises ``Mismatch`` where the network does not take samples of this shape.
+    """
+    network, chain = members.network, members.network.chain
+    if isinstance(network, ResidualNetwork):
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise Mismatch(f"{data} has samples of shape {shape}", "a residual network takes images of 1 or 3 channels")
+        return 3 if shape[0] == 1 else None
+    if isinstance(network, MlpNetwork):
+        features = math.prod(shape)
+        if features != chain.channels:
+            raise Mismatch(
+                f"{data} has {features} inputs and the network takes {chain.channels}", f"give 'inputs': {features}"
+            )
+        return None
+    expected = (chain.channels, chain.height, chain.width)
+    if shape == (1, *expected[1:]) and expected[0] > 1:
+        return expected[0]
+    if shape != expected:
+        raise Mismatch(
+            f"{data} has samples of shape {shape} and the block takes {expected}", "give the block that 'input'"
+        )
+    return None
+
+
+def sequences_for(data: str) -> Mismatch:
+    """Why an architecture that is no transformer cannot be trained on tokens."""
+    return Mismatch(f"{data} holds sequences of tokens", "train a transformer on it")
+
+
+def arrays_for(data: str) -> Mismatch:
+    """Why a transformer cannot be trained on anything but tokens."""
+    return Mismatch(f"{data} does not hold sequences of tokens", "choose text, or another architecture")
+
+
+def check_samples(architecture: Architecture, data: DataSpec, shape: tuple[int, ...] | None) -> None:
+    """Refuse samples that ``architecture`` does not take, as far as their shape is known without reading them.
+
+    Raises ``Mismatch``.
+    """
+    if isinstance(architecture, TransformerArchitecture):
+        if shape is not None:
+            raise arrays_for(data.name)
+    elif isinstance(architecture, BaselineArchitecture):
+        if data.name == SEQUENCES:
+            raise sequences_for(data.name)
+        if shape is not None:
+            repeated_channels(grouped(architecture), data.name, shape)
 
 
 def answer_of(

@@ -62,7 +62,7 @@ def create_search(
     try:
         check(spec)
         if spec.inputs.data is not None:
-            check_data(services.store, spec.inputs.data, services.settings.data_dir, ("inputs", "data"))
+            check_data(services.store, spec.inputs.data, services.settings, ("inputs", "data"))
     except InvalidSpec as error:
         raise spec_problem([(error.path, error.message)]) from error
     return submit(services, "search", spec, "search", key, fresh)

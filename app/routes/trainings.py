@@ -54,7 +54,7 @@ def create_training(
     fresh: Fresh = False,
 ) -> JSONResponse:
     try:
-        definite = resolved_training(services.store, spec, services.settings.data_dir)
+        definite = resolved_training(services.store, spec, services.settings)
         check(definite)
     except InvalidSpec as error:
         raise spec_problem([(error.path, error.message)]) from error
@@ -75,7 +75,7 @@ def create_study(
     fresh: Fresh = False,
 ) -> JSONResponse:
     try:
-        definite = resolved_study(services.store, spec, services.settings.data_dir)
+        definite = resolved_study(services.store, spec, services.settings)
         check_study(definite)
     except InvalidSpec as error:
         raise spec_problem([(error.path, error.message)]) from error

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.architectures import NAMED_DATA
 from app.services import Services
 from jobs.record import Job
 from train.spec import StudySpec, TrainingSpec
@@ -106,10 +105,49 @@ def test_a_folder_of_the_data_folder_is_data(api: TestClient, services: Services
     assert api.post("/v1/trainings", json={**TRAINING, "data": "flowers"}).status_code == 202
 
 
-def test_names_are_those_that_the_worker_knows() -> None:
-    from train.data.catalog import BUILT_IN, PUBLISHED
+MLP_65 = {"baseline": {"family": "mlp", "inputs": 65, "hidden": [8, 8], "outputs": 10}}
+T5 = {"transformer": "t5", "config": {"d_model": 16}}
 
-    assert set(BUILT_IN) | set(PUBLISHED) == NAMED_DATA
+
+@pytest.mark.parametrize(
+    ("architecture", "data", "message"),
+    [
+        (MLP_65, "digits", "digits has 64 inputs and the network takes 65: give 'inputs': 64"),
+        (MLP_65, {"name": "synthetic", "synthetic": {"inputs": 16}}, "give 'inputs': 16"),
+        (MLP_65, "synthetic-text", "train a transformer"),
+        (T5, "digits", "does not hold sequences"),
+        ({"baseline": {"preset": "resnet50"}}, "synthetic", "takes images"),
+    ],
+)
+def test_samples_that_the_network_does_not_take_are_refused_at_once(
+    api: TestClient, architecture: Any, data: Any, message: str
+) -> None:
+    answer = api.post("/v1/trainings", json={"architecture": architecture, "data": data})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["path"] == "architecture"
+    assert message in error["message"]
+    items = [{"name": "wrong", "architecture": architecture}]
+    (error,) = api.post("/v1/studies", json={"architectures": items, "data": data}).json()["errors"]
+    assert error["path"] == "architectures[0].architecture"
+
+
+def test_the_shape_of_an_upload_is_known(api: TestClient, services: Services) -> None:
+    summary = {"format": "npz", "shape": [12], "dtype": "float32", "classes": 2, "train": 10, "test": 10}
+    services.store.add_dataset("a" * 64, name="mine", bytes=100, kind="npz", summary=summary)
+    answer = api.post("/v1/trainings", json={"architecture": MLP_65, "data": "a" * 64})
+    assert answer.status_code == 422
+    assert "give 'inputs': 12" in answer.text
+
+
+def test_published_data_must_lie_in_the_folder_that_the_worker_shares(api: TestClient, services: Services) -> None:
+    resnext = {"architecture": {"baseline": {"preset": "resnext29-3x64d"}}, "data": "cifar10"}
+    assert services.settings.shares_folders
+    (error,) = api.post("/v1/trainings", json=resnext).json()["errors"]
+    assert error["path"] == "data.name"
+    assert "cifar-10-binary.tar.gz" in error["message"]
+    (services.settings.data_dir / "cifar-10-batches-bin").mkdir(parents=True)
+    assert api.post("/v1/trainings", json=resnext).status_code == 202
 
 
 def test_a_study_is_resolved_in_every_architecture(api: TestClient, services: Services, searched: Job) -> None:

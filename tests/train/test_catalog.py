@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.catalog import load
+from train.data.catalog import BUILT_IN, PUBLISHED, load
 from train.data.image_folder import FolderSplit
+from train.data.known import NAMES, PLACES, known_shape
 from train.data.problem import DataProblem
-from train.spec import DataSpec
+from train.spec import DataSpec, SyntheticSpec
 
 
 def spec(name, **more):
@@ -114,3 +115,11 @@ def test_label_noise_touches_training_labels_alone():
     assert round(len(clean.train) * 0.2) == noisy.summary["replaced_labels"]
     assert 0.1 < (before != after).double().mean() < 0.3
     assert torch.equal(clean.test.y, noisy.test.y)
+
+
+def test_what_is_known_before_reading_is_what_is_read():
+    assert set(BUILT_IN) | set(PUBLISHED) == NAMES
+    assert set(PLACES) == set(PUBLISHED)
+    for spec in (DataSpec(name="digits"), DataSpec(name="synthetic", synthetic=SyntheticSpec(inputs=5))):
+        assert tuple(load(spec).shape) == known_shape(spec)
+    assert known_shape(DataSpec(name="synthetic-text")) is None

@@ -14,8 +14,7 @@ from search.chain import Chain
 from search.network import MlpNetwork, ResidualNetwork
 from train.data.dataset import Dataset
 from train.models import ensembles, residual
-from train.problem import Mismatch
-from train.resolve import Grouped
+from train.resolve import Grouped, repeated_channels, sequences_for
 
 MODULES = {
     "MlpEnsemble": ensembles.MlpEnsemble,
@@ -102,32 +101,6 @@ def fitted(members: Grouped, data: Dataset) -> tuple[Grouped, int | None]:
     Raises ``Mismatch`` where the data's samples are not what the network takes.
     """
     if data.kind == "tokens":
-        raise Mismatch(f"{data.name} holds sequences of tokens", "train a transformer on it")
-    channels = _check_shape(members, data)
+        raise sequences_for(data.name)
+    channels = repeated_channels(members, data.name, tuple(data.shape))
     return (members if members.outputs == data.classes else members.with_outputs(data.classes)), channels
-
-
-def _check_shape(members: Grouped, data: Dataset) -> int | None:
-    shape, chain = tuple(data.shape), members.network.chain
-    if isinstance(members.network, ResidualNetwork):
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise Mismatch(
-                f"{data.name} has samples of shape {shape}", "a residual network takes images of 1 or 3 channels"
-            )
-        return 3 if shape[0] == 1 else None
-    if isinstance(members.network, MlpNetwork):
-        features = torch.Size(shape).numel()
-        if features != chain.channels:
-            raise Mismatch(
-                f"{data.name} has {features} inputs and the network takes {chain.channels}",
-                f"give 'inputs': {features}",
-            )
-        return None
-    expected = (chain.channels, chain.height, chain.width)
-    if shape == (1, *expected[1:]) and expected[0] > 1:
-        return expected[0]
-    if shape != expected:
-        raise Mismatch(
-            f"{data.name} has samples of shape {shape} and the block takes {expected}", "give the block that 'input'"
-        )
-    return None

@@ -16,6 +16,7 @@ from train.architecture import TransformerArchitecture
 from train.data.dataset import Dataset
 from train.models.build import seeded
 from train.problem import Mismatch, MissingExtra
+from train.resolve import arrays_for
 
 PADDING, END = 0, 1
 
@@ -30,7 +31,7 @@ def build_transformer(
     """
     library = _library()
     if data.kind != "tokens":
-        raise Mismatch(f"{data.name} does not hold sequences of tokens", "choose text, or another architecture")
+        raise arrays_for(data.name)
     head = architecture.head or ("sequence" if data.classes == 0 else "classification")
     if (head == "sequence") != (data.classes == 0):
         wanted = "sequences" if data.classes == 0 else "classes"
