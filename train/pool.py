@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from search.problem import InvalidSpec
 from train.spec import TrainingSpec
 from train.study import Progress
 
@@ -62,7 +63,7 @@ def train_one(child: dict[str, Any], place: Place) -> Outcome:
         spec = TrainingSpec.model_validate(child["spec"])
         result = engine.run(spec, device=place.device, data_dir=place.data_dir, datasets_dir=place.datasets_dir)
     except Exception as error:  # one failed member must not lose the others
-        kind = getattr(error, "failure_kind", "internal")
+        kind = getattr(error, "kind", "invalid_spec" if isinstance(error, InvalidSpec) else "internal")
         tail = traceback.format_exc()[-2000:]
         failure = {"kind": kind, "message": str(error), "remedy": getattr(error, "remedy", ""), "log_tail": tail}
         return {**outcome, "failure": failure}

@@ -1,4 +1,4 @@
-"""Exceptions that end a training; each has a ``failure_kind``, a ``message`` and a ``remedy``.
+"""Exceptions that end a training; each has a ``kind``, a ``message`` and a ``remedy``.
 
 ::
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 class TrainingProblem(Exception):
     """A training that cannot go on; repeating it would end in the same way."""
 
-    failure_kind = "user_error"
+    kind = "user_error"
 
     def __init__(self, message: str, remedy: str) -> None:
         self.message = message
@@ -32,13 +32,13 @@ class Diverged(TrainingProblem):
 class DoesNotFit(TrainingProblem):
     """The device has too little memory for this training."""
 
-    failure_kind = "out_of_memory"
+    kind = "out_of_memory"
 
 
 class Mismatch(TrainingProblem):
     """Architecture, method and data do not go together."""
 
-    failure_kind = "invalid_spec"
+    kind = "invalid_spec"
 
 
 class MissingExtra(TrainingProblem):

@@ -139,7 +139,7 @@ def test_divergence_is_named_and_leaves_the_last_good_checkpoint(digits_spec, tm
     spec = digits_spec({"optimizer": "sgd", "learning_rate": 900.0, "weight_decay": 0.1, "epochs": 20})
     with pytest.raises(Diverged, match="learning rate of 900") as raised:
         run(spec, checkpoint_dir=tmp_path / "checkpoints", artifact_dir=tmp_path / "left", pace=EVERY_STEP)
-    assert raised.value.failure_kind == "user_error"
+    assert raised.value.kind == "user_error"
     assert "learning_rate" in raised.value.remedy
     assert all(value.isfinite().all() for value in weights(tmp_path / "left").values())
 

@@ -10,16 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobs.record import FAILURE_KINDS
 from search.problem import InvalidSpec
+from train.data.problem import DataProblem
+from train.problem import Diverged, DoesNotFit, Mismatch
 from worker.failures import REMEDIES, Cause, MemoryKills, Rejected, from_exception, from_exit
-
-
-class Diverged(Exception):
-    remedy = "lower the rate"
-
-
-class DoesNotFit(Diverged):
-    kind = "out_of_memory"
-    message = "no room"
 
 
 def invalid():
@@ -32,8 +25,10 @@ def invalid():
     ("error", "kind", "words"),
     [
         (Rejected("timeout", "too slow", "wait"), "timeout", "too slow"),
-        (Diverged("the loss is nan"), "user_error", "the loss is nan"),
-        (DoesNotFit("x"), "out_of_memory", "no room"),
+        (Diverged("the loss is nan", "lower the rate"), "user_error", "the loss is nan"),
+        (DoesNotFit("no room", "take less"), "out_of_memory", "no room"),
+        (Mismatch("65 inputs", "give 64"), "invalid_spec", "65 inputs"),
+        (DataProblem("cut short", "fetch it again"), "user_error", "cut short"),
         (InvalidSpec(("baseline", "layers", 2), "no such kernel"), "invalid_spec", "baseline.layers.2: no such kernel"),
         (invalid(), "invalid_spec", "valid integer"),
         (MemoryError(), "out_of_memory", "MemoryError"),

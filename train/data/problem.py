@@ -6,7 +6,7 @@ from __future__ import annotations
 class DataProblem(ValueError):
     """Data that cannot be used: ``message`` says what is wrong with it, ``remedy`` what would be right."""
 
-    failure_kind = "user_error"
+    kind = "user_error"
 
     def __init__(self, message: str, remedy: str = "") -> None:
         self.message = message
