@@ -16,7 +16,7 @@ from train.launch import in_processes
 from train.loop import Listener, Pace
 from train.measure import scores_of
 from train.phases import last_good, train_all
-from train.runtime import Place
+from train.runtime import Place, threads_for
 from train.setting import Request, Setting, assemble, concrete
 from train.spec import TrainingSpec
 
@@ -71,7 +71,8 @@ def execute(fabric: Fabric, request: Request, listener: Listener) -> dict[str, A
     setting = assemble(request, fabric)
     first = setting.runtime.rank == 0
     try:
-        trained = train_all(setting, listener)
+        with threads_for(setting.operations):
+            trained = train_all(setting, listener)
     except BaseException:  # a stop, a divergence or a fault: it passes on, once what is there has been left
         if first:
             _leave_last_good(setting)

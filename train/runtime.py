@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 from train.method import Execution
 from train.recipes import Recipe
 
+#: Floating-point operations of a step below which a second thread costs more than it brings (measured on two cores).
+SMALL_STEP = 2e8
 PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -107,6 +110,17 @@ class Runtime:
     def autocast(self) -> Any:
         """The precision of evaluation, which is that of training."""
         return self.fabric.autocast()
+
+
+@contextmanager
+def threads_for(operations: float) -> Iterator[None]:
+    """Context for steps of so many floating-point operations: on one thread where they are few."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if operations < SMALL_STEP else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def free_memory(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,6 +59,16 @@ class Setting:
     def spec(self) -> TrainingSpec:
         """The training that was asked for."""
         return self.request.spec
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of a step, forward and backward; infinite where nobody counted them."""
+        if self.members is None:
+            return math.inf
+        recipe = self.runtime.recipe
+        # Multiply–accumulates are two operations each, and the backward pass takes twice the forward pass.
+        forward = self.members.network.count("flops", self.members.widths, self.members.multiplicity)
+        return 6 * forward * -(-recipe.batch_size // recipe.accumulate)
 
     def model(self, seed: int) -> nn.Module:
         """A fresh plain model on the device, its weights following from ``seed``."""

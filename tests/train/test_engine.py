@@ -17,6 +17,7 @@ from train.engine import run
 from train.loop import Pace
 from train.problem import Diverged, Mismatch
 from train.result import TrainingResult
+from train.runtime import SMALL_STEP, threads_for
 from train.spec import EXPANDING, TrainingSpec
 
 EVERY_STEP = Pace(report=0, checkpoint=0)
@@ -66,6 +67,19 @@ def test_a_training_measures_its_collapsed_model_on_every_split(digits_spec, tmp
     assert epochs[-1]["loss"] < epochs[0]["loss"]
     assert epochs[-1]["validation"]["top1"] == result.accuracy.validation
     assert all(row["eta_seconds"] >= 0 and row["images_per_second"] > 0 and row["memory_bytes"] > 0 for row in rows)
+
+
+def test_small_steps_take_one_thread_and_give_the_others_back(digits_spec):
+    before, heard = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        run(digits_spec(), event=lambda *_: heard.append(torch.get_num_threads()))
+        assert set(heard) == {1}
+        with threads_for(SMALL_STEP):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_seed_determines_the_weights(digits_spec, tmp_path):
