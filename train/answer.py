@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.export import Package
+from train.package import Package
 from train.phases import Trained, parameters
 from train.result import Scores, TrainingResult
 from train.setting import Setting

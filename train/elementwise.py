@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train import simplex
+from train.quantiles import CHUNK
 
 _cpu = False
 
@@ -75,7 +75,7 @@ def spread_traced(gradient: Tensor, tables: Sequence[Tensor], offsets: Tensor, o
 def fractions(tables: Sequence[Tensor], offsets: Tensor, like: Tensor) -> list[Tensor]:
     """q_1 … q_{e−1} of each element of the flat ``like``."""
     element = torch.arange(like.shape[0], dtype=torch.int32, device=like.device)
-    chunk, place = element // simplex.CHUNK, element % simplex.CHUNK
+    chunk, place = element // CHUNK, element % CHUNK
     return [table[offsets[chunk, k] + place] for k, table in enumerate(tables)]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from train.data.dataset import Dataset
-from train.export import Package, sample_inputs
+from train.package import Package, sample_inputs
 from train.problem import MissingExtra
 from train.result import Note
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from train.data.dataset import Dataset
-from train.export import Package, copy_loader, plain_weights, sample_inputs, write_config
 from train.models import program
+from train.package import Package, copy_loader, plain_weights, sample_inputs, write_config
 from train.result import Note
 from train.task import task_for
 

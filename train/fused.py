@@ -20,7 +20,8 @@ from torch.nn.utils import parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from train.kernel import MajorityKernel
-from train.simplex import CHUNK, Draw, mix_chunk, spread_chunk
+from train.quantiles import CHUNK
+from train.simplex import Draw, mix_chunk, spread_chunk
 
 __all__ = ["clip_gradient_norm", "fuse"]
 

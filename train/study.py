@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
-from train.export import describe_file
+from train.package import describe_file
 from train.result import Cell, Note, Run, Splits, StudyResult, SweepPoint
 from train.spec import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec, TrainingSpec
 from train.study_table import write_tables

@@ -10,17 +10,14 @@ import logging
 from typing import Any
 from urllib.parse import urlsplit
 
-from celery import Celery, bootsteps
+from celery import bootsteps
 from celery.signals import worker_shutting_down
 from kombu.entity import Queue
 
 from jobs.artifacts import ArtifactStore
-from jobs.database import open_engine
-from jobs.migrate import upgrade
 from jobs.record import QUEUES
-from jobs.store import JobStore
 from worker import folder_broker, tasks
-from worker.publisher import Publisher
+from worker.application import Collegium
 from worker.runner import Runner
 from worker.settings import WorkerSettings
 from worker.slots import plan
@@ -28,23 +25,6 @@ from worker.slots import plan
 log = logging.getLogger("collegium.worker")
 
 FOLDER_TRANSPORT = "worker.folder_broker:Transport"
-
-
-class Collegium(Celery):
-    """Celery, with this worker's settings and, in a worker's process, its runner."""
-
-    settings: WorkerSettings
-    runner: Runner | None = None
-
-    def publisher(self) -> Publisher:
-        """Sends through this application's broker."""
-        return Publisher(self)
-
-    def open_store(self) -> JobStore:
-        """The job store of the settings, its schema brought up to date."""
-        engine = open_engine(self.settings.database_url)
-        upgrade(engine)
-        return JobStore(engine)
 
 
 def create_app(settings: WorkerSettings) -> Collegium:

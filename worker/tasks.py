@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from worker.application import Collegium
 from worker.publisher import TASK
-
-if TYPE_CHECKING:
-    from worker.celery_app import Collegium
 
 REAP = "collegium.reap"
 

@@ -10,9 +10,9 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from app.cli.cells import ago, count, grid
 from app.cli.connection import AsJson, Key, Server, connect
 from app.cli.exits import EPILOG, USAGE, Stop, err, guarded, out
-from app.cli.tables import ago, count, grid
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and delete data sets.", epilog=EPILOG)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from app.cli.cells import ago, grid
 from app.cli.connection import AsJson
 from app.cli.exits import EPILOG, REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
-from app.cli.tables import ago, grid
 from app.settings import load_settings
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def search(
 @guarded
 def presets(as_json: AsJson = False) -> None:
     """List the named architectures that a search can start from."""
-    from app.cli.tables import count, grid
+    from app.cli.cells import count, grid
     from search.lower import describe_presets
 
     rows = describe_presets()

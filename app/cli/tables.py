@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,55 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-STATUS_STYLE = {
-    "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow",
-}  # fmt: skip
-
-
-def grid(*heads: str, left: int = 1, title: str = "") -> Table:
-    """An empty table; the first ``left`` columns are aligned to the left, numbers after them to the right."""
-    table = Table(box=None, pad_edge=False, header_style="dim", title=title or None, title_justify="left")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index < left else "right", no_wrap=index >= left)
-    return table
-
-
-def count(value: float | None) -> str:
-    """A whole number in groups of three digits."""
-    return "–" if value is None else f"{round(value):,}".replace(",", "\u202f")
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number to some significant digits."""
-    return "–" if value is None else f"{value:.{digits}g}"
-
-
-def percent(value: float | None, digits: int = 3) -> str:
-    """A fraction as a percentage."""
-    return "–" if value is None else f"{100 * value:.{digits}g} %"
-
-
-def widths(member: dict[str, Any]) -> str:
-    """The width of a member, or its width vector."""
-    if member.get("width") is not None:
-        return str(member["width"])
-    return "(" + ", ".join(map(str, member["widths"])) + ")"
-
-
-def status(value: str) -> str:
-    """A status in its colour."""
-    return f"[{STATUS_STYLE.get(value, 'default')}]{value}[/]"
-
-
-def ago(moment: str | None) -> str:
-    """How long ago an RFC 3339 time was."""
-    if moment is None:
-        return "–"
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return "just now"
+from app.cli.cells import ago, grid, status
+from app.cli.search_table import search_table
+from app.cli.training_table import study_table, training_table
 
 
 def job_name(job: dict[str, Any]) -> str:
@@ -119,8 +72,5 @@ def failure_text(failure: dict[str, Any]) -> Text:
 
 def result_view(kind: str, result: dict[str, Any]) -> RenderableType:
     """The answer of a job of any kind."""
-    from app.cli.search_table import search_table
-    from app.cli.training_table import study_table, training_table
-
     views = {"search": search_table, "training": training_table, "study": study_table}
     return views[kind](result) if kind in views else Text(str(result))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from train import clip_gradient_norm, expand, fuse
 from train.kernel import kernels
-from train.simplex import CHUNK
+from train.quantiles import CHUNK
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),

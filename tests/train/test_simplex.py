@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train import elementwise, simplex
-from train.simplex import CHUNK, PERIOD, Draw, mix, probabilities, spread, table
+from train.quantiles import CHUNK, PERIOD, table, tables
+from train.simplex import Draw, mix, probabilities, spread
 
 EXPANSIONS = range(2, 9)
 
@@ -133,10 +134,10 @@ def test_element_by_element_it_is_the_same_draw(e):
     """What a GPU compiles, run as it is."""
     n, draw = CHUNK + 77, Draw(8, 9, 10)
     copies, gradient = copies_like(e, n), copies_like(1, n)[0]
-    tables, offsets = simplex._tables(e, copies.dtype, copies.device), simplex._offsets(draw, copies)
+    found, offsets = tables(e, copies.dtype, copies.device), simplex._offsets(draw, copies)
     mixed, shares = torch.empty(n), torch.empty(e, n)
-    elementwise.mix_traced(copies, tables, offsets, mixed)
-    elementwise.spread_traced(gradient, tables, offsets, shares)
+    elementwise.mix_traced(copies, found, offsets, mixed)
+    elementwise.spread_traced(gradient, found, offsets, shares)
     torch.testing.assert_close(mixed, mix(copies, draw), rtol=0, atol=2e-6)
     torch.testing.assert_close(shares, spread(gradient, draw, e), rtol=0, atol=2e-6)
 
