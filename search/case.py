@@ -19,6 +19,7 @@ from search.optimize import Question, Solved, solve
 from search.problem import InvalidSpec
 from search.receptive_field import windows
 from search.spec import InputsSpec, SearchSpec
+from search.stem import Stem
 
 #: Largest ln r whose variance is still a number.
 LARGEST_FINITE = 700.0
@@ -124,13 +125,13 @@ def _resolved(spec: SearchSpec, network: Network, images: np.ndarray | None) -> 
         return InputsSpec(pair=inputs.pair)
     if images is None:
         raise InvalidSpec(("inputs", "data"), f"the data set '{inputs.data}' could not be read as images")
-    gram = mean_patch_gram(images, window, stem_kernel=_stem(network, images))
+    gram = mean_patch_gram(images, window, stem=_stem(network, images))
     return InputsSpec(gram=tuple(map(tuple, gram.tolist())), pair=inputs.pair)
 
 
-def _stem(network: Network, images: np.ndarray) -> int | None:
-    """Size of the stem that precedes the module; a user's block that takes the images' own channels has none."""
+def _stem(network: Network, images: np.ndarray) -> Stem | None:
+    """The stem that precedes the module; a user's block that takes the images' own channels has none."""
     if isinstance(network, ResidualNetwork):
-        return network.stem_kernel
+        return Stem(network.stem_kernel, pooled=network.pooled_stem)
     channels = images.shape[1] if images.ndim == 4 else 1
-    return None if channels == network.chain.channels else 3
+    return None if channels == network.chain.channels else Stem()

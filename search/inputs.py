@@ -16,16 +16,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
 from search.chain import Chain
-from search.gaussian_relu import relu_relu
 from search.receptive_field import Window, windows
 from search.spec import InputsSpec, PairSpec
+from search.stem import POOLED_STRIDE, Stem, batch_size, gram_sum
 
 #: Correlation of neighbouring positions where a spec says nothing: that of natural images.
 DEFAULT_CORRELATION = 0.95
 #: Images of a data set that its mean patch Gram is taken over.
 MOST_IMAGES = 4096
-#: Entries of all Gram matrices that are averaged, and of those held at once.
-MOST_ENTRIES, BATCH_ENTRIES = 2_000_000_000, 1_000_000
+#: Entries of all Gram matrices that are averaged.
+MOST_ENTRIES = 2_000_000_000
 #: Relative size of a negative eigenvalue that is put down to rounding.
 ROUNDING = 1e-6
 
@@ -89,33 +89,30 @@ def patch_gram(chain: Chain, gram: np.ndarray) -> np.ndarray:
     return np.mean([padded[np.ix_(tap, tap)] for tap in links.T], axis=0)
 
 
-def mean_patch_gram(
-    images: np.ndarray, window: Window, *, stem_kernel: int | None = 3, placements: int = 20_000
-) -> np.ndarray:
+def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, placements: int = 20_000) -> np.ndarray:
     """The mean Gram matrix of a data set's patches, shape ``(P, P)``, scaled to a mean of 2 on its diagonal.
 
     ``images`` has shape ``(images, channels, height, width)`` or ``(images, height, width)``, any numeric type; each
-    channel is centred over the data set and divided by one common deviation. ``stem_kernel`` puts a k×k stem with
-    rectified outputs in front, at random initialization and infinitely wide, so that its Gram is the arc-cosine kernel
-    of the images' patches; ``None`` leaves the images as they are. At most ``placements`` windows of ``MOST_IMAGES``
-    images, spread evenly and without chance, are averaged. Raises ``ValueError`` where images are smaller than the
-    window, or all constant.
+    channel is centred over the data set and divided by one common deviation. Patches are taken behind ``stem``, or of
+    the images as they are. At most ``placements`` windows (a pooled stem: a quarter of them) of ``MOST_IMAGES`` images,
+    spread evenly and without chance, are averaged; images are padded as the stem pads them. Raises ``ValueError`` where
+    images are smaller than the window, or all constant.
     """
     batch = _standardised(images)
-    reach = 0 if stem_kernel is None else stem_kernel // 2
-    kernel = 1 if stem_kernel is None else stem_kernel
+    reach = 0 if stem is None else stem.kernel // 2 + stem.pooled * POOLED_STRIDE
     batch = np.pad(batch, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    span = (window.height + kernel - 1, window.width + kernel - 1)
+    span = (window.height, window.width) if stem is None else (stem.span(window.height), stem.span(window.width))
     if batch.shape[2] < span[0] or batch.shape[3] < span[1]:
         raise ValueError(
-            f"images of {images.shape[-2]}×{images.shape[-1]} are smaller than the {span[0]}×{span[1]} window"
+            f"images of {images.shape[-2]}×{images.shape[-1]} with a border of {reach} are smaller than the "
+            f"{span[0]}×{span[1]} pixels that the module's {window.height}×{window.width} inputs see"
         )
     views = sliding_window_view(batch, span, axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
-    entries = window.positions**2
-    chosen = _spread(views.shape[:3], max(1, min(placements, MOST_ENTRIES // entries)))
-    gram = np.zeros((window.positions, window.positions))
-    for part in np.array_split(chosen, -(-len(chosen[0]) * entries // BATCH_ENTRIES), axis=1):
-        gram += _stem_gram(views[tuple(part)], kernel, rectified=stem_kernel is not None)
+    placements = placements // 4 if stem is not None and stem.pooled else placements
+    chosen = _spread(views.shape[:3], max(1, min(placements, MOST_ENTRIES // window.positions**2)))
+    size = batch_size(window.positions, batch.shape[1], stem)
+    parts = np.array_split(chosen, -(-len(chosen[0]) // size), axis=1)
+    gram = gram_sum((views[tuple(part)] for part in parts), stem)
     if not np.trace(gram) > 0:
         raise ValueError("the data set's images are constant")
     return gram * 2 * window.positions / np.trace(gram)
@@ -151,15 +148,3 @@ def _standardised(images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images must have shape (images, channels, height, width), got {np.shape(images)}")
     batch = batch - batch.mean(axis=(0, 2, 3), keepdims=True)
     return batch / max(float(batch.std()), 1e-30)
-
-
-def _stem_gram(patches: np.ndarray, kernel: int, *, rectified: bool) -> np.ndarray:
-    """Sum over ``patches`` (count, channels, height, width) of their Gram matrices after a ``kernel``-wide stem."""
-    taps = sliding_window_view(patches, (kernel, kernel), axis=(2, 3))
-    features = taps.transpose(0, 2, 3, 1, 4, 5).reshape(len(patches), taps.shape[2] * taps.shape[3], -1)
-    gram = features @ features.transpose(0, 2, 1)
-    if rectified:
-        deviation = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
-        product = deviation[:, :, None] * deviation[:, None, :]
-        gram = product * relu_relu(gram / np.where(product > 0, product, 1.0))
-    return gram.sum(axis=0, dtype=float)

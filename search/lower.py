@@ -119,6 +119,7 @@ def _residual(spec: ResNextBaseline) -> ResidualNetwork:
         block=spec.block,
         stages=tuple(stages),
         stem_kernel=7 if imagenet else 3,
+        pooled_stem=imagenet,
         stem_size=stem_size,
         classes=spec.classes or classes,
     )

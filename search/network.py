@@ -120,6 +120,7 @@ class ResidualNetwork(Network):
     stages: tuple[Stage, ...] = ()
     stem_kernel: int = 3
     stem_size: int = 32
+    pooled_stem: bool = False
     classes: int = 10
     stem_channels: int = field(default=64)
 

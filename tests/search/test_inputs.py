@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from search.chain import Chain, WeightLayer
 from search.inputs import check_gram, correlation_gram, is_diagonal, mean_patch_gram, patch_gram, resolve_gram
 from search.receptive_field import Window
 from search.spec import InputsSpec, PairSpec
+from search.stem import Stem
 
 
 def test_default_correlation_is_that_of_natural_images(bottleneck):
@@ -96,7 +99,7 @@ def test_patch_gram_of_smooth_images_is_recovered():
     rng = np.random.default_rng(1)
     root = np.linalg.cholesky(correlation_gram(0.8, 6, 6) / 2)
     images = (rng.standard_normal((4000, 36)) @ root.T).reshape(4000, 6, 6)
-    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem_kernel=None)
+    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=None)
     assert measured == pytest.approx(correlation_gram(0.8, 3, 3), abs=0.05)
     assert np.trace(measured) == pytest.approx(18.0)
 
@@ -104,32 +107,60 @@ def test_patch_gram_of_smooth_images_is_recovered():
 def test_a_rectified_stem_of_white_images_is_the_arc_cosine_kernel():
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (2000, 3, 5, 5)).astype(np.uint8)
-    measured = mean_patch_gram(images, Window(0, 0, 1, 2), stem_kernel=1)
+    measured = mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(1))
     # neighbouring pixels are independent, but rectified features keep a mean: the cosine tends to 1/π with the taps
     assert 1 / np.pi < measured[0, 1] / 2 < 0.36
-    wide = mean_patch_gram(images, Window(0, 0, 1, 2), stem_kernel=5)
+    wide = mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(5))
     assert wide[0, 1] / 2 == pytest.approx(1 / np.pi, abs=0.005)
+
+
+def test_a_pooled_stem_is_what_torch_computes(monkeypatch):
+    """The Gram matrix behind a 7×7 convolution of stride 2, a rectifier and a max-pool, over many random filters."""
+    monkeypatch.setattr("search.stem.FILTERS", 4096)
+    images = smooth_images(60, 3, 9)  # with the padding one window each
+    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=Stem(7, pooled=True))
+    standard = torch.from_numpy((images - images.mean((0, 2, 3), keepdims=True)).astype(np.float32))
+    filters = torch.randn(4096, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps = functional.conv2d(functional.pad(standard, [5, 5, 5, 5]), filters, stride=2).relu()
+    features = functional.max_pool2d(maps, 3, stride=2).flatten(2)
+    expected = torch.einsum("bcp,bcq->pq", features, features)
+    assert measured == pytest.approx((expected * 18 / expected.trace()).numpy(), rel=0.03)
+
+
+def test_a_max_pool_makes_even_white_images_correlated():
+    """A maximum of nine is far above zero: its mean outweighs its spread."""
+    images = np.random.default_rng(6).standard_normal((400, 3, 30, 30))
+    plain, pooled = (mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(7, pooled)) for pooled in (False, True))
+    assert plain[0, 1] / 2 == pytest.approx(1 / np.pi, abs=0.02)
+    assert 0.85 < pooled[0, 1] / 2 < 0.95
+
+
+def smooth_images(count, channels, side):
+    noise = np.random.default_rng(4).standard_normal((count, channels, side + 2, side + 2))
+    return np.sum([noise[:, :, i : i + side, j : j + side] for i in range(3) for j in range(3)], axis=0)
 
 
 @given(st.floats(0.1, 50), st.floats(-100, 100))
 def test_brightness_and_contrast_do_not_matter(contrast, brightness):
     images = np.random.default_rng(3).standard_normal((20, 2, 6, 6))
-    one = mean_patch_gram(images, Window(0, 0, 2, 2))
-    assert mean_patch_gram(images * contrast + brightness, Window(0, 0, 2, 2)) == pytest.approx(one, abs=1e-3)
+    one = mean_patch_gram(images, Window(0, 0, 2, 2), stem=Stem())
+    assert mean_patch_gram(images * contrast + brightness, Window(0, 0, 2, 2), stem=Stem()) == pytest.approx(
+        one, abs=1e-3
+    )
 
 
 def test_unusable_images():
     with pytest.raises(ValueError, match="smaller than"):
-        mean_patch_gram(np.ones((4, 2, 2)), Window(0, 0, 3, 3), stem_kernel=None)
+        mean_patch_gram(np.ones((4, 2, 2)), Window(0, 0, 3, 3), stem=None)
     with pytest.raises(ValueError, match="constant"):
-        mean_patch_gram(np.ones((4, 8, 8)), Window(0, 0, 3, 3))
+        mean_patch_gram(np.ones((4, 8, 8)), Window(0, 0, 3, 3), stem=Stem())
     with pytest.raises(ValueError, match="must have shape"):
-        mean_patch_gram(np.ones((4, 8)), Window(0, 0, 3, 3))
+        mean_patch_gram(np.ones((4, 8)), Window(0, 0, 3, 3), stem=Stem())
 
 
 def test_few_windows_are_spread_over_the_data():
     images = np.zeros((50, 9, 9))
     images[25:] = np.random.default_rng(4).standard_normal((25, 9, 9))
-    few = mean_patch_gram(images, Window(0, 0, 2, 2), placements=500, stem_kernel=None)
-    every = mean_patch_gram(images, Window(0, 0, 2, 2), placements=10**6, stem_kernel=None)
+    few = mean_patch_gram(images, Window(0, 0, 2, 2), placements=500, stem=None)
+    every = mean_patch_gram(images, Window(0, 0, 2, 2), placements=10**6, stem=None)
     assert few == pytest.approx(every, abs=0.2)
