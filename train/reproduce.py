@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from search.reproduction import Reproduction
+from train.data.known import PLACES, is_missing
 from train.pool import Place, Pool
 from train.result import StudyResult
 from train.spec import StudySpec
@@ -90,13 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = "; ".join(f"{name}: {line}" for name, (_, line) in EXPERIMENTS.items())
     parser.add_argument("name", choices=[*EXPERIMENTS, *ALIASES], help=about)
     parser.add_argument("--data", default="digits", help="data set to train on")
-    parser.add_argument("--data-dir", type=Path, help="folder of published data sets")
+    parser.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("COLLEGIUM_DATA_DIR"), help="folder of published data sets"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--effort", type=float, default=1.0, help="below 1: shorter sweeps and trainings, for a look")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
     given = parser.parse_args(arguments)
+    if given.data not in INPUTS:
+        parser.error(f"argument --data: these experiments run on {', '.join(INPUTS)}, not on {given.data!r}")
+    if given.data in PLACES and (given.data_dir is None or is_missing(given.data, given.data_dir)):
+        places = " or ".join(PLACES[given.data])
+        parser.error(f"argument --data-dir: {given.data} is not in {given.data_dir or 'no folder'}: put {places} there")
     options = Options(
         given.data, given.seeds, given.processes, given.effort, given.device, given.data_dir, given.output
     )

@@ -10,6 +10,7 @@ import typer
 
 from app.children import environment, python
 from app.cli.exits import FAILED, USAGE, Stop, guarded
+from app.settings import load_settings
 
 #: What each computes, and the program that does.
 SEARCH = ("figure2", "figure3", "theorem1", "lemma1", "alpha", "table1", "table2")
@@ -31,7 +32,8 @@ def reproduce(
     program = "search.reproduce" if what in SEARCH else "train.reproduce" if what in TRAIN else None
     if program is None:
         raise Stop(USAGE, f"{what!r} is not known", f"there are {', '.join((*SEARCH, *TRAIN))}")
-    process = subprocess.Popen(python("-m", program, what, *context.args), env=environment())
+    folder = environment(COLLEGIUM_DATA_DIR=str(load_settings().data_dir))
+    process = subprocess.Popen(python("-m", program, what, *context.args), env=folder)
     try:
         status = process.wait()
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """Small trainings that take a fraction of a second."""
 
+import numpy as np
 import pytest
 
 from train.spec import TrainingSpec
@@ -16,3 +17,16 @@ def digits_spec():
         return TrainingSpec.model_validate({**fields, "recipe": {"epochs": 2, "batch_size": 128, **(recipe or {})}})
 
     return make
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    """A data folder with thirty training and six test images in CIFAR-10's binary format."""
+    folder = tmp_path / "data" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"):
+        rows = generator.integers(0, 256, (6, 1 + 3 * 32 * 32), dtype=np.uint8)
+        rows[:, 0] %= 10
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    return folder.parent

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -244,14 +243,7 @@ def test_a_stranger_gets_the_recorded_accuracy(digits_spec, tmp_path, family):
     assert load_and_evaluate(tmp_path) == {"accuracy": result["accuracy"]["test"], "samples": 200}
 
 
-def test_resnext29_trains_on_data_in_cifars_format_end_to_end(tmp_path):
-    folder = tmp_path / "data" / "cifar-10-batches-bin"
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"):
-        rows = generator.integers(0, 256, (6, 1 + 3 * 32 * 32), dtype=np.uint8)
-        rows[:, 0] %= 10
-        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+def test_resnext29_trains_on_data_in_cifars_format_end_to_end(tmp_path, cifar10):
     spec = TrainingSpec.model_validate(
         {
             "architecture": {"baseline": {"preset": "resnext29-1x128d"}, "width": 10, "multiplicity": 10},
@@ -259,7 +251,7 @@ def test_resnext29_trains_on_data_in_cifars_format_end_to_end(tmp_path):
             "recipe": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
         }
     )
-    result = run(spec, data_dir=tmp_path / "data", artifact_dir=tmp_path / "left")
+    result = run(spec, data_dir=cifar10, artifact_dir=tmp_path / "left")
     assert result["parameters"] == 4_223_986
     assert result["recipe"]["augment"] == ["flip", "pad_crop"]
     assert result["data"]["train"] == 24

@@ -34,6 +34,31 @@ def test_figure4_is_printed_and_written(tmp_path, capsys):
     assert "| primal | 20 × 17 |" in (tmp_path / "figure4-digits.md").read_text()
 
 
+def test_table5_runs_on_cifar_where_it_lies(cifar10, tmp_path, capsys):
+    short = ["table5", "--data", "cifar10", "--seeds", "1", "--effort", "0.01", "--output", str(tmp_path)]
+    assert main([*short, "--data-dir", str(cifar10)]) == 0
+    assert "majority-A3" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "table5-cifar10.json").read_text())["rows"]
+    assert len(rows) == 15
+    assert not any("–" in row[optimizer] for row in rows for optimizer in ("Adam", "SGD"))
+
+
+@pytest.mark.parametrize(
+    ("data", "folder", "message"),
+    [
+        ("cifar10", "nowhere", "put cifar-10-binary.tar.gz"),
+        ("cifar10", None, "is not in no folder"),
+        ("flowers", "nowhere", "not on 'flowers'"),
+    ],
+)
+def test_data_that_is_not_there_is_named_before_anything_is_trained(data, folder, message, capsys, monkeypatch):
+    monkeypatch.delenv("COLLEGIUM_DATA_DIR", raising=False)
+    with pytest.raises(SystemExit) as raised:
+        main(["table5", "--data", data, *(["--data-dir", folder] if folder else [])])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_other_experiments_are_studies_that_can_be_posted():
     options = Options(seeds=10)
     table5 = reproduce_table5.study_of(options)

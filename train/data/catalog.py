@@ -51,6 +51,8 @@ def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None
         return split_arrays(Arrays.of(load_upload(uploaded), source="upload"), spec)
     if spec.name in PUBLISHED and data_dir is not None:
         return split_arrays(PUBLISHED[spec.name](data_dir), spec)
+    if spec.name in PUBLISHED:
+        raise DataProblem(f"{spec.name} is read from a data folder, and none was named", "name the folder it lies in")
     folder = data_dir / spec.name if data_dir is not None else None
     if folder is None or not folder.is_dir():
         known = ", ".join([*BUILT_IN, *PUBLISHED])
