@@ -13,7 +13,7 @@ import numpy as np
 
 from search.alpha import alpha_of, exact_points
 from search.case import Case, case_of
-from search.estimation import Estimation, Report
+from search.estimation import Compute, Estimation, Report
 from search.fit import Point
 from search.local_shards import compute_here
 from search.log_ratios import Exact, LogRatios, Smooth
@@ -23,7 +23,6 @@ from search.near_optimal import near_optimal
 from search.optimize import Solved
 from search.outcomes import Evidence, judge
 from search.result import Baseline, Check, CorrelationRow, SearchResult, Verification
-from search.shards import ShardResult, ShardSpec
 from search.spec import SearchSpec
 from search.spot_check import spot_check
 from search.surface import Surface
@@ -47,17 +46,18 @@ def run(
     report: Report | None = None,
     known: Callable[[str], dict[str, Any] | None] | None = None,
     remember: Callable[[str, dict[str, Any]], None] | None = None,
-    map_shards: Callable[[list[ShardSpec]], list[ShardResult]] | None = None,
+    map_shards: Compute | None = None,
     device: str = "cpu",
     images: np.ndarray | None = None,
 ) -> SearchResult:
     """Answer a search.
 
     ``report(fraction, message)`` is told of progress and may raise to cancel. ``known(key)`` and
-    ``remember(key, record)`` reach stored estimates of kernel entries. ``map_shards`` computes Monte Carlo shards
-    elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels, height, width), are
-    what ``spec.inputs.data`` names. Raises ``InvalidSpec`` for a specification that is wrong; what is off with an
-    answer is its ``outcome``.
+    ``remember(key, record)`` reach stored estimates of kernel entries. ``map_shards(shards, report)`` computes
+    Monte Carlo shards elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels,
+    height, width), are what ``spec.inputs.data`` names.
+
+    Raises ``InvalidSpec`` for a specification that is wrong; what is off with an answer is its ``outcome``.
     """
     started = time.perf_counter()
     tell = report or _silent
@@ -68,7 +68,7 @@ def run(
         relative_error=estimator.relative_error,
         seed=estimator.seed,
         samples=estimator.samples,
-        compute=compute_here(device) if map_shards is None else lambda shards, _: map_shards(shards),
+        compute=map_shards or compute_here(device),
         known=known,
         remember=remember,
     )

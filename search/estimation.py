@@ -17,7 +17,7 @@ from search.shards import PointProgress, ShardResult, ShardSpec, next_shards
 
 #: ``report(fraction, message)``; may raise, to cancel.
 Report = Callable[[float, str], None]
-#: Shards → their results, in any order; the report runs from 0 to 1 over them.
+#: Shards → their results, in any order; the report runs from 0 to 1 over them, its message adds to the round's.
 Compute = Callable[[list[ShardSpec], Report], list[ShardResult]]
 #: Share of the progress that the pilot round counts for, before it is known how many samples there will be.
 PILOT = 0.05
@@ -84,9 +84,9 @@ class Estimation:
 
 def _within(report: Report, low: float, high: float, text: str) -> Report:
     def inner(fraction: float, message: str) -> None:
-        report(low + (high - low) * fraction, text)
+        report(low + (high - low) * fraction, f"{text}, {message}" if message else text)
 
-    inner(0.0, text)
+    inner(0.0, "")
     return inner
 
 

@@ -37,7 +37,7 @@ def _in_turn(shards: list[ShardSpec], device: str, report: Report) -> list[Shard
     for index, shard in enumerate(shards):
 
         def part(fraction: float, message: str, index: int = index) -> None:
-            report((index + fraction) / len(shards), message)
+            report((index + fraction) / len(shards), "")
 
         results.append(compute_shard(shard, device=device, report=part))
     return results
@@ -70,7 +70,7 @@ def _side_by_side(shards: list[ShardSpec], threads: int, report: Report) -> list
                 for future in done:
                     future.result()
                 pending = list(rest)
-                report(sum(fractions) / len(shards), "sampling")
+                report(sum(fractions) / len(shards), "")
         finally:
             ended.set()
             for future in futures:

@@ -20,6 +20,7 @@ from worker.failures import Rejected, kind_of
 if TYPE_CHECKING:
     import numpy as np
 
+    from search.estimation import Report
     from search.shards import ShardResult, ShardSpec
     from search.spec import SearchSpec
 
@@ -48,13 +49,12 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     from search.spec import SearchSpec
 
     asked = parse(SearchSpec, spec)
-    shards = Shards(context)
     result = engine.run(
         asked,
-        report=shards.report,
+        report=context.report,
         known=context.known,
         remember=context.remember,
-        map_shards=shards if context.divides else None,
+        map_shards=Shards(context) if context.divides else None,
         device=context.device,
         images=_images(asked, context),
     )
@@ -133,33 +133,27 @@ class Shards:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._fraction = 0.0
 
-    def report(self, fraction: float, message: str) -> None:
-        """The search's own report."""
-        self._fraction = fraction
-        self._context.report(fraction, message)
-
-    def __call__(self, shards: list[ShardSpec]) -> list[ShardResult]:
+    def __call__(self, shards: list[ShardSpec], report: Report) -> list[ShardResult]:
         """Their results; the same wherever they are computed."""
         from search.local_shards import compute_here
 
         parts = divided(shards)
         if len(parts) > 1:
-            return self._elsewhere(parts)
-        return compute_here(self._context.device)(shards, lambda *_: self._context.check())
+            return self._elsewhere(parts, report)
+        return compute_here(self._context.device)(shards, report)
 
-    def _elsewhere(self, parts: list[list[ShardSpec]]) -> list[ShardResult]:
+    def _elsewhere(self, parts: list[list[ShardSpec]], report: Report) -> list[ShardResult]:
         from search.shards import ShardResult
 
-        outcomes = self._context.fan_out([_child(part) for part in parts], self._tell)
+        def tell(done: int, total: int) -> None:
+            report(done / total, f"{done} of {total} parts by all workers")
+
+        outcomes = self._context.fan_out([_child(part) for part in parts], tell)
         for outcome in outcomes:
             if outcome["status"] != "succeeded":
                 raise _as_own(outcome)
         return [ShardResult.model_validate(found) for outcome in outcomes for found in outcome["result"]["shards"]]
-
-    def _tell(self, done: int, total: int) -> None:
-        self._context.report(self._fraction, f"sampling on all workers: {done} of {total} parts")
 
 
 def divided(shards: list[ShardSpec]) -> list[list[ShardSpec]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from search.engine import run
+from search.estimation import Report
 from search.problem import InvalidSpec
 from search.result import SearchResult
 from search.sampling import compute_shard
@@ -114,7 +115,7 @@ def test_given_alpha_reproduces_the_published_duals():
 
 
 def test_given_works_without_a_closed_form_and_without_sampling():
-    def refuse(shards):
+    def refuse(shards, report):
         raise AssertionError("nothing is sampled")
 
     result = answer(DOUBLE, estimator={"method": "given", "alpha": 4}, map_shards=refuse)
@@ -212,7 +213,7 @@ def test_the_answer_depends_on_the_seed_alone():
     asked = {"estimator": {"method": "monte_carlo", "samples": 3000, "seed": 5}}
     shards_seen: list[ShardSpec] = []
 
-    def elsewhere(shards: list[ShardSpec]) -> list[ShardResult]:
+    def elsewhere(shards: list[ShardSpec], report: Report) -> list[ShardResult]:
         shards_seen.extend(shards)
         sent = [ShardSpec.model_validate(json.loads(shard.model_dump_json())) for shard in reversed(shards)]
         return [ShardResult.model_validate(json.loads(compute_shard(shard).model_dump_json())) for shard in sent]
@@ -231,7 +232,7 @@ def test_known_estimates_need_no_sampling():
     first = answer("resnet50", **asked, known=stored.get, remember=stored.__setitem__)
     json.dumps(stored)
 
-    def refuse(shards):
+    def refuse(shards, report):
         raise AssertionError("everything is known")
 
     second = answer("resnet50", **asked, known=stored.get, map_shards=refuse)

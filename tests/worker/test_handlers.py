@@ -110,7 +110,9 @@ def test_a_divided_search_has_the_same_answer(context, dividing):
     divided = handlers.search(SAMPLED, context)
     assert len(context.children) > 3
     assert len({child["key"] for child in context.children}) == len(context.children)
-    assert any("parts" in message for _, message in context.said)
+    told = [fraction for fraction, message in context.said if "parts by all workers" in message]
+    assert len(set(told)) > 3
+    assert told == sorted(told)
     whole = engine.run(SearchSpec.model_validate_json(json.dumps(SAMPLED))).model_dump(mode="json")
     assert answer_of(divided) == answer_of(json.loads(json.dumps(whole)))
 
