@@ -27,9 +27,14 @@ class Reproduction:
     agrees: bool
     figure: Figure
 
+    @property
+    def verdict(self) -> str:
+        """The claim, and whether it was seen."""
+        return f"Claim: {self.claim} Seen here: {'yes' if self.agrees else 'no'}."
+
     def text(self) -> str:
         """A plain table with its title, claim and notes."""
-        lines = [self.title, self.claim, "", *_aligned([self.columns, *self.rows])]
+        lines = [self.title, self.verdict, "", *_aligned([self.columns, *self.rows])]
         return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
 
     def markdown(self) -> str:
@@ -37,7 +42,7 @@ class Reproduction:
         rule = "|".join(["", *(" --- " for _ in self.columns), ""])
         table = [f"| {' | '.join(row)} |" for row in (self.columns, *self.rows)]
         notes = [f"* {note}" for note in self.notes]
-        return "\n".join([f"### {self.title}", "", self.claim, "", table[0], rule, *table[1:], "", *notes]).strip()
+        return "\n".join([f"### {self.title}", "", self.verdict, "", table[0], rule, *table[1:], "", *notes]).strip()
 
     def data(self) -> dict[str, Any]:
         """The table as JSON-able data."""
