@@ -34,7 +34,8 @@ class PortBusy(OSError):
 def listen(settings: Settings) -> socket.socket:
     """A socket bound to the address of the settings; port 0 takes a free one. Raises ``PortBusy``, ``OSError``."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; without, each kept-alive answer waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

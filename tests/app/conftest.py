@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.embedded import listen
 from app.main import create_app
 from app.services import Services
 from app.settings import Settings, load_settings
@@ -127,7 +127,7 @@ def live(settings: Settings) -> Iterator[Callable[..., tuple[str, Services]]]:
 
     def start(**changes: Any) -> tuple[str, Services]:
         app = create_app(settings.model_copy(update=changes))
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listen(settings.model_copy(update={"port": 0}))
         config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
