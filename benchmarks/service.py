@@ -143,6 +143,9 @@ def fill(database: str) -> None:
         copies = [{**row, "id": uuid.uuid4().hex[:16]} for _ in range(max(0, JOBS - have))]
         if copies:
             connection.execute(insert(schema.jobs), copies)
+    if engine.dialect.name == "postgresql":
+        with store.database.write() as connection:
+            connection.execute(text("ANALYZE"))  # as autovacuum does within a minute of so many changes
     engine.dispose()
 
 
