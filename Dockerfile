@@ -2,15 +2,16 @@
 # One image for the API, the workers and the reaper. Built in one stage, run in another without compilers, as nobody in particular.
 
 FROM python:3.12-slim-bookworm AS build
-# The processor's build of torch; https://download.pytorch.org/whl/cu128 for NVIDIA GPUs.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# A package index with another build of torch than the usual one, which runs on processors and NVIDIA GPUs and is large:
+# PyTorch's own index of processor builds makes a small image without GPUs.
+ARG TORCH_INDEX=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/collegium
 ENV PATH=/opt/collegium/bin:$PATH
 WORKDIR /build
 # torch first: its layer stays while the project changes.
 COPY constraints.txt ./
-RUN pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -c constraints.txt torch
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY jobs jobs
