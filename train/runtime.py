@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from train.method import Execution
 from train.recipes import Recipe
 
-#: Floating-point operations of a step below which a second thread costs more than it brings (measured on two cores).
+#: Floating-point operations of a step below which a second thread costs more than it brings: measured on two cores that
+#: had other work too.
 SMALL_STEP = 2e8
 PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 
