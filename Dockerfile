@@ -13,6 +13,7 @@ WORKDIR /build
 COPY constraints.txt ./
 RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
+COPY collegium collegium
 COPY app app
 COPY jobs jobs
 COPY migrations migrations

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from app.problems import Problem
-from app.settings import Settings
-from jobs.store import JobStore
+from collegium.app.problems import Problem
+from collegium.app.settings import Settings
+from collegium.jobs.store import JobStore
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 

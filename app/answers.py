@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
-from app.problems import Problem, of_status
-from jobs.database import UNAVAILABLE
-from jobs.errors import InvalidCursor
+from collegium.app.problems import Problem, of_status
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import InvalidCursor
 
 log = logging.getLogger("collegium.api")
 
@@ -21,7 +21,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Map every exception that a request may end in; what is left becomes ``internal`` in ``app.shell``."""
+    """Map every exception that a request may end in; what is left becomes ``internal`` in ``collegium.app.shell``."""
 
     def problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from app.settings import Settings
-from jobs.errors import DatasetNotFound, JobNotFound
-from jobs.store import JobStore
-from search.problem import InvalidSpec
-from train.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
-from train.data.known import NAMES, PLACES, is_missing, known_shape
-from train.problem import Mismatch
-from train.resolve import answer_of, check_samples
-from train.spec import DataSpec, StudySpec, TrainingSpec
+from collegium.app.settings import Settings
+from collegium.jobs.errors import DatasetNotFound, JobNotFound
+from collegium.jobs.store import JobStore
+from collegium.search.problem import InvalidSpec
+from collegium.train.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
+from collegium.train.data.known import NAMES, PLACES, is_missing, known_shape
+from collegium.train.problem import Mismatch
+from collegium.train.resolve import answer_of, check_samples
+from collegium.train.spec import DataSpec, StudySpec, TrainingSpec
 
 _DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
 

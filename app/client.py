@@ -161,7 +161,7 @@ class Client:
                     fields = {}
 
     def stream_file(self, link: str, headers: Mapping[str, str]) -> Any:
-        """A download as a context manager; see ``app.transfer``."""
+        """A download as a context manager; see ``collegium.app.transfer``."""
         return self._http.stream("GET", link, headers={"Accept": "*/*", "Accept-Encoding": "identity", **headers})
 
     def send_bytes(

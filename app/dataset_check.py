@@ -7,15 +7,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from app.children import environment, python
-from app.problems import Problem
+from collegium.app.problems import Problem
+from collegium.jobs.subprocesses import environment, python
 
 _TIMEOUT_S = 900
 _CHILD = """
 import json, sys
 from pathlib import Path
-from train.data.problem import DataProblem
-from train.data.upload import check_upload
+from collegium.train.data.problem import DataProblem
+from collegium.train.data.upload import check_upload
 try:
     answer = {"summary": check_upload(Path(sys.argv[1]), limit=int(sys.argv[2]))}
 except DataProblem as problem:

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.cli.exits import out
-from app.cli.follow import follow_job, report_end
-from app.cli.search_table import search_table
-from app.client import Client
-from app.transfer import download
+from collegium.app.cli.exits import out
+from collegium.app.cli.follow import follow_job, report_end
+from collegium.app.cli.search_table import search_table
+from collegium.app.client import Client
+from collegium.app.transfer import download
 
 _FOLDER = Path("demo")
 _ADDRESS = "collegium is at "
@@ -33,7 +33,7 @@ def running_service(home: Path) -> Iterator[str]:
     """The embedded service in a process of its own; its URL."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COLLEGIUM_")}
     environment |= {"COLLEGIUM_HOME": str(home.absolute()), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "app", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "collegium", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as service:
         assert service.stdout is not None
         try:
@@ -53,8 +53,8 @@ def search(client: Client, preset: str) -> dict[str, Any]:
     job = _finished(client, "search", {"baseline": {"preset": preset}})
     out.print(search_table(job["result"]))
     figure = _FOLDER / f"{preset}.svg"
-    from search.plot import plot
-    from search.result import SearchResult
+    from collegium.search.plot import plot
+    from collegium.search.result import SearchResult
 
     figure.write_bytes(plot(SearchResult.model_validate_json(json.dumps(job["result"])), "svg"))
     out.print(f"figure: {figure.absolute()}\n", soft_wrap=True)

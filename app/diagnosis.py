@@ -16,15 +16,15 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from app.children import python
-from app.publisher import BrokerDown, Publisher
-from app.settings import Settings
-from app.version import software_version
-from jobs import migrate
-from jobs.artifacts import ArtifactStore
-from jobs.database import UNAVAILABLE, open_engine
-from jobs.errors import SchemaMismatch
-from jobs.store import JobStore
+from collegium.app.publisher import BrokerDown, Publisher
+from collegium.app.settings import Settings
+from collegium.app.version import software_version
+from collegium.jobs import migrate
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.database import UNAVAILABLE, open_engine
+from collegium.jobs.errors import SchemaMismatch
+from collegium.jobs.store import JobStore
+from collegium.jobs.subprocesses import python
 
 State = Literal["ok", "note", "wrong"]
 
@@ -191,7 +191,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     if workers:
         yield Finding("ok", "workers", ", ".join(workers))
     else:
-        remedy = "`collegium serve` starts one; or: celery -A worker worker --pool threads"
+        remedy = "`collegium serve` starts one; or: celery -A collegium.worker worker --pool threads"
         yield Finding("note", "workers", "none answers", remedy)
 
 

@@ -9,8 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.problems import KINDS, MEDIA_TYPE, ProblemDocument
-from app.version import software_version
+from collegium.app.problems import KINDS, MEDIA_TYPE, ProblemDocument
+from collegium.app.version import software_version
 
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMAS = "#/components/schemas/"

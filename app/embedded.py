@@ -16,9 +16,9 @@ from typing import Any
 
 import uvicorn
 
-from app.children import environment, python
-from app.main import create_app
-from app.settings import Settings
+from collegium.app.main import create_app
+from collegium.app.settings import Settings
+from collegium.jobs.subprocesses import environment, python
 
 log = logging.getLogger("collegium.serve")
 
@@ -152,7 +152,7 @@ class WorkerProcess:
         sink = self._log_path.open("a", encoding="utf-8") if self._log_path else None
         try:
             process = subprocess.Popen(
-                python("-m", "worker.embedded", "--parent", str(os.getpid())),
+                python("-m", "collegium.worker.embedded", "--parent", str(os.getpid())),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import anyio
 from starlette.concurrency import run_in_threadpool
 
-from app.services import Services
-from app.views import event_view
-from jobs.record import Event, Job
+from collegium.app.services import Services
+from collegium.app.views import event_view
+from collegium.jobs.record import Event, Job
 
 _RETRY_MS = 2000
 _BATCH = 500

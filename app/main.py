@@ -10,23 +10,23 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.access import check_bind
-from app.answers import install_problem_handlers
-from app.documented import ALWAYS, publish_openapi
-from app.parameters import only_known_parameters
-from app.publisher import Publisher
-from app.request_metrics import RequestMetrics
-from app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
-from app.services import Services, admitted
-from app.settings import Settings, load_settings
-from app.shell import Shell
-from app.version import software_version
-from jobs.artifacts import ArtifactStore
-from jobs.database import open_engine
-from jobs.dataset_store import DatasetStore
-from jobs.store import JobStore
-from search.spec import SearchSpec
-from train.spec import StudySpec, TrainingSpec
+from collegium.app.access import check_bind
+from collegium.app.answers import install_problem_handlers
+from collegium.app.documented import ALWAYS, publish_openapi
+from collegium.app.parameters import only_known_parameters
+from collegium.app.publisher import Publisher
+from collegium.app.request_metrics import RequestMetrics
+from collegium.app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
+from collegium.app.services import Services, admitted
+from collegium.app.settings import Settings, load_settings
+from collegium.app.shell import Shell
+from collegium.app.version import software_version
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.database import open_engine
+from collegium.jobs.dataset_store import DatasetStore
+from collegium.jobs.store import JobStore
+from collegium.search.spec import SearchSpec
+from collegium.train.spec import StudySpec, TrainingSpec
 
 _BODIES = (SearchSpec, TrainingSpec, StudySpec)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 
-from app.problems import Problem
+from collegium.app.problems import Problem
 
 
 def only_known_parameters(request: Request) -> None:

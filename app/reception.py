@@ -11,14 +11,14 @@ from fastapi import Query, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.body import bounded_stream
-from app.dataset_check import checked
-from app.documented import Responses, binary, header, problems
-from app.problems import Problem
-from app.services import Services
-from app.views import DatasetView, dataset_view
-from jobs.dataset_store import Upload
-from jobs.errors import HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
+from collegium.app.body import bounded_stream
+from collegium.app.dataset_check import checked
+from collegium.app.documented import Responses, binary, header, problems
+from collegium.app.problems import Problem
+from collegium.app.services import Services
+from collegium.app.views import DatasetView, dataset_view
+from collegium.jobs.dataset_store import Upload
+from collegium.jobs.errors import HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""What the routes work with, put together once in ``app.main`` and handed to each request."""
+"""What the routes work with, put together once in ``collegium.app.main`` and handed to each request."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
-from app.access import check_key, check_origin
-from app.publisher import Publisher
-from app.request_metrics import RequestMetrics
-from app.settings import Settings
-from jobs.artifacts import ArtifactStore
-from jobs.dataset_store import DatasetStore
-from jobs.store import JobStore
+from collegium.app.access import check_key, check_origin
+from collegium.app.publisher import Publisher
+from collegium.app.request_metrics import RequestMetrics
+from collegium.app.settings import Settings
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.dataset_store import DatasetStore
+from collegium.jobs.store import JobStore
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.problems import Problem
+from collegium.app.problems import Problem
 
 log = logging.getLogger("collegium.api")
 

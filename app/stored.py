@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import Path
 
-from app.problems import Problem
-from app.services import Services
-from jobs.errors import JobNotFound
-from jobs.record import Artifact, Job
+from collegium.app.problems import Problem
+from collegium.app.services import Services
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.record import Artifact, Job
 
 JobId = Annotated[str, Path(description="a job's id")]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")

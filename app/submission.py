@@ -8,14 +8,14 @@ from fastapi import Header, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from app.documented import Responses, header, problems
-from app.problems import Problem
-from app.services import Services
-from app.version import software_version
-from app.views import JobView, job_path, job_tag, job_view
-from jobs.errors import IdempotencyConflict
-from jobs.json_text import digest
-from jobs.record import Job, Kind, Queue
+from collegium.app.documented import Responses, header, problems
+from collegium.app.problems import Problem
+from collegium.app.services import Services
+from collegium.app.version import software_version
+from collegium.app.views import JobView, job_path, job_tag, job_view
+from collegium.jobs.errors import IdempotencyConflict
+from collegium.jobs.json_text import digest
+from collegium.jobs.record import Job, Kind, Queue
 
 _RETRY_AFTER_S = "1"
 

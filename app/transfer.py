@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from app.client import Client, Damaged, Refused, Unreachable
+from collegium.app.client import Client, Damaged, Refused, Unreachable
 
 _PIECE = 8 << 20
 _ATTEMPTS = 5

@@ -7,6 +7,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import collegium
+
 
 @cache
 def software_version() -> str:
@@ -14,5 +16,5 @@ def software_version() -> str:
     try:
         return version("collegium")
     except PackageNotFoundError:
-        project = Path(__file__).parent.parent / "pyproject.toml"
+        project = Path(str(collegium.__file__)).absolute().parent.parent / "pyproject.toml"
         return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.etags import tag_of
-from app.version import software_version
-from jobs.record import Artifact, Dataset, Event, FailureKind, Job, Kind
-from jobs.states import Status
+from collegium.app.etags import tag_of
+from collegium.app.version import software_version
+from collegium.jobs.record import Artifact, Dataset, Event, FailureKind, Job, Kind
+from collegium.jobs.states import Status
 
 
 class View(BaseModel):

@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from train.architecture import BaselineArchitecture
-from train.method import Method
-from train.methods import create
-from train.methods.majority import Majority
-from train.methods.vanilla import Vanilla
-from train.models.build import blueprint
-from train.places import kernel_places
-from train.resolve import grouped
+from collegium.train.architecture import BaselineArchitecture
+from collegium.train.method import Method
+from collegium.train.methods import create
+from collegium.train.methods.majority import Majority
+from collegium.train.methods.vanilla import Vanilla
+from collegium.train.models.build import blueprint
+from collegium.train.places import kernel_places
+from collegium.train.resolve import grouped
 
 EXPANSION = 3
 Batch = tuple[Tensor, Tensor]

@@ -25,14 +25,14 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from search.chain import Chain, WeightLayer
-from search.conv_shape import conv_shapes
-from search.inputs import DEFAULT_CORRELATION, correlation_gram
-from search.kernel_point import KernelPoint
-from search.moments import Moments
-from search.receptive_field import input_window
-from search.reference import inputs_with_gram, kernel_samples, module_of
-from search.sampling import sampler_of
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.conv_shape import conv_shapes
+from collegium.search.inputs import DEFAULT_CORRELATION, correlation_gram
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.moments import Moments
+from collegium.search.receptive_field import input_window
+from collegium.search.reference import inputs_with_gram, kernel_samples, module_of
+from collegium.search.sampling import sampler_of
 
 PROCESSES = 2
 CHUNKS = (8, 32, 128)

@@ -37,11 +37,11 @@ from sqlalchemy import create_engine, func, insert, make_url, select, text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from app.children import environment, python
-from jobs import schema
-from jobs.database import open_engine
-from jobs.migrate import upgrade
-from jobs.store import JobStore
+from collegium.jobs import schema
+from collegium.jobs.database import open_engine
+from collegium.jobs.migrate import upgrade
+from collegium.jobs.store import JobStore
+from collegium.jobs.subprocesses import environment, python
 
 JOBS = 10_000
 SEARCH = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [32, 32, 32]}, "estimator": {"method": "exact"}}
@@ -163,7 +163,7 @@ def flushes(folder: Path, count: int = 50) -> list[float]:
 @contextmanager
 def embedded(home: Path) -> Iterator[tuple[str, str]]:
     settings = {"COLLEGIUM_HOME": str(home), "COLLEGIUM_LOG_LEVEL": "WARNING"}
-    with process(python("-m", "app", "serve", "--port", "0"), settings, home) as api:
+    with process(python("-m", "collegium", "serve", "--port", "0"), settings, home) as api:
         yield address(api), f"sqlite:///{home}/collegium.db"
 
 
@@ -178,9 +178,11 @@ def full(home: Path) -> Iterator[tuple[str, str]]:
             "COLLEGIUM_LOG_LEVEL": "WARNING",
         }
         upgrade(database)
-        worker = python("-m", "celery", "-A", "worker", "worker", "--pool", "threads", "-Q", "search,train")
+        worker = python("-m", "celery", "-A", "collegium.worker", "worker", "--pool", "threads", "-Q", "search,train")
         stack.enter_context(process([*worker, "--loglevel", "WARNING"], settings, home))
-        api = stack.enter_context(process(python("-m", "app", "serve", "--port", "0", "--no-worker"), settings, home))
+        api = stack.enter_context(
+            process(python("-m", "collegium", "serve", "--port", "0", "--no-worker"), settings, home)
+        )
         yield address(api), database
 
 

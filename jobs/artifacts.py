@@ -17,8 +17,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.errors import ArtifactNotFound, InvalidName
-from jobs.record import Artifact
+from collegium.jobs.errors import ArtifactNotFound, InvalidName
+from collegium.jobs.record import Artifact
 
 CHUNK = 1 << 20
 NAME_LIMIT = 255

@@ -7,16 +7,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
-from jobs.counters import LEASE_EXPIRIES, count
-from jobs.database import Database, microseconds, now
-from jobs.errors import CancelNotRequested
-from jobs.family import drop_queued_children
-from jobs.json_text import encode
-from jobs.record import MESSAGE_LIMIT, Artifact, Beat, Failure, Job, Queue
-from jobs.schema import artifacts as artifact_rows
-from jobs.schema import jobs
-from jobs.states import CLAIM, FAIL, FINISH, GIVE_BACK, KEEP, STOP, Arrow
-from jobs.transitions import change, fenced, hold, move
+from collegium.jobs.counters import LEASE_EXPIRIES, count
+from collegium.jobs.database import Database, microseconds, now
+from collegium.jobs.errors import CancelNotRequested
+from collegium.jobs.family import drop_queued_children
+from collegium.jobs.json_text import encode
+from collegium.jobs.record import MESSAGE_LIMIT, Artifact, Beat, Failure, Job, Queue
+from collegium.jobs.schema import artifacts as artifact_rows
+from collegium.jobs.schema import jobs
+from collegium.jobs.states import CLAIM, FAIL, FINISH, GIVE_BACK, KEEP, STOP, Arrow
+from collegium.jobs.transitions import change, fenced, hold, move
 
 
 class Attempts:

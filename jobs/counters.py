@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from jobs.database import insert
-from jobs.schema import counters
+from collegium.jobs.database import insert
+from collegium.jobs.schema import counters
 
 LEASE_EXPIRIES = "lease_expiries"
 FENCED_WRITES = "fenced_writes"

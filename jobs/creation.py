@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from jobs.database import Database, now
-from jobs.errors import IdempotencyConflict, JobNotFound, ParentClosed
-from jobs.json_text import digest, encode
-from jobs.reading import find_answer
-from jobs.record import KINDS, QUEUES, Child, Job, Kind, Queue
-from jobs.schema import events, idempotency, jobs
-from jobs.states import ACTIVE
-from jobs.transitions import JOB_COLUMNS, fenced, hold, job_of
+from collegium.jobs.database import Database, now
+from collegium.jobs.errors import IdempotencyConflict, JobNotFound, ParentClosed
+from collegium.jobs.json_text import digest, encode
+from collegium.jobs.reading import find_answer
+from collegium.jobs.record import KINDS, QUEUES, Child, Job, Kind, Queue
+from collegium.jobs.schema import events, idempotency, jobs
+from collegium.jobs.states import ACTIVE
+from collegium.jobs.transitions import JOB_COLUMNS, fenced, hold, job_of
 
 KEY_LIMIT = 255
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-from jobs.creation import new_id
-from jobs.datasets import Datasets
-from jobs.errors import DatasetNotFound, HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
-from jobs.record import Dataset
+from collegium.jobs.creation import new_id
+from collegium.jobs.datasets import Datasets
+from collegium.jobs.errors import DatasetNotFound, HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
+from collegium.jobs.record import Dataset
 
 DatasetKind = Literal["npz", "safetensors"]
 KINDS: tuple[DatasetKind, ...] = get_args(DatasetKind)

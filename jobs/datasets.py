@@ -1,4 +1,4 @@
-"""The rows of data sets; ``jobs.dataset_store`` keeps their bytes."""
+"""The rows of data sets; ``collegium.jobs.dataset_store`` keeps their bytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Row, delete, select
 
-from jobs.database import Database, insert, now
-from jobs.errors import DatasetNotFound
-from jobs.json_text import decode, encode
-from jobs.paging import fetch_page
-from jobs.record import Dataset, Page
-from jobs.schema import datasets
+from collegium.jobs.database import Database, insert, now
+from collegium.jobs.errors import DatasetNotFound
+from collegium.jobs.json_text import decode, encode
+from collegium.jobs.paging import fetch_page
+from collegium.jobs.record import Dataset, Page
+from collegium.jobs.schema import datasets
 
 
 class Datasets:

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobs.database import Database, insert, now
-from jobs.json_text import decode, encode
-from jobs.schema import estimates
+from collegium.jobs.database import Database, insert, now
+from collegium.jobs.json_text import decode, encode
+from collegium.jobs.schema import estimates
 
 
 class Estimates:

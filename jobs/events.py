@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobs.database import Database, now
-from jobs.errors import JobNotFound
-from jobs.json_text import decode, encode
-from jobs.record import MESSAGE_LIMIT, Event, EventType
-from jobs.schema import events as event_rows
-from jobs.schema import jobs
-from jobs.transitions import change, fenced, insert_events
+from collegium.jobs.database import Database, now
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.json_text import decode, encode
+from collegium.jobs.record import MESSAGE_LIMIT, Event, EventType
+from collegium.jobs.schema import events as event_rows
+from collegium.jobs.schema import jobs
+from collegium.jobs.transitions import change, fenced, insert_events
 
 WRITABLE: tuple[EventType, ...] = ("metric", "log")
 MAX_SEQ = 2**63 - 1

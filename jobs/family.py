@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
-from jobs.database import Database, now
-from jobs.errors import JobNotFound
-from jobs.record import Job
-from jobs.schema import jobs
-from jobs.states import CANCEL, DROP
-from jobs.transitions import JOB_COLUMNS, job_of, move
+from collegium.jobs.database import Database, now
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.record import Job
+from collegium.jobs.schema import jobs
+from collegium.jobs.states import CANCEL, DROP
+from collegium.jobs.transitions import JOB_COLUMNS, job_of, move
 
 
 class Cancellation:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from jobs.errors import NotStorable
+from collegium.jobs.errors import NotStorable
 
 
 def encode(value: Any) -> str:

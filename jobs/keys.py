@@ -8,10 +8,10 @@ import secrets
 
 from sqlalchemy import delete, insert, select
 
-from jobs.creation import new_id
-from jobs.database import Database, now
-from jobs.record import ApiKey
-from jobs.schema import api_keys
+from collegium.jobs.creation import new_id
+from collegium.jobs.database import Database, now
+from collegium.jobs.record import ApiKey
+from collegium.jobs.schema import api_keys
 
 PREFIX = "collegium"
 NAME_LIMIT = 255

@@ -6,12 +6,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, null, select
 
-from jobs.database import Database
-from jobs.paging import fetch_page
-from jobs.record import Job, Kind, Page
-from jobs.schema import jobs
-from jobs.states import Status
-from jobs.transitions import JOB_COLUMNS, job_of
+from collegium.jobs.database import Database
+from collegium.jobs.paging import fetch_page
+from collegium.jobs.record import Job, Kind, Page
+from collegium.jobs.schema import jobs
+from collegium.jobs.states import Status
+from collegium.jobs.transitions import JOB_COLUMNS, job_of
 
 #: Characters of the longest specification that a list shows; a Gram matrix can have millions.
 SPEC_LIMIT = 1 << 16

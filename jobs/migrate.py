@@ -12,8 +12,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
-from jobs.database import Database, open_engine
-from jobs.errors import SchemaMismatch
+from collegium.jobs.database import Database, open_engine
+from collegium.jobs.errors import SchemaMismatch
 
 #: Any number, the same in every process: the lock under which PostgreSQL migrates.
 MIGRATION_LOCK = 0x636F6C6C
@@ -22,7 +22,7 @@ MIGRATION_LOCK = 0x636F6C6C
 def config() -> Config:
     """Alembic's settings, without a database. Paths are doubled percents, as its parser wants them."""
     settings = Config()
-    settings.set_main_option("script_location", str(resources.files("migrations")).replace("%", "%%"))
+    settings.set_main_option("script_location", str(resources.files("collegium.migrations")).replace("%", "%%"))
     return settings
 
 

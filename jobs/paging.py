@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Select, literal, tuple_
 
-from jobs.database import EPOCH, MICROSECOND, Instant
-from jobs.errors import InvalidCursor
+from collegium.jobs.database import EPOCH, MICROSECOND, Instant
+from collegium.jobs.errors import InvalidCursor
 
 LIMIT = 1000
 LATEST = 2**63 - 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, select
 
-from jobs.database import Database
-from jobs.errors import JobNotFound
-from jobs.record import Artifact, Job
-from jobs.schema import artifacts as artifact_rows
-from jobs.schema import jobs
-from jobs.states import Status
-from jobs.transitions import JOB_COLUMNS, job_of
+from collegium.jobs.database import Database
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.record import Artifact, Job
+from collegium.jobs.schema import artifacts as artifact_rows
+from collegium.jobs.schema import jobs
+from collegium.jobs.states import Status
+from collegium.jobs.transitions import JOB_COLUMNS, job_of
 
 ARTIFACT_COLUMNS = tuple(artifact_rows.c[name] for name in Artifact.__dataclass_fields__)
 
@@ -29,7 +29,7 @@ class Reading:
     database: Database
 
     def ping(self) -> None:
-        """One round trip to the database. Raises one of ``jobs.database.UNAVAILABLE``."""
+        """One round trip to the database. Raises one of ``collegium.jobs.database.UNAVAILABLE``."""
         self.database.ping()
 
     def get(self, job_id: str) -> Job:

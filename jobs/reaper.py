@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select, update
 
-from jobs.attempts import lose
-from jobs.counters import read_counters
-from jobs.database import Database, microseconds, now
-from jobs.record import Hint, Job, Metrics, Queue, Reaped
-from jobs.schema import jobs
-from jobs.states import ACTIVE, Status
-from jobs.transitions import JOB_COLUMNS, job_of
+from collegium.jobs.attempts import lose
+from collegium.jobs.counters import read_counters
+from collegium.jobs.database import Database, microseconds, now
+from collegium.jobs.record import Hint, Job, Metrics, Queue, Reaped
+from collegium.jobs.schema import jobs
+from collegium.jobs.states import ACTIVE, Status
+from collegium.jobs.transitions import JOB_COLUMNS, job_of
 
 
 class Reaping:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
-from jobs.states import TERMINAL, Status
+from collegium.jobs.states import TERMINAL, Status
 
 Kind = Literal["search", "shard", "training", "study"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

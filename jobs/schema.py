@@ -16,8 +16,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from jobs.database import Instant, Words
-from jobs.states import STATUSES
+from collegium.jobs.database import Instant, Words
+from collegium.jobs.states import STATUSES
 
 metadata = MetaData(
     naming_convention={

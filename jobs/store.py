@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from jobs.attempts import Attempts
-from jobs.creation import Creation
-from jobs.database import Database
-from jobs.datasets import Datasets
-from jobs.estimates import Estimates
-from jobs.events import History
-from jobs.family import Cancellation
-from jobs.keys import Keys
-from jobs.listing import Listing
-from jobs.reading import Reading
-from jobs.reaper import Reaping
+from collegium.jobs.attempts import Attempts
+from collegium.jobs.creation import Creation
+from collegium.jobs.database import Database
+from collegium.jobs.datasets import Datasets
+from collegium.jobs.estimates import Estimates
+from collegium.jobs.events import History
+from collegium.jobs.family import Cancellation
+from collegium.jobs.keys import Keys
+from collegium.jobs.listing import Listing
+from collegium.jobs.reading import Reading
+from collegium.jobs.reaper import Reaping
 
 
 class JobStore(Creation, Reading, Listing, Cancellation, Attempts, History, Reaping, Estimates, Datasets, Keys):
     """Durable jobs in SQLite or PostgreSQL. One method, one short transaction; safe to share between threads.
 
-    Every method may also raise one of ``jobs.database.UNAVAILABLE``, when the database cannot be reached. Nothing
+    Every method may also raise one of ``collegium.jobs.database.UNAVAILABLE``, when the database cannot be reached. Nothing
     was written then, unless the connection broke during the commit; repeating a call is safe wherever it is fenced
     or carries a key.
     """

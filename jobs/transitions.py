@@ -1,4 +1,4 @@
-"""The only statements that change a job: along an arrow of ``jobs.states``, or within an attempt that holds it."""
+"""The only statements that change a job: along an arrow of ``collegium.jobs.states``, or within an attempt that holds it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, null, select, update
 from sqlalchemy import insert as plain_insert
 
-from jobs.counters import FENCED_WRITES, count
-from jobs.database import Database, now
-from jobs.errors import JobNotFound, Superseded
-from jobs.json_text import decode, encode
-from jobs.record import EventType, Failure, Job
-from jobs.schema import events, jobs
-from jobs.states import HELD, Arrow
+from collegium.jobs.counters import FENCED_WRITES, count
+from collegium.jobs.database import Database, now
+from collegium.jobs.errors import JobNotFound, Superseded
+from collegium.jobs.json_text import decode, encode
+from collegium.jobs.record import EventType, Failure, Job
+from collegium.jobs.schema import events, jobs
+from collegium.jobs.states import HELD, Arrow
 
 JOB_FIELDS = tuple(Job.__dataclass_fields__)
 JOB_COLUMNS = tuple(jobs.c[name] for name in JOB_FIELDS)

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.case import Case
-from search.fit import Line, Point, fit_line
-from search.members import scaled_members
-from search.optimize import LARGEST_LOG_RATIO
-from search.problem import InvalidSpec
-from search.result import Alpha, AlphaPoint, FitWindow
-from search.smooth import varying_sums
-from search.spec import SpaceSpec
+from collegium.search.case import Case
+from collegium.search.fit import Line, Point, fit_line
+from collegium.search.members import scaled_members
+from collegium.search.optimize import LARGEST_LOG_RATIO
+from collegium.search.problem import InvalidSpec
+from collegium.search.result import Alpha, AlphaPoint, FitWindow
+from collegium.search.smooth import varying_sums
+from collegium.search.spec import SpaceSpec
 
 #: Exact points of a fit, spread geometrically from width 1 to the baseline.
 EXACT_POINTS = 40

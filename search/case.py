@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from search.closed_form import has_closed_form
-from search.inputs import mean_patch_gram, resolve_gram
-from search.kernel_point import KernelPoint
-from search.log_ratios import Exact, GivenAlpha, LogRatios
-from search.lower import check
-from search.members import listed_members, scaled_members
-from search.network import Network, ResidualNetwork
-from search.optimize import Question, Solved, solve
-from search.problem import InvalidSpec
-from search.receptive_field import windows
-from search.spec import InputsSpec, SearchSpec
-from search.stem import Stem
+from collegium.search.closed_form import has_closed_form
+from collegium.search.inputs import mean_patch_gram, resolve_gram
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.log_ratios import Exact, GivenAlpha, LogRatios
+from collegium.search.lower import check
+from collegium.search.members import listed_members, scaled_members
+from collegium.search.network import Network, ResidualNetwork
+from collegium.search.optimize import Question, Solved, solve
+from collegium.search.problem import InvalidSpec
+from collegium.search.receptive_field import windows
+from collegium.search.spec import InputsSpec, SearchSpec
+from collegium.search.stem import Stem
 
 #: Largest ln r whose variance is still a number.
 LARGEST_FINITE = 700.0

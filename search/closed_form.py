@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from search import gaussian_relu
-from search.chain import Activation, Chain, Free
-from search.inputs import is_diagonal, patch_gram
-from search.receptive_field import windows
-from search.spec import PairSpec
+from collegium.search import gaussian_relu
+from collegium.search.chain import Activation, Chain, Free
+from collegium.search.inputs import is_diagonal, patch_gram
+from collegium.search.receptive_field import windows
+from collegium.search.spec import PairSpec
 
 
 def has_closed_form(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from search.chain import Chain, WeightLayer
-from search.receptive_field import Window, windows
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.receptive_field import Window, windows
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.chain import Chain, Free
-from search.network import Measure, Network
+from collegium.search.chain import Chain, Free
+from collegium.search.network import Measure, Network
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from search.alpha import alpha_of, exact_points
-from search.case import Case, case_of
-from search.estimation import Compute, Estimation, Report
-from search.fit import Point
-from search.local_shards import compute_here
-from search.log_ratios import Exact, LogRatios, Smooth
-from search.members import between
-from search.monte_carlo import part_of, sample_correlations, sample_curve
-from search.near_optimal import near_optimal
-from search.optimize import Solved
-from search.outcomes import Evidence, judge
-from search.result import Baseline, Check, CorrelationRow, SearchResult, Verification
-from search.spec import SearchSpec
-from search.spot_check import spot_check
-from search.surface import Surface
-from search.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
-from search.vector_space import solve_vectors
-from search.verify import verify
+from collegium.search.alpha import alpha_of, exact_points
+from collegium.search.case import Case, case_of
+from collegium.search.estimation import Compute, Estimation, Report
+from collegium.search.fit import Point
+from collegium.search.local_shards import compute_here
+from collegium.search.log_ratios import Exact, LogRatios, Smooth
+from collegium.search.members import between
+from collegium.search.monte_carlo import part_of, sample_correlations, sample_curve
+from collegium.search.near_optimal import near_optimal
+from collegium.search.optimize import Solved
+from collegium.search.outcomes import Evidence, judge
+from collegium.search.result import Baseline, Check, CorrelationRow, SearchResult, Verification
+from collegium.search.spec import SearchSpec
+from collegium.search.spot_check import spot_check
+from collegium.search.surface import Surface
+from collegium.search.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
+from collegium.search.vector_space import solve_vectors
+from collegium.search.verify import verify
 
 
 @dataclass(frozen=True)

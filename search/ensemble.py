@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from search.chain import Chain, WeightLayer
+from collegium.search.chain import Chain, WeightLayer
 
 
 def ensemble_chain(chain: Chain, widths: Sequence[int], multiplicity: int) -> Chain | None:

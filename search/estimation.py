@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.kernel_point import KernelPoint
-from search.shards import PointProgress, ShardResult, ShardSpec, next_shards
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.shards import PointProgress, ShardResult, ShardSpec, next_shards
 
 #: ``report(fraction, message)``; may raise, to cancel.
 Report = Callable[[float, str], None]

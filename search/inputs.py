@@ -15,10 +15,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from search.chain import Chain
-from search.receptive_field import Window, windows
-from search.spec import InputsSpec, PairSpec
-from search.stem import POOLED_STRIDE, Stem, batch_size, gram_sum
+from collegium.search.chain import Chain
+from collegium.search.receptive_field import Window, windows
+from collegium.search.spec import InputsSpec, PairSpec
+from collegium.search.stem import POOLED_STRIDE, Stem, batch_size, gram_sum
 
 #: Correlation of neighbouring positions where a spec says nothing: that of natural images.
 DEFAULT_CORRELATION = 0.95

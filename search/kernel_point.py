@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from search.chain import Chain
-from search.inputs import DEFAULT_CORRELATION, correlation_gram, is_diagonal, resolve_gram
-from search.receptive_field import windows
-from search.spec import InputsSpec, PairSpec
+from collegium.search.chain import Chain
+from collegium.search.inputs import DEFAULT_CORRELATION, correlation_gram, is_diagonal, resolve_gram
+from collegium.search.receptive_field import windows
+from collegium.search.spec import InputsSpec, PairSpec
 
 #: Raised whenever samplers or moments change in a way that makes stored estimates incomparable.
 ESTIMATOR_VERSION = 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from search.closed_form import has_closed_form
-from search.inputs import check_gram
-from search.network import Network
-from search.problem import InvalidSpec
-from search.receptive_field import input_window
-from search.spec import SearchSpec
+from collegium.search.closed_form import has_closed_form
+from collegium.search.inputs import check_gram
+from collegium.search.network import Network
+from collegium.search.problem import InvalidSpec
+from collegium.search.receptive_field import input_window
+from collegium.search.spec import SearchSpec
 
 #: Largest baseline, in parameters. GPT-3 has 1.75·10¹¹.
 MAX_PARAMETERS = 10**11

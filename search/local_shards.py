@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from search.estimation import Compute, Report
-from search.shards import ShardResult, ShardSpec
+from collegium.search.estimation import Compute, Report
+from collegium.search.shards import ShardResult, ShardSpec
 
 #: Seconds between two reports, each of which may end the work.
 BEAT = 0.2
@@ -31,7 +31,7 @@ def compute_here(device: str) -> Compute:
 
 
 def _in_turn(shards: list[ShardSpec], device: str, report: Report) -> list[ShardResult]:
-    from search.sampling import compute_shard
+    from collegium.search.sampling import compute_shard
 
     results = []
     for index, shard in enumerate(shards):
@@ -48,7 +48,7 @@ class _Ended(Exception):
 
 
 def _side_by_side(shards: list[ShardSpec], threads: int, report: Report) -> list[ShardResult]:
-    from search.sampling import compute_shard
+    from collegium.search.sampling import compute_shard
 
     ended = threading.Event()
     fractions = [0.0] * len(shards)

@@ -7,9 +7,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from search.closed_form import log_moment_ratios
-from search.network import Network
-from search.smooth import Curve, constant_sum, varying_sums
+from collegium.search.closed_form import log_moment_ratios
+from collegium.search.network import Network
+from collegium.search.smooth import Curve, constant_sum, varying_sums
 
 Source = Literal["closed_form", "smooth", "sampled", "alpha"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from search.chain import Activation, Chain, Free, WeightLayer
-from search.limits import check_network, check_search
-from search.network import (
+from collegium.search.chain import Activation, Chain, Free, WeightLayer
+from collegium.search.limits import check_network, check_search
+from collegium.search.network import (
     BlockNetwork,
     MlpNetwork,
     Network,
@@ -16,9 +16,9 @@ from search.network import (
     mlp_chain,
     residual_chain,
 )
-from search.presets import PRESETS
-from search.problem import InvalidSpec
-from search.spec import (
+from collegium.search.presets import PRESETS
+from collegium.search.problem import InvalidSpec
+from collegium.search.spec import (
     BlockBaseline,
     ConvLayer,
     DenseLayer,

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from search.cost import width_grains
-from search.network import Network
-from search.spec import SpaceSpec
+from collegium.search.cost import width_grains
+from collegium.search.network import Network
+from collegium.search.spec import SpaceSpec
 
 #: Widths listed one by one; longer ranges are thinned to geometric steps.
 DENSE = 512

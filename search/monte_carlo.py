@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.case import Case
-from search.estimation import Estimation, Report, relaxed
-from search.fit import Point
-from search.log_ratios import LogRatios, Sampled, Smooth
-from search.members import vector_values
-from search.problem import InvalidSpec
-from search.shards import PointProgress
-from search.smooth import fit_curve, varying_sums
-from search.surface import fit_surface
-from search.uncertainty import CORRELATIONS
-from search.vector_space import best_vector
+from collegium.search.case import Case
+from collegium.search.estimation import Estimation, Report, relaxed
+from collegium.search.fit import Point
+from collegium.search.log_ratios import LogRatios, Sampled, Smooth
+from collegium.search.members import vector_values
+from collegium.search.problem import InvalidSpec
+from collegium.search.shards import PointProgress
+from collegium.search.smooth import fit_curve, varying_sums
+from collegium.search.surface import fit_surface
+from collegium.search.uncertainty import CORRELATIONS
+from collegium.search.vector_space import best_vector
 
 #: Members sampled at first.
 MEMBERS = 9

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.optimize import ROUNDING_LOSS, Solved
-from search.result import NearOptimal, Recommendation
+from collegium.search.optimize import ROUNDING_LOSS, Solved
+from collegium.search.result import NearOptimal, Recommendation
 
 #: Largest grain that is worth seeking: a power of two that divides every width.
 COARSEST = 32

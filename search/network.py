@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from search.chain import Activation, Chain, Free, WeightLayer
+from collegium.search.chain import Activation, Chain, Free, WeightLayer
 
 Measure = Literal["parameters", "flops"]
 

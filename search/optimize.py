@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from search.network import Measure, Network, ResidualNetwork
-from search.result import Answer, CurveRow
+from collegium.search.network import Measure, Network, ResidualNetwork
+from collegium.search.result import Answer, CurveRow
 
 #: Most by which rounding m may violate the constraint it comes from: the budget, or the baseline's variance.
 VIOLATION = 0.025

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from search.conv_shape import ConvShape
+from collegium.search.conv_shape import ConvShape
 
 
 class Patches:

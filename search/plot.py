@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from search.result import CurveRow, SearchResult
+from collegium.search.result import CurveRow, SearchResult
 
 Format = Literal["svg", "png"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from search.spec import MlpBaseline, ResNextBaseline
+from collegium.search.spec import MlpBaseline, ResNextBaseline
 
 Small = Literal["cifar", "imagenet32", "imagenet64"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.chain import Chain, WeightLayer
+from collegium.search.chain import Chain, WeightLayer
 
 
 @dataclass(frozen=True)

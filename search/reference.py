@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from search.chain import Chain, WeightLayer
-from search.gaussian_factor import covariance_root, joint_gram
-from search.receptive_field import input_window, windows
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.gaussian_factor import covariance_root, joint_gram
+from collegium.search.receptive_field import input_window, windows
 
 
 def empirical_kernel(module: nn.Module, left: Tensor, right: Tensor | None = None) -> Tensor:

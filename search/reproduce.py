@@ -1,6 +1,6 @@
 """``collegium reproduce``: the figures and tables of Littwin et al. 2020 on architecture search, beside ours.
 
-``python -m search.reproduce figure3`` prints a table, and writes it as Markdown and JSON, with a plot. As a program it
+``python -m collegium.search.reproduce figure3`` prints a table, and writes it as Markdown and JSON, with a plot. As a program it
 is the one place of this package that writes files; ``reproduce`` itself does not.
 """
 
@@ -13,18 +13,24 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from search.estimation import Report
-from search.reproduction import Reproduction
+from collegium.search.estimation import Report
+from collegium.search.reproduction import Reproduction
 
 #: Name → (module, one line about it).
 EXPERIMENTS: dict[str, tuple[str, str]] = {
-    "figure2": ("search.reproduce_kernels", "Figure 2: the ensemble's kernel converges to its mean as m grows"),
-    "figure3": ("search.reproduce_curves", "Figure 3: primal and dual curves of an MLP"),
-    "theorem1": ("search.reproduce_training", "Theorem 1: the kernel's change in training falls as 1 / (m n)"),
-    "lemma1": ("search.reproduce_kernels", "Lemma 1: the ensemble's kernel tends to the mean kernel"),
-    "alpha": ("search.reproduce_curves", "Section 4.2: α of a residual block, by the inputs' correlation"),
-    "table1": ("search.reproduce_tables", "Table 1: ResNeXt-29 groupings on CIFAR, sizes and efficiencies"),
-    "table2": ("search.reproduce_tables", "Table 2: ResNet-50 and -101 groupings, sizes and efficiencies"),
+    "figure2": (
+        "collegium.search.reproduce_kernels",
+        "Figure 2: the ensemble's kernel converges to its mean as m grows",
+    ),
+    "figure3": ("collegium.search.reproduce_curves", "Figure 3: primal and dual curves of an MLP"),
+    "theorem1": (
+        "collegium.search.reproduce_training",
+        "Theorem 1: the kernel's change in training falls as 1 / (m n)",
+    ),
+    "lemma1": ("collegium.search.reproduce_kernels", "Lemma 1: the ensemble's kernel tends to the mean kernel"),
+    "alpha": ("collegium.search.reproduce_curves", "Section 4.2: α of a residual block, by the inputs' correlation"),
+    "table1": ("collegium.search.reproduce_tables", "Table 1: ResNeXt-29 groupings on CIFAR, sizes and efficiencies"),
+    "table2": ("collegium.search.reproduce_tables", "Table 2: ResNet-50 and -101 groupings, sizes and efficiencies"),
 }
 
 

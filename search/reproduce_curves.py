@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from search.case import Case, case_of
-from search.estimation import Report
-from search.fit import Point, fit_line
-from search.log_ratios import GivenAlpha
-from search.optimize import Solved
-from search.plot import BLUE, GREEN, GREY, ORANGE, RED
-from search.published import ALPHA, FIGURE3
-from search.reproduction import Reproduction
-from search.smooth import constant_sum, varying_sums
-from search.spec import MlpBaseline, PresetBaseline, SearchSpec
+from collegium.search.case import Case, case_of
+from collegium.search.estimation import Report
+from collegium.search.fit import Point, fit_line
+from collegium.search.log_ratios import GivenAlpha
+from collegium.search.optimize import Solved
+from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
+from collegium.search.published import ALPHA, FIGURE3
+from collegium.search.reproduction import Reproduction
+from collegium.search.smooth import constant_sum, varying_sums
+from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec
 
 #: Correlations of neighbouring input positions, from white noise to images.
 CORRELATIONS = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)

@@ -9,15 +9,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from search.chain import Chain
-from search.closed_form import log_moment_ratio, mean
-from search.estimation import Report
-from search.kernel_point import KernelPoint
-from search.network import mlp_chain
-from search.plot import BLUE, GREEN, GREY, ORANGE, RED
-from search.reproduction import Reproduction
-from search.sampling import sampler_of
-from search.spec import InputsSpec
+from collegium.search.chain import Chain
+from collegium.search.closed_form import log_moment_ratio, mean
+from collegium.search.estimation import Report
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.network import mlp_chain
+from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
+from collegium.search.reproduction import Reproduction
+from collegium.search.sampling import sampler_of
+from collegium.search.spec import InputsSpec
 
 #: Figure 2: 4 weight layers of width 1000, inputs (cos γ, sin γ).
 WIDTH, HIDDEN, MEMBERS = 1000, 3, 300

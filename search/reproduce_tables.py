@@ -7,13 +7,13 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from search.case import Case, case_of
-from search.estimation import Report
-from search.log_ratios import GivenAlpha, LogRatios
-from search.plot import BLUE, GREY, ORANGE
-from search.published import ALPHA, MODELS, Model
-from search.reproduction import Reproduction
-from search.spec import SearchSpec
+from collegium.search.case import Case, case_of
+from collegium.search.estimation import Report
+from collegium.search.log_ratios import GivenAlpha, LogRatios
+from collegium.search.plot import BLUE, GREY, ORANGE
+from collegium.search.published import ALPHA, MODELS, Model
+from collegium.search.reproduction import Reproduction
+from collegium.search.spec import SearchSpec
 
 COLUMNS = (
     "model",

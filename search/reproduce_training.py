@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from search.estimation import Report
-from search.plot import BLUE, GREEN, GREY, ORANGE
-from search.reproduction import Reproduction
+from collegium.search.estimation import Report
+from collegium.search.plot import BLUE, GREEN, GREY, ORANGE
+from collegium.search.reproduction import Reproduction
 
 #: Ensembles trained: every m with every n, each with this many independent starts.
 MULTIPLICITIES = (1, 4, 16)

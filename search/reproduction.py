@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from search.plot import Format, render
+from collegium.search.plot import Format, render
 
 
 @dataclass(frozen=True)

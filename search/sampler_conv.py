@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from search.chain import Chain
-from search.conv_shape import ConvShape, conv_shapes
-from search.gaussian_factor import covariance_root, joint_gram
-from search.normal_stream import NormalStream
-from search.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
-from search.strip_layer import StripLayer
+from collegium.search.chain import Chain
+from collegium.search.conv_shape import ConvShape, conv_shapes
+from collegium.search.gaussian_factor import covariance_root, joint_gram
+from collegium.search.normal_stream import NormalStream
+from collegium.search.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
+from collegium.search.strip_layer import StripLayer
 
 BATCH_NUMBERS = {"cpu": 6 << 20, "cuda": 1 << 28}
 """Numbers held by one batch of samples: enough for the calls to cost little, few enough for a core's share of cache."""
@@ -26,13 +26,13 @@ class ConvSampler:
     """Independent samples of K(x, x') = ∇F(x)·∇F(x') at random initialization, one for each draw of all weights.
 
     ``chain`` is concrete and its last layer linear. ``gram`` is S = (2/channels) XᵀX over the positions of the
-    entry's input window, row by row (``search.receptive_field.input_window``); ``pair`` is the cosine between x and a
+    entry's input window, row by row (``collegium.search.receptive_field.input_window``); ``pair`` is the cosine between x and a
     second input x' of the same Gram, for an off-diagonal entry. Groups of the first layer are taken to split the
     input's channels evenly. ``hidden`` forces one way of sampling hidden layers, else each takes the cheaper.
 
     Where Littwin et al. 2020 (Eq. 3) draw weights, this draws the law of what they do wherever that is cheaper, and
-    never a gradient where two Gram matrices tell its norm; ``search.shared_layer`` derives both. The law of the samples
-    is that of the plain definition in ``search.reference``.
+    never a gradient where two Gram matrices tell its norm; ``collegium.search.shared_layer`` derives both. The law of the samples
+    is that of the plain definition in ``collegium.search.reference``.
 
     Raises ``ValueError`` for free widths, a last layer with an activation, or a Gram matrix of the wrong shape or not
     positive semidefinite.

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.chain import Chain
-from search.dense_law import DenseDraw, DenseLayer, draw_dense
-from search.inputs import patch_gram
+from collegium.search.chain import Chain
+from collegium.search.dense_law import DenseDraw, DenseLayer, draw_dense
+from collegium.search.inputs import patch_gram
 
 #: Numbers in one working buffer: four of them fit into a core's second-level cache, or fill a GPU.
 TILE = {"cpu": 1 << 16, "cuda": 1 << 24}

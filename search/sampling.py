@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from search.closed_form import has_closed_form
-from search.kernel_point import KernelPoint
-from search.moments import Moments
-from search.shards import ShardResult, ShardSpec, shard_samples
+from collegium.search.closed_form import has_closed_form
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.moments import Moments
+from collegium.search.shards import ShardResult, ShardSpec, shard_samples
 
 #: Draws between two reports are a shard's size over this.
 PARTS = 8
@@ -28,10 +28,10 @@ class Sampler(Protocol):
 def sampler_of(point: KernelPoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Sampler:
     """The fastest sampler for a point: its law where the chain is dense above its first layer, else all its weights."""
     if has_closed_form(point.chain, point.entry, point.pair):
-        from search.sampler_dense import DenseSampler
+        from collegium.search.sampler_dense import DenseSampler
 
         return DenseSampler(point.resolved, point.gram_matrix(), device=device, dtype=dtype)
-    from search.sampler_conv import ConvSampler
+    from collegium.search.sampler_conv import ConvSampler
 
     cosine = None if point.pair is None else point.pair.cosine
     return ConvSampler(point.resolved, point.entry, point.gram_matrix(), cosine, device=device, dtype=dtype)

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from search.chain import Chain
-from search.closed_form import has_closed_form
-from search.kernel_point import KernelPoint
-from search.moments import Estimate, Moments
-from search.receptive_field import windows
+from collegium.search.chain import Chain
+from collegium.search.closed_form import has_closed_form
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.moments import Estimate, Moments
+from collegium.search.receptive_field import windows
 
 #: Samples of a point's first round.
 PILOT_SAMPLES = 8_192

@@ -18,10 +18,10 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from search.conv_shape import ConvShape
-from search.gaussian_factor import cholesky_factor
-from search.normal_stream import NormalStream
-from search.patches import Patches
+from collegium.search.conv_shape import ConvShape
+from collegium.search.gaussian_factor import cholesky_factor
+from collegium.search.normal_stream import NormalStream
+from collegium.search.patches import Patches
 
 NORMAL_COST = 150.0
 """Multiply–accumulates in the time of one normal number: 3.6 ns, at 25–75 GMAC/s, on one AVX-512 core."""

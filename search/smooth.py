@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.fit import Point
-from search.network import Network
+from collegium.search.fit import Point
+from collegium.search.network import Network
 
 #: Fewest and most terms of the polynomial; a line alone would hide how little is known of the curve's bend.
 FEWEST_TERMS, MOST_TERMS = 2, 4

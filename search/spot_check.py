@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.case import Case
-from search.estimation import Estimation, Report
-from search.result import Check, CheckPoint
+from collegium.search.case import Case
+from collegium.search.estimation import Estimation, Report
+from collegium.search.result import Check, CheckPoint
 
 #: Samples per member; ln r is known to 1–2 % from them.
 SAMPLES = 16_384

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import Generator
 
-from search.gaussian_relu import relu_relu
+from collegium.search.gaussian_relu import relu_relu
 
 #: Random filters for each batch of patches; over all batches there are thousands.
 FILTERS = 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from search.conv_shape import ConvShape
-from search.normal_stream import NormalStream
-from search.shared_layer import HiddenLayer, gate, paired
+from collegium.search.conv_shape import ConvShape
+from collegium.search.normal_stream import NormalStream
+from collegium.search.shared_layer import HiddenLayer, gate, paired
 
 
 class StripLayer(HiddenLayer):

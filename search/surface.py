@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from search.chain import Free
-from search.fit import Point
-from search.log_ratios import Source
-from search.network import Network
+from collegium.search.chain import Free
+from collegium.search.fit import Point
+from collegium.search.log_ratios import Source
+from collegium.search.network import Network
 
 #: Most free widths for which sets of two and three are told apart; beyond, they share one coefficient each.
 TOLD_APART = 6

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from search.optimize import Question, Solved, solve
-from search.result import Confidence, CorrelationRow, Win
-from search.smooth import varying_sums
+from collegium.search.optimize import Question, Solved, solve
+from collegium.search.result import Confidence, CorrelationRow, Win
+from collegium.search.smooth import varying_sums
 
 #: Redrawn estimates.
 DRAWS = 4000

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.cost import Cost
-from search.optimize import VIOLATION, Question
+from collegium.search.cost import Cost
+from collegium.search.optimize import VIOLATION, Question
 
 #: ln r of many width vectors, (vectors, free widths) → (vectors,).
 Evaluate = Callable[[np.ndarray], np.ndarray]

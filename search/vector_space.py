@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from search.case import Case
-from search.cost import cost_of
-from search.log_ratios import LogRatios
-from search.members import vector_values
-from search.optimize import Solved
-from search.vector import Found, Objective, neighbours, search_vectors
+from collegium.search.case import Case
+from collegium.search.cost import cost_of
+from collegium.search.log_ratios import LogRatios
+from collegium.search.members import vector_values
+from collegium.search.optimize import Solved
+from collegium.search.vector import Found, Objective, neighbours, search_vectors
 
 
 def best_vector(case: Case, log_ratios: LogRatios, tied: Solved) -> Found | None:

@@ -1,6 +1,6 @@
 """Building the ensemble that was found, and measuring the variance of its own kernel against the prediction.
 
-The ensemble is one grouped chain (``search.ensemble``), so nothing of the prediction, the division of a member's
+The ensemble is one grouped chain (``collegium.search.ensemble``), so nothing of the prediction, the division of a member's
 variance by m least of all, goes into the measurement.
 """
 
@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from search.case import Case
-from search.ensemble import ensemble_chain
-from search.estimation import Estimation
-from search.kernel_point import KernelPoint
-from search.result import Answer, Measured, Verification
-from search.shards import work_per_sample
-from search.spot_check import DISAGREE, apart
+from collegium.search.case import Case
+from collegium.search.ensemble import ensemble_chain
+from collegium.search.estimation import Estimation
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.result import Answer, Measured, Verification
+from collegium.search.shards import work_per_sample
+from collegium.search.spot_check import DISAGREE, apart
 
 #: Multiply–accumulate operations spent on one ensemble, and the samples they may buy.
 WORK = 4e10

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.client import Client
-from app.transfer import download, upload
+from collegium.app.client import Client
+from collegium.app.transfer import download, upload
 
 pytestmark = pytest.mark.timeout(280)
 ADDRESS = "collegium is at "

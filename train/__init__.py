@@ -1,6 +1,6 @@
 """The science of training what a search found. Nothing here loads torch until it is used::
 
-from train import collapse, expand
+from collegium.train import collapse, expand
 
 model = expand(model, expansion=3)
 train_as_usual(model)
@@ -11,20 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.diagnostics import kernel_spread, stochastic_sharpness
-    from train.fused import clip_gradient_norm, fuse
-    from train.majority import collapse, expand, set_step
-    from train.reestimate import reestimate_norms
+    from collegium.train.diagnostics import kernel_spread, stochastic_sharpness
+    from collegium.train.fused import clip_gradient_norm, fuse
+    from collegium.train.majority import collapse, expand, set_step
+    from collegium.train.reestimate import reestimate_norms
 
 _EXPORTS = {
-    "collapse": "train.majority",
-    "expand": "train.majority",
-    "set_step": "train.majority",
-    "fuse": "train.fused",
-    "clip_gradient_norm": "train.fused",
-    "kernel_spread": "train.diagnostics",
-    "stochastic_sharpness": "train.diagnostics",
-    "reestimate_norms": "train.reestimate",
+    "collapse": "collegium.train.majority",
+    "expand": "collegium.train.majority",
+    "set_step": "collegium.train.majority",
+    "fuse": "collegium.train.fused",
+    "clip_gradient_norm": "collegium.train.fused",
+    "kernel_spread": "collegium.train.diagnostics",
+    "stochastic_sharpness": "collegium.train.diagnostics",
+    "reestimate_norms": "collegium.train.reestimate",
 }
 
 __all__ = [

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.package import Package
-from train.phases import Trained, parameters
-from train.result import Scores, TrainingResult
-from train.setting import Setting
-from train.versions import versions
+from collegium.train.package import Package
+from collegium.train.phases import Trained, parameters
+from collegium.train.result import Scores, TrainingResult
+from collegium.train.setting import Setting
+from collegium.train.versions import versions
 
 
 def result_of(setting: Setting, trained: Trained, scores: Scores, seconds: float) -> TrainingResult:

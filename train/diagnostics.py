@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.fused import majority_copies
-from train.kernel import mixing
-from train.method import ComputeLoss
+from collegium.train.fused import majority_copies
+from collegium.train.kernel import mixing
+from collegium.train.method import ComputeLoss
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""``train.simplex`` as one loop over elements per tensor, for devices with a compiler.
+"""``collegium.train.simplex`` as one loop over elements per tensor, for devices with a compiler.
 
-The same numbers as the chunked operators of ``train.simplex``, written so that ``torch.compile`` makes a single kernel
+The same numbers as the chunked operators of ``collegium.train.simplex``, written so that ``torch.compile`` makes a single kernel
 of each function. On a GPU this is the way, one launch instead of several per chunk, and is taken whenever Triton is
 there. On a CPU the chunked operators are faster and need no compiler, so there it is off unless
 ``compile_on_cpu(True)``.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.quantiles import CHUNK
+from collegium.train.quantiles import CHUNK
 
 _cpu = False
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from train.answer import package, result_of
-from train.export import export
-from train.launch import in_processes
-from train.loop import Listener, Pace
-from train.measure import scores_of
-from train.phases import last_good, train_all
-from train.runtime import Place, threads_for
-from train.setting import Request, Setting, assemble, concrete
-from train.spec import TrainingSpec
+from collegium.train.answer import package, result_of
+from collegium.train.export import export
+from collegium.train.launch import in_processes
+from collegium.train.loop import Listener, Pace
+from collegium.train.measure import scores_of
+from collegium.train.phases import last_good, train_all
+from collegium.train.runtime import Place, threads_for
+from collegium.train.setting import Request, Setting, assemble, concrete
+from collegium.train.spec import TrainingSpec
 
 Report = Callable[[float, str], None]
 Event = Callable[[str, dict[str, Any]], None]
@@ -41,7 +41,7 @@ def run(
     search_result: Mapping[str, Any] | None = None,
     pace: Pace | None = None,
 ) -> dict[str, Any]:
-    """Train, and return a :class:`~train.result.TrainingResult` as JSON-able values.
+    """Train, and return a :class:`~collegium.train.result.TrainingResult` as JSON-able values.
 
     ``report(fraction, message)`` hears how far the training is and may raise to stop it; ``event("metric", row)`` gets
     every epoch's figures and those of every ``metric_steps`` steps. With ``checkpoint_dir``, a killed training goes on
@@ -50,7 +50,7 @@ def run(
     how often to report and to save.
 
     A training that is stopped, or that diverges, leaves its last good checkpoint in ``artifact_dir``. Raises
-    ``InvalidSpec``, ``DataProblem``, or one of :mod:`train.problem`.
+    ``InvalidSpec``, ``DataProblem``, or one of :mod:`collegium.train.problem`.
     """
     place = Place.parse(device)
     request = Request(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from train.data.batches import evaluation_batches
-from train.data.dataset import Preprocessing, Split
-from train.figures import Figures, Tally
-from train.runtime import Runtime
-from train.task import Task
+from collegium.train.data.batches import evaluation_batches
+from collegium.train.data.dataset import Preprocessing, Split
+from collegium.train.figures import Figures, Tally
+from collegium.train.runtime import Runtime
+from collegium.train.task import Task
 
 
 @torch.no_grad()

@@ -10,14 +10,14 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from train.card import model_card
-from train.data.dataset import ArraySplit, Dataset
-from train.export_onnx import write_onnx
-from train.export_transformer import write_transformer
-from train.models import averaged, ensembles, residual
-from train.models.build import Blueprint
-from train.package import Package, copy_loader, describe_file, plain_weights, write_config
-from train.result import Artifact
+from collegium.train.card import model_card
+from collegium.train.data.dataset import ArraySplit, Dataset
+from collegium.train.export_onnx import write_onnx
+from collegium.train.export_transformer import write_transformer
+from collegium.train.models import averaged, ensembles, residual
+from collegium.train.models.build import Blueprint
+from collegium.train.package import Package, copy_loader, describe_file, plain_weights, write_config
+from collegium.train.result import Artifact
 
 SOURCES = {"MlpEnsemble": ensembles, "ChainEnsemble": ensembles, "ResNet": residual}
 TEST_BYTES = 4 * 2**20

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.data.dataset import Dataset
-from train.package import Package, sample_inputs
-from train.problem import MissingExtra
-from train.result import Note
+from collegium.train.data.dataset import Dataset
+from collegium.train.package import Package, sample_inputs
+from collegium.train.problem import MissingExtra
+from collegium.train.result import Note
 
 TOLERANCE = 1e-3
 """Largest difference of scores that is taken for rounding, relative to the largest score."""
@@ -53,7 +53,7 @@ def write_onnx(package: Package, folder: Path) -> None:
 
 
 def _on_tokens(model: nn.Module, data: Dataset) -> tuple[nn.Module, list[str]]:
-    from train.export_transformer import OnTokens
+    from collegium.train.export_transformer import OnTokens
 
     return OnTokens(model, data).eval(), ["inputs"] if data.classes else ["inputs", "labels"]
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.data.dataset import Dataset
-from train.models import program
-from train.package import Package, copy_loader, plain_weights, sample_inputs, write_config
-from train.result import Note
-from train.task import task_for
+from collegium.train.data.dataset import Dataset
+from collegium.train.models import program
+from collegium.train.package import Package, copy_loader, plain_weights, sample_inputs, write_config
+from collegium.train.result import Note
+from collegium.train.task import task_for
 
 PROGRAM = "program.pt2"
 TOLERANCE = 1e-4

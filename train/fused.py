@@ -19,9 +19,9 @@ from torch.autograd.graph import increment_version
 from torch.nn.utils import parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from train.kernel import MajorityKernel
-from train.quantiles import CHUNK
-from train.simplex import Draw, mix_chunk, spread_chunk
+from collegium.train.kernel import MajorityKernel
+from collegium.train.quantiles import CHUNK
+from collegium.train.simplex import Draw, mix_chunk, spread_chunk
 
 __all__ = ["clip_gradient_norm", "fuse"]
 

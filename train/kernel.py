@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from train import simplex
-from train.clock import Clock
-from train.operators import Mix, mix_compiled
-from train.simplex import Draw
+from collegium.train import simplex
+from collegium.train.clock import Clock
+from collegium.train.operators import Mix, mix_compiled
+from collegium.train.simplex import Draw
 
 Mode = Literal["sample", "mean"]
 
@@ -103,7 +103,7 @@ class MajorityKernel(nn.Module):
     def _mixed(self, copies: Tensor) -> Tensor:
         return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
 
-    # An optimizer that applies p_k ∘ g itself (train.fused) asks for g alone: the layer then reads a leaf.
+    # An optimizer that applies p_k ∘ g itself (collegium.train.fused) asks for g alone: the layer then reads a leaf.
 
     def lend(self, copies: nn.Parameter | None) -> None:
         """From now on give layers a leaf tensor, ``virtual``, in place of a function of ``copies``; ``None`` ends it.

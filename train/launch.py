@@ -14,9 +14,9 @@ from typing import Any
 import torch.multiprocessing as processes
 from lightning_fabric import Fabric
 
-from train.loop import Listener
-from train.problem import TrainingProblem
-from train.setting import Request
+from collegium.train.loop import Listener
+from collegium.train.problem import TrainingProblem
+from collegium.train.setting import Request
 
 Execute = Callable[[Fabric, Request, Listener], dict[str, Any]]
 POLL_SECONDS = 0.1

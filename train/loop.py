@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.checkpoint import Checkpoints
-from train.data.augment import compose
-from train.data.batches import TrainingBatches, mixed
-from train.data.dataset import Augment, Batch, Dataset
-from train.evaluate import evaluate
-from train.figures import Figures, Tally
-from train.fused import clip_gradient_norm
-from train.method import Method
-from train.optimizer import make_optimizer
-from train.problem import Diverged
-from train.recipes import Recipe
-from train.runtime import Runtime, used_memory
-from train.schedule import rate_at
-from train.task import Task
+from collegium.train.checkpoint import Checkpoints
+from collegium.train.data.augment import compose
+from collegium.train.data.batches import TrainingBatches, mixed
+from collegium.train.data.dataset import Augment, Batch, Dataset
+from collegium.train.evaluate import evaluate
+from collegium.train.figures import Figures, Tally
+from collegium.train.fused import clip_gradient_norm
+from collegium.train.method import Method
+from collegium.train.optimizer import make_optimizer
+from collegium.train.problem import Diverged
+from collegium.train.recipes import Recipe
+from collegium.train.runtime import Runtime, used_memory
+from collegium.train.schedule import rate_at
+from collegium.train.task import Task
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train.clock import Clock
-from train.kernel import MajorityKernel, kernels, mixing
-from train.parametrization import register_shared, remove
-from train.places import kernel_places
+from collegium.train.clock import Clock
+from collegium.train.kernel import MajorityKernel, kernels, mixing
+from collegium.train.parametrization import register_shared, remove
+from collegium.train.places import kernel_places
 
 Correction = Literal[False, "training", "evaluation"] | bool
 Init = Literal["independent", "replicated"] | Callable[[Tensor, int, torch.Generator], Tensor]
@@ -78,7 +78,7 @@ def collapse(model: nn.Module) -> nn.Module:
     """Replace every majority kernel by the mean of its copies, in place; return ``model``, a plain module again.
 
     Classes and parameter names are those from before ``expand``; parameters keep their identity and their ties. Batch
-    norms have gathered their statistics under sampled weights: estimate them again (``train.reestimate``).
+    norms have gathered their statistics under sampled weights: estimate them again (``collegium.train.reestimate``).
     """
     with mixing(model, "mean"):
         remove(model, MajorityKernel)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from train.data.batches import evaluation_batches
-from train.data.dataset import Split
-from train.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
-from train.evaluate import evaluate
-from train.figures import Figures
-from train.fused import majority_copies
-from train.method import Method
-from train.result import Diagnostics, Scores, Splits
-from train.setting import Setting
+from collegium.train.data.batches import evaluation_batches
+from collegium.train.data.dataset import Split
+from collegium.train.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
+from collegium.train.evaluate import evaluate
+from collegium.train.figures import Figures
+from collegium.train.fused import majority_copies
+from collegium.train.method import Method
+from collegium.train.result import Diagnostics, Scores, Splits
+from collegium.train.setting import Setting
 
 MOST_TRAINING_SAMPLES = 60_000
 """Training samples on which a finished model is evaluated; where there are more, the first so many."""

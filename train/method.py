@@ -8,7 +8,7 @@ place". The loop owns data, schedule, clipping, checkpoints and metrics, and run
     for step, batches in enumerate(...):                         # batches: the microbatches of this step
         optimizer.zero_grad(set_to_none=True)
         output = method.step(model, batches, compute_loss, step=step, execution=execution)
-        clip_gradient_norm(model, optimizer, max_norm)           # train.fused; also right for plain optimizers
+        clip_gradient_norm(model, optimizer, max_norm)           # collegium.train.fused; also right for plain optimizers
         optimizer.step()
     model = method.finish(model)                                 # plain module, plain names; then re-estimate norms
 

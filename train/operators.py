@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train import simplex
-from train.clock import clock_number
-from train.simplex import Draw
+from collegium.train import simplex
+from collegium.train.clock import clock_number
+from collegium.train.simplex import Draw
 
 
 class Mix(torch.autograd.Function):

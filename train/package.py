@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import train.load
-from train.data.dataset import Dataset
-from train.models.build import Blueprint
-from train.result import Artifact, Note
+import collegium.train.load
+from collegium.train.data.dataset import Dataset
+from collegium.train.models.build import Blueprint
+from collegium.train.result import Artifact, Note
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_config(
 
 def copy_loader(folder: Path, network: Path) -> None:
     """``load.py`` and the network's own source, as ``network.py``."""
-    shutil.copyfile(str(train.load.__file__), folder / "load.py")
+    shutil.copyfile(str(collegium.train.load.__file__), folder / "load.py")
     shutil.copyfile(network, folder / "network.py")
 
 

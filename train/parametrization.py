@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from train.places import Place
+from collegium.train.places import Place
 
 
 def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = False) -> Any:

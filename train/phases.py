@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from train.data.batches import TrainingBatches, mixed
-from train.evaluate import evaluate
-from train.loop import Listener, Loop, augmentation
-from train.measure import diagnose, sampled_scores
-from train.method import Method
-from train.problem import Mismatch
-from train.reestimate import reestimate_norms
-from train.result import Diagnostics, Scores
-from train.setting import Setting
-from train.spec import EXPANDING
+from collegium.train.data.batches import TrainingBatches, mixed
+from collegium.train.evaluate import evaluate
+from collegium.train.loop import Listener, Loop, augmentation
+from collegium.train.measure import diagnose, sampled_scores
+from collegium.train.method import Method
+from collegium.train.problem import Mismatch
+from collegium.train.reestimate import reestimate_norms
+from collegium.train.result import Diagnostics, Scores
+from collegium.train.setting import Setting
+from collegium.train.spec import EXPANDING
 
 INITIAL, ORDER, NORMS = 0, 1, 2
 TRAINING = "training"

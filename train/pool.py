@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from search.problem import InvalidSpec
-from train.spec import TrainingSpec
-from train.study import Progress
+from collegium.search.problem import InvalidSpec
+from collegium.train.spec import TrainingSpec
+from collegium.train.study import Progress
 
 Outcome = dict[str, Any]
 
@@ -56,7 +56,7 @@ class Pool:
 
 def train_one(child: dict[str, Any], place: Place) -> Outcome:
     """Train one child here; a failure becomes part of the outcome."""
-    from train import engine
+    from collegium.train import engine
 
     outcome: Outcome = {"key": child["key"], "id": None, "status": "failed", "result": None, "failure": None}
     try:

@@ -8,7 +8,7 @@
     ├── Mismatch      architecture, method and data do not go together
     └── MissingExtra  an optional package is needed and not installed
 
-A wrong specification raises :class:`search.problem.InvalidSpec`, wrong data :class:`train.data.problem.DataProblem`.
+A wrong specification raises :class:`collegium.search.problem.InvalidSpec`, wrong data :class:`collegium.train.data.problem.DataProblem`.
 """
 
 from __future__ import annotations

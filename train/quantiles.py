@@ -1,4 +1,4 @@
-"""Quantiles of powers of uniform numbers in hashed order: the random numbers that ``train.simplex`` reads."""
+"""Quantiles of powers of uniform numbers in hashed order: the random numbers that ``collegium.train.simplex`` reads."""
 
 from functools import cache
 

@@ -1,6 +1,6 @@
 """``collegium reproduce`` by training: the experiments of both papers that fit a small machine, beside the papers'.
 
-``python -m train.reproduce figure4 --data digits`` prints a table, and writes it as Markdown and JSON, with a plot.
+``python -m collegium.train.reproduce figure4 --data digits`` prints a table, and writes it as Markdown and JSON, with a plot.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from search.reproduction import Reproduction
-from train.data.known import PLACES, is_missing
-from train.pool import Place, Pool
-from train.result import StudyResult
-from train.spec import StudySpec
-from train.study import run
+from collegium.search.reproduction import Reproduction
+from collegium.train.data.known import PLACES, is_missing
+from collegium.train.pool import Place, Pool
+from collegium.train.result import StudyResult
+from collegium.train.spec import StudySpec
+from collegium.train.study import run
 
 #: Name → (module, one line about it).
 EXPERIMENTS = {
-    "figure4": ("train.reproduce_figure4", "Littwin et al. 2020, Figure 4: test error follows the kernel's variance"),
-    "table5": ("train.reproduce_table5", "Mazzawi et al. 2024, Table 5: methods on fully connected networks"),
-    "noise": ("train.reproduce_noise", "where majority kernels earn their keep: clean and noisy labels, tuned alike"),
-    "t5": ("train.reproduce_t5", "Mazzawi et al. 2024, Table 2, in small: fine-tuning T5 on synthetic text"),
+    "figure4": (
+        "collegium.train.reproduce_figure4",
+        "Littwin et al. 2020, Figure 4: test error follows the kernel's variance",
+    ),
+    "table5": ("collegium.train.reproduce_table5", "Mazzawi et al. 2024, Table 5: methods on fully connected networks"),
+    "noise": (
+        "collegium.train.reproduce_noise",
+        "where majority kernels earn their keep: clean and noisy labels, tuned alike",
+    ),
+    "t5": ("collegium.train.reproduce_t5", "Mazzawi et al. 2024, Table 2, in small: fine-tuning T5 on synthetic text"),
 }
 ALIASES = {"label-noise": "noise", "table2": "t5"}
 
@@ -125,6 +131,6 @@ def write(found: Reproduction, path: Path) -> None:
 
 if __name__ == "__main__":
     # The experiments import this module under its own name; running them from here as ``__main__`` would make two.
-    from train.reproduce import main as run_main
+    from collegium.train.reproduce import main as run_main
 
     sys.exit(run_main())

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from search.engine import run as search
-from search.reproduction import Reproduction
-from search.result import CurveRow, SearchResult
-from search.spec import SearchSpec
-from train.reproduce import Options
-from train.result import Cell
-from train.spec import StudySpec
-from train.study import mean_and_error
-from train.study_table import percent
+from collegium.search.engine import run as search
+from collegium.search.reproduction import Reproduction
+from collegium.search.result import CurveRow, SearchResult
+from collegium.search.spec import SearchSpec
+from collegium.train.reproduce import Options
+from collegium.train.result import Cell
+from collegium.train.spec import StudySpec
+from collegium.train.study import mean_and_error
+from collegium.train.study_table import percent
 
 WIDTH = {"digits": 100, "synthetic": 100}
 USUAL_WIDTH = 200

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from search.reproduction import Reproduction
-from train.reproduce import Options
-from train.reproduce_figure4 import paired
-from train.result import Cell
-from train.spec import StudySpec
-from train.study_table import percent
+from collegium.search.reproduction import Reproduction
+from collegium.train.reproduce import Options
+from collegium.train.reproduce_figure4 import paired
+from collegium.train.result import Cell
+from collegium.train.spec import StudySpec
+from collegium.train.study_table import percent
 
 HIDDEN = [200, 100]
 NOISE = (0.0, 0.2)

@@ -8,13 +8,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from search.reproduction import Reproduction
-from train.engine import run as train
-from train.reproduce import Options
-from train.reproduce_figure4 import paired
-from train.result import Cell
-from train.spec import StudySpec, TrainingSpec
-from train.study_table import percent
+from collegium.search.reproduction import Reproduction
+from collegium.train.engine import run as train
+from collegium.train.reproduce import Options
+from collegium.train.reproduce_figure4 import paired
+from collegium.train.result import Cell
+from collegium.train.spec import StudySpec, TrainingSpec
+from collegium.train.study_table import percent
 
 CONFIG = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 PRETRAINED_ON = "reverse"

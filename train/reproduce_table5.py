@@ -6,11 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from search.reproduction import Reproduction
-from train.reproduce import Options
-from train.result import Cell, StudyResult
-from train.spec import StudySpec
-from train.study_table import percent
+from collegium.search.reproduction import Reproduction
+from collegium.train.reproduce import Options
+from collegium.train.result import Cell, StudyResult
+from collegium.train.spec import StudySpec
+from collegium.train.study_table import percent
 
 ARCHITECTURES = {"A1": [100], "A2": [200, 100], "A3": [400, 200, 100]}
 METHODS = ("vanilla", "ensemble", "distilled", "subset", "majority")

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.lower import network_of, resolve
-from search.network import MlpNetwork, Network, ResidualNetwork
-from search.problem import InvalidSpec
-from search.spec import SearchSpec
-from train.architecture import (
+from collegium.search.lower import network_of, resolve
+from collegium.search.network import MlpNetwork, Network, ResidualNetwork
+from collegium.search.problem import InvalidSpec
+from collegium.search.spec import SearchSpec
+from collegium.train.architecture import (
     Architecture,
     BaselineArchitecture,
     Member,
     SearchedArchitecture,
     TransformerArchitecture,
 )
-from train.data.known import SEQUENCES
-from train.problem import Mismatch
-from train.spec import DataSpec
+from collegium.train.data.known import SEQUENCES
+from collegium.train.problem import Mismatch
+from collegium.train.spec import DataSpec
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from search.result import Part
-from train.recipes import Recipe
+from collegium.search.result import Part
+from collegium.train.recipes import Recipe
 
 
 class Splits(Part):

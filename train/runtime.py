@@ -16,8 +16,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from train.method import Execution
-from train.recipes import Recipe
+from collegium.train.method import Execution
+from collegium.train.recipes import Recipe
 
 #: Floating-point operations of a step below which a second thread costs more than it brings: measured on two cores that
 #: had other work too.

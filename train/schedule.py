@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 
-from train.recipes import Recipe
+from collegium.train.recipes import Recipe
 
 
 def rate_at(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:

@@ -13,22 +13,22 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from search.problem import InvalidSpec
-from train.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
-from train.checkpoint import Checkpoints
-from train.data.catalog import load
-from train.data.dataset import Dataset
-from train.limits import check
-from train.loop import Pace
-from train.method import Method
-from train.methods import create
-from train.models.build import Blueprint, blueprint, fitted
-from train.problem import DoesNotFit
-from train.resolve import Grouped, answer_of, grouped
-from train.result import Note
-from train.runtime import Runtime, free_memory
-from train.spec import EXPANDING, TrainingSpec
-from train.task import Task, task_for
+from collegium.search.problem import InvalidSpec
+from collegium.train.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
+from collegium.train.checkpoint import Checkpoints
+from collegium.train.data.catalog import load
+from collegium.train.data.dataset import Dataset
+from collegium.train.limits import check
+from collegium.train.loop import Pace
+from collegium.train.method import Method
+from collegium.train.methods import create
+from collegium.train.models.build import Blueprint, blueprint, fitted
+from collegium.train.problem import DoesNotFit
+from collegium.train.resolve import Grouped, answer_of, grouped
+from collegium.train.result import Note
+from collegium.train.runtime import Runtime, free_memory
+from collegium.train.spec import EXPANDING, TrainingSpec
+from collegium.train.task import Task, task_for
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Setting:
     def _fresh(self, seed: int) -> nn.Module:
         if self.blueprint is not None:
             return self.blueprint.build(seed=seed)
-        from train.models.transformers import build_transformer
+        from collegium.train.models.transformers import build_transformer
 
         architecture = self.spec.architecture
         assert isinstance(architecture, TransformerArchitecture)
@@ -138,7 +138,7 @@ def assemble(request: Request, fabric: Fabric) -> Setting:
     runtime = Runtime(fabric, spec.resolved_recipe())
     _check_memory(spec, runtime)
     if "onnx" in spec.formats:
-        from train.export_onnx import require_onnx
+        from collegium.train.export_onnx import require_onnx
 
         require_onnx()
     data = load(spec.data, request.data_dir, request.datasets_dir)

@@ -28,8 +28,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from train import elementwise
-from train.quantiles import CHUNK, GAMMA, MASK64, PERIOD, hashed, tables
+from collegium.train import elementwise
+from collegium.train.quantiles import CHUNK, GAMMA, MASK64, PERIOD, hashed, tables
 
 __all__ = ["Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
 
@@ -76,7 +76,7 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     """Return Σ_k p_k ∘ copies_k (Eq. 2.1), shape ``copies.shape[1:]``, without forming p.
 
     ``copies`` has shape ``(expansion, …)`` and any floating type; half types are mixed in float32. ``out``, contiguous
-    and of the result's shape and type, receives the result. Not differentiable: see ``train.kernel`` for that.
+    and of the result's shape and type, receives the result. Not differentiable: see ``collegium.train.kernel`` for that.
     """
     if out is None:
         out = torch.empty(copies.shape[1:], dtype=copies.dtype, device=copies.device)

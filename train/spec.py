@@ -1,7 +1,7 @@
 """What a training and a study are asked: architecture, method, data, recipe and seed.
 
-Every model is frozen, strict and closed, as in :mod:`search.spec`; sizes are bounded here, and what they cost together
-is bounded by :func:`train.limits.check`. Nothing here loads torch or allocates memory in proportion to the sizes named.
+Every model is frozen, strict and closed, as in :mod:`collegium.search.spec`; sizes are bounded here, and what they cost together
+is bounded by :func:`collegium.train.limits.check`. Nothing here loads torch or allocates memory in proportion to the sizes named.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from search.spec import Strict
-from train.architecture import Architecture, Key, TransformerArchitecture
-from train.recipes import PAPER_RATES, Fraction, Recipe, RecipeSpec, default_recipe, resolve
+from collegium.search.spec import Strict
+from collegium.train.architecture import Architecture, Key, TransformerArchitecture
+from collegium.train.recipes import PAPER_RATES, Fraction, Recipe, RecipeSpec, default_recipe, resolve
 
 Method = Literal[
     "vanilla", "majority", "adversarial", "adversarial_majority", "learned", "ensemble", "distilled", "subset", "soup"

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
-from train.package import describe_file
-from train.result import Cell, Note, Run, Splits, StudyResult, SweepPoint
-from train.spec import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec, TrainingSpec
-from train.study_table import write_tables
+from collegium.train.package import describe_file
+from collegium.train.result import Cell, Note, Run, Splits, StudyResult, SweepPoint
+from collegium.train.spec import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec, TrainingSpec
+from collegium.train.study_table import write_tables
 
 SWEEP_SEED = 1_000_000
 """Seeds of a sweep are counted from here, so that none of them is run again when the seeds that count are run."""
@@ -58,7 +58,7 @@ def run(
     event: Callable[[str, dict[str, Any]], None] = _silent,
     artifact_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Run a study, and return a :class:`~train.result.StudyResult` as JSON-able values.
+    """Run a study, and return a :class:`~collegium.train.result.StudyResult` as JSON-able values.
 
     ``artifact_dir`` gets the table as JSON, Markdown and CSV, and a plot. Every finished cell is an event.
     """

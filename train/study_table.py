@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from train.result import Cell, StudyResult
+from collegium.train.result import Cell, StudyResult
 
 HEAD = ("architecture", "method", "recipe", "m × n", "parameters", "chosen", "test, %", "train, %", "runs")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.data.dataset import Batch, Dataset
-from train.figures import IGNORED, loss_of
+from collegium.train.data.dataset import Batch, Dataset
+from collegium.train.figures import IGNORED, loss_of
 
 PADDING = 0
 

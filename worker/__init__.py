@@ -1,6 +1,6 @@
 """Runs jobs: a Celery worker that supervises one computing process per job, and never loads torch itself.
 
-``celery -A worker worker -Q search,train --pool threads`` finds the application here; ``python -m worker.embedded``
+``celery -A collegium.worker worker -Q search,train --pool threads`` finds the application here; ``python -m collegium.worker.embedded``
 runs the same worker as a child of ``collegium serve``.
 """
 
@@ -16,8 +16,8 @@ def __getattr__(name: str) -> Celery:
     # The application reads the environment; a module that only needs a part of this package should not.
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from worker.celery_app import create_app
-    from worker.settings import load_settings
+    from collegium.worker.celery_app import create_app
+    from collegium.worker.settings import load_settings
 
     app = globals()["app"] = create_app(load_settings())
     return app

@@ -1,15 +1,15 @@
-"""The Celery application's class; ``worker.celery_app`` makes the one of this process."""
+"""The Celery application's class; ``collegium.worker.celery_app`` makes the one of this process."""
 
 from __future__ import annotations
 
 from celery import Celery
 
-from jobs.database import open_engine
-from jobs.migrate import upgrade
-from jobs.store import JobStore
-from worker.publisher import Publisher
-from worker.runner import Runner
-from worker.settings import WorkerSettings
+from collegium.jobs.database import open_engine
+from collegium.jobs.migrate import upgrade
+from collegium.jobs.store import JobStore
+from collegium.worker.publisher import Publisher
+from collegium.worker.runner import Runner
+from collegium.worker.settings import WorkerSettings
 
 
 class Collegium(Celery):

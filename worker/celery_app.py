@@ -14,17 +14,17 @@ from celery import bootsteps
 from celery.signals import worker_shutting_down
 from kombu.entity import Queue
 
-from jobs.artifacts import ArtifactStore
-from jobs.record import QUEUES
-from worker import folder_broker, tasks
-from worker.application import Collegium
-from worker.runner import Runner
-from worker.settings import WorkerSettings
-from worker.slots import plan
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.record import QUEUES
+from collegium.worker import folder_broker, tasks
+from collegium.worker.application import Collegium
+from collegium.worker.runner import Runner
+from collegium.worker.settings import WorkerSettings
+from collegium.worker.slots import plan
 
 log = logging.getLogger("collegium.worker")
 
-FOLDER_TRANSPORT = "worker.folder_broker:Transport"
+FOLDER_TRANSPORT = "collegium.worker.folder_broker:Transport"
 
 
 def create_app(settings: WorkerSettings) -> Collegium:

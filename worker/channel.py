@@ -12,8 +12,8 @@ import threading
 import time
 from typing import NoReturn
 
-from worker import protocol
-from worker.protocol import Alive, Cancel, Message, ProtocolError, Run
+from collegium.worker import protocol
+from collegium.worker.protocol import Alive, Cancel, Message, ProtocolError, Run
 
 
 class Channel:

@@ -1,6 +1,6 @@
 """A computing process: loads torch, waits for a job, runs it, says how it ended, and waits for the next.
 
-``python -m worker.compute`` is started by a worker, as a spare that is already warm when a job comes. With
+``python -m collegium.worker.compute`` is started by a worker, as a spare that is already warm when a job comes. With
 ``--once`` it runs the one job that it is told to, without a database: what ``collegium search`` does on this machine.
 """
 
@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from worker import failures, handlers, protocol
-from worker.channel import Channel
-from worker.context import Cancelled, Context
-from worker.handlers import Handler
-from worker.local import LocalContext
-from worker.protocol import Message, Run
+from collegium.worker import failures, handlers, protocol
+from collegium.worker.channel import Channel
+from collegium.worker.context import Cancelled, Context
+from collegium.worker.handlers import Handler
+from collegium.worker.local import LocalContext
+from collegium.worker.protocol import Message, Run
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -111,7 +111,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m worker.compute", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m collegium.worker.compute", description=__doc__)
     parser.add_argument("--once", action="store_true", help="run one job, without a database, and end")
     parser.add_argument("--cache", type=Path, help="with --once: folder in which estimates are kept")
     parser.add_argument("--preload", default="torch", help="modules to import before the first job")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from jobs.database import UNAVAILABLE
-from jobs.errors import CancelNotRequested, InvalidName, JobNotFound, NotStorable, Superseded
-from jobs.record import Artifact, Failure, Job
-from worker.failures import Cause
-from worker.house import House
-from worker.lease import Lease
-from worker.process import LogTail
-from worker.verdict import Failed, Lost, Released, Stopped, Succeeded, Verdict
-from worker.workspace import NotPublished, Workspace
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import CancelNotRequested, InvalidName, JobNotFound, NotStorable, Superseded
+from collegium.jobs.record import Artifact, Failure, Job
+from collegium.worker.failures import Cause
+from collegium.worker.house import House
+from collegium.worker.lease import Lease
+from collegium.worker.process import LogTail
+from collegium.worker.verdict import Failed, Lost, Released, Stopped, Succeeded, Verdict
+from collegium.worker.workspace import NotPublished, Workspace
 
 log = logging.getLogger("collegium.worker")
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worker import protocol
-from worker.channel import Channel
-from worker.failures import Rejected
-from worker.protocol import FanIn, FanInProgress, FanOut, JobInfo, JobQuery, Known, KnownQuery, Remember, Run
+from collegium.worker import protocol
+from collegium.worker.channel import Channel
+from collegium.worker.failures import Rejected
+from collegium.worker.protocol import FanIn, FanInProgress, FanOut, JobInfo, JobQuery, Known, KnownQuery, Remember, Run
 
 T = TypeVar("T", bound=protocol.Message)
 REPORT_INTERVAL_S = 0.05

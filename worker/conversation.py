@@ -6,17 +6,17 @@ import logging
 import time
 from typing import Any
 
-from jobs.database import UNAVAILABLE
-from jobs.errors import JobNotFound
-from jobs.events import WRITABLE
-from jobs.record import EventType, Job
-from worker import protocol
-from worker.fanout import FanOut
-from worker.house import House
-from worker.lease import Lease
-from worker.process import ComputeProcess
-from worker.protocol import Message
-from worker.slots import Slot
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.events import WRITABLE
+from collegium.jobs.record import EventType, Job
+from collegium.worker import protocol
+from collegium.worker.fanout import FanOut
+from collegium.worker.house import House
+from collegium.worker.lease import Lease
+from collegium.worker.process import ComputeProcess
+from collegium.worker.protocol import Message
+from collegium.worker.slots import Slot
 
 log = logging.getLogger("collegium.worker")
 

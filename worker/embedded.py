@@ -1,4 +1,4 @@
-"""``python -m worker.embedded``: the worker as a child of ``collegium serve``.
+"""``python -m collegium.worker.embedded``: the worker as a child of ``collegium serve``.
 
 The same Celery worker as everywhere, with slots for both queues. It prints ``collegium worker ready`` once it takes
 jobs, ends on SIGTERM or SIGINT, giving its jobs back, and ends by itself when its parent has died.
@@ -21,9 +21,9 @@ from typing import Any
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
-from worker.celery_app import create_app
-from worker.settings import SettingsError, load_settings
-from worker.slots import plan
+from collegium.worker.celery_app import create_app
+from collegium.worker.settings import SettingsError, load_settings
+from collegium.worker.slots import plan
 
 READY = "collegium worker ready"
 PARENT_POLL_S = 0.5
@@ -32,7 +32,7 @@ LAST_WORD_S = 20.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to end, or until the parent is gone."""
-    parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m collegium.worker.embedded", description=__doc__)
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose death ends this one")
     options = parser.parse_args(arguments)
     try:

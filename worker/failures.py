@@ -15,7 +15,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.record import FailureKind
+from collegium.jobs.record import FailureKind
 
 REMEDIES: dict[FailureKind, str] = {
     "invalid_spec": "Correct the field that is named and post the job again.",

@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 
-from jobs.database import UNAVAILABLE
-from jobs.errors import JobNotFound, ParentClosed, Superseded
-from jobs.record import Child, Job, Kind, Queue
-from jobs.states import ACTIVE
-from worker import protocol
-from worker.house import House
-from worker.lease import Lease
-from worker.process import ComputeProcess
-from worker.slots import Slot
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import JobNotFound, ParentClosed, Superseded
+from collegium.jobs.record import Child, Job, Kind, Queue
+from collegium.jobs.states import ACTIVE
+from collegium.worker import protocol
+from collegium.worker.house import House
+from collegium.worker.lease import Lease
+from collegium.worker.process import ComputeProcess
+from collegium.worker.slots import Slot
 
 log = logging.getLogger("collegium.worker")
 

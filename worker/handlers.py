@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from worker.context import Context
-from worker.failures import Rejected, kind_of
+from collegium.worker.context import Context
+from collegium.worker.failures import Rejected, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from search.estimation import Report
-    from search.shards import ShardResult, ShardSpec
-    from search.spec import SearchSpec
+    from collegium.search.estimation import Report
+    from collegium.search.shards import ShardResult, ShardSpec
+    from collegium.search.spec import SearchSpec
 
 Handler = Callable[[dict[str, Any], Context], dict[str, Any]]
 M = TypeVar("M", bound=BaseModel)
@@ -45,8 +45,8 @@ def table(extra: str = "") -> dict[str, Handler]:
 
 def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Answer a search; leaves its plot."""
-    from search import engine, plot
-    from search.spec import SearchSpec
+    from collegium.search import engine, plot
+    from collegium.search.spec import SearchSpec
 
     asked = parse(SearchSpec, spec)
     result = engine.run(
@@ -64,8 +64,8 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def shard(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Compute some shards of a search: ``{"shards": […]}`` → ``{"shards": […]}``."""
-    from search.local_shards import compute_here
-    from search.shards import ShardSpec
+    from collegium.search.local_shards import compute_here
+    from collegium.search.shards import ShardSpec
 
     shards = [ShardSpec.model_validate(item) for item in spec["shards"]]
     return {"shards": [found.model_dump(mode="json") for found in compute_here(context.device)(shards, context.report)]}
@@ -73,8 +73,8 @@ def shard(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Train an architecture; leaves the collapsed model."""
-    from train import engine
-    from train.spec import TrainingSpec
+    from collegium.train import engine
+    from collegium.train.spec import TrainingSpec
 
     asked = parse(TrainingSpec, spec)
     return engine.run(
@@ -92,8 +92,8 @@ def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def study(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Run several trainings as jobs of their own and compare them."""
-    from train import study as studies
-    from train.spec import StudySpec
+    from collegium.train import study as studies
+    from collegium.train.spec import StudySpec
 
     return studies.run(
         parse(StudySpec, spec),
@@ -136,7 +136,7 @@ class Shards:
 
     def __call__(self, shards: list[ShardSpec], report: Report) -> list[ShardResult]:
         """Their results; the same wherever they are computed."""
-        from search.local_shards import compute_here
+        from collegium.search.local_shards import compute_here
 
         parts = divided(shards)
         if len(parts) > 1:
@@ -144,7 +144,7 @@ class Shards:
         return compute_here(self._context.device)(shards, report)
 
     def _elsewhere(self, parts: list[list[ShardSpec]], report: Report) -> list[ShardResult]:
-        from search.shards import ShardResult
+        from collegium.search.shards import ShardResult
 
         def tell(done: int, total: int) -> None:
             report(done / total, f"{done} of {total} parts by all workers")
@@ -158,7 +158,7 @@ class Shards:
 
 def divided(shards: list[ShardSpec]) -> list[list[ShardSpec]]:
     """The shards in parts of about equal work; all in one where that is little."""
-    from search.shards import SHARD_WORK, work_per_sample
+    from collegium.search.shards import SHARD_WORK, work_per_sample
 
     seconds = [shard.samples * work_per_sample(shard.point) / SHARD_WORK for shard in shards]
     if sum(seconds) <= DIVIDED_SECONDS:
@@ -194,8 +194,8 @@ def _images(asked: SearchSpec, context: Context) -> np.ndarray | None:
         return None
     import torch
 
-    from train.data import load
-    from train.spec import DataSpec
+    from collegium.train.data import load
+    from collegium.train.spec import DataSpec
 
     data = load(DataSpec(name=name), context.data_dir, context.datasets_dir)
     if data.kind != "image":

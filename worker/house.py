@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.artifacts import ArtifactStore
-from jobs.record import Job
-from jobs.store import JobStore
-from worker.publisher import Publisher
-from worker.settings import WorkerSettings
-from worker.slots import Slot
-from worker.spares import Spares
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.record import Job
+from collegium.jobs.store import JobStore
+from collegium.worker.publisher import Publisher
+from collegium.worker.settings import WorkerSettings
+from collegium.worker.slots import Slot
+from collegium.worker.spares import Spares
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from jobs.database import UNAVAILABLE
-from jobs.errors import JobNotFound, Superseded
-from jobs.record import Job
-from jobs.store import JobStore
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import JobNotFound, Superseded
+from collegium.jobs.record import Job
+from collegium.jobs.store import JobStore
 
 log = logging.getLogger("collegium.worker")
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker import failures, protocol
-from worker.channel import Channel
-from worker.context import Child, Context, Outcome
-from worker.protocol import Run
+from collegium.worker import failures, protocol
+from collegium.worker.channel import Channel
+from collegium.worker.context import Child, Context, Outcome
+from collegium.worker.protocol import Run
 
 if TYPE_CHECKING:
-    from worker.handlers import Handler
+    from collegium.worker.handlers import Handler
 
 
 class LocalContext(Context):

@@ -7,14 +7,14 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from worker import protocol
-from worker.protocol import Message, ProtocolError
+from collegium.jobs.subprocesses import environment, python
+from collegium.worker import protocol
+from collegium.worker.protocol import Message, ProtocolError
 
 LOG_BYTES = 64 * 1024
 
@@ -70,7 +70,8 @@ class ComputeProcess:
         self._write_lock = threading.Lock()
         self._ended = threading.Event()
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "worker.compute", *arguments],
+            python("-m", "collegium.worker.compute", *arguments),
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from jobs.record import Reaped
-from jobs.store import JobStore
-from worker.publisher import Publisher
+from collegium.jobs.record import Reaped
+from collegium.jobs.store import JobStore
+from collegium.worker.publisher import Publisher
 
 log = logging.getLogger("collegium.worker")
 
@@ -14,7 +14,7 @@ log = logging.getLogger("collegium.worker")
 def reap(store: JobStore, publisher: Publisher, *, silent_s: float) -> Reaped:
     """One round; any number of reapers may be at it. Jobs that nobody announced for ``silent_s`` are announced again.
 
-    Raises one of ``jobs.database.UNAVAILABLE``.
+    Raises one of ``collegium.jobs.database.UNAVAILABLE``.
     """
     reaped = store.reap()
     for hint in reaped.expired:

@@ -6,19 +6,19 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from jobs.artifacts import ArtifactStore
-from jobs.database import UNAVAILABLE
-from jobs.errors import JobNotFound
-from jobs.record import Failure, Job, Queue
-from jobs.store import JobStore
-from worker import reaper, workspace
-from worker.failures import REMEDIES
-from worker.house import House
-from worker.publisher import Publisher
-from worker.settings import WorkerSettings
-from worker.slots import Slot, SlotPool
-from worker.spares import Spares
-from worker.supervisor import Attempt
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.record import Failure, Job, Queue
+from collegium.jobs.store import JobStore
+from collegium.worker import reaper, workspace
+from collegium.worker.failures import REMEDIES
+from collegium.worker.house import House
+from collegium.worker.publisher import Publisher
+from collegium.worker.settings import WorkerSettings
+from collegium.worker.slots import Slot, SlotPool
+from collegium.worker.spares import Spares
+from collegium.worker.supervisor import Attempt
 
 log = logging.getLogger("collegium.worker")
 

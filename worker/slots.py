@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.record import QUEUES, Queue
-from worker.settings import WorkerSettings, visible_gpus
+from collegium.jobs.record import QUEUES, Queue
+from collegium.worker.settings import WorkerSettings, visible_gpus
 
 MOST_SEARCHES = 8
 

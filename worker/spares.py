@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from worker.process import ComputeProcess
-from worker.settings import WorkerSettings
+from collegium.worker.process import ComputeProcess
+from collegium.worker.settings import WorkerSettings
 
 # Between two children of one parent passes less; afterwards the memory is better free.
 IDLE_S = 10.0

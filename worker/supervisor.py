@@ -18,18 +18,18 @@ import queue
 import time
 from dataclasses import dataclass
 
-from jobs.errors import JobNotFound, Superseded
-from jobs.record import Job
-from worker import failures, protocol
-from worker.conclusion import Conclusion
-from worker.conversation import Conversation
-from worker.failures import Cause, MemoryKills
-from worker.house import House
-from worker.lease import CancelRequested, Lease, LeaseLost
-from worker.process import Exited, Garbled
-from worker.slots import Slot
-from worker.verdict import Failed, Lost, Released, Stopped, Succeeded, Verdict
-from worker.workspace import Workspace
+from collegium.jobs.errors import JobNotFound, Superseded
+from collegium.jobs.record import Job
+from collegium.worker import failures, protocol
+from collegium.worker.conclusion import Conclusion
+from collegium.worker.conversation import Conversation
+from collegium.worker.failures import Cause, MemoryKills
+from collegium.worker.house import House
+from collegium.worker.lease import CancelRequested, Lease, LeaseLost
+from collegium.worker.process import Exited, Garbled
+from collegium.worker.slots import Slot
+from collegium.worker.verdict import Failed, Lost, Released, Stopped, Succeeded, Verdict
+from collegium.worker.workspace import Workspace
 
 log = logging.getLogger("collegium.worker")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worker.application import Collegium
-from worker.publisher import TASK
+from collegium.worker.application import Collegium
+from collegium.worker.publisher import TASK
 
 REAP = "collegium.reap"
 

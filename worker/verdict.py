@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from worker.failures import Cause
+from collegium.worker.failures import Cause
 
 
 @dataclass(frozen=True)

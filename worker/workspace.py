@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.artifacts import ArtifactStore
-from jobs.errors import InvalidName, JobNotFound
-from jobs.record import Artifact, Job
-from jobs.store import JobStore
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.errors import InvalidName, JobNotFound
+from collegium.jobs.record import Artifact, Job
+from collegium.jobs.store import JobStore
 
 
 class NotPublished(OSError):

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the installed command."""
-    from app.cli.root import app
+    from collegium.app.cli.root import app
 
     app(prog_name="collegium")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from app.client import Client
-from app.settings import load_settings
+from collegium.app.client import Client
+from collegium.app.settings import load_settings
 
 Server = Annotated[
     str | None,

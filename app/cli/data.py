@@ -10,9 +10,9 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from app.cli.cells import ago, count, grid
-from app.cli.connection import AsJson, Key, Server, connect
-from app.cli.exits import EPILOG, USAGE, Stop, err, guarded, out
+from collegium.app.cli.cells import ago, count, grid
+from collegium.app.cli.connection import AsJson, Key, Server, connect
+from collegium.app.cli.exits import EPILOG, USAGE, Stop, err, guarded, out
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and delete data sets.", epilog=EPILOG)
 
@@ -29,7 +29,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Send a data set. It is checked on arrival and stored once, under the hash of its bytes."""
-    from app.transfer import upload
+    from collegium.app.transfer import upload
 
     if not file.is_file():
         raise Stop(USAGE, f"there is no file {file}")

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import typer
 from rich.markup import escape
 
-from app.cli.connection import AsJson
-from app.cli.exits import FAILED, guarded, out
-from app.settings import load_settings
+from collegium.app.cli.connection import AsJson
+from collegium.app.cli.exits import FAILED, guarded, out
+from collegium.app.settings import load_settings
 
 _SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
 
@@ -18,7 +18,7 @@ _SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"
 @guarded
 def doctor(as_json: AsJson = False) -> None:
     """Look at everything the service needs; exit status 1 where something is wrong."""
-    from app.diagnosis import examine
+    from collegium.app.diagnosis import examine
 
     findings = []
     for finding in examine(load_settings()):

@@ -22,8 +22,8 @@ from typing import ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
-from app.client import Damaged, Refused, Unreachable
-from app.settings import SettingsError
+from collegium.app.client import Damaged, Refused, Unreachable
+from collegium.app.settings import SettingsError
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,10 +10,10 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from app.cli.connection import AsJson, Key, Server, connect
-from app.cli.exits import OF_STATUS, REFUSED, Stop, err, guarded, out
-from app.cli.follow import follow_job
-from app.cli.tables import job_summary, jobs_table
+from collegium.app.cli.connection import AsJson, Key, Server, connect
+from collegium.app.cli.exits import OF_STATUS, REFUSED, Stop, err, guarded, out
+from collegium.app.cli.follow import follow_job
+from collegium.app.cli.tables import job_summary, jobs_table
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 
@@ -96,7 +96,7 @@ def download(
     key: Key = None,
 ) -> None:
     """Download the files of a job. A broken download goes on where it stopped; every hash is checked."""
-    from app.transfer import download as fetch
+    from collegium.app.transfer import download as fetch
 
     target = folder or Path(job_id)
     with connect(server, key) as client:

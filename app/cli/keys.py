@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from app.cli.cells import ago, grid
-from app.cli.connection import AsJson
-from app.cli.exits import EPILOG, REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
-from app.settings import load_settings
+from collegium.app.cli.cells import ago, grid
+from collegium.app.cli.connection import AsJson
+from collegium.app.cli.exits import EPILOG, REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
+from collegium.app.settings import load_settings
 
 if TYPE_CHECKING:
-    from jobs.store import JobStore
+    from collegium.jobs.store import JobStore
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.", epilog=EPILOG)
 
@@ -47,7 +47,7 @@ def create(
 @guarded
 def list_(as_json: AsJson = False) -> None:
     """List the keys, without their secrets."""
-    from app.views import timestamp
+    from collegium.app.views import timestamp
 
     with _store() as store:
         keys = store.list_keys()
@@ -76,10 +76,10 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `collegi
 
 @contextmanager
 def _store() -> Iterator[JobStore]:
-    from jobs.database import UNAVAILABLE, open_engine
-    from jobs.errors import SchemaMismatch
-    from jobs.migrate import check
-    from jobs.store import JobStore
+    from collegium.jobs.database import UNAVAILABLE, open_engine
+    from collegium.jobs.errors import SchemaMismatch
+    from collegium.jobs.migrate import check
+    from collegium.jobs.store import JobStore
 
     settings = load_settings()
     engine = open_engine(settings.database_url)

@@ -1,6 +1,6 @@
 """Runs one job on this machine, in a process of its own, without a database.
 
-The process is ``python -m worker.compute --once``. Both sides speak one JSON object a line; ``worker.protocol``
+The process is ``python -m collegium.worker.compute --once``. Both sides speak one JSON object a line; ``collegium.worker.protocol``
 describes them. The application never imports the worker, so the few words it needs are spelled out here.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
-from app.children import environment, python
-from app.settings import Settings
+from collegium.app.settings import Settings
+from collegium.jobs.subprocesses import environment, python
 
 _LOG_LINES = 60
 _CANCEL_GRACE_S = 10.0
@@ -47,7 +47,7 @@ def compute(
     """
     cache = settings.home / "estimates"
     cache.mkdir(parents=True, exist_ok=True)
-    command = python("-m", "worker.compute", "--once", "--cache", str(cache), "--preload", "")
+    command = python("-m", "collegium.worker.compute", "--once", "--cache", str(cache), "--preload", "")
     with tempfile.TemporaryDirectory(prefix="collegium-") as place:
         workdir, checkpoints = Path(place, "work"), Path(place, "checkpoints")
         workdir.mkdir()

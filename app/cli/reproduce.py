@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from app.children import environment, python
-from app.cli.exits import FAILED, USAGE, Stop, guarded
-from app.settings import load_settings
+from collegium.app.cli.exits import FAILED, USAGE, Stop, guarded
+from collegium.app.settings import load_settings
+from collegium.jobs.subprocesses import environment, python
 
 #: What each computes, and the program that does.
 SEARCH = ("figure2", "figure3", "theorem1", "lemma1", "alpha", "table1", "table2")
@@ -29,7 +29,7 @@ def reproduce(
     `collegium reproduce figure3 --help`.
     """
     what = ALIASES.get(what, what)
-    program = "search.reproduce" if what in SEARCH else "train.reproduce" if what in TRAIN else None
+    program = "collegium.search.reproduce" if what in SEARCH else "collegium.train.reproduce" if what in TRAIN else None
     if program is None:
         raise Stop(USAGE, f"{what!r} is not known", f"there are {', '.join((*SEARCH, *TRAIN))}")
     folder = environment(COLLEGIUM_DATA_DIR=str(load_settings().data_dir))

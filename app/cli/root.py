@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from app.cli import data, keys
-from app.cli.doctor import doctor
-from app.cli.exits import EPILOG
-from app.cli.jobs import cancel, download, jobs, show, watch
-from app.cli.reproduce import reproduce
-from app.cli.search import presets, search
-from app.cli.serve import migrate, serve
-from app.cli.train import study, train
-from app.version import software_version
+from collegium.app.cli import data, keys
+from collegium.app.cli.doctor import doctor
+from collegium.app.cli.exits import EPILOG
+from collegium.app.cli.jobs import cancel, download, jobs, show, watch
+from collegium.app.cli.reproduce import reproduce
+from collegium.app.cli.search import presets, search
+from collegium.app.cli.serve import migrate, serve
+from collegium.app.cli.train import study, train
+from collegium.app.version import software_version
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app.cli.connection import AsJson, Key, connect
-from app.cli.exits import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, guarded, out
-from app.cli.follow import follow_job, progress_bar, report_end
-from app.cli.local import LocalFailure, compute
-from app.cli.search_table import search_table
-from app.cli.specs import put, read_object, validated
-from app.cli.tables import failure_text
-from app.settings import load_settings
-from search.lower import check
-from search.presets import PRESETS
-from search.spec import SearchSpec
+from collegium.app.cli.connection import AsJson, Key, connect
+from collegium.app.cli.exits import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, guarded, out
+from collegium.app.cli.follow import follow_job, progress_bar, report_end
+from collegium.app.cli.local import LocalFailure, compute
+from collegium.app.cli.search_table import search_table
+from collegium.app.cli.specs import put, read_object, validated
+from collegium.app.cli.tables import failure_text
+from collegium.app.settings import load_settings
+from collegium.search.lower import check
+from collegium.search.presets import PRESETS
+from collegium.search.spec import SearchSpec
 
 
 @guarded
@@ -81,8 +81,8 @@ def search(
 @guarded
 def presets(as_json: AsJson = False) -> None:
     """List the named architectures that a search can start from."""
-    from app.cli.cells import count, grid
-    from search.lower import describe_presets
+    from collegium.app.cli.cells import count, grid
+    from collegium.search.lower import describe_presets
 
     rows = describe_presets()
     if as_json:
@@ -123,8 +123,8 @@ def _there(document: dict[str, Any], server: str, key: str | None, quiet: bool) 
 
 
 def _write_plot(result: dict[str, Any], path: Path) -> None:
-    from search.plot import plot as drawn
-    from search.result import SearchResult
+    from collegium.search.plot import plot as drawn
+    from collegium.search.result import SearchResult
 
     answer = SearchResult.model_validate_json(json.dumps(result))
     try:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.exits import UNREACHABLE, USAGE, Stop, guarded, out
-from app.settings import Settings, load_settings
+from collegium.app.cli.exits import UNREACHABLE, USAGE, Stop, guarded, out
+from collegium.app.settings import Settings, load_settings
 
 
 @guarded
@@ -21,13 +21,13 @@ def serve(
 
     Everything is kept under COLLEGIUM_HOME (~/.collegium). Ctrl-C ends API and worker; running jobs are given back
     and go on when the service is started again. With --no-worker it is the API alone, for use with workers that
-    are started elsewhere with `celery -A worker worker`.
+    are started elsewhere with `celery -A collegium.worker worker`.
     """
     settings = load_settings(host=host, port=port)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _prepare_database(settings)
 
-    from app.embedded import PortBusy, WorkerProcess, listen, run_server
+    from collegium.app.embedded import PortBusy, WorkerProcess, listen, run_server
 
     try:
         listener = listen(settings)
@@ -60,15 +60,15 @@ def migrate() -> None:
     settings = load_settings()
     _upgrade(settings)
 
-    from jobs.migrate import head
+    from collegium.jobs.migrate import head
 
     out.print(f"the database is at revision {head()}")
 
 
 def _prepare_database(settings: Settings) -> None:
-    from app.access import NoKeys, check_bind
-    from jobs.database import open_engine
-    from jobs.store import JobStore
+    from collegium.app.access import NoKeys, check_bind
+    from collegium.jobs.database import open_engine
+    from collegium.jobs.store import JobStore
 
     _upgrade(settings)
     engine = open_engine(settings.database_url)
@@ -81,9 +81,9 @@ def _prepare_database(settings: Settings) -> None:
 
 
 def _upgrade(settings: Settings) -> None:
-    from jobs.database import UNAVAILABLE
-    from jobs.errors import SchemaMismatch
-    from jobs.migrate import upgrade
+    from collegium.jobs.database import UNAVAILABLE
+    from collegium.jobs.errors import SchemaMismatch
+    from collegium.jobs.migrate import upgrade
 
     try:
         upgrade(settings.database_url)

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from rich.markup import escape
 
-from app.body import parse_json, parse_model
-from app.cli.exits import USAGE, Stop, err
-from app.locations import readable
-from app.problems import Problem
-from search.problem import InvalidSpec
+from collegium.app.body import parse_json, parse_model
+from collegium.app.cli.exits import USAGE, Stop, err
+from collegium.app.locations import readable
+from collegium.app.problems import Problem
+from collegium.search.problem import InvalidSpec
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST = 8 << 20

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.cells import ago, grid, status
-from app.cli.search_table import search_table
-from app.cli.training_table import study_table, training_table
+from collegium.app.cli.cells import ago, grid, status
+from collegium.app.cli.search_table import search_table
+from collegium.app.cli.training_table import study_table, training_table
 
 
 def job_name(job: dict[str, Any]) -> str:

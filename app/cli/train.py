@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.connection import AsJson, Key, Server, connect
-from app.cli.exits import OF_STATUS, USAGE, Stop, err, guarded, out
-from app.cli.follow import follow_job, report_end
-from app.cli.specs import put, read_object
-from app.cli.tables import result_view
+from collegium.app.cli.connection import AsJson, Key, Server, connect
+from collegium.app.cli.exits import OF_STATUS, USAGE, Stop, err, guarded, out
+from collegium.app.cli.follow import follow_job, report_end
+from collegium.app.cli.specs import put, read_object
+from collegium.app.cli.tables import result_view
 
 Source = Annotated[str, typer.Argument(metavar="SPEC|-", help="A JSON file, or - for standard input.")]
 Wait = Annotated[bool, typer.Option(help="Follow it to its end; without, print the job's id and return.")]
@@ -98,7 +98,7 @@ def _run(
     key: str | None,
     as_json: bool,
 ) -> None:
-    from app.transfer import download
+    from collegium.app.transfer import download
 
     with connect(server, key) as client:
         job = client.submit(kind, document)

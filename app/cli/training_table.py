@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from app.cli.cells import count, grid, number, percent
+from collegium.app.cli.cells import count, grid, number, percent
 
 _SPLITS = ("train", "validation", "test")
 

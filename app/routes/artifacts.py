@@ -9,16 +9,16 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from app.documented import Responses, binary, header, problems
-from app.etags import none_match, range_allowed, tag_of
-from app.problems import Problem
-from app.ranges import Span, Unsatisfiable, requested_span, sha256_digest
-from app.services import Given
-from app.stored import JobId, known_artifact, known_job
-from app.views import ArtifactList, artifact_view
-from jobs.artifacts import RangeReader
-from jobs.errors import ArtifactNotFound
-from jobs.record import Artifact
+from collegium.app.documented import Responses, binary, header, problems
+from collegium.app.etags import none_match, range_allowed, tag_of
+from collegium.app.problems import Problem
+from collegium.app.ranges import Span, Unsatisfiable, requested_span, sha256_digest
+from collegium.app.services import Given
+from collegium.app.stored import JobId, known_artifact, known_job
+from collegium.app.views import ArtifactList, artifact_view
+from collegium.jobs.artifacts import RangeReader
+from collegium.jobs.errors import ArtifactNotFound
+from collegium.jobs.record import Artifact
 
 router = APIRouter(prefix="/jobs", tags=["artifacts"])
 

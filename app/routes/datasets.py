@@ -8,15 +8,27 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.body import check_media_type
-from app.documented import problems
-from app.problems import Problem
-from app.reception import ADDED, BODY, MEDIA_TYPE, RECEIVING, Kind, Name, Sha256, abandon, finish, guarded, receive
-from app.services import Given, Services
-from app.views import DatasetPage, DatasetView, dataset_view
-from jobs.errors import DatasetNotFound
-from jobs.record import Dataset
-from jobs.states import ACTIVE
+from collegium.app.body import check_media_type
+from collegium.app.documented import problems
+from collegium.app.problems import Problem
+from collegium.app.reception import (
+    ADDED,
+    BODY,
+    MEDIA_TYPE,
+    RECEIVING,
+    Kind,
+    Name,
+    Sha256,
+    abandon,
+    finish,
+    guarded,
+    receive,
+)
+from collegium.app.services import Given, Services
+from collegium.app.views import DatasetPage, DatasetView, dataset_view
+from collegium.jobs.errors import DatasetNotFound
+from collegium.jobs.record import Dataset
+from collegium.jobs.states import ACTIVE
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 

@@ -9,12 +9,12 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from app.documented import problems
-from app.event_stream import job_events, resume_point
-from app.problems import Problem
-from app.services import Given, Services
-from app.stored import JobId, known_job
-from jobs.record import EventType, Job
+from collegium.app.documented import problems
+from collegium.app.event_stream import job_events, resume_point
+from collegium.app.problems import Problem
+from collegium.app.services import Given, Services
+from collegium.app.stored import JobId, known_job
+from collegium.jobs.record import EventType, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

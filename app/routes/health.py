@@ -9,13 +9,13 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from app.documented import problems
-from app.publisher import BrokerDown
-from app.services import Given
-from app.views import View
-from jobs import migrate
-from jobs.database import UNAVAILABLE
-from jobs.errors import SchemaMismatch
+from collegium.app.documented import problems
+from collegium.app.publisher import BrokerDown
+from collegium.app.services import Given
+from collegium.app.views import View
+from collegium.jobs import migrate
+from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.errors import SchemaMismatch
 
 router = APIRouter(tags=["health"])
 figures = APIRouter(tags=["health"])

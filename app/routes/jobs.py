@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
 
-from app.documented import header, problems
-from app.etags import none_match, tag_of_bytes
-from app.services import Given
-from app.stored import JobId, known_job
-from app.views import JobPage, JobView, MetricTable, job_tag, job_view
-from jobs.record import Event, Kind
-from jobs.states import Status
+from collegium.app.documented import header, problems
+from collegium.app.etags import none_match, tag_of_bytes
+from collegium.app.services import Given
+from collegium.app.stored import JobId, known_job
+from collegium.app.views import JobPage, JobView, MetricTable, job_tag, job_view
+from collegium.jobs.record import Event, Kind
+from collegium.jobs.states import Status
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

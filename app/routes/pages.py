@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from app.etags import none_match, tag_of_bytes
-from app.problems import Problem
+from collegium.app.etags import none_match, tag_of_bytes
+from collegium.app.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app.architectures import check_data
-from app.body import read_model, spec_problem
-from app.documented import json_body
-from app.services import Given
-from app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
-from app.views import View
-from search.lower import check, describe_presets
-from search.problem import InvalidSpec
-from search.spec import SearchSpec
+from collegium.app.architectures import check_data
+from collegium.app.body import read_model, spec_problem
+from collegium.app.documented import json_body
+from collegium.app.services import Given
+from collegium.app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from collegium.app.views import View
+from collegium.search.lower import check, describe_presets
+from collegium.search.problem import InvalidSpec
+from collegium.search.spec import SearchSpec
 
 router = APIRouter(tags=["searches"])
 

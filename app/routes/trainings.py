@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from app.architectures import resolved_study, resolved_training
-from app.body import read_model, spec_problem
-from app.documented import json_body
-from app.services import Given
-from app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
-from app.views import View
-from search.problem import InvalidSpec
-from train.limits import check, check_study
-from train.recipes import describe
-from train.spec import StudySpec, TrainingSpec
+from collegium.app.architectures import resolved_study, resolved_training
+from collegium.app.body import read_model, spec_problem
+from collegium.app.documented import json_body
+from collegium.app.services import Given
+from collegium.app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from collegium.app.views import View
+from collegium.search.problem import InvalidSpec
+from collegium.train.limits import check, check_study
+from collegium.train.recipes import describe
+from collegium.train.spec import StudySpec, TrainingSpec
 
 router = APIRouter(tags=["trainings"])
 

@@ -14,11 +14,11 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.embedded import listen
-from app.main import create_app
-from app.services import Services
-from app.settings import Settings, load_settings
-from jobs.record import Artifact, Failure, Job
+from collegium.app.embedded import listen
+from collegium.app.main import create_app
+from collegium.app.services import Services
+from collegium.app.settings import Settings, load_settings
+from collegium.jobs.record import Artifact, Failure, Job
 
 MLP = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 1}}
 
@@ -149,8 +149,8 @@ def live(settings: Settings) -> Iterator[Callable[..., tuple[str, Services]]]:
 @pytest.fixture(scope="session")
 def answer() -> dict[str, Any]:
     """The answer to a small search, computed by the closed form."""
-    from search.engine import run
-    from search.spec import SearchSpec
+    from collegium.search.engine import run
+    from collegium.search.spec import SearchSpec
 
     spec = SearchSpec.model_validate_json(json.dumps({**MLP, "estimator": {"method": "exact"}}))
     return run(spec).model_dump(mode="json")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.access import NoKeys
-from app.main import create_app
-from app.services import Services
-from app.settings import Settings
+from collegium.app.access import NoKeys
+from collegium.app.main import create_app
+from collegium.app.services import Services
+from collegium.app.settings import Settings
 
 GUARDED = ["/v1/jobs", "/v1/presets", "/v1/datasets", "/v1/jobs/x/events", "/metrics"]
 

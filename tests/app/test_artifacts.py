@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from app.services import Services
-from app.views import ArtifactList
-from jobs.record import Job
+from collegium.app.services import Services
+from collegium.app.views import ArtifactList
+from collegium.jobs.record import Job
 
 CONTENT = bytes(range(256)) * 3000
 

@@ -13,9 +13,9 @@ from click.testing import Result
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from app.cli.root import app
-from app.services import Services
-from jobs.record import Failure
+from collegium.app.cli.root import app
+from collegium.app.services import Services
+from collegium.jobs.record import Failure
 
 Live = Callable[..., tuple[str, Services]]
 Hand = Callable[..., None]
@@ -101,7 +101,7 @@ def test_wrong_input_names_the_field_and_is_status_2(
 
 
 def test_a_computation_that_fails_is_status_1(mlp: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.children.sys.executable", "/bin/false")
+    monkeypatch.setattr("collegium.jobs.subprocesses.sys.executable", "/bin/false")
     result = run("search", "-", stdin=json.dumps(mlp))
     assert result.exit_code == 1
     assert "ended without an answer" in result.stderr

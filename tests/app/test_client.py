@@ -14,10 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
-from app.client import Client, Damaged, Refused, Unreachable
-from app.services import Services
-from app.transfer import download, upload
-from jobs.record import Job
+from collegium.app.client import Client, Damaged, Refused, Unreachable
+from collegium.app.services import Services
+from collegium.app.transfer import download, upload
+from collegium.jobs.record import Job
 
 Live = Callable[..., tuple[str, Services]]
 
@@ -249,7 +249,7 @@ def npz(tmp_path: Path) -> Path:
 def test_an_upload_arrives_whole_whatever_is_lost(
     live: Live, npz: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, str] | None
 ) -> None:
-    monkeypatch.setattr("app.transfer._PIECE", 10_000)
+    monkeypatch.setattr("collegium.app.transfer._PIECE", 10_000)
     url, services = live()
     transport = Flaky(first(*lost) if lost else lambda request: False)
     with Client(url, transport=transport) as client:
@@ -271,10 +271,12 @@ def test_a_refused_upload_says_why(live: Live, tmp_path: Path) -> None:
 
 
 def test_every_exception_is_in_the_drawing() -> None:
-    import app.client
+    import collegium.app.client
 
-    drawing = app.client.__doc__ or ""
-    kinds = [kind for kind in vars(app.client).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    drawing = collegium.app.client.__doc__ or ""
+    kinds = [
+        kind for kind in vars(collegium.app.client).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
     assert kinds
     assert all(kind.__name__ in drawing for kind in kinds)
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.event_stream import encoded
-from app.services import Services
-from jobs.record import Job
+from collegium.app.event_stream import encoded
+from collegium.app.services import Services
+from collegium.jobs.record import Job
 
 
 def parse(text: str) -> list[tuple[int, str, dict[str, Any]]]:

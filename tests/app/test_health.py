@@ -11,10 +11,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-import app.routes.pages
-from app.routes.health import Ready
-from app.services import Services
-from jobs.record import Failure, Job
+import collegium.app.routes.pages
+from collegium.app.routes.health import Ready
+from collegium.app.services import Services
+from collegium.jobs.record import Failure, Job
 
 
 def test_alive_needs_nothing(api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_the_page_and_its_files_are_served_with_tags(api: TestClient) -> None:
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    folder = Path(app.routes.pages.__file__).parent.parent / "web"
+    folder = Path(collegium.app.routes.pages.__file__).parent.parent / "web"
     for path in folder.iterdir():
         source = path.read_text(encoding="utf-8")
         elsewhere = re.findall(r"https?://[^\s\"'`)]+", source)

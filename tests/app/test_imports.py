@@ -9,12 +9,12 @@ import pytest
 
 API = """
 import sys, tempfile
-from app.main import create_app
-from app.settings import load_settings
+from collegium.app.main import create_app
+from collegium.app.settings import load_settings
 app = create_app(load_settings(home=tempfile.mkdtemp()))
 app.openapi()
 """
-CLI = "import app.cli.root, sys"
+CLI = "import collegium.app.cli.root, sys"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from app.services import Services
-from app.views import JobPage, JobView, MetricTable
-from jobs.record import Failure, Job
+from collegium.app.services import Services
+from collegium.app.views import JobPage, JobView, MetricTable
+from collegium.jobs.record import Failure, Job
 
 
 def test_a_job_has_every_promised_field(api: TestClient, finished: Callable[..., Job]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from app.services import Services
+from collegium.app.services import Services
 
 
 def references(node: object) -> set[str]:

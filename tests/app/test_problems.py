@@ -11,10 +11,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from app import problems
-from app.documented import problems as documented
-from app.problems import KINDS, Problem, ProblemDocument, of_status
-from app.services import Services
+from collegium.app import problems
+from collegium.app.documented import problems as documented
+from collegium.app.problems import KINDS, Problem, ProblemDocument, of_status
+from collegium.app.services import Services
 
 
 def assert_problem(answer: Any, status: int, kind: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.services import Services
-from app.views import JobView
-from jobs.record import Job
+from collegium.app.services import Services
+from collegium.app.views import JobView
+from collegium.jobs.record import Job
 
 
 def post(api: TestClient, spec: Any, **headers: str) -> Any:

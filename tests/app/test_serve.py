@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.children import environment
-from app.client import Client
-from app.embedded import listen
-from app.settings import load_settings
+from collegium.app.client import Client
+from collegium.app.embedded import listen
+from collegium.app.settings import load_settings
+from collegium.jobs.subprocesses import environment
 
 START_LIMIT_S = 60
 
@@ -32,7 +32,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(*options: str, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", *options],
+            [sys.executable, "-m", "collegium", "serve", *options],
             cwd=Path(__file__).parent.parent.parent,
             env=environment(COLLEGIUM_HOME=str(tmp_path / "home"), COLUMNS="200", **variables),
             stdout=subprocess.PIPE,

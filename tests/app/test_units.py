@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from app.body import parse_json, parse_model
-from app.etags import none_match, range_allowed
-from app.locations import pointer, readable, without_tags
-from app.problems import Problem
-from app.publisher import BrokerDown, Publisher
-from app.ranges import Unsatisfiable, requested_span
-from app.settings import SettingsError, load_settings
-from search.spec import SearchSpec
+from collegium.app.body import parse_json, parse_model
+from collegium.app.etags import none_match, range_allowed
+from collegium.app.locations import pointer, readable, without_tags
+from collegium.app.problems import Problem
+from collegium.app.publisher import BrokerDown, Publisher
+from collegium.app.ranges import Unsatisfiable, requested_span
+from collegium.app.settings import SettingsError, load_settings
+from collegium.search.spec import SearchSpec
 
 
 def test_a_location_reads_like_code() -> None:
@@ -124,10 +124,14 @@ def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_setting_is_documented() -> None:
-    import app.settings
+    import collegium.app.settings
 
-    guide = Path(app.settings.__file__).parent.parent.joinpath("docs/configuration.md").read_text(encoding="utf-8")
-    for name in app.settings.Settings.model_fields:
+    guide = (
+        Path(collegium.app.settings.__file__)
+        .parent.parent.joinpath("docs/configuration.md")
+        .read_text(encoding="utf-8")
+    )
+    for name in collegium.app.settings.Settings.model_fields:
         assert f"`COLLEGIUM_{name.upper()}`" in guide
 
 

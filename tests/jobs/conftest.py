@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import update
 
-from jobs.database import open_engine
-from jobs.record import Job
-from jobs.schema import jobs
-from jobs.store import JobStore
+from collegium.jobs.database import open_engine
+from collegium.jobs.record import Job
+from collegium.jobs.schema import jobs
+from collegium.jobs.store import JobStore
 
 
 @pytest.fixture

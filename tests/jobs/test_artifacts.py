@@ -4,8 +4,8 @@ import os
 import fsspec
 import pytest
 
-from jobs.artifacts import CHUNK, ArtifactStore, check_name, media_type_of
-from jobs.errors import ArtifactNotFound, InvalidName
+from collegium.jobs.artifacts import CHUNK, ArtifactStore, check_name, media_type_of
+from collegium.jobs.errors import ArtifactNotFound, InvalidName
 
 
 @pytest.fixture(params=["file", "plain", "memory"])

@@ -2,8 +2,8 @@ from datetime import timedelta
 
 import pytest
 
-from jobs.errors import CancelNotRequested, JobNotFound, NotStorable, Superseded
-from jobs.record import Artifact, Failure
+from collegium.jobs.errors import CancelNotRequested, JobNotFound, NotStorable, Superseded
+from collegium.jobs.record import Artifact, Failure
 
 FILE = Artifact("model.safetensors", 2**40, "ab" * 32, "application/octet-stream", "job/1/model.safetensors")
 FAILURE = Failure("internal", "it broke", "mend it", "Traceback …")

@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobs.errors import IdempotencyConflict, JobNotFound, NotStorable, ParentClosed, Superseded
-from jobs.record import Child
+from collegium.jobs.errors import IdempotencyConflict, JobNotFound, NotStorable, ParentClosed, Superseded
+from collegium.jobs.record import Child
 
 
 def test_a_new_job_is_queued_and_untouched(store):

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import literal, select, text
 from sqlalchemy.exc import IntegrityError
 
-from jobs.database import UNAVAILABLE, Database, Instant, Words, insert, microseconds, now, open_engine
-from jobs.schema import counters, jobs
-from jobs.store import JobStore
+from collegium.jobs.database import UNAVAILABLE, Database, Instant, Words, insert, microseconds, now, open_engine
+from collegium.jobs.schema import counters, jobs
+from collegium.jobs.store import JobStore
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_sqlite_makes_its_folder(tmp_path):
 def test_many_processes_may_open_a_new_sqlite_file_at_once(tmp_path):
     """The switch to WAL, which does not wait by itself."""
     script = (
-        "import sys; from jobs.database import *; input();"
+        "import sys; from collegium.jobs.database import *; input();"
         "engine = open_engine(sys.argv[1]); Database(engine).ping(); engine.dispose()"
     )
     command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/jobs.db"]
@@ -116,7 +116,7 @@ def test_many_processes_may_open_a_new_sqlite_file_at_once(tmp_path):
 
 
 def test_the_switch_to_wal_gives_up_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobs.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("collegium.jobs.database.BUSY_TIMEOUT_S", 0.1)
     holder = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     engine = open_engine(f"sqlite:///{tmp_path}/jobs.db")

@@ -6,8 +6,8 @@ import time
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from jobs.dataset_store import DatasetStore, Upload
-from jobs.errors import DatasetNotFound, HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
+from collegium.jobs.dataset_store import DatasetStore, Upload
+from collegium.jobs.errors import DatasetNotFound, HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
 
 DATA = bytes(range(256)) * 40
 

@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.errors import DatasetNotFound, InvalidCursor, NotStorable
+from collegium.jobs.errors import DatasetNotFound, InvalidCursor, NotStorable
 
 ABOUT = {"bytes": 2**40, "kind": "npz", "summary": {"classes": 10, "shape": [28, 28]}}
 

@@ -1,8 +1,8 @@
 import inspect
 import re
 
-from jobs import errors
-from jobs.errors import JobsError
+from collegium.jobs import errors
+from collegium.jobs.errors import JobsError
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value)]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.errors import NotStorable
+from collegium.jobs.errors import NotStorable
 
 
 def test_the_last_value_is_kept(store):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from jobs.errors import JobNotFound, NotStorable, Superseded
+from collegium.jobs.errors import JobNotFound, NotStorable, Superseded
 
 
 def test_progress_is_a_row_and_an_event(store, running):

@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.errors import JobNotFound
-from jobs.record import Child, Failure
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.record import Child, Failure
 
 FAILURE = Failure("user_error", "no")
 

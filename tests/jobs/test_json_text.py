@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import NotStorable
-from jobs.json_text import decode, digest, encode
+from collegium.jobs.errors import NotStorable
+from collegium.jobs.json_text import decode, digest, encode
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import select
 
-from jobs.schema import api_keys
+from collegium.jobs.schema import api_keys
 
 
 def test_a_key_opens_until_it_is_revoked(store):

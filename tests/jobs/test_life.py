@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import update
 
-from jobs.database import open_engine
-from jobs.errors import CancelNotRequested, ParentClosed, Superseded
-from jobs.record import Artifact, Failure
-from jobs.schema import jobs
-from jobs.states import ARROWS, TERMINAL
-from jobs.store import JobStore
+from collegium.jobs.database import open_engine
+from collegium.jobs.errors import CancelNotRequested, ParentClosed, Superseded
+from collegium.jobs.record import Artifact, Failure
+from collegium.jobs.schema import jobs
+from collegium.jobs.states import ARROWS, TERMINAL
+from collegium.jobs.store import JobStore
 
 FAILURE = Failure("internal", "broke")
 ALLOWED = {(arrow.source, arrow.target) for arrow in ARROWS}

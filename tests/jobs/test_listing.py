@@ -6,9 +6,9 @@ from itertools import chain, product
 import pytest
 from sqlalchemy import insert, select
 
-from jobs.errors import InvalidCursor
-from jobs.record import Child
-from jobs.schema import jobs
+from collegium.jobs.errors import InvalidCursor
+from collegium.jobs.record import Child
+from collegium.jobs.schema import jobs
 
 
 def walk(store, limit, between=lambda: None, **filters):

@@ -8,11 +8,11 @@ from alembic.config import main as alembic_command
 from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, inspect, text
 
-from jobs import migrate
-from jobs.database import Database, open_engine
-from jobs.errors import SchemaMismatch
-from jobs.schema import metadata
-from jobs.store import JobStore
+from collegium.jobs import migrate
+from collegium.jobs.database import Database, open_engine
+from collegium.jobs.errors import SchemaMismatch
+from collegium.jobs.schema import metadata
+from collegium.jobs.store import JobStore
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_migrations_make_the_schema(engine):
 def test_the_developers_command(empty_database_url, engine):
     """As in migrations/alembic.ini: it finds the migrations, the product's tables, and no difference between them,
     with which ``check`` would end the process."""
-    ini = str(resources.files("migrations") / "alembic.ini")
+    ini = str(resources.files("collegium.migrations") / "alembic.ini")
     for words in (["upgrade", "head"], ["check"]):
         alembic_command(["-c", ini, "-x", f"url={empty_database_url}", *words])
     migrate.check(engine)
@@ -69,7 +69,7 @@ def test_the_developers_command(empty_database_url, engine):
 
 
 def test_a_new_migration_names_the_databases_own_types(tmp_path):
-    shutil.copytree(str(resources.files("migrations")), tmp_path / "migrations")
+    shutil.copytree(str(resources.files("collegium.migrations")), tmp_path / "migrations")
     (tmp_path / "migrations/versions/0001_initial.py").unlink()
     url = f"url=sqlite:///{tmp_path}/jobs.db"
     ini = str(tmp_path / "migrations/alembic.ini")
@@ -77,7 +77,7 @@ def test_a_new_migration_names_the_databases_own_types(tmp_path):
     text = (tmp_path / "migrations/versions/1_all_again.py").read_text()
     assert "sa.Column('id', sa.Text(), nullable=False)" in text
     assert "sa.Column('created_at', sa.BigInteger(), nullable=False)" in text
-    assert "jobs.database" not in text
+    assert "collegium.jobs.database" not in text
 
 
 def test_a_database_of_a_newer_version_is_left_alone(engine):

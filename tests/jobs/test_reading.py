@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.errors import JobNotFound
-from jobs.record import Artifact
+from collegium.jobs.errors import JobNotFound
+from collegium.jobs.record import Artifact
 
 
 def test_unknown_ids_are_not_found_whatever_they_hold(store):

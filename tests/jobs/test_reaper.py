@@ -1,7 +1,7 @@
 import pytest
 
-from jobs.errors import Superseded
-from jobs.record import Child, Failure, Hint
+from collegium.jobs.errors import Superseded
+from collegium.jobs.record import Child, Failure, Hint
 
 
 def test_a_lost_worker_gives_its_job_back(store, running, expire):

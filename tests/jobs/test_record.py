@@ -1,6 +1,6 @@
 import pytest
 
-from jobs.record import FAILURE_KINDS, LOG_TAIL_LIMIT, MESSAGE_LIMIT, Failure
+from collegium.jobs.record import FAILURE_KINDS, LOG_TAIL_LIMIT, MESSAGE_LIMIT, Failure
 
 
 def test_long_texts_are_cut_where_it_hurts_least():

@@ -1,4 +1,4 @@
-from jobs.states import ACTIVE, ARROWS, HELD, STATUSES, TERMINAL
+from collegium.jobs.states import ACTIVE, ARROWS, HELD, STATUSES, TERMINAL
 
 
 def reachable(status):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from search.alpha import alpha_of, exact_points
-from search.case import case_of
-from search.problem import InvalidSpec
-from search.spec import SearchSpec
+from collegium.search.alpha import alpha_of, exact_points
+from collegium.search.case import case_of
+from collegium.search.problem import InvalidSpec
+from collegium.search.spec import SearchSpec
 
 
 def alpha(**asked):

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from search.case import case_of
-from search.problem import InvalidSpec
-from search.spec import SearchSpec
+from collegium.search.case import case_of
+from collegium.search.problem import InvalidSpec
+from collegium.search.spec import SearchSpec
 
 
 def case(**asked):

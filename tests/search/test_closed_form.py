@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.chain import Chain, Free, WeightLayer
-from search.closed_form import has_closed_form, log_moment_ratio, log_moment_ratios, mean
-from search.inputs import correlation_gram
-from search.lower import network_of
-from search.spec import PairSpec, PresetBaseline
+from collegium.search.chain import Chain, Free, WeightLayer
+from collegium.search.closed_form import has_closed_form, log_moment_ratio, log_moment_ratios, mean
+from collegium.search.inputs import correlation_gram
+from collegium.search.lower import network_of
+from collegium.search.spec import PairSpec, PresetBaseline
 
 
 @pytest.mark.parametrize(("widths", "ratio"), [((8, 8), 2.0017), ((8, 8, 8), 2.9863)])

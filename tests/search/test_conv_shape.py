@@ -1,7 +1,7 @@
 import pytest
 
-from search.chain import Chain, WeightLayer
-from search.conv_shape import conv_shapes
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.conv_shape import conv_shapes
 
 
 def test_a_bottleneck_is_cut_down_to_one_output():

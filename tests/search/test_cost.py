@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.cost import cost_of, width_grains
-from search.lower import network_of
-from search.spec import BlockBaseline, MlpBaseline, PresetBaseline
+from collegium.search.cost import cost_of, width_grains
+from collegium.search.lower import network_of
+from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline
 
 BLOCK = BlockBaseline.model_validate_json(
     """{"family": "block", "input": {"channels": 8, "height": 7, "width": 7}, "widths": {"a": 24, "b": 6},

@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from search.engine import run
-from search.estimation import Report
-from search.problem import InvalidSpec
-from search.result import SearchResult
-from search.sampling import compute_shard
-from search.shards import ShardResult, ShardSpec
-from search.spec import SearchSpec
+from collegium.search.engine import run
+from collegium.search.estimation import Report
+from collegium.search.problem import InvalidSpec
+from collegium.search.result import SearchResult
+from collegium.search.sampling import compute_shard
+from collegium.search.shards import ShardResult, ShardSpec
+from collegium.search.spec import SearchSpec
 
 FIGURE_3 = {"family": "mlp", "inputs": 784, "hidden": [500] * 5, "outputs": 1}
 #: 1×1 → 3×3 → 3×3 → 1×1: no closed form.
@@ -310,8 +310,8 @@ def test_a_result_survives_json():
 
 def test_a_closed_form_needs_no_torch():
     code = (
-        "import sys\nimport search.plot, search.reproduce\n"
-        "from search.engine import run\nfrom search.spec import SearchSpec\n"
+        "import sys\nimport collegium.search.plot, collegium.search.reproduce\n"
+        "from collegium.search.engine import run\nfrom collegium.search.spec import SearchSpec\n"
         "asked = {'preset': 'resnet50'}\n"
         "spec = SearchSpec.model_validate({'baseline': asked, 'estimator': {'method': 'exact'}})\n"
         "assert run(spec).primal.multiplicity == 12\nassert 'torch' not in sys.modules\n"

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from search.chain import Chain, Free, WeightLayer
-from search.closed_form import log_moment_ratio
-from search.ensemble import ensemble_chain
-from search.kernel_point import KernelPoint
-from search.sampling import sampler_of
-from search.spec import InputsSpec
+from collegium.search.chain import Chain, Free, WeightLayer
+from collegium.search.closed_form import log_moment_ratio
+from collegium.search.ensemble import ensemble_chain
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.sampling import sampler_of
+from collegium.search.spec import InputsSpec
 
 
 def kernels(chain, count=20_000):

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from search.case import case_of
-from search.estimation import Estimation, relaxed
-from search.moments import Moments
-from search.shards import ShardResult, ShardSpec
-from search.spec import PresetBaseline, SearchSpec
+from collegium.search.case import case_of
+from collegium.search.estimation import Estimation, relaxed
+from collegium.search.moments import Moments
+from collegium.search.shards import ShardResult, ShardSpec
+from collegium.search.spec import PresetBaseline, SearchSpec
 
 
 class Lognormal:

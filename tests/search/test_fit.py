@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.closed_form import log_moment_ratios
-from search.fit import LINEAR_LOG_RATIO, Point, fit_line
+from collegium.search.closed_form import log_moment_ratios
+from collegium.search.fit import LINEAR_LOG_RATIO, Point, fit_line
 
 
 def points_of(s, log_ratio, error=0.0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from search.gaussian_factor import cholesky_factor, covariance_root, joint_gram
+from collegium.search.gaussian_factor import cholesky_factor, covariance_root, joint_gram
 
 
 def test_root_has_as_many_columns_as_the_rank():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search import gaussian_relu
+from collegium.search import gaussian_relu
 
 
 def integral(function, correlation: float) -> float:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from search.chain import Chain, WeightLayer
-from search.inputs import check_gram, correlation_gram, is_diagonal, mean_patch_gram, patch_gram, resolve_gram
-from search.receptive_field import Window
-from search.spec import InputsSpec, PairSpec
-from search.stem import Stem
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.inputs import check_gram, correlation_gram, is_diagonal, mean_patch_gram, patch_gram, resolve_gram
+from collegium.search.receptive_field import Window
+from collegium.search.spec import InputsSpec, PairSpec
+from collegium.search.stem import Stem
 
 
 def test_default_correlation_is_that_of_natural_images(bottleneck):
@@ -116,7 +116,7 @@ def test_a_rectified_stem_of_white_images_is_the_arc_cosine_kernel():
 
 def test_a_pooled_stem_is_what_torch_computes(monkeypatch):
     """The Gram matrix behind a 7×7 convolution of stride 2, a rectifier and a max-pool, over many random filters."""
-    monkeypatch.setattr("search.stem.FILTERS", 4096)
+    monkeypatch.setattr("collegium.search.stem.FILTERS", 4096)
     images = smooth_images(60, 3, 9)  # with the padding one window each
     measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=Stem(7, pooled=True))
     standard = torch.from_numpy((images - images.mean((0, 2, 3), keepdims=True)).astype(np.float32))

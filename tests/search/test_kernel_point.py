@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from search.chain import Chain, Free
-from search.inputs import correlation_gram
-from search.kernel_point import KernelPoint
-from search.spec import InputsSpec, PairSpec
+from collegium.search.chain import Chain, Free
+from collegium.search.inputs import correlation_gram
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.spec import InputsSpec, PairSpec
 
 
 def test_points_survive_json(bottleneck):

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from search.case import case_of
-from search.local_shards import compute_here
-from search.shards import ShardSpec
-from search.spec import PresetBaseline, SearchSpec
+from collegium.search.case import case_of
+from collegium.search.local_shards import compute_here
+from collegium.search.shards import ShardSpec
+from collegium.search.spec import PresetBaseline, SearchSpec
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.case import case_of
-from search.lower import network_of
-from search.members import between, listed_members, scaled_members, vector_values
-from search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline, SearchSpec, SpaceSpec
+from collegium.search.case import case_of
+from collegium.search.lower import network_of
+from collegium.search.members import between, listed_members, scaled_members, vector_values
+from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline, SearchSpec, SpaceSpec
 
 GROUPED = """{"family": "block", "input": {"channels": 8, "height": 5, "width": 5}, "widths": {"a": 24},
     "layers": [{"type": "conv", "out": "a"}, {"type": "relu"}, {"type": "conv", "out": 12, "kernel": 3, "groups": 6},

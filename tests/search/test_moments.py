@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.closed_form import log_moment_ratio
-from search.dense_law import DenseLayer, draw_dense
-from search.moments import EXTREMES, Moments
+from collegium.search.closed_form import log_moment_ratio
+from collegium.search.dense_law import DenseLayer, draw_dense
+from collegium.search.moments import EXTREMES, Moments
 
 positive = st.floats(1e-3, 1e3)
 samples = arrays(float, st.integers(0, 400), elements=st.floats(-1e3, 1e3))

@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from search.case import case_of
-from search.engine import run
-from search.estimation import Estimation
-from search.moments import Moments
-from search.monte_carlo import sample_correlations, sample_curve
-from search.problem import InvalidSpec
-from search.shards import ShardResult
-from search.spec import SearchSpec
+from collegium.search.case import case_of
+from collegium.search.engine import run
+from collegium.search.estimation import Estimation
+from collegium.search.moments import Moments
+from collegium.search.monte_carlo import sample_correlations, sample_curve
+from collegium.search.problem import InvalidSpec
+from collegium.search.shards import ShardResult
+from collegium.search.spec import SearchSpec
 
 
 class Sampled:
@@ -97,7 +97,7 @@ def test_a_member_that_does_not_converge_is_told():
 
     # Heavy tails run to the largest number of samples, which the fake makes small
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.shards.MOST_SAMPLES", 20_000)
+        patch.setattr("collegium.search.shards.MOST_SAMPLES", 20_000)
         result = run(asked, map_shards=Sampled(heavy))
     assert result.outcome.kind == "not_converged"
     assert "relative_error" in result.outcome.remedy

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.case import case_of
-from search.near_optimal import grain, near_optimal
-from search.spec import PresetBaseline, SearchSpec, SpaceSpec
+from collegium.search.case import case_of
+from collegium.search.near_optimal import grain, near_optimal
+from collegium.search.spec import PresetBaseline, SearchSpec, SpaceSpec
 
 
 def solved_of(preset, **space):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.lower import describe_presets, network_of
-from search.network import Network
-from search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline
+from collegium.search.lower import describe_presets, network_of
+from collegium.search.network import Network
+from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline
 
 
 def residual(layout: str, depth: int, multiplicity: int, width: int, **more) -> Network:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
-from search.normal_stream import CHUNK, FEWEST, NormalStream
+from collegium.search.normal_stream import CHUNK, FEWEST, NormalStream
 
 
 def stream(seed=0, device="cpu"):

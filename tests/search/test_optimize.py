@@ -9,12 +9,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from search.case import case_of
-from search.log_ratios import GivenAlpha
-from search.lower import network_of
-from search.optimize import LARGEST_LOG_RATIO, Question, solve
-from search.published import MODELS
-from search.spec import MlpBaseline, PresetBaseline, SearchSpec
+from collegium.search.case import case_of
+from collegium.search.log_ratios import GivenAlpha
+from collegium.search.lower import network_of
+from collegium.search.optimize import LARGEST_LOG_RATIO, Question, solve
+from collegium.search.published import MODELS
+from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec
 
 
 def mlp_question(hidden, alpha=3.4, **more):

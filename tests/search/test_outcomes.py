@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from search.engine import run
-from search.outcomes import ORDER
-from search.spec import SearchSpec
+from collegium.search.engine import run
+from collegium.search.outcomes import ORDER
+from collegium.search.spec import SearchSpec
 
 EXACT = {"method": "exact"}
 MLP = {"family": "mlp", "inputs": 20, "hidden": [60, 60, 60]}

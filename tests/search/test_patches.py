@@ -3,9 +3,9 @@ import torch
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input
 
-from search.chain import Chain, WeightLayer
-from search.conv_shape import conv_shapes
-from search.patches import Patches
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.conv_shape import conv_shapes
+from collegium.search.patches import Patches
 
 LAYERS = {
     "pointwise": WeightLayer("conv", 6),

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from search.engine import run
-from search.plot import figure, plot
-from search.spec import SearchSpec
+from collegium.search.engine import run
+from collegium.search.plot import figure, plot
+from collegium.search.spec import SearchSpec
 
 EXACT = {"method": "exact"}
 MLP = {"family": "mlp", "inputs": 20, "hidden": [60, 60, 60]}

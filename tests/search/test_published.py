@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search.lower import network_of
-from search.published import MODELS
+from collegium.search.lower import network_of
+from collegium.search.published import MODELS
 
 
 def test_all_rows_that_the_layouts_cover():

@@ -1,7 +1,7 @@
 import pytest
 
-from search.chain import Chain, Free, WeightLayer
-from search.receptive_field import Window, input_window, windows
+from collegium.search.chain import Chain, Free, WeightLayer
+from collegium.search.receptive_field import Window, input_window, windows
 
 
 def conv(kernel, stride=1, padding=None):

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from search.chain import Chain, Free, WeightLayer
-from search.inputs import correlation_gram
-from search.receptive_field import input_window
-from search.reference import empirical_kernel, inputs_with_gram, kernel_samples, module_of
+from collegium.search.chain import Chain, Free, WeightLayer
+from collegium.search.inputs import correlation_gram
+from collegium.search.receptive_field import input_window
+from collegium.search.reference import empirical_kernel, inputs_with_gram, kernel_samples, module_of
 
 BLOCK = Chain(
     12,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from search.reproduce import EXPERIMENTS, main, reproduce
+from collegium.search.reproduce import EXPERIMENTS, main, reproduce
 
 
 def checked(name):
@@ -54,11 +54,11 @@ def test_alpha():
 @pytest.mark.parametrize("name", ["lemma1", "figure2", "theorem1"])
 def test_what_needs_samples(name, monkeypatch):
     # smaller than the published setting, for time
-    monkeypatch.setattr("search.reproduce_kernels.WIDTH", 200)
-    monkeypatch.setattr("search.reproduce_kernels.SIZES", (1, 10, 100, 1_000))
-    monkeypatch.setattr("search.reproduce_kernels.MOST_KERNELS", 200_000)
-    monkeypatch.setattr("search.reproduce_training.WIDTHS", (16, 32, 64))
-    monkeypatch.setattr("search.reproduce_training.MULTIPLICITIES", (1, 4, 16))
+    monkeypatch.setattr("collegium.search.reproduce_kernels.WIDTH", 200)
+    monkeypatch.setattr("collegium.search.reproduce_kernels.SIZES", (1, 10, 100, 1_000))
+    monkeypatch.setattr("collegium.search.reproduce_kernels.MOST_KERNELS", 200_000)
+    monkeypatch.setattr("collegium.search.reproduce_training.WIDTHS", (16, 32, 64))
+    monkeypatch.setattr("collegium.search.reproduce_training.MULTIPLICITIES", (1, 4, 16))
     checked(name)
 
 

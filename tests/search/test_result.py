@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from search.result import Answer, Member, SearchResult
+from collegium.search.result import Answer, Member, SearchResult
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from search.chain import Chain, WeightLayer
-from search.closed_form import log_moment_ratio
-from search.inputs import correlation_gram
-from search.moments import Estimate, Moments
-from search.receptive_field import input_window
-from search.reference import inputs_with_gram, kernel_samples, module_of
-from search.sampler_conv import ConvSampler
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.closed_form import log_moment_ratio
+from collegium.search.inputs import correlation_gram
+from collegium.search.moments import Estimate, Moments
+from collegium.search.receptive_field import input_window
+from collegium.search.reference import inputs_with_gram, kernel_samples, module_of
+from collegium.search.sampler_conv import ConvSampler
 
 
 def conv(out, kernel=1, *, stride=1, padding=None, groups=1, activation="relu"):

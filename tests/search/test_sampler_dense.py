@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from search.chain import Chain, Free, WeightLayer
-from search.closed_form import log_moment_ratio, mean
-from search.dense_law import DenseLayer, draw_dense
-from search.inputs import correlation_gram
-from search.moments import Moments
-from search.sampler_dense import DenseSampler
+from collegium.search.chain import Chain, Free, WeightLayer
+from collegium.search.closed_form import log_moment_ratio, mean
+from collegium.search.dense_law import DenseLayer, draw_dense
+from collegium.search.inputs import correlation_gram
+from collegium.search.moments import Moments
+from collegium.search.sampler_dense import DenseSampler
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from search.closed_form import log_moment_ratio
-from search.kernel_point import KernelPoint
-from search.sampler_conv import ConvSampler
-from search.sampler_dense import DenseSampler
-from search.sampling import compute_shard, sampler_of
-from search.shards import PointProgress, ShardSpec, next_shards, shard_samples
-from search.spec import InputsSpec, PairSpec
+from collegium.search.closed_form import log_moment_ratio
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.sampler_conv import ConvSampler
+from collegium.search.sampler_dense import DenseSampler
+from collegium.search.sampling import compute_shard, sampler_of
+from collegium.search.shards import PointProgress, ShardSpec, next_shards, shard_samples
+from collegium.search.spec import InputsSpec, PairSpec
 
 
 def test_the_sampler_fits_the_point(mlp, bottleneck, double):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.kernel_point import KernelPoint
-from search.moments import Moments
-from search.shards import (
+from collegium.search.kernel_point import KernelPoint
+from collegium.search.moments import Moments
+from collegium.search.shards import (
     GROWTH,
     PILOT_SAMPLES,
     PointProgress,
@@ -22,7 +22,7 @@ from search.shards import (
     shard_samples,
     work_per_sample,
 )
-from search.spec import InputsSpec, PairSpec
+from collegium.search.spec import InputsSpec, PairSpec
 
 
 @pytest.fixture

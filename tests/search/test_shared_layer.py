@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from search.chain import Chain, WeightLayer
-from search.conv_shape import conv_shapes
-from search.shared_layer import DrawnLayer, law_is_cheaper
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.conv_shape import conv_shapes
+from collegium.search.shared_layer import DrawnLayer, law_is_cheaper
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SAMPLES = 3

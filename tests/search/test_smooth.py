@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.closed_form import log_moment_ratios
-from search.fit import Point
-from search.lower import network_of
-from search.smooth import constant_sum, fit_curve, varying_sums
-from search.spec import BlockBaseline, PresetBaseline
+from collegium.search.closed_form import log_moment_ratios
+from collegium.search.fit import Point
+from collegium.search.lower import network_of
+from collegium.search.smooth import constant_sum, fit_curve, varying_sums
+from collegium.search.spec import BlockBaseline, PresetBaseline
 
 
 def sampled(t, truth, error, generator):

@@ -7,9 +7,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from search.lower import check
-from search.problem import InvalidSpec
-from search.spec import SearchSpec
+from collegium.search.lower import check
+from collegium.search.problem import InvalidSpec
+from collegium.search.spec import SearchSpec
 
 MLP = {"family": "mlp", "inputs": 784, "hidden": [500, 500], "outputs": 10}
 RESNET = {"family": "resnext", "layout": "cifar", "depth": 29}

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from search.chain import Chain, WeightLayer
-from search.conv_shape import conv_shapes
-from search.shared_layer import DrawnLayer
-from search.strip_layer import StripLayer
+from collegium.search.chain import Chain, WeightLayer
+from collegium.search.conv_shape import conv_shapes
+from collegium.search.shared_layer import DrawnLayer
+from collegium.search.strip_layer import StripLayer
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
 SAMPLES = 3

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.case import case_of
-from search.engine import run
-from search.fit import Point
-from search.spec import SearchSpec
-from search.surface import fit_surface
+from collegium.search.case import case_of
+from collegium.search.engine import run
+from collegium.search.fit import Point
+from collegium.search.spec import SearchSpec
+from collegium.search.surface import fit_surface
 
 BASELINES = {
     "bottleneck": {"preset": "resnet50"},

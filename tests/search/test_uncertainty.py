@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.case import case_of
-from search.spec import PresetBaseline, SearchSpec
-from search.uncertainty import by_correlation, confidence
+from collegium.search.case import case_of
+from collegium.search.spec import PresetBaseline, SearchSpec
+from collegium.search.uncertainty import by_correlation, confidence
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from search.case import case_of
-from search.cost import cost_of
-from search.spec import MlpBaseline, PresetBaseline, SearchSpec, SpaceSpec
-from search.vector import EXHAUSTIVE, Objective, neighbours, search_vectors
+from collegium.search.case import case_of
+from collegium.search.cost import cost_of
+from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec, SpaceSpec
+from collegium.search.vector import EXHAUSTIVE, Objective, neighbours, search_vectors
 
 
 def setting(baseline, **space):
@@ -52,7 +52,7 @@ def test_descent_finds_what_the_exhaustive_search_finds(monkeypatch):
     values = [np.arange(1, 58)] * 3
     assert len(values[0]) ** 3 <= EXHAUSTIVE
     whole = search_vectors(objective, values, [], 0)
-    monkeypatch.setattr("search.vector.EXHAUSTIVE", 0)
+    monkeypatch.setattr("collegium.search.vector.EXHAUSTIVE", 0)
     descended = search_vectors(objective, values, [solved.widths[solved.primal]], 0)
     assert whole.exhaustive
     best, close = objective(np.array([whole.widths, descended.widths]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from search.case import case_of
-from search.estimation import Estimation
-from search.local_shards import compute_here
-from search.spec import MlpBaseline, SearchSpec
-from search.verify import verify
+from collegium.search.case import case_of
+from collegium.search.estimation import Estimation
+from collegium.search.local_shards import compute_here
+from collegium.search.spec import MlpBaseline, SearchSpec
+from collegium.search.verify import verify
 
 
 def silent(fraction, message):

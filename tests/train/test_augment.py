@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.data.augment import AUGMENTATIONS, PAD, compose, flip, pad_crop, random_resized_crop
+from collegium.train.data.augment import AUGMENTATIONS, PAD, compose, flip, pad_crop, random_resized_crop
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from train.data.batches import TrainingBatches, evaluation_batches, mixed, permutation, steps_per_epoch
-from train.data.dataset import Arrays, ArraySplit, Preprocessing
-from train.data.problem import DataProblem
-from train.data.split import replace_labels, split_arrays
-from train.spec import DataSpec
+from collegium.train.data.batches import TrainingBatches, evaluation_batches, mixed, permutation, steps_per_epoch
+from collegium.train.data.dataset import Arrays, ArraySplit, Preprocessing
+from collegium.train.data.problem import DataProblem
+from collegium.train.data.split import replace_labels, split_arrays
+from collegium.train.spec import DataSpec
 
 CPU = torch.device("cpu")
 

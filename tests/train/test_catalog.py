@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.catalog import BUILT_IN, PUBLISHED, load
-from train.data.image_folder import FolderSplit
-from train.data.known import NAMES, PLACES, known_shape
-from train.data.problem import DataProblem
-from train.spec import DataSpec, SyntheticSpec
+from collegium.train.data.catalog import BUILT_IN, PUBLISHED, load
+from collegium.train.data.image_folder import FolderSplit
+from collegium.train.data.known import NAMES, PLACES, known_shape
+from collegium.train.data.problem import DataProblem
+from collegium.train.spec import DataSpec, SyntheticSpec
 
 
 def spec(name, **more):

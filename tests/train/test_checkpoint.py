@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from train.checkpoint import Checkpoints
+from collegium.train.checkpoint import Checkpoints
 
 
 class Evil:

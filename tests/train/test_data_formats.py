@@ -12,12 +12,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from train.data.cifar import load_cifar
-from train.data.idx import load_mnist, read_idx
-from train.data.plain_pickle import read_plain_pickle
-from train.data.problem import DataProblem
-from train.data.small_imagenet import load_small_imagenet
-from train.data.text_pairs import load_text
+from collegium.train.data.cifar import load_cifar
+from collegium.train.data.idx import load_mnist, read_idx
+from collegium.train.data.plain_pickle import read_plain_pickle
+from collegium.train.data.problem import DataProblem
+from collegium.train.data.small_imagenet import load_small_imagenet
+from collegium.train.data.text_pairs import load_text
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from train import collapse, expand, kernel_spread, reestimate_norms, stochastic_sharpness
-from train.kernel import mixing
-from train.simplex import probabilities
+from collegium.train import collapse, expand, kernel_spread, reestimate_norms, stochastic_sharpness
+from collegium.train.kernel import mixing
+from collegium.train.simplex import probabilities
 
 
 def quadratic(model, batch):

@@ -1,11 +1,11 @@
 import torch
 from torch import nn
 
-from train.data.dataset import ArraySplit, Preprocessing
-from train.evaluate import evaluate
-from train.recipes import Recipe
-from train.runtime import Place, Runtime
-from train.task import Task
+from collegium.train.data.dataset import ArraySplit, Preprocessing
+from collegium.train.evaluate import evaluate
+from collegium.train.recipes import Recipe
+from collegium.train.runtime import Place, Runtime
+from collegium.train.task import Task
 
 SPLIT = ArraySplit(torch.randn(120, 3, 2, 2) * 4 + 7, torch.zeros(120, dtype=torch.long))
 TASK = Task(lambda model, x, y: model(x))

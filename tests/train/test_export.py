@@ -4,14 +4,14 @@ import json
 import pytest
 import torch
 
-from train.engine import run
-from train.export_onnx import difference
+from collegium.train.engine import run
+from collegium.train.export_onnx import difference
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
     """The result and the folder of one training with everything asked for."""
-    from train.spec import TrainingSpec
+    from collegium.train.spec import TrainingSpec
 
     folder = tmp_path_factory.mktemp("left")
     spec = TrainingSpec.model_validate(

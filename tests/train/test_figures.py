@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from train.figures import IGNORED, Tally, loss_of
+from collegium.train.figures import IGNORED, Tally, loss_of
 
 
 def tally():

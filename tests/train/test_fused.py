@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from train import clip_gradient_norm, expand, fuse
-from train.kernel import kernels
-from train.quantiles import CHUNK
+from collegium.train import clip_gradient_norm, expand, fuse
+from collegium.train.kernel import kernels
+from collegium.train.quantiles import CHUNK
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),

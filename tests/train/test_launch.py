@@ -2,11 +2,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train.engine import run
-from train.loop import Pace
-from train.problem import Mismatch
-from train.result import TrainingResult
-from train.runtime import Place
+from collegium.train.engine import run
+from collegium.train.loop import Pace
+from collegium.train.problem import Mismatch
+from collegium.train.result import TrainingResult
+from collegium.train.runtime import Place
 
 
 class Stop(BaseException):

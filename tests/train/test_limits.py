@@ -1,8 +1,8 @@
 import pytest
 
-from search.problem import InvalidSpec
-from train.limits import check, check_study
-from train.spec import StudySpec, TrainingSpec
+from collegium.search.problem import InvalidSpec
+from collegium.train.limits import check, check_study
+from collegium.train.spec import StudySpec, TrainingSpec
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
 

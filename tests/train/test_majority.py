@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from train import collapse, expand, set_step
-from train.kernel import MajorityKernel, kernels, mixing
-from train.models.ensembles import MlpEnsemble
-from train.places import kernel_names
-from train.simplex import probabilities
+from collegium.train import collapse, expand, set_step
+from collegium.train.kernel import MajorityKernel, kernels, mixing
+from collegium.train.models.ensembles import MlpEnsemble
+from collegium.train.places import kernel_names
+from collegium.train.simplex import probabilities
 
 
 def mlp(*widths):

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from train import expand
-from train.kernel import kernels
-from train.methods import create
+from collegium.train import expand
+from collegium.train.kernel import kernels
+from collegium.train.methods import create
 
 STEPS = 3
 

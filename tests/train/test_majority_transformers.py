@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from train import collapse, expand, fuse
-from train.kernel import MajorityKernel, kernels, mixing
+from collegium.train import collapse, expand, fuse
+from collegium.train.kernel import MajorityKernel, kernels, mixing
 
 transformers = pytest.importorskip("transformers")
 
@@ -63,7 +63,7 @@ def test_t5_trains_collapses_and_saves(t5, tmp_path):
 
 def test_weights_that_are_read_often_are_drawn_once_a_pass(t5, monkeypatch):
     """T5 looks at the type of some weights before it uses them."""
-    from train import simplex
+    from collegium.train import simplex
 
     expand(t5, 3, seed=0).train()
     calls = []

@@ -1,6 +1,6 @@
 import pytest
 
-from train.recipes import PAPER_RATES, RECIPES, RecipeSpec, default_recipe, describe, resolve
+from collegium.train.recipes import PAPER_RATES, RECIPES, RecipeSpec, default_recipe, describe, resolve
 
 
 @pytest.mark.parametrize("name", RECIPES)

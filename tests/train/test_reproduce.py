@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from search.engine import run as search
-from search.spec import SearchSpec
-from train import reproduce_noise, reproduce_t5, reproduce_table5
-from train.limits import check_study
-from train.reproduce import ALIASES, EXPERIMENTS, Options, main
-from train.reproduce_figure4 import ensembles, pearson
+from collegium.search.engine import run as search
+from collegium.search.spec import SearchSpec
+from collegium.train import reproduce_noise, reproduce_t5, reproduce_table5
+from collegium.train.limits import check_study
+from collegium.train.reproduce import ALIASES, EXPERIMENTS, Options, main
+from collegium.train.reproduce_figure4 import ensembles, pearson
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100] * 5, "outputs": 10}
 

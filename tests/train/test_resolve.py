@@ -1,8 +1,8 @@
 import pytest
 
-from search.problem import InvalidSpec
-from train.architecture import BaselineArchitecture, SearchedArchitecture
-from train.resolve import answer_of, grouped
+from collegium.search.problem import InvalidSpec
+from collegium.train.architecture import BaselineArchitecture, SearchedArchitecture
+from collegium.train.resolve import answer_of, grouped
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 50], "outputs": 10}
 SEARCH = {"baseline": MLP}

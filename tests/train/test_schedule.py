@@ -1,7 +1,7 @@
 import pytest
 
-from train.recipes import Recipe
-from train.schedule import rate_at
+from collegium.train.recipes import Recipe
+from collegium.train.schedule import rate_at
 
 STEPS = 10
 

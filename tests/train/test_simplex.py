@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train import elementwise, simplex
-from train.quantiles import CHUNK, PERIOD, table, tables
-from train.simplex import Draw, mix, probabilities, spread
+from collegium.train import elementwise, simplex
+from collegium.train.quantiles import CHUNK, PERIOD, table, tables
+from collegium.train.simplex import Draw, mix, probabilities, spread
 
 EXPANSIONS = range(2, 9)
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from train.spec import StudySpec, TrainingSpec
+from collegium.train.spec import StudySpec, TrainingSpec
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
 
@@ -116,7 +116,7 @@ def test_a_cell_takes_the_methods_fields_over_the_recipes():
 
 def test_specifications_and_results_do_not_load_torch():
     code = (
-        "import sys, train.spec, train.recipes, train.result, train.limits, train.resolve; "
+        "import sys, collegium.train.spec, collegium.train.recipes, collegium.train.result, collegium.train.limits, collegium.train.resolve; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from train.pool import Place, Pool, train_one
-from train.result import StudyResult
-from train.spec import StudySpec
-from train.study import mean_and_error, run
-from train.study_table import markdown
+from collegium.train.pool import Place, Pool, train_one
+from collegium.train.result import StudyResult
+from collegium.train.spec import StudySpec
+from collegium.train.study import mean_and_error, run
+from collegium.train.study_table import markdown
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [16], "outputs": 10}
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from jobs.artifacts import ArtifactStore
-from jobs.database import open_engine
-from jobs.record import Job
-from jobs.store import JobStore
-from worker.runner import Runner
-from worker.settings import WorkerSettings
-from worker.slots import Slot
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.database import open_engine
+from collegium.jobs.record import Job
+from collegium.jobs.store import JobStore
+from collegium.worker.runner import Runner
+from collegium.worker.settings import WorkerSettings
+from collegium.worker.slots import Slot
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -231,16 +231,16 @@ class SetUp:
         wait_until(lambda: not processes_of(self.home), "every process is gone", 5.0)
 
 
-EMBEDDED = [sys.executable, "-m", "worker.embedded"]
+EMBEDDED = [sys.executable, "-m", "collegium.worker.embedded"]
 CELERY = [
-    sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "search,train", "--pool", "threads", "-c", "4",
+    sys.executable, "-m", "celery", "-A", "collegium.worker", "worker", "-Q", "search,train", "--pool", "threads", "-c", "4",
     "--without-mingle", "--without-gossip", "-l", "INFO",
 ]  # fmt: skip
 
 
 @pytest.fixture(params=["embedded", "full"])
 def set_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetUp]:
-    """SQLite, a folder and ``worker.embedded``; or PostgreSQL, Redis and ``celery -A worker``."""
+    """SQLite, a folder and ``collegium.worker.embedded``; or PostgreSQL, Redis and ``celery -A collegium.worker``."""
     home = tmp_path / "home"
     if request.param == "embedded":
         database, broker, command = request.getfixturevalue("sqlite_url"), f"filesystem://{home / 'broker'}", EMBEDDED
@@ -265,7 +265,7 @@ def set_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetUp]:
 @pytest.fixture
 def make_sender() -> Iterator[Callable[[str], Callable[[str, str], Any]]]:
     """Sends hints as the API does: by task name, from another application."""
-    from app.publisher import sender
+    from collegium.app.publisher import sender
 
     opened = []
 

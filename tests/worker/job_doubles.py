@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from worker.failures import Rejected
+from collegium.worker.failures import Rejected
 
 
 def answer(spec, context):

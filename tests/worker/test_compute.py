@@ -1,4 +1,4 @@
-"""A job on this machine alone: ``python -m worker.compute --once``."""
+"""A job on this machine alone: ``python -m collegium.worker.compute --once``."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from worker import protocol
+from collegium.worker import protocol
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def once(settings, tmp_path):
     """Runs one job and returns its messages."""
 
     def run(spec, *arguments, kind="search"):
-        command = [sys.executable, "-m", "worker.compute", "--once", "--preload", "json"]
+        command = [sys.executable, "-m", "collegium.worker.compute", "--once", "--preload", "json"]
         command += ["--handlers", "job_doubles:HANDLERS", *arguments]
         order = protocol.Run("local", kind, spec, str(tmp_path / "work"), str(tmp_path / "checkpoints"))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -71,7 +71,7 @@ def test_other_jobs_are_nowhere(once):
 
 
 def test_it_ends_when_nobody_listens(settings, tmp_path):
-    command = [sys.executable, "-m", "worker.compute", "--once", "--preload", "json"]
+    command = [sys.executable, "-m", "collegium.worker.compute", "--once", "--preload", "json"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     process.stdin.close()

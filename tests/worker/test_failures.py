@@ -8,11 +8,11 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from jobs.record import FAILURE_KINDS
-from search.problem import InvalidSpec
-from train.data.problem import DataProblem
-from train.problem import Diverged, DoesNotFit, Mismatch
-from worker.failures import REMEDIES, Cause, MemoryKills, Rejected, from_exception, from_exit
+from collegium.jobs.record import FAILURE_KINDS
+from collegium.search.problem import InvalidSpec
+from collegium.train.data.problem import DataProblem
+from collegium.train.problem import Diverged, DoesNotFit, Mismatch
+from collegium.worker.failures import REMEDIES, Cause, MemoryKills, Rejected, from_exception, from_exit
 
 
 def invalid():

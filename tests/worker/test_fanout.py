@@ -47,7 +47,7 @@ def test_a_process_whose_job_failed_serves_no_other(desk, make_runner):
 
 
 def test_a_process_serves_so_many_children_and_no_more(desk, make_runner, monkeypatch):
-    monkeypatch.setattr("worker.supervisor.MOST_JOBS", 2)
+    monkeypatch.setattr("collegium.worker.supervisor.MOST_JOBS", 2)
     make_runner(slots=1)
     outcomes = desk.ended(desk.post("parent", children=children(4))).result["outcomes"]
     assert len({outcome["result"]["pid"] for outcome in outcomes}) == 2
@@ -61,7 +61,7 @@ def test_jobs_of_their_own_never_share_a_process(desk, make_runner):
 
 
 def test_a_used_process_ends_when_no_child_comes(desk, make_runner, monkeypatch):
-    monkeypatch.setattr("worker.spares.IDLE_S", 0.2)
+    monkeypatch.setattr("collegium.worker.spares.IDLE_S", 0.2)
     runner = make_runner(slots=1)
     desk.ended(desk.post("parent", children=children(2)))
     deadline = time.monotonic() + 10

@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection
 from kombu.transport.virtual import BrokerState
 
-from worker import folder_broker
+from collegium.worker import folder_broker
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_message_that_never_becomes_one_is_passed_over(connection, tmp_path):
 
 
 def test_the_api_writes_where_the_worker_reads(options, tmp_path):
-    from app.publisher import sender
+    from collegium.app.publisher import sender
 
     app = sender(f"filesystem://{tmp_path / 'broker'}")
     app.send_task("collegium.run_job", args=["job"], queue="search")

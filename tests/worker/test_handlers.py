@@ -11,14 +11,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-import train.engine
-from search import engine
-from search.spec import SearchSpec
-from train.data.problem import DataProblem
-from train.spec import TrainingSpec
-from worker import handlers
-from worker.context import Cancelled
-from worker.failures import Rejected, from_exception
+import collegium.train.engine
+from collegium.search import engine
+from collegium.search.spec import SearchSpec
+from collegium.train.data.problem import DataProblem
+from collegium.train.spec import TrainingSpec
+from collegium.worker import handlers
+from collegium.worker.context import Cancelled
+from collegium.worker.failures import Rejected, from_exception
 
 BLOCK = {
     "family": "block",
@@ -217,7 +217,7 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(desk, make_runner, c
     desk.store.claim(search.id, "here", 60.0)
     found = desk.store.succeed(search.id, 1, handlers.search(asked, context))
     spec = TRAINING | {"architecture": {"search": search.id, "choice": "primal"}, "recipe": {"epochs": 30}}
-    whole = train.engine.run(
+    whole = collegium.train.engine.run(
         TrainingSpec.model_validate_json(json.dumps(spec)),
         artifact_dir=context.artifact_dir,
         search_result={"spec": found.spec, "result": found.result},
@@ -236,7 +236,7 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(desk, make_runner, c
 
 
 def test_a_study_fans_out_over_its_trainings(desk, make_runner):
-    make_runner(preload="torch,train.engine", extra_handlers="", lease_s=10.0, heartbeat_s=0.5)
+    make_runner(preload="torch,collegium.train.engine", extra_handlers="", lease_s=10.0, heartbeat_s=0.5)
     single = {"name": "single", "architecture": {"baseline": TRAINING["architecture"]["baseline"]}}
     spec = {
         "architectures": [single],
@@ -256,10 +256,12 @@ def test_a_study_fans_out_over_its_trainings(desk, make_runner):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_the_only_one_that_its_job_sees(desk, make_runner):
-    runner = make_runner(preload="torch,search.engine,search.sampling", extra_handlers="", devices="auto")
+    runner = make_runner(
+        preload="torch,collegium.search.engine,collegium.search.sampling", extra_handlers="", devices="auto"
+    )
     runner.close()
-    from worker.runner import Runner
-    from worker.slots import plan
+    from collegium.worker.runner import Runner
+    from collegium.worker.slots import plan
 
     settings = runner._settings
     on_gpu = Runner("gpu", settings, desk.store, desk.artifacts, runner._house.publisher, plan(settings))

@@ -6,8 +6,8 @@ import time
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from jobs.errors import Superseded
-from worker.lease import CancelRequested, Lease, LeaseLost
+from collegium.jobs.errors import Superseded
+from collegium.worker.lease import CancelRequested, Lease, LeaseLost
 
 
 class Unreliable:

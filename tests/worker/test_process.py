@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from worker import protocol
-from worker.process import ComputeProcess, Exited, LogTail
+from collegium.worker import protocol
+from collegium.worker.process import ComputeProcess, Exited, LogTail
 
 ARGUMENTS = ["--preload", "json", "--handlers", "job_doubles:HANDLERS"]
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from worker import protocol
-from worker.protocol import ProtocolError, decode, encode
+from collegium.worker import protocol
+from collegium.worker.protocol import ProtocolError, decode, encode
 
 EXAMPLES = [
     protocol.Run("j", "search", {"a": [1]}, "/w", "/c", attempt=2, environment={"X": "1"}, lease_s=3.0),

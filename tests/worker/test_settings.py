@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.settings import SettingsError, WorkerSettings, load_settings
+from collegium.worker.settings import SettingsError, WorkerSettings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_everything_lies_under_home(monkeypatch, tmp_path):
 
 
 def test_the_api_reads_the_same_places(monkeypatch, tmp_path):
-    from app.settings import load_settings as load_app_settings
+    from collegium.app.settings import load_settings as load_app_settings
 
     monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path))
     here, there = load_settings(), load_app_settings()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.settings import WorkerSettings
-from worker.slots import Slot, SlotPool, count_cores, find_gpus, plan
+from collegium.worker.settings import WorkerSettings
+from collegium.worker.slots import Slot, SlotPool, count_cores, find_gpus, plan
 
 
 def settings(**values):

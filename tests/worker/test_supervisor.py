@@ -82,7 +82,7 @@ def test_attempts_are_bounded(desk, runner):
 
 
 def test_a_kill_by_the_kernel_is_out_of_memory(desk, runner, monkeypatch):
-    monkeypatch.setattr("worker.failures.MemoryKills.happened", lambda self: True)
+    monkeypatch.setattr("collegium.worker.failures.MemoryKills.happened", lambda self: True)
     job = desk.ended(desk.post("killed"))
     assert (job.status, job.failure.kind, job.attempt) == ("failed", "out_of_memory", 1)
 

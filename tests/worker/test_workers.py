@@ -122,7 +122,7 @@ def test_the_embedded_worker_ends_with_its_parent(set_up):
     desk = set_up.desk
     program = (
         "import subprocess, sys, time\n"
-        "print(subprocess.Popen([sys.executable, '-m', 'worker.embedded']).pid, flush=True)\n"
+        "print(subprocess.Popen([sys.executable, '-m', 'collegium.worker.embedded']).pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = set_up.start(command=[sys.executable, "-c", program])
@@ -143,7 +143,7 @@ def test_workers_answer_a_ping_and_beat_reaps(set_up):
     pinger: Celery = desk.send.__closure__[0].cell_contents
     assert pinger.control.ping(timeout=3.0)
     assert desk.get(job).attempt == 1
-    beat = [sys.executable, "-m", "celery", "-A", "worker", "beat", "-l", "INFO"]
+    beat = [sys.executable, "-m", "celery", "-A", "collegium.worker", "beat", "-l", "INFO"]
     environment = set_up.environment | {"COLLEGIUM_REAP_S": "0.5"}
     process = subprocess.Popen(beat, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs.artifacts import ArtifactStore
-from jobs.errors import InvalidName
-from worker.workspace import NotPublished, Workspace
+from collegium.jobs.artifacts import ArtifactStore
+from collegium.jobs.errors import InvalidName
+from collegium.worker.workspace import NotPublished, Workspace
 
 
 @pytest.fixture

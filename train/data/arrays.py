@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.data.problem import DataProblem
+from collegium.train.data.problem import DataProblem
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.dataset import Augment, Batch, Preprocessing, Split
+from collegium.train.data.dataset import Augment, Batch, Preprocessing, Split
 
 
 def permutation(count: int, seed: int, epoch: int) -> Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.archive import Files, open_files
-from train.data.arrays import LabelledArrays
-from train.data.plain_pickle import read_plain_pickle
-from train.data.problem import DataProblem
+from collegium.train.data.archive import Files, open_files
+from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.plain_pickle import read_plain_pickle
+from collegium.train.data.problem import DataProblem
 
 PIXELS = 3 * 32 * 32
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from train.data.arrays import LabelledArrays
+from collegium.train.data.arrays import LabelledArrays
 
 Kind = Literal["image", "features", "tokens"]
 Batch = tuple[Tensor, Tensor]
@@ -148,7 +148,7 @@ class Dataset:
 class Arrays(LabelledArrays):
     """Published or uploaded arrays and what they are, before any split is held out.
 
-    Beside the labels of classes that :class:`~train.data.arrays.LabelledArrays` describes, ``y`` may be sequences of
+    Beside the labels of classes that :class:`~collegium.train.data.arrays.LabelledArrays` describes, ``y`` may be sequences of
     tokens, ``(samples, tokens)``, with ``classes`` 0; the samples of kind ``tokens`` are int64.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.data.dataset import Arrays
+from collegium.train.data.dataset import Arrays
 
 
 def load_digits(seed: int = 0) -> Arrays:

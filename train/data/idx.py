@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.arrays import LabelledArrays
-from train.data.problem import DataProblem
+from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.problem import DataProblem
 
 MAX_ELEMENTS = 2**31
 FILES = {

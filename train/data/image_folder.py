@@ -20,11 +20,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from train.data.augment import RATIO, SCALE
-from train.data.dataset import Batch, Dataset, Preprocessing
-from train.data.problem import DataProblem
-from train.data.split import held_out_first, replace_labels
-from train.spec import DataSpec
+from collegium.train.data.augment import RATIO, SCALE
+from collegium.train.data.dataset import Batch, Dataset, Preprocessing
+from collegium.train.data.problem import DataProblem
+from collegium.train.data.split import held_out_first, replace_labels
+from collegium.train.spec import DataSpec
 
 SIZE = 224
 SHORT_SIDE = 256

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.arrays import LabelledArrays
-from train.data.cifar import image_batch
-from train.data.plain_pickle import read_plain_pickle
-from train.data.problem import DataProblem
+from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.cifar import image_batch
+from collegium.train.data.plain_pickle import read_plain_pickle
+from collegium.train.data.problem import DataProblem
 
 CLASSES = 1000
 BATCHES = 10

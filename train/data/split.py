@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
-from train.data.problem import DataProblem
-from train.spec import DataSpec
+from collegium.train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
+from collegium.train.data.problem import DataProblem
+from collegium.train.spec import DataSpec
 
 MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from train.data.dataset import Arrays
-from train.spec import SyntheticSpec
+from collegium.train.data.dataset import Arrays
+from collegium.train.spec import SyntheticSpec
 
 END = 1
 FIRST_WORD = 2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.dataset import Arrays
-from train.data.problem import DataProblem
-from train.data.text_pairs import TextRows, load_text
-from train.spec import TextSpec
+from collegium.train.data.dataset import Arrays
+from collegium.train.data.problem import DataProblem
+from collegium.train.data.text_pairs import TextRows, load_text
+from collegium.train.spec import TextSpec
 
 PAD, END, BYTES_FROM = 0, 1, 3
 BYTE_VOCABULARY = 256 + BYTES_FROM

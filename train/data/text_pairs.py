@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.data.problem import DataProblem
+from collegium.train.data.problem import DataProblem
 
 MAX_ROWS = 10_000_000
 SPLITS = {"train": ("train",), "test": ("dev", "dev_matched", "validation", "test")}

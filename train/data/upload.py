@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from train.data.arrays import LabelledArrays
-from train.data.problem import DataProblem
+from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.problem import DataProblem
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 DEFAULT_LIMIT = 8 * 2**30

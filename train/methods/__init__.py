@@ -3,18 +3,18 @@
 from importlib import import_module
 from typing import Any
 
-from train.method import Method
+from collegium.train.method import Method
 
 _METHODS = {
-    "vanilla": ("train.methods.vanilla", "Vanilla"),
-    "majority": ("train.methods.majority", "Majority"),
-    "adversarial": ("train.methods.adversarial", "Adversarial"),
-    "adversarial_majority": ("train.methods.adversarial", "AdversarialMajority"),
-    "learned": ("train.methods.learned", "Learned"),
-    "subset": ("train.methods.subset", "Subset"),
-    "ensemble": ("train.methods.ensemble", "Ensemble"),
-    "distilled": ("train.methods.distilled", "Distilled"),
-    "soup": ("train.methods.soup", "Soup"),
+    "vanilla": ("collegium.train.methods.vanilla", "Vanilla"),
+    "majority": ("collegium.train.methods.majority", "Majority"),
+    "adversarial": ("collegium.train.methods.adversarial", "Adversarial"),
+    "adversarial_majority": ("collegium.train.methods.adversarial", "AdversarialMajority"),
+    "learned": ("collegium.train.methods.learned", "Learned"),
+    "subset": ("collegium.train.methods.subset", "Subset"),
+    "ensemble": ("collegium.train.methods.ensemble", "Ensemble"),
+    "distilled": ("collegium.train.methods.distilled", "Distilled"),
+    "soup": ("collegium.train.methods.soup", "Soup"),
 }
 
 NAMES = tuple(_METHODS)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
-from train.methods.vanilla import Vanilla
+from collegium.train.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
+from collegium.train.methods.vanilla import Vanilla
 
 IGNORED = -100  # the label of a token that does not count, as in torch's cross-entropy
 

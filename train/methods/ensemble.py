@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from train.method import Evaluate
-from train.methods.vanilla import Vanilla
-from train.models.averaged import AveragedModel
+from collegium.train.method import Evaluate
+from collegium.train.methods.vanilla import Vanilla
+from collegium.train.models.averaged import AveragedModel
 
 
 class Ensemble(Vanilla):

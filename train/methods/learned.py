@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from train.clock import Clock
-from train.kernel import MajorityKernel
-from train.methods.majority import Majority
+from collegium.train.clock import Clock
+from collegium.train.kernel import MajorityKernel
+from collegium.train.methods.majority import Majority
 
 
 class LearnedKernel(MajorityKernel):

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from train.clock import Clock
-from train.fused import fuse
-from train.kernel import MajorityKernel, kernels, mixing
-from train.majority import Correction, Init, collapse, expand
-from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
-from train.methods.vanilla import Vanilla
+from collegium.train.clock import Clock
+from collegium.train.fused import fuse
+from collegium.train.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority import Correction, Init, collapse, expand
+from collegium.train.method import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.methods.vanilla import Vanilla
 
 
 class Majority(Vanilla):

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train.method import Evaluate
-from train.methods.vanilla import Vanilla
+from collegium.train.method import Evaluate
+from collegium.train.methods.vanilla import Vanilla
 
 
 class Soup(Vanilla):

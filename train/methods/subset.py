@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from train.method import ComputeLoss, Execution, StepOutput, run_microbatches
-from train.methods.vanilla import Vanilla
-from train.parametrization import register, remove
-from train.places import kernel_places
+from collegium.train.method import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.methods.vanilla import Vanilla
+from collegium.train.parametrization import register, remove
+from collegium.train.places import kernel_places
 
 
 class Subset(Vanilla):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from train.methods import create
-from train.methods.distilled import distillation_loss
-from train.methods.soup import greedy_soup, uniform_soup
+from collegium.train.methods import create
+from collegium.train.methods.distilled import distillation_loss
+from collegium.train.methods.soup import greedy_soup, uniform_soup
 
 
 def test_an_ensemble_averages_outputs(task):

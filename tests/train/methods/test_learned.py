@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from train.methods import create
+from collegium.train.methods import create
 
 
 def test_it_starts_as_the_mean(task):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from train.methods import create
-from train.methods.subset import Rows, keep_places, objective, select_rows, utility_and_similarity
-from train.models.ensembles import MlpEnsemble
+from collegium.train.methods import create
+from collegium.train.methods.subset import Rows, keep_places, objective, select_rows, utility_and_similarity
+from collegium.train.models.ensembles import MlpEnsemble
 
 
 def rows(candidates, features=4, seed=0):

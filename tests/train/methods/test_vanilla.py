@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from train.method import Execution, Method, run_microbatches
-from train.methods import NAMES, create
-from train.spec import TrainingSpec
+from collegium.train.method import Execution, Method, run_microbatches
+from collegium.train.methods import NAMES, create
+from collegium.train.spec import TrainingSpec
 
 
 @pytest.mark.parametrize("name", NAMES)

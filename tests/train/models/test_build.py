@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from search.lower import network_of
-from search.spec import BlockBaseline, MlpBaseline, ResNextBaseline
-from train.data.dataset import ArraySplit, Dataset
-from train.models.build import blueprint, fitted
-from train.problem import Mismatch
-from train.resolve import Grouped
+from collegium.search.lower import network_of
+from collegium.search.spec import BlockBaseline, MlpBaseline, ResNextBaseline
+from collegium.train.data.dataset import ArraySplit, Dataset
+from collegium.train.models.build import blueprint, fitted
+from collegium.train.problem import Mismatch
+from collegium.train.resolve import Grouped
 
 BLOCK = BlockBaseline.model_validate(
     {

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.lower import network_of
-from search.spec import ResNextBaseline
-from train.models.build import blueprint
-from train.resolve import Grouped
+from collegium.search.lower import network_of
+from collegium.search.spec import ResNextBaseline
+from collegium.train.models.build import blueprint
+from collegium.train.resolve import Grouped
 
 PUBLISHED = json.loads(Path(__file__).with_name("torchvision_resnets.json").read_text())
 ARGUMENTS = {

@@ -7,8 +7,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
-#: The folder that the packages are imported from: an environment's site-packages, or a checkout.
-_ROOT = Path(__file__).absolute().parent.parent
+import collegium
+
+#: The folder that the package is imported from: an environment's site-packages, or a checkout.
+_ROOT = Path(str(collegium.__file__)).absolute().parent.parent
 
 
 def python(*arguments: str) -> list[str]:
