@@ -10,23 +10,23 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from collegium.app.access import check_bind
-from collegium.app.answers import install_problem_handlers
-from collegium.app.documented import ALWAYS, publish_openapi
-from collegium.app.parameters import only_known_parameters
-from collegium.app.publisher import Publisher
-from collegium.app.request_metrics import RequestMetrics
+from collegium.app.http.auth import check_bind
+from collegium.app.http.error_handlers import install_problem_handlers
+from collegium.app.http.metrics import RequestMetrics
+from collegium.app.http.middleware import Shell
+from collegium.app.http.openapi import ALWAYS, publish_openapi
+from collegium.app.http.parameters import only_known_parameters
 from collegium.app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
-from collegium.app.services import Services, admitted
+from collegium.app.services.services import Services, admitted
 from collegium.app.settings import Settings, load_settings
-from collegium.app.shell import Shell
 from collegium.app.version import software_version
-from collegium.jobs.artifacts import ArtifactStore
-from collegium.jobs.database import open_engine
-from collegium.jobs.dataset_store import DatasetStore
+from collegium.jobs.broker import Publisher
+from collegium.jobs.database.engine import open_engine
+from collegium.jobs.files.artifacts import ArtifactStore
+from collegium.jobs.files.datasets import DatasetStore
 from collegium.jobs.store import JobStore
 from collegium.search.spec import SearchSpec
-from collegium.train.spec import StudySpec, TrainingSpec
+from collegium.train.spec.training import StudySpec, TrainingSpec
 
 _BODIES = (SearchSpec, TrainingSpec, StudySpec)
 

@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from collegium.train.architecture import BaselineArchitecture
-from collegium.train.method import Method
+from collegium.train.majority.targets import kernel_places
 from collegium.train.methods import create
 from collegium.train.methods.majority import Majority
+from collegium.train.methods.method import Method
 from collegium.train.methods.vanilla import Vanilla
 from collegium.train.models.build import blueprint
-from collegium.train.places import kernel_places
-from collegium.train.resolve import grouped
+from collegium.train.models.resolve import grouped
+from collegium.train.spec.architecture import BaselineArchitecture
 
 EXPANSION = 3
 Batch = tuple[Tensor, Tensor]

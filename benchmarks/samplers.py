@@ -25,14 +25,14 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from collegium.search.chain import Chain, WeightLayer
-from collegium.search.conv_shape import conv_shapes
-from collegium.search.inputs import DEFAULT_CORRELATION, correlation_gram
-from collegium.search.kernel_point import KernelPoint
-from collegium.search.moments import Moments
-from collegium.search.receptive_field import input_window
-from collegium.search.reference import inputs_with_gram, kernel_samples, module_of
-from collegium.search.sampling import sampler_of
+from collegium.search.kernel.inputs import DEFAULT_CORRELATION, correlation_gram
+from collegium.search.kernel.moments import Moments
+from collegium.search.kernel.point import KernelPoint
+from collegium.search.kernel.receptive_field import input_window
+from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.sampling.local import sampler_of
+from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of
+from collegium.search.sampling.unfold import conv_shapes
 
 PROCESSES = 2
 CHUNKS = (8, 32, 128)

@@ -37,9 +37,9 @@ from sqlalchemy import create_engine, func, insert, make_url, select, text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from collegium.jobs import schema
-from collegium.jobs.database import open_engine
-from collegium.jobs.migrate import upgrade
+from collegium.jobs.database import schema
+from collegium.jobs.database.engine import open_engine
+from collegium.jobs.database.migrate import upgrade
 from collegium.jobs.store import JobStore
 from collegium.jobs.subprocesses import environment, python
 

@@ -1,9 +1,11 @@
 """Durable jobs, their events, artifacts and data sets. No torch, no HTTP.
 
-``collegium.jobs.database.open_engine(url)`` → ``collegium.jobs.migrate.upgrade(engine)`` → ``collegium.jobs.store.JobStore(engine)``; beside it
-``collegium.jobs.artifacts.ArtifactStore(url)`` and ``collegium.jobs.dataset_store.DatasetStore(folder, store, …)``.
+``collegium.jobs.database.engine.open_engine(url)`` → ``collegium.jobs.database.migrate.upgrade(engine)`` →
+``collegium.jobs.store.JobStore(engine)``; beside it ``collegium.jobs.files.artifacts.ArtifactStore(url)`` and
+``collegium.jobs.files.datasets.DatasetStore(folder, store, …)``.
 
-The store at a glance (records in ``collegium.jobs.record``, errors in ``collegium.jobs.errors``, states in ``collegium.jobs.states``)::
+The store at a glance (records in ``collegium.jobs.record``, errors in ``collegium.jobs.errors``, states in
+``collegium.jobs.states``)::
 
     create(kind, spec, *, queue, fingerprint=None, idempotency_key=None, parent_id=None, child_key=None,
            max_attempts=3, reuse_answer=False) -> (Job, created)

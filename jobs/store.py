@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from collegium.jobs.attempts import Attempts
-from collegium.jobs.creation import Creation
-from collegium.jobs.database import Database
-from collegium.jobs.datasets import Datasets
-from collegium.jobs.estimates import Estimates
-from collegium.jobs.events import History
-from collegium.jobs.family import Cancellation
-from collegium.jobs.keys import Keys
-from collegium.jobs.listing import Listing
-from collegium.jobs.reading import Reading
-from collegium.jobs.reaper import Reaping
+from collegium.jobs.database.engine import Database
+from collegium.jobs.transactions.attempts import Attempts
+from collegium.jobs.transactions.creation import Creation
+from collegium.jobs.transactions.datasets import Datasets
+from collegium.jobs.transactions.estimates import Estimates
+from collegium.jobs.transactions.events import History
+from collegium.jobs.transactions.family import Cancellation
+from collegium.jobs.transactions.keys import Keys
+from collegium.jobs.transactions.listing import Listing
+from collegium.jobs.transactions.reading import Reading
+from collegium.jobs.transactions.reaper import Reaping
 
 
 class JobStore(Creation, Reading, Listing, Cancellation, Attempts, History, Reaping, Estimates, Datasets, Keys):
     """Durable jobs in SQLite or PostgreSQL. One method, one short transaction; safe to share between threads.
 
-    Every method may also raise one of ``collegium.jobs.database.UNAVAILABLE``, when the database cannot be reached. Nothing
-    was written then, unless the connection broke during the commit; repeating a call is safe wherever it is fenced
-    or carries a key.
+    Every method may also raise one of ``collegium.jobs.database.engine.UNAVAILABLE``, when the database cannot be
+    reached. Nothing was written then, unless the connection broke during the commit; repeating a call is safe
+    wherever it is fenced or carries a key.
     """
 
     def __init__(self, engine: Engine) -> None:

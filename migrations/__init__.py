@@ -1,1 +1,1 @@
-"""Alembic migrations, for SQLite and PostgreSQL; ``collegium.jobs.migrate`` runs them."""
+"""Alembic migrations, for SQLite and PostgreSQL; ``collegium.jobs.database.migrate`` runs them."""

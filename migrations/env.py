@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: by the connection that ``collegium.jobs.migrate`` hands over, or by ``-x url=…``.
+"""How Alembic reaches the database: by the connection that ``jobs.database.migrate`` hands over, or by ``-x url=…``.
 
 A migration runs in one transaction on both databases, SQLite included: either all of it happens, or nothing.
 """
@@ -8,8 +8,8 @@ from typing import Any, Literal
 from alembic import context
 from sqlalchemy import Connection
 
-from collegium.jobs.database import Database, Instant, Words, open_engine
-from collegium.jobs.schema import metadata
+from collegium.jobs.database.engine import Database, Instant, Words, open_engine
+from collegium.jobs.database.schema import metadata
 
 
 def render(kind: str, item: Any, autogen_context: Any) -> str | Literal[False]:

@@ -11,24 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from collegium.search.alpha import alpha_of, exact_points
-from collegium.search.case import Case, case_of
-from collegium.search.estimation import Compute, Estimation, Report
-from collegium.search.fit import Point
-from collegium.search.local_shards import compute_here
-from collegium.search.log_ratios import Exact, LogRatios, Smooth
-from collegium.search.members import between
-from collegium.search.monte_carlo import part_of, sample_correlations, sample_curve
-from collegium.search.near_optimal import near_optimal
-from collegium.search.optimize import Solved
+from collegium.search.curve.fit import Point
+from collegium.search.curve.source import Exact, LogRatios, Smooth
+from collegium.search.curve.surface import Surface
+from collegium.search.estimate.alpha import alpha_of, exact_points
+from collegium.search.estimate.sampled_curve import part_of, sample_correlations, sample_curve
+from collegium.search.estimate.verification import spot_check, verify
+from collegium.search.optimize.members import between
+from collegium.search.optimize.near_optimal import near_optimal
+from collegium.search.optimize.problem import Case, case_of
+from collegium.search.optimize.solve import Solved
+from collegium.search.optimize.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
+from collegium.search.optimize.vector import solve_vectors
 from collegium.search.outcomes import Evidence, judge
 from collegium.search.result import Baseline, Check, CorrelationRow, SearchResult, Verification
+from collegium.search.sampling.estimation import Compute, Estimation, Report
+from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
-from collegium.search.spot_check import spot_check
-from collegium.search.surface import Surface
-from collegium.search.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
-from collegium.search.vector_space import solve_vectors
-from collegium.search.verify import verify
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from collegium.search.case import Case
-from collegium.search.fit import Point
-from collegium.search.log_ratios import LogRatios, Smooth
-from collegium.search.optimize import Solved
+from collegium.search.curve.fit import Point
+from collegium.search.curve.source import LogRatios, Smooth
+from collegium.search.curve.surface import Surface
+from collegium.search.optimize.problem import Case
+from collegium.search.optimize.solve import Solved
 from collegium.search.result import Alpha, Answer, Check, Outcome, OutcomeKind, Verification
-from collegium.search.surface import Surface
 
 #: Relative miss of ln r by the fitted line that is worth a word.
 POOR_LINE = 0.1

@@ -32,7 +32,7 @@ from hypothesis import settings
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from collegium.jobs import migrate
+from collegium.jobs.database import migrate
 
 POSTGRES_DEFAULTS = (
     "postgresql+psycopg://127.0.0.1:5432/test",

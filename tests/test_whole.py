@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collegium.app.client import Client
-from collegium.app.transfer import download, upload
+from collegium.app.client.client import Client
+from collegium.app.client.transfer import download, upload
 
 pytestmark = pytest.mark.timeout(280)
 ADDRESS = "collegium is at "
@@ -52,7 +52,7 @@ def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess
 @contextmanager
 def service(home: Path, *options: str, **environment: str) -> Iterator[Client]:
     """`collegium serve` on a free port."""
-    command = ("app", "serve", "--port", "0", *options)
+    command = ("collegium", "serve", "--port", "0", *options)
     with process(*command, log=home / "serve.log", COLLEGIUM_HOME=str(home), **environment) as started:
         assert started.stdout is not None
         address = next((line for line in started.stdout if line.startswith(ADDRESS)), None)
@@ -171,7 +171,7 @@ def test_a_killed_service_loses_nothing(tmp_path):
     architecture = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [32], "outputs": 10}}
     spec = {"architecture": architecture, "data": "digits", "recipe": {"epochs": 200}}
     short = {"COLLEGIUM_LEASE_S": "4", "COLLEGIUM_REAP_S": "1"}
-    command = ("app", "serve", "--port", "0")
+    command = ("collegium", "serve", "--port", "0")
     log = tmp_path / "first.log"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLLEGIUM_")}
     with log.open("w") as stderr:

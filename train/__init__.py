@@ -11,20 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collegium.train.diagnostics import kernel_spread, stochastic_sharpness
-    from collegium.train.fused import clip_gradient_norm, fuse
-    from collegium.train.majority import collapse, expand, set_step
-    from collegium.train.reestimate import reestimate_norms
+    from collegium.train.loop.norms import reestimate_norms
+    from collegium.train.majority.diagnostics import kernel_spread, stochastic_sharpness
+    from collegium.train.majority.expand import collapse, expand, set_step
+    from collegium.train.majority.fused import clip_gradient_norm, fuse
 
 _EXPORTS = {
-    "collapse": "collegium.train.majority",
-    "expand": "collegium.train.majority",
-    "set_step": "collegium.train.majority",
-    "fuse": "collegium.train.fused",
-    "clip_gradient_norm": "collegium.train.fused",
-    "kernel_spread": "collegium.train.diagnostics",
-    "stochastic_sharpness": "collegium.train.diagnostics",
-    "reestimate_norms": "collegium.train.reestimate",
+    "collapse": "collegium.train.majority.expand",
+    "expand": "collegium.train.majority.expand",
+    "set_step": "collegium.train.majority.expand",
+    "fuse": "collegium.train.majority.fused",
+    "clip_gradient_norm": "collegium.train.majority.fused",
+    "kernel_spread": "collegium.train.majority.diagnostics",
+    "stochastic_sharpness": "collegium.train.majority.diagnostics",
+    "reestimate_norms": "collegium.train.loop.norms",
 }
 
 __all__ = [

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
-from collegium.train.answer import package, result_of
-from collegium.train.export import export
-from collegium.train.launch import in_processes
-from collegium.train.loop import Listener, Pace
-from collegium.train.measure import scores_of
-from collegium.train.phases import last_good, train_all
-from collegium.train.runtime import Place, threads_for
-from collegium.train.setting import Request, Setting, assemble, concrete
-from collegium.train.spec import TrainingSpec
+from collegium.train.export.bundle import export
+from collegium.train.export.package import Package
+from collegium.train.loop.context import Request, Setting, assemble, concrete
+from collegium.train.loop.launch import in_processes
+from collegium.train.loop.loop import Listener, Pace
+from collegium.train.loop.phases import Trained, last_good, parameters, scores_of, train_all
+from collegium.train.loop.runtime import Place, threads_for
+from collegium.train.result import Scores, TrainingResult
+from collegium.train.spec.training import TrainingSpec
+from collegium.train.versions import versions
 
 Report = Callable[[float, str], None]
 Event = Callable[[str, dict[str, Any]], None]
@@ -50,7 +52,7 @@ def run(
     how often to report and to save.
 
     A training that is stopped, or that diverges, leaves its last good checkpoint in ``artifact_dir``. Raises
-    ``InvalidSpec``, ``DataProblem``, or one of :mod:`collegium.train.problem`.
+    ``InvalidSpec``, ``DataProblem``, or one of :mod:`collegium.train.errors`.
     """
     place = Place.parse(device)
     request = Request(
@@ -91,3 +93,85 @@ def _leave_last_good(setting: Setting) -> None:
     if folder is not None and found is not None and setting.spec.formats:
         model, history = found
         export(package(setting, model, {"history": history}, formats=("safetensors",)), folder)
+
+
+def result_of(setting: Setting, trained: Trained, scores: Scores, seconds: float) -> TrainingResult:
+    """Everything that is known of a finished training but what it left."""
+    spec, position, members = setting.spec, trained.loop.position, setting.members
+    speeds = [row["images_per_second"] for row in position.history]
+    diagnostics = trained.diagnostics
+    if "gap" in spec.diagnostics:
+        gaps = {
+            "loss_gap": scores.loss.test - scores.loss.train,
+            "accuracy_gap": scores.accuracy.train - scores.accuracy.test,
+        }
+        diagnostics = diagnostics.model_copy(update=gaps)
+    return TrainingResult(
+        accuracy=scores.accuracy,
+        top5=scores.top5,
+        loss=scores.loss,
+        sampled=trained.sampled,
+        method=spec.method,
+        expansion=trained.method.expansion,
+        models=trained.models,
+        parameters=parameters(trained.model) // trained.models,
+        trained_parameters=trained.trained_parameters,
+        multiplicity=None if members is None else members.multiplicity,
+        widths=None if members is None else members.widths,
+        architecture=_architecture(setting),
+        data=_data(setting),
+        recipe=setting.runtime.recipe,
+        epochs=position.epoch,
+        steps=trained.loop.step,
+        best_epoch=position.best_epoch,
+        seed=spec.seed,
+        seconds=seconds,
+        samples_per_second=sum(speeds) / max(1, len(speeds)),
+        diagnostics=diagnostics if spec.diagnostics else None,
+        notes=tuple(setting.notes),
+        device=_device_name(setting.runtime.device),
+        versions=versions(),
+    )
+
+
+def package(
+    setting: Setting,
+    model: nn.Module,
+    metrics: Mapping[str, Any],
+    *,
+    models: int = 1,
+    formats: tuple[str, ...] | None = None,
+) -> Package:
+    """What is exported: a collapsed model with all that is known of it."""
+    spec = setting.spec
+    architecture = _architecture(setting)
+    description = {
+        "title": f"{architecture['title']} on {spec.data.name}",
+        "architecture": architecture,
+        "parameters": parameters(model) // models,
+        "models": models,
+        "data": _data(setting),
+        "method": spec.method,
+        "recipe": setting.runtime.recipe.model_dump(mode="json"),
+        "seed": spec.seed,
+        "spec": spec.model_dump(mode="json", exclude_none=True),
+        "versions": versions(),
+    }
+    asked = spec.formats if formats is None else formats
+    return Package(model, setting.blueprint, setting.data, description, metrics, asked, setting.notes)
+
+
+def _architecture(setting: Setting) -> dict[str, Any]:
+    if setting.members is not None:
+        return setting.members.describe()
+    fields = setting.spec.architecture.model_dump(mode="json", exclude_none=True)
+    return {"family": "transformer", "title": fields["transformer"], **fields}
+
+
+def _data(setting: Setting) -> dict[str, Any]:
+    data = setting.data
+    return {"name": data.name, "kind": data.kind, "shape": list(data.shape), "classes": data.classes, **data.summary}
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from collegium.search.network import Network, ResidualNetwork
-from collegium.search.problem import InvalidSpec
-from collegium.train.architecture import BaselineArchitecture, TransformerArchitecture
-from collegium.train.resolve import Grouped, grouped
-from collegium.train.spec import EXPANDING, METHODS_OF_FIELDS, StudySpec, TrainingSpec
+from collegium.search.errors import InvalidSpec
+from collegium.search.networks.network import Network, ResidualNetwork
+from collegium.train.models.resolve import Grouped, grouped
+from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
+from collegium.train.spec.training import EXPANDING, METHODS_OF_FIELDS, StudySpec, TrainingSpec
 
 MAX_PARAMETERS = 10**10
 MAX_BYTES = 2**40

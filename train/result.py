@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from collegium.search.result import Part
-from collegium.train.recipes import Recipe
+from collegium.train.spec.recipes import Recipe
 
 
 class Splits(Part):

@@ -21,9 +21,9 @@ from typing import Any
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
-from collegium.worker.celery_app import create_app
+from collegium.worker.celery import create_app
+from collegium.worker.process.slots import plan
 from collegium.worker.settings import SettingsError, load_settings
-from collegium.worker.slots import plan
 
 READY = "collegium worker ready"
 PARENT_POLL_S = 0.5

@@ -6,19 +6,19 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from collegium.jobs.artifacts import ArtifactStore
-from collegium.jobs.database import UNAVAILABLE
+from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import JobNotFound
-from collegium.jobs.record import Failure, Job, Queue
+from collegium.jobs.files.artifacts import ArtifactStore
+from collegium.jobs.record import Failure, Job, Queue, Reaped
 from collegium.jobs.store import JobStore
-from collegium.worker import reaper, workspace
+from collegium.worker.attempt import workspace
+from collegium.worker.attempt.attempt import Attempt
+from collegium.worker.attempt.resources import House
 from collegium.worker.failures import REMEDIES
-from collegium.worker.house import House
+from collegium.worker.process.slots import Slot, SlotPool
+from collegium.worker.process.spares import Spares
 from collegium.worker.publisher import Publisher
 from collegium.worker.settings import WorkerSettings
-from collegium.worker.slots import Slot, SlotPool
-from collegium.worker.spares import Spares
-from collegium.worker.supervisor import Attempt
 
 log = logging.getLogger("collegium.worker")
 
@@ -79,7 +79,7 @@ class Runner:
     def reap_once(self) -> None:
         """Look after the jobs of workers that died, and announce those that nobody announced."""
         try:
-            reaper.reap(self._store, self._house.publisher, silent_s=2 * self._settings.reap_s)
+            reap(self._store, self._house.publisher, silent_s=2 * self._settings.reap_s)
         except UNAVAILABLE as error:
             log.warning("cannot look for lost jobs: %s", error)
 
@@ -175,3 +175,22 @@ class Runner:
     def _reap(self) -> None:
         while not self._stopping.wait(self._settings.reap_s):
             self.reap_once()
+
+
+log = logging.getLogger("collegium.worker")
+
+
+def reap(store: JobStore, publisher: Publisher, *, silent_s: float) -> Reaped:
+    """One round; any number of reapers may be at it. Jobs that nobody announced for ``silent_s`` are announced again.
+
+    Raises one of ``collegium.jobs.database.engine.UNAVAILABLE``.
+    """
+    reaped = store.reap()
+    for hint in reaped.expired:
+        log.warning("job %s: its worker went silent; it waits for another", hint.id)
+        publisher.publish(hint.id, hint.queue)
+    for job_id in reaped.failed:
+        log.error("job %s: lost with its last attempt", job_id)
+    for hint in store.publishable(older_than_s=silent_s):
+        publisher.publish(hint.id, hint.queue)
+    return reaped

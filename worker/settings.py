@@ -66,7 +66,7 @@ class WorkerSettings(BaseSettings):
     training_timeout_s: float = Field(default=14 * DAY, gt=0)
     study_timeout_s: float = Field(default=60 * DAY, gt=0)
 
-    preload: str = "torch,collegium.search.engine,collegium.search.sampling,collegium.search.plot"
+    preload: str = "torch,collegium.search.engine,collegium.search.sampling.local,collegium.search.plot"
     extra_handlers: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

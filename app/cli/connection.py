@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from collegium.app.client import Client
+from collegium.app.client.client import Client
 from collegium.app.settings import load_settings
 
 Server = Annotated[

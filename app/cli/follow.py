@@ -9,9 +9,9 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from collegium.app.cli.exits import err
-from collegium.app.cli.tables import failure_text
-from collegium.app.client import Client, StreamedEvent
+from collegium.app.cli.errors import err
+from collegium.app.cli.tables.jobs import failure_text
+from collegium.app.client.client import Client, StreamedEvent
 
 Tell = Callable[[float, str], None]
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from collegium.app.cli import data, keys
-from collegium.app.cli.doctor import doctor
-from collegium.app.cli.exits import EPILOG
-from collegium.app.cli.jobs import cancel, download, jobs, show, watch
-from collegium.app.cli.reproduce import reproduce
-from collegium.app.cli.search import presets, search
-from collegium.app.cli.serve import migrate, serve
-from collegium.app.cli.train import study, train
+from collegium.app.cli.commands import data, keys
+from collegium.app.cli.commands.doctor import doctor
+from collegium.app.cli.commands.jobs import cancel, download, jobs, show, watch
+from collegium.app.cli.commands.reproduce import reproduce
+from collegium.app.cli.commands.search import presets, search
+from collegium.app.cli.commands.serve import migrate, serve
+from collegium.app.cli.commands.train import study, train
+from collegium.app.cli.errors import EPILOG
 from collegium.app.version import software_version
 
 app = typer.Typer(

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from rich.markup import escape
 
-from collegium.app.body import parse_json, parse_model
-from collegium.app.cli.exits import USAGE, Stop, err
-from collegium.app.locations import readable
-from collegium.app.problems import Problem
-from collegium.search.problem import InvalidSpec
+from collegium.app.cli.errors import USAGE, Stop, err
+from collegium.app.http.body import parse_json, parse_model
+from collegium.app.http.locations import readable
+from collegium.app.http.problems import Problem
+from collegium.search.errors import InvalidSpec
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST = 8 << 20

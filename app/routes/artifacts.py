@@ -9,15 +9,22 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from collegium.app.documented import Responses, binary, header, problems
-from collegium.app.etags import none_match, range_allowed, tag_of
-from collegium.app.problems import Problem
-from collegium.app.ranges import Span, Unsatisfiable, requested_span, sha256_digest
-from collegium.app.services import Given
-from collegium.app.stored import JobId, known_artifact, known_job
-from collegium.app.views import ArtifactList, artifact_view
-from collegium.jobs.artifacts import RangeReader
+from collegium.app.http.conditional import (
+    Span,
+    Unsatisfiable,
+    none_match,
+    range_allowed,
+    requested_span,
+    sha256_digest,
+    tag_of,
+)
+from collegium.app.http.openapi import Responses, binary, header, problems
+from collegium.app.http.problems import Problem
+from collegium.app.services.lookup import JobId, known_artifact, known_job
+from collegium.app.services.services import Given
+from collegium.app.services.views import ArtifactList, artifact_view
 from collegium.jobs.errors import ArtifactNotFound
+from collegium.jobs.files.artifacts import RangeReader
 from collegium.jobs.record import Artifact
 
 router = APIRouter(prefix="/jobs", tags=["artifacts"])

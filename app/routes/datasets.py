@@ -8,10 +8,11 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from collegium.app.body import check_media_type
-from collegium.app.documented import problems
-from collegium.app.problems import Problem
-from collegium.app.reception import (
+from collegium.app.http.body import check_media_type
+from collegium.app.http.openapi import problems
+from collegium.app.http.problems import Problem
+from collegium.app.services.services import Given, Services
+from collegium.app.services.uploads import (
     ADDED,
     BODY,
     MEDIA_TYPE,
@@ -24,8 +25,7 @@ from collegium.app.reception import (
     guarded,
     receive,
 )
-from collegium.app.services import Given, Services
-from collegium.app.views import DatasetPage, DatasetView, dataset_view
+from collegium.app.services.views import DatasetPage, DatasetView, dataset_view
 from collegium.jobs.errors import DatasetNotFound
 from collegium.jobs.record import Dataset
 from collegium.jobs.states import ACTIVE

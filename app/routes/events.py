@@ -9,11 +9,11 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from collegium.app.documented import problems
-from collegium.app.event_stream import job_events, resume_point
-from collegium.app.problems import Problem
-from collegium.app.services import Given, Services
-from collegium.app.stored import JobId, known_job
+from collegium.app.http.openapi import problems
+from collegium.app.http.problems import Problem
+from collegium.app.services.event_stream import job_events, resume_point
+from collegium.app.services.lookup import JobId, known_job
+from collegium.app.services.services import Given, Services
 from collegium.jobs.record import EventType, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

@@ -9,12 +9,12 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from collegium.app.documented import problems
-from collegium.app.publisher import BrokerDown
-from collegium.app.services import Given
-from collegium.app.views import View
-from collegium.jobs import migrate
-from collegium.jobs.database import UNAVAILABLE
+from collegium.app.http.openapi import problems
+from collegium.app.services.services import Given
+from collegium.app.services.views import View
+from collegium.jobs.broker import BrokerDown
+from collegium.jobs.database import migrate
+from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import SchemaMismatch
 
 router = APIRouter(tags=["health"])

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
 
-from collegium.app.documented import header, problems
-from collegium.app.etags import none_match, tag_of_bytes
-from collegium.app.services import Given
-from collegium.app.stored import JobId, known_job
-from collegium.app.views import JobPage, JobView, MetricTable, job_tag, job_view
+from collegium.app.http.conditional import none_match, tag_of_bytes
+from collegium.app.http.openapi import header, problems
+from collegium.app.services.lookup import JobId, known_job
+from collegium.app.services.services import Given
+from collegium.app.services.views import JobPage, JobView, MetricTable, job_tag, job_view
 from collegium.jobs.record import Event, Kind
 from collegium.jobs.states import Status
 

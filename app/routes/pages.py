@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from collegium.app.etags import none_match, tag_of_bytes
-from collegium.app.problems import Problem
+from collegium.app.http.conditional import none_match, tag_of_bytes
+from collegium.app.http.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from collegium.app.architectures import check_data
-from collegium.app.body import read_model, spec_problem
-from collegium.app.documented import json_body
-from collegium.app.services import Given
-from collegium.app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
-from collegium.app.views import View
-from collegium.search.lower import check, describe_presets
-from collegium.search.problem import InvalidSpec
+from collegium.app.http.body import read_model, spec_problem
+from collegium.app.http.openapi import json_body
+from collegium.app.services.references import check_data
+from collegium.app.services.services import Given
+from collegium.app.services.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from collegium.app.services.views import View
+from collegium.search.errors import InvalidSpec
+from collegium.search.networks.build import check, describe_presets
 from collegium.search.spec import SearchSpec
 
 router = APIRouter(tags=["searches"])

@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from collegium.app.architectures import resolved_study, resolved_training
-from collegium.app.body import read_model, spec_problem
-from collegium.app.documented import json_body
-from collegium.app.services import Given
-from collegium.app.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
-from collegium.app.views import View
-from collegium.search.problem import InvalidSpec
+from collegium.app.http.body import read_model, spec_problem
+from collegium.app.http.openapi import json_body
+from collegium.app.services.references import resolved_study, resolved_training
+from collegium.app.services.services import Given
+from collegium.app.services.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from collegium.app.services.views import View
+from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check, check_study
-from collegium.train.recipes import describe
-from collegium.train.spec import StudySpec, TrainingSpec
+from collegium.train.spec.recipes import describe
+from collegium.train.spec.training import StudySpec, TrainingSpec
 
 router = APIRouter(tags=["trainings"])
 

@@ -9,12 +9,23 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from collegium.app.body import check_media_type
-from collegium.app.documented import header, problems
-from collegium.app.reception import ADDED, BODY, MEDIA_TYPE, RECEIVING, Kind, Name, Sha256, finish, guarded, receive
-from collegium.app.services import Given
-from collegium.app.views import View
-from collegium.jobs.dataset_store import Upload
+from collegium.app.http.body import check_media_type
+from collegium.app.http.openapi import header, problems
+from collegium.app.services.services import Given
+from collegium.app.services.uploads import (
+    ADDED,
+    BODY,
+    MEDIA_TYPE,
+    RECEIVING,
+    Kind,
+    Name,
+    Sha256,
+    finish,
+    guarded,
+    receive,
+)
+from collegium.app.services.views import View
+from collegium.jobs.files.datasets import Upload
 
 router = APIRouter(prefix="/uploads", tags=["datasets"])
 

@@ -14,9 +14,9 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from collegium.app.embedded import listen
+from collegium.app.local.embedded import listen
 from collegium.app.main import create_app
-from collegium.app.services import Services
+from collegium.app.services.services import Services
 from collegium.app.settings import Settings, load_settings
 from collegium.jobs.record import Artifact, Failure, Job
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.services import Services
-from collegium.app.views import ArtifactList
+from collegium.app.services.services import Services
+from collegium.app.services.views import ArtifactList
 from collegium.jobs.record import Job
 
 CONTENT = bytes(range(256)) * 3000

@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from collegium.app.cli.root import app
-from collegium.app.services import Services
+from collegium.app.services.services import Services
 from collegium.jobs.record import Failure
 
 Live = Callable[..., tuple[str, Services]]

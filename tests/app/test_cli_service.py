@@ -10,7 +10,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from collegium.app.cli.root import app
-from collegium.app.diagnosis import Finding
+from collegium.app.local.doctor import Finding
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -71,7 +71,7 @@ def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_doctor_says_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("collegium.app.diagnosis._device", lambda: Finding("ok", "device", "not looked at"))
+    monkeypatch.setattr("collegium.app.local.doctor._device", lambda: Finding("ok", "device", "not looked at"))
     for url, word in (
         (f"sqlite:///{tmp_path}/none.db", "does not exist yet"),
         ("postgresql://me:secret@127.0.0.1:1/none", "does not answer"),

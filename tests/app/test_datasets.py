@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.services import Services
-from collegium.app.views import DatasetPage, DatasetView
+from collegium.app.services.services import Services
+from collegium.app.services.views import DatasetPage, DatasetView
 from collegium.jobs.record import Job
 
 RAW = {"Content-Type": "application/octet-stream"}
@@ -186,7 +186,7 @@ def test_a_full_disk_is_said(api: TestClient, services: Services, monkeypatch: p
 
 
 def test_a_checker_that_dies_is_an_answer(api: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("collegium.app.dataset_check._CHILD", "import os; os.abort()")
+    monkeypatch.setattr("collegium.app.services.uploads._CHILD", "import os; os.abort()")
     answer = send(api, npz())
     assert answer.status_code == 422
     assert "could not be looked into" in answer.json()["detail"]

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.event_stream import encoded
-from collegium.app.services import Services
+from collegium.app.services.event_stream import encoded
+from collegium.app.services.services import Services
 from collegium.jobs.record import Job
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 import collegium.app.routes.pages
 from collegium.app.routes.health import Ready
-from collegium.app.services import Services
+from collegium.app.services.services import Services
 from collegium.jobs.record import Failure, Job
 
 

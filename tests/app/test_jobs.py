@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from collegium.app.services import Services
-from collegium.app.views import JobPage, JobView, MetricTable
+from collegium.app.services.services import Services
+from collegium.app.services.views import JobPage, JobView, MetricTable
 from collegium.jobs.record import Failure, Job
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.services import Services
+from collegium.app.services.services import Services
 
 
 def references(node: object) -> set[str]:

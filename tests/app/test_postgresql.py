@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from collegium.app.services import Services
+from collegium.app.services.services import Services
 
 
 def test_a_job_from_post_to_download(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.services import Services
-from collegium.app.views import JobView
+from collegium.app.services.services import Services
+from collegium.app.services.views import JobView
 from collegium.jobs.record import Job
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from collegium.app.client import Client
-from collegium.app.embedded import listen
+from collegium.app.client.client import Client
+from collegium.app.local.embedded import listen
 from collegium.app.settings import load_settings
 from collegium.jobs.subprocesses import environment
 

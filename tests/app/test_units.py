@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from collegium.app.body import parse_json, parse_model
-from collegium.app.etags import none_match, range_allowed
-from collegium.app.locations import pointer, readable, without_tags
-from collegium.app.problems import Problem
-from collegium.app.publisher import BrokerDown, Publisher
-from collegium.app.ranges import Unsatisfiable, requested_span
+from collegium.app.http.body import parse_json, parse_model
+from collegium.app.http.conditional import Unsatisfiable, none_match, range_allowed, requested_span
+from collegium.app.http.locations import pointer, readable, without_tags
+from collegium.app.http.problems import Problem
 from collegium.app.settings import SettingsError, load_settings
+from collegium.jobs.broker import BrokerDown, Publisher
 from collegium.search.spec import SearchSpec
 
 
@@ -126,11 +125,7 @@ def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch
 def test_every_setting_is_documented() -> None:
     import collegium.app.settings
 
-    guide = (
-        Path(collegium.app.settings.__file__)
-        .parent.parent.joinpath("docs/configuration.md")
-        .read_text(encoding="utf-8")
-    )
+    guide = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text(encoding="utf-8")
     for name in collegium.app.settings.Settings.model_fields:
         assert f"`COLLEGIUM_{name.upper()}`" in guide
 

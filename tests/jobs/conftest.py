@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import update
 
-from collegium.jobs.database import open_engine
+from collegium.jobs.database.engine import open_engine
+from collegium.jobs.database.schema import jobs
 from collegium.jobs.record import Job
-from collegium.jobs.schema import jobs
 from collegium.jobs.store import JobStore
 
 

@@ -11,11 +11,11 @@ from itertools import pairwise
 
 import pytest
 
-from collegium.jobs.database import now
+from collegium.jobs.database.engine import now
 from collegium.jobs.errors import CancelNotRequested, ParentClosed, Superseded
 from collegium.jobs.record import Child, Failure
 from collegium.jobs.states import CLAIM, TERMINAL
-from collegium.jobs.transitions import move
+from collegium.jobs.transactions.transitions import move
 
 FAILURE = Failure("internal", "broke")
 
@@ -72,7 +72,7 @@ def test_one_job_is_claimed_once_by_threads(store, queued, together):
 
 CLAIM_ALL = """
 import sys
-from collegium.jobs.database import open_engine
+from collegium.jobs.database.engine import open_engine
 from collegium.jobs.store import JobStore
 
 store = JobStore(open_engine(sys.argv[1]))
@@ -233,7 +233,8 @@ def test_a_writer_that_dies_in_its_transaction_leaves_nothing(store, running, da
     """Killed between the change of the row and the commit: the job is still held, and can be reaped later."""
     job = running()
     script = (
-        "import os, sys; from collegium.jobs.database import *; from collegium.jobs.transitions import *; from collegium.jobs.states import FINISH\n"
+        "import os, sys; from collegium.jobs.database.engine import *; "
+        "from collegium.jobs.transactions.transitions import *; from collegium.jobs.states import FINISH\n"
         "with Database(open_engine(sys.argv[1])).write() as connection:\n"
         "    assert move(connection, sys.argv[2], FINISH, result='{}').status == 'succeeded'\n"
         "    os.kill(os.getpid(), 9)\n"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import update
 
-from collegium.jobs.database import open_engine
+from collegium.jobs.database.engine import open_engine
+from collegium.jobs.database.schema import jobs
 from collegium.jobs.errors import CancelNotRequested, ParentClosed, Superseded
 from collegium.jobs.record import Artifact, Failure
-from collegium.jobs.schema import jobs
 from collegium.jobs.states import ARROWS, TERMINAL
 from collegium.jobs.store import JobStore
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from collegium.search.chain import Chain, Free, WeightLayer
+from collegium.search.networks.chain import Chain, Free, WeightLayer
 
 
 @pytest.fixture(scope="session", autouse=True)

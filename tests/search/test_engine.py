@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from collegium.search.engine import run
-from collegium.search.estimation import Report
-from collegium.search.problem import InvalidSpec
+from collegium.search.errors import InvalidSpec
 from collegium.search.result import SearchResult
-from collegium.search.sampling import compute_shard
-from collegium.search.shards import ShardResult, ShardSpec
+from collegium.search.sampling.estimation import Report
+from collegium.search.sampling.local import compute_shard
+from collegium.search.sampling.shards import ShardResult, ShardSpec
 from collegium.search.spec import SearchSpec
 
 FIGURE_3 = {"family": "mlp", "inputs": 784, "hidden": [500] * 5, "outputs": 1}
@@ -310,7 +310,7 @@ def test_a_result_survives_json():
 
 def test_a_closed_form_needs_no_torch():
     code = (
-        "import sys\nimport collegium.search.plot, collegium.search.reproduce\n"
+        "import sys\nimport collegium.search.plot, collegium.search.reproduce.experiments\n"
         "from collegium.search.engine import run\nfrom collegium.search.spec import SearchSpec\n"
         "asked = {'preset': 'resnet50'}\n"
         "spec = SearchSpec.model_validate({'baseline': asked, 'estimator': {'method': 'exact'}})\n"

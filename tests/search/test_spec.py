@@ -7,8 +7,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from collegium.search.lower import check
-from collegium.search.problem import InvalidSpec
+from collegium.search.errors import InvalidSpec
+from collegium.search.networks.build import check
 from collegium.search.spec import SearchSpec
 
 MLP = {"family": "mlp", "inputs": 784, "hidden": [500, 500], "outputs": 10}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from collegium.train.spec import TrainingSpec
+from collegium.train.spec.training import TrainingSpec
 
 MLP = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [24, 24], "outputs": 10}, "width": 8, "multiplicity": 3}
 

@@ -6,9 +6,9 @@ import torch
 
 from collegium.train.data.batches import TrainingBatches, evaluation_batches, mixed, permutation, steps_per_epoch
 from collegium.train.data.dataset import Arrays, ArraySplit, Preprocessing
-from collegium.train.data.problem import DataProblem
 from collegium.train.data.split import replace_labels, split_arrays
-from collegium.train.spec import DataSpec
+from collegium.train.errors import DataProblem
+from collegium.train.spec.training import DataSpec
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from collegium.train.data.catalog import BUILT_IN, PUBLISHED, load
-from collegium.train.data.image_folder import FolderSplit
+from collegium.train.data.formats.image_folder import FolderSplit
 from collegium.train.data.known import NAMES, PLACES, known_shape
-from collegium.train.data.problem import DataProblem
-from collegium.train.spec import DataSpec, SyntheticSpec
+from collegium.train.errors import DataProblem
+from collegium.train.spec.training import DataSpec, SyntheticSpec
 
 
 def spec(name, **more):

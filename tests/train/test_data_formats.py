@@ -12,12 +12,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from collegium.train.data.cifar import load_cifar
-from collegium.train.data.idx import load_mnist, read_idx
+from collegium.train.data.formats.cifar import load_cifar
+from collegium.train.data.formats.idx import load_mnist, read_idx
+from collegium.train.data.formats.small_imagenet import load_small_imagenet
+from collegium.train.data.formats.text import load_text
 from collegium.train.data.plain_pickle import read_plain_pickle
-from collegium.train.data.problem import DataProblem
-from collegium.train.data.small_imagenet import load_small_imagenet
-from collegium.train.data.text_pairs import load_text
+from collegium.train.errors import DataProblem
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collegium.search.problem import InvalidSpec
+from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
-from collegium.train.data.problem import DataProblem
 from collegium.train.engine import run
-from collegium.train.loop import Pace
-from collegium.train.problem import Diverged, Mismatch
+from collegium.train.errors import DataProblem, Diverged, Mismatch
+from collegium.train.loop.loop import Pace
+from collegium.train.loop.runtime import SMALL_STEP, threads_for
 from collegium.train.result import TrainingResult
-from collegium.train.runtime import SMALL_STEP, threads_for
-from collegium.train.spec import EXPANDING, TrainingSpec
+from collegium.train.spec.training import EXPANDING, TrainingSpec
 
 EVERY_STEP = Pace(report=0, checkpoint=0)
 
@@ -104,7 +103,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(digits_spec, tmp_path):
     spec = digits_spec({"epochs": 40, "patience": 30})
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from collegium.train.engine import run; from collegium.train.loop import Pace; from collegium.train.spec import TrainingSpec\n"
+        "from collegium.train.engine import run; from collegium.train.loop.loop import Pace; "
+        "from collegium.train.spec.training import TrainingSpec\n"
         "run(TrainingSpec.model_validate_json(sys.argv[1]), checkpoint_dir=Path(sys.argv[2]), pace=Pace(0, 0),\n"
         "    report=lambda fraction, _: print(fraction, flush=True))"
     )

@@ -1,8 +1,8 @@
 import pytest
 
-from collegium.search.problem import InvalidSpec
+from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check, check_study
-from collegium.train.spec import StudySpec, TrainingSpec
+from collegium.train.spec.training import StudySpec, TrainingSpec
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from collegium.train import expand
-from collegium.train.kernel import kernels
+from collegium.train.majority.kernel import kernels
 from collegium.train.methods import create
 
 STEPS = 3

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from collegium.train import collapse, expand, fuse
-from collegium.train.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
 
 transformers = pytest.importorskip("transformers")
 
@@ -63,12 +63,12 @@ def test_t5_trains_collapses_and_saves(t5, tmp_path):
 
 def test_weights_that_are_read_often_are_drawn_once_a_pass(t5, monkeypatch):
     """T5 looks at the type of some weights before it uses them."""
-    from collegium.train import simplex
+    from collegium.train.majority import kernel
 
     expand(t5, 3, seed=0).train()
     calls = []
-    plain = simplex.mix
-    monkeypatch.setattr(simplex, "mix", lambda *arguments, **named: calls.append(1) or plain(*arguments, **named))
+    plain = kernel.mix
+    monkeypatch.setattr(kernel, "mix", lambda *arguments, **named: calls.append(1) or plain(*arguments, **named))
     t5(**batch())
     assert len(calls) == len(kernels(t5))
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from collegium.train.data.problem import DataProblem
-from collegium.train.data.upload import check_upload, load_upload
+from collegium.train.data.formats.upload import check_upload, load_upload
+from collegium.train.errors import DataProblem
 
 
 def arrays(**changes):

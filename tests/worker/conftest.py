@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from collegium.jobs.artifacts import ArtifactStore
-from collegium.jobs.database import open_engine
+from collegium.jobs.database.engine import open_engine
+from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.record import Job
 from collegium.jobs.store import JobStore
+from collegium.worker.process.slots import Slot
 from collegium.worker.runner import Runner
 from collegium.worker.settings import WorkerSettings
-from collegium.worker.slots import Slot
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -233,8 +233,8 @@ class SetUp:
 
 EMBEDDED = [sys.executable, "-m", "collegium.worker.embedded"]
 CELERY = [
-    sys.executable, "-m", "celery", "-A", "collegium.worker", "worker", "-Q", "search,train", "--pool", "threads", "-c", "4",
-    "--without-mingle", "--without-gossip", "-l", "INFO",
+    sys.executable, "-m", "celery", "-A", "collegium.worker", "worker", "-Q", "search,train", "--pool", "threads",
+    "-c", "4", "--without-mingle", "--without-gossip", "-l", "INFO",
 ]  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def set_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetUp]:
 @pytest.fixture
 def make_sender() -> Iterator[Callable[[str], Callable[[str, str], Any]]]:
     """Sends hints as the API does: by task name, from another application."""
-    from collegium.app.publisher import sender
+    from collegium.jobs.broker import sender
 
     opened = []
 

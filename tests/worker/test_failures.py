@@ -9,9 +9,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from collegium.jobs.record import FAILURE_KINDS
-from collegium.search.problem import InvalidSpec
-from collegium.train.data.problem import DataProblem
-from collegium.train.problem import Diverged, DoesNotFit, Mismatch
+from collegium.search.errors import InvalidSpec
+from collegium.train.errors import DataProblem, Diverged, DoesNotFit, Mismatch
 from collegium.worker.failures import REMEDIES, Cause, MemoryKills, Rejected, from_exception, from_exit
 
 

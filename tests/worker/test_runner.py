@@ -3,7 +3,7 @@
 import threading
 import time
 
-from collegium.worker import reaper
+from collegium.worker import runner as reaper
 
 
 def test_a_message_runs_the_job_before_any_poll(desk, make_runner):
@@ -74,7 +74,7 @@ def test_a_machine_that_starts_no_process_fails_the_job_and_says_why(desk, make_
     def refuse(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("collegium.worker.spares.ComputeProcess", refuse)
+    monkeypatch.setattr("collegium.worker.process.spares.ComputeProcess", refuse)
     make_runner()
     job = desk.ended(desk.post("answer"))
     assert (job.status, job.failure.kind, job.attempt) == ("failed", "internal", job.max_attempts)

@@ -1,7 +1,8 @@
 """Data to train on: :func:`load` takes a name or an id and gives a data set, split and described.
 
-Published formats are read by one module each into :class:`~collegium.train.data.dataset.Arrays`; :mod:`collegium.train.data.split` holds
-out validation samples, makes labels noisy and fits the normalization; :mod:`collegium.train.data.batches` walks through a split.
+Published formats are read by one module each into :class:`~collegium.train.data.dataset.Arrays`;
+:mod:`collegium.train.data.split` holds out validation samples, makes labels noisy and fits the normalization;
+:mod:`collegium.train.data.batches` walks through a split.
 """
 
 from typing import TYPE_CHECKING, Any

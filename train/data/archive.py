@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from collegium.train.data.problem import DataProblem
+from collegium.train.errors import DataProblem
 
 MAX_MEMBER = 2**31
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collegium.train.data.problem import DataProblem
+from collegium.train.errors import DataProblem
 
 
 @dataclass(frozen=True)

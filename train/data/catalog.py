@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from collegium.train.data.cifar import load_cifar
 from collegium.train.data.dataset import Arrays, Dataset
-from collegium.train.data.digits import load_digits
-from collegium.train.data.idx import load_mnist
-from collegium.train.data.image_folder import load_folder
-from collegium.train.data.problem import DataProblem
-from collegium.train.data.small_imagenet import load_small_imagenet
+from collegium.train.data.formats.cifar import load_cifar
+from collegium.train.data.formats.digits import load_digits
+from collegium.train.data.formats.idx import load_mnist
+from collegium.train.data.formats.image_folder import load_folder
+from collegium.train.data.formats.small_imagenet import load_small_imagenet
+from collegium.train.data.formats.synthetic import load_sequences, load_teacher
+from collegium.train.data.formats.text import load_text_arrays
+from collegium.train.data.formats.upload import load_upload
 from collegium.train.data.split import split_arrays
-from collegium.train.data.synthetic import load_sequences, load_teacher
-from collegium.train.data.text import load_text_arrays
-from collegium.train.data.upload import load_upload
-from collegium.train.spec import DataSpec
+from collegium.train.errors import DataProblem
+from collegium.train.spec.training import DataSpec
 
 Loader = Callable[[DataSpec], Arrays]
 PublishedLoader = Callable[[Path], Arrays]

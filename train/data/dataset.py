@@ -148,8 +148,8 @@ class Dataset:
 class Arrays(LabelledArrays):
     """Published or uploaded arrays and what they are, before any split is held out.
 
-    Beside the labels of classes that :class:`~collegium.train.data.arrays.LabelledArrays` describes, ``y`` may be sequences of
-    tokens, ``(samples, tokens)``, with ``classes`` 0; the samples of kind ``tokens`` are int64.
+    Beside the labels of classes that :class:`~collegium.train.data.arrays.LabelledArrays` describes, ``y`` may be
+    sequences of tokens, ``(samples, tokens)``, with ``classes`` 0; the samples of kind ``tokens`` are int64.
     """
 
     kind: Kind = "image"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from collegium.train.data.problem import DataProblem
+from collegium.train.errors import DataProblem
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from collegium.train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
-from collegium.train.data.problem import DataProblem
-from collegium.train.spec import DataSpec
+from collegium.train.errors import DataProblem
+from collegium.train.spec.training import DataSpec
 
 MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from collegium.train.method import Method
+from collegium.train.methods.method import Method
 
 _METHODS = {
     "vanilla": ("collegium.train.methods.vanilla", "Vanilla"),

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from collegium.train.kernel import MajorityKernel, kernels
-from collegium.train.method import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.majority.draw import Draw
+from collegium.train.majority.draw import probabilities as random_probabilities
+from collegium.train.majority.kernel import MajorityKernel, kernels
 from collegium.train.methods.majority import Majority
-from collegium.train.simplex import Draw
-from collegium.train.simplex import probabilities as random_probabilities
+from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
 
 
 class Adversarial(Majority):

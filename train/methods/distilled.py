@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from collegium.train.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
+from collegium.train.methods.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
 from collegium.train.methods.vanilla import Vanilla
 
 IGNORED = -100  # the label of a token that does not count, as in torch's cross-entropy

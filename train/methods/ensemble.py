@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from collegium.train.method import Evaluate
+from collegium.train.methods.method import Evaluate
 from collegium.train.methods.vanilla import Vanilla
 from collegium.train.models.averaged import AveragedModel
 

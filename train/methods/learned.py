@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from collegium.train.clock import Clock
-from collegium.train.kernel import MajorityKernel
+from collegium.train.majority.clock import Clock
+from collegium.train.majority.kernel import MajorityKernel
 from collegium.train.methods.majority import Majority
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from collegium.train.clock import Clock
-from collegium.train.fused import fuse
-from collegium.train.kernel import MajorityKernel, kernels, mixing
-from collegium.train.majority import Correction, Init, collapse, expand
-from collegium.train.method import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.majority.clock import Clock
+from collegium.train.majority.expand import Correction, Init, collapse, expand
+from collegium.train.majority.fused import fuse
+from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from collegium.train.methods.vanilla import Vanilla
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from collegium.train.method import Evaluate
+from collegium.train.methods.method import Evaluate
 from collegium.train.methods.vanilla import Vanilla
 
 

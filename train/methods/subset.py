@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from collegium.train.method import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.majority.parametrization import register, remove
+from collegium.train.majority.targets import kernel_places
+from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from collegium.train.methods.vanilla import Vanilla
-from collegium.train.parametrization import register, remove
-from collegium.train.places import kernel_places
 
 
 class Subset(Vanilla):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from collegium.train.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
+from collegium.train.methods.method import ComputeLoss, Evaluate, Execution, StepOutput, run_microbatches
 
 
 class Vanilla:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from collegium.search.chain import Chain
-from collegium.search.network import MlpNetwork, ResidualNetwork
+from collegium.search.networks.chain import Chain
+from collegium.search.networks.network import MlpNetwork, ResidualNetwork
 from collegium.train.data.dataset import Dataset
 from collegium.train.models import ensembles, residual
-from collegium.train.resolve import Grouped, repeated_channels, sequences_for
+from collegium.train.models.resolve import Grouped, repeated_channels, sequences_for
 
 MODULES = {
     "MlpEnsemble": ensembles.MlpEnsemble,

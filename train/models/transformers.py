@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from collegium.search.problem import InvalidSpec
-from collegium.train.architecture import TransformerArchitecture
+from collegium.search.errors import InvalidSpec
 from collegium.train.data.dataset import Dataset
+from collegium.train.errors import Mismatch, MissingExtra
 from collegium.train.models.build import seeded
-from collegium.train.problem import Mismatch, MissingExtra
-from collegium.train.resolve import arrays_for
+from collegium.train.models.resolve import arrays_for
+from collegium.train.spec.architecture import TransformerArchitecture
 
 PADDING, END = 0, 1
 
@@ -61,7 +61,7 @@ def _library() -> Any:
 
 
 def _folder(name: str, data_dir: Path | None) -> Path:
-    # ``name`` has no separators (collegium.train.architecture.Key), so it cannot leave the data folder.
+    # ``name`` has no separators (collegium.train.spec.architecture.Key), so it cannot leave the data folder.
     folder = None if data_dir is None else data_dir / name
     if folder is None or not (folder / "config.json").is_file():
         raise InvalidSpec(

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium.train.kernel import kernels, mixing
+from collegium.train.majority.draw import probabilities
+from collegium.train.majority.kernel import kernels, mixing
 from collegium.train.methods import create
 from collegium.train.methods.adversarial import adversarial_probabilities, divergence_from_uniform
-from collegium.train.simplex import probabilities
 
 
 def copies_of(model):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from collegium.train.kernel import kernels
+from collegium.train.majority.draw import probabilities
+from collegium.train.majority.kernel import kernels
 from collegium.train.methods import create
 from collegium.train.methods.majority import Majority
 from collegium.train.models.build import Blueprint
-from collegium.train.simplex import probabilities
 
 
 def run(task, method, *, steps, seed=3, model=None, first=0, state=None, parts=1):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from collegium.train.method import Execution, Method, run_microbatches
 from collegium.train.methods import NAMES, create
-from collegium.train.spec import TrainingSpec
+from collegium.train.methods.method import Execution, Method, run_microbatches
+from collegium.train.spec.training import TrainingSpec
 
 
 @pytest.mark.parametrize("name", NAMES)

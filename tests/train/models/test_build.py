@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from collegium.search.lower import network_of
+from collegium.search.networks.build import network_of
 from collegium.search.spec import BlockBaseline, MlpBaseline, ResNextBaseline
 from collegium.train.data.dataset import ArraySplit, Dataset
+from collegium.train.errors import Mismatch
 from collegium.train.models.build import blueprint, fitted
-from collegium.train.problem import Mismatch
-from collegium.train.resolve import Grouped
+from collegium.train.models.resolve import Grouped
 
 BLOCK = BlockBaseline.model_validate(
     {

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from collegium.search.lower import network_of
+from collegium.search.networks.build import network_of
 from collegium.search.spec import ResNextBaseline
 from collegium.train.models.build import blueprint
-from collegium.train.resolve import Grouped
+from collegium.train.models.resolve import Grouped
 
 PUBLISHED = json.loads(Path(__file__).with_name("torchvision_resnets.json").read_text())
 ARGUMENTS = {

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from collegium.search.problem import InvalidSpec
+from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
 from collegium.train.engine import run
+from collegium.train.errors import Mismatch
 from collegium.train.models.transformers import build_transformer
-from collegium.train.problem import Mismatch
-from collegium.train.spec import TrainingSpec
+from collegium.train.spec.training import TrainingSpec
 
 T5 = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
 SEQUENCES = {"name": "synthetic-text", "synthetic": {"samples": 200, "length": 6, "vocabulary": 12, "task": "first"}}

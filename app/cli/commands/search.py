@@ -1,0 +1,133 @@
+"""``collegium search``: a baseline goes in, the optimal grouping comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from collegium.app.cli.connection import AsJson, Key, connect
+from collegium.app.cli.errors import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, guarded, out
+from collegium.app.cli.follow import follow_job, progress_bar, report_end
+from collegium.app.cli.specs import put, read_object, validated
+from collegium.app.cli.tables.jobs import failure_text
+from collegium.app.cli.tables.search import search_table
+from collegium.app.local.job import LocalFailure, compute
+from collegium.app.settings import load_settings
+from collegium.search.networks.build import check
+from collegium.search.networks.presets import PRESETS
+from collegium.search.spec import SearchSpec
+
+
+@guarded
+def search(
+    source: Annotated[
+        str, typer.Argument(metavar="SPEC|PRESET|-", help="A JSON file, a preset's name, or - for standard input.")
+    ],
+    server: Annotated[str | None, typer.Option("--server", help="Compute at this service, not here.")] = None,
+    key: Key = None,
+    as_json: AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write the figure here, as .svg or .png.")
+    ] = None,
+    method: Annotated[Literal["auto", "exact", "monte_carlo", "given"] | None, typer.Option(help="Estimator.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="The α of method `given`.")] = None,
+    relative_error: Annotated[float | None, typer.Option(help="Asked relative error of ln r.")] = None,
+    correlation: Annotated[float | None, typer.Option(help="Of neighbouring input positions, 0 to 1.")] = None,
+    efficiency: Annotated[Literal["parameters", "flops"] | None, typer.Option(help="What is to be saved.")] = None,
+    space: Annotated[
+        Literal["scaled", "vector"] | None, typer.Option(help="One ratio for all widths, or each its own.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Parameter count in place of the baseline's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Build the ensembles and measure their kernels.")] = False,
+) -> None:
+    """Search the m × n grouping whose kernel has the smallest variance.
+
+    Computes on this machine, or with --server at a service. The options override fields of the specification.
+
+    Examples: collegium search resnet50; collegium search mlp-mnist-6x500 --space vector --plot figure.svg;
+    echo '{"baseline": {"family": "mlp", "inputs": 64, "hidden": [100, 100, 100]}}' | collegium search -
+    """
+    document = _document(source)
+    for path, value in {
+        "estimator.method": method or ("given" if alpha is not None else None),
+        "estimator.alpha": alpha,
+        "estimator.relative_error": relative_error,
+        "estimator.seed": seed,
+        "inputs.correlation": correlation,
+        "efficiency": efficiency,
+        "space.mode": space,
+        "budget": budget,
+        "verify": verify or None,
+    }.items():
+        put(document, path, value)
+    if plot is not None and plot.suffix not in (".svg", ".png"):
+        raise Stop(USAGE, f"--plot {plot}: name a file that ends in .svg or .png")
+    spec = validated(document, SearchSpec, check)
+    result = _here(spec, as_json) if server is None else _there(document, server, key, as_json)
+    if plot is not None:
+        _write_plot(result, plot)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        out.print(search_table(result))
+        if plot is not None:
+            out.print(f"\n[dim]figure in {plot}[/]", soft_wrap=True)
+
+
+@guarded
+def presets(as_json: AsJson = False) -> None:
+    """List the named architectures that a search can start from."""
+    from collegium.app.cli.tables.formatting import count, grid
+    from collegium.search.networks.build import describe_presets
+
+    rows = describe_presets()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = grid("preset", "", "parameters", "FLOPs", left=2)
+    for row in rows:
+        table.add_row(row["name"], row["about"], count(row["parameters"]), count(row["flops"]))
+    out.print(table)
+
+
+def _document(source: str) -> dict[str, Any]:
+    if source in PRESETS and not Path(source).is_file():
+        return {"baseline": {"preset": source}}
+    if source != "-" and not Path(source).is_file():
+        raise Stop(USAGE, f"{source!r} is neither a file nor a preset", "`collegium presets` lists the presets")
+    return read_object(source)
+
+
+def _here(spec: SearchSpec, quiet: bool) -> dict[str, Any]:
+    settings = load_settings()
+    with progress_bar("search", quiet) as tell:
+        try:
+            return compute("search", spec.model_dump(mode="json"), settings, tell)
+        except LocalFailure as failure:
+            found = failure
+    err.print(failure_text(vars(found)))
+    raise typer.Exit(CANCELLED if found.kind == "cancelled" else FAILED)
+
+
+def _there(document: dict[str, Any], server: str, key: str | None, quiet: bool) -> dict[str, Any]:
+    with connect(server, key) as client:
+        job = follow_job(client, client.submit("search", document), quiet)
+    if job["status"] != "succeeded":
+        report_end(job)
+        raise typer.Exit(OF_STATUS[job["status"]])
+    return job["result"]
+
+
+def _write_plot(result: dict[str, Any], path: Path) -> None:
+    from collegium.search.plot import plot as drawn
+    from collegium.search.result import SearchResult
+
+    answer = SearchResult.model_validate_json(json.dumps(result))
+    try:
+        path.write_bytes(drawn(answer, "svg" if path.suffix == ".svg" else "png"))
+    except OSError as error:
+        raise Stop(USAGE, f"--plot {path}: {error.strerror}") from error

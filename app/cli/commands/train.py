@@ -1,0 +1,118 @@
+"""``collegium train`` and ``collegium study``: post a specification and follow it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from collegium.app.cli.connection import AsJson, Key, Server, connect
+from collegium.app.cli.errors import OF_STATUS, USAGE, Stop, err, guarded, out
+from collegium.app.cli.follow import follow_job, report_end
+from collegium.app.cli.specs import put, read_object
+from collegium.app.cli.tables.jobs import result_view
+
+Source = Annotated[str, typer.Argument(metavar="SPEC|-", help="A JSON file, or - for standard input.")]
+Wait = Annotated[bool, typer.Option(help="Follow it to its end; without, print the job's id and return.")]
+To = Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Download the files here when it is done.")]
+
+
+@guarded
+def train(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SPEC|-]", help="A JSON file, or - for standard input.")
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="Train the answer of this finished search.")] = None,
+    choice: Annotated[str | None, typer.Option(help="Which: primal, dual or baseline.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Train this preset.")] = None,
+    width: Annotated[int | None, typer.Option(help="With --preset: width of a member.")] = None,
+    multiplicity: Annotated[int | None, typer.Option(help="With --preset: number of members.")] = None,
+    method: Annotated[str | None, typer.Option(help="vanilla, majority, ensemble, …")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set's name or id.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    wait: Wait = True,
+    to: To = None,
+    server: Server = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an architecture, or a search's answer, at a service.
+
+    Give a specification, or options, or both: options override the specification's fields.
+
+    Example: collegium train --search ID --choice primal --data digits --method majority --to model
+    """
+    document = read_object(source) if source else {}
+    if search is None and preset is None and source is None:
+        raise Stop(USAGE, "say what to train: a specification, --search ID or --preset NAME")
+    for path, value in {
+        "architecture.search": search,
+        "architecture.choice": choice,
+        "architecture.baseline": {"preset": preset} if preset else None,
+        "architecture.width": width,
+        "architecture.multiplicity": multiplicity,
+        "method": method,
+        "seed": seed,
+    }.items():
+        put(document, path, value)
+    _named(document, "data", data)
+    _named(document, "recipe", recipe)
+    if epochs is not None:
+        _named(document, "recipe", None)
+        put(document, "recipe.epochs", epochs)
+    if "data" not in document:
+        raise Stop(USAGE, "say which data to train on, with --data or in the specification")
+    _run("training", document, wait, to, server, key, as_json)
+
+
+@guarded
+def study(
+    source: Source,
+    wait: Wait = True,
+    to: To = None,
+    server: Server = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods and architectures over several seeds, at a service."""
+    _run("study", read_object(source), wait, to, server, key, as_json)
+
+
+def _named(document: dict[str, Any], field: str, name: str | None) -> None:
+    """Set the name of a field that may be given as a bare name or as an object."""
+    if isinstance(document.get(field), str):
+        document[field] = {"name": document[field]}
+    put(document, f"{field}.name", name)
+
+
+def _run(
+    kind: str,
+    document: dict[str, Any],
+    wait: bool,
+    to: Path | None,
+    server: str | None,
+    key: str | None,
+    as_json: bool,
+) -> None:
+    from collegium.app.client.transfer import download
+
+    with connect(server, key) as client:
+        job = client.submit(kind, document)
+        if not wait:
+            print(json.dumps(job, indent=2) if as_json else job["id"])
+            return
+        job = follow_job(client, job, as_json)
+        if to is not None:
+            for artifact in client.artifacts(job["id"]):
+                path = download(client, artifact, to)
+                err.print(f"[dim]{path}[/]", soft_wrap=True)
+    if as_json:
+        print(json.dumps(job, indent=2))
+    elif job["result"]:
+        out.print(result_view(kind, job["result"]))
+    report_end(job)
+    raise typer.Exit(OF_STATUS[job["status"]])

@@ -1,0 +1,1 @@
+"""HTTP conventions: bodies, problems, authentication, conditional requests, OpenAPI."""

@@ -1,0 +1,1 @@
+"""Running on this machine: the embedded service, one job without a service, and diagnosis."""

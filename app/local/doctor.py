@@ -1,0 +1,202 @@
+"""What is installed, what is reachable, and what to do about what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+
+from collegium.app.settings import Settings
+from collegium.app.version import software_version
+from collegium.jobs.broker import BrokerDown, Publisher
+from collegium.jobs.database import migrate
+from collegium.jobs.database.engine import UNAVAILABLE, open_engine
+from collegium.jobs.errors import SchemaMismatch
+from collegium.jobs.files.artifacts import ArtifactStore
+from collegium.jobs.store import JobStore
+from collegium.jobs.subprocesses import python
+
+State = Literal["ok", "note", "wrong"]
+
+_NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "fastapi", "celery", "sqlalchemy", "matplotlib")
+_EXTRAS = {"transformers": "transformers", "onnxruntime": "onnx", "s3fs": "s3", "torchvision": "vision"}
+_DEVICE_TIMEOUT_S = 120
+_DEVICE = """
+import json, torch
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+print(json.dumps({"torch": torch.__version__, "gpus": names, "threads": torch.get_num_threads(),
+                  "mps": bool(getattr(torch.backends, "mps", None) and torch.backends.mps.is_available())}))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; ``remedy`` says what to do unless it is ``ok``."""
+
+    state: State
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Everything, in the order in which things depend on each other."""
+    yield Finding(
+        "ok", "version", f"collegium {software_version()}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    yield from _packages()
+    yield _device()
+    yield _home(settings)
+    yield from _database(settings)
+    yield _artifacts(settings)
+    yield from _broker(settings)
+    yield _data(settings)
+
+
+def _packages() -> Iterator[Finding]:
+    found, missing = [], []
+    for name in _NEEDED:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        yield Finding("wrong", "packages", f"missing: {', '.join(missing)}", "install again: pip install collegium")
+    else:
+        yield Finding("ok", "packages", ", ".join(found))
+    absent = [extra for name, extra in _EXTRAS.items() if not _installed(name)]
+    if absent:
+        extras = ",".join(absent)
+        yield Finding(
+            "note",
+            "extras",
+            f"not installed: {', '.join(absent)}",
+            f"if you need them: pip install 'collegium[{extras}]'",
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _device() -> Finding:
+    try:
+        done = subprocess.run(
+            python("-c", _DEVICE), capture_output=True, text=True, timeout=_DEVICE_TIMEOUT_S, check=False
+        )
+        found = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return Finding("wrong", "device", "torch does not start", f"see: {sys.executable} -c 'import torch'")
+    if found["gpus"]:
+        return Finding("ok", "device", f"torch {found['torch']}; {', '.join(found['gpus'])}")
+    more = "; Apple GPU present, not used" if found["mps"] else ""
+    return Finding("ok", "device", f"torch {found['torch']}; processor, {found['threads']} threads, no GPU{more}")
+
+
+def _home(settings: Settings) -> Finding:
+    place = settings.home if settings.home.exists() else settings.home.parent
+    if not os.access(place, os.W_OK):
+        return Finding("wrong", "home", f"{settings.home} cannot be written", "set COLLEGIUM_HOME to another folder")
+    return Finding("ok", "home", f"{settings.home}{'' if settings.home.exists() else ' (made by `collegium serve`)'}")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        shown = make_url(settings.database_url).render_as_string(hide_password=True)
+        path = make_url(settings.database_url).database
+        if shown.startswith("sqlite") and path and not os.path.exists(path):
+            yield Finding("note", "database", f"{shown} does not exist yet", "`collegium serve` makes it")
+            return
+        engine = open_engine(settings.database_url)
+    except ValueError as error:
+        yield Finding("wrong", "database", str(error), "correct COLLEGIUM_DATABASE_URL")
+        return
+    try:
+        yield from _open_database(engine, shown, settings)
+    except UNAVAILABLE as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        yield Finding(
+            "wrong", "database", f"{shown} does not answer: {reason}", "start it, or correct COLLEGIUM_DATABASE_URL"
+        )
+    finally:
+        engine.dispose()
+
+
+def _open_database(engine: Engine, shown: str, settings: Settings) -> Iterator[Finding]:
+    store = JobStore(engine)
+    store.ping()
+    yield Finding("ok", "database", shown)
+    try:
+        migrate.check(engine)
+    except SchemaMismatch as error:
+        yield Finding("wrong", "migrations", str(error), "run `collegium migrate`")
+        return
+    yield Finding("ok", "migrations", f"at revision {migrate.head()}")
+    figures = store.metrics()
+    waiting = sum(count for (_, status), count in figures.depth.items() if status == "queued")
+    longest = max(figures.oldest_queued_seconds.values(), default=0.0)
+    if waiting and longest > 60:
+        yield Finding(
+            "wrong", "queue", f"{waiting} jobs wait, the first for {longest:.0f} s", "start a worker, or more of them"
+        )
+    else:
+        yield Finding("ok", "queue", f"{waiting} jobs wait")
+    if not settings.loopback and not store.has_keys():
+        yield Finding(
+            "wrong", "keys", f"{settings.host} is open to a network and there is no key", "`collegium keys create NAME`"
+        )
+    else:
+        yield Finding("ok", "keys", f"{len(store.list_keys())} API keys")
+
+
+def _artifacts(settings: Settings) -> Finding:
+    try:
+        ArtifactStore(settings.artifact_url).ping()
+    except ImportError as error:
+        return Finding("wrong", "artifacts", f"{settings.artifact_url}: {error}", "install the extra that it names")
+    except (OSError, ValueError) as error:
+        return Finding("wrong", "artifacts", f"{settings.artifact_url}: {error}", "correct COLLEGIUM_ARTIFACT_URL")
+    return Finding("ok", "artifacts", settings.artifact_url)
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    parts = urlsplit(settings.broker_url)
+    shown = settings.broker_url if parts.password is None else settings.broker_url.replace(parts.password, "***")
+    publisher = Publisher(settings.broker_url)
+    try:
+        publisher.check()
+        yield Finding("ok", "broker", shown)
+        workers = publisher.workers(timeout_s=1.5)
+    except BrokerDown as error:
+        yield Finding(
+            "wrong", "broker", f"{shown} does not answer: {error}", "start it; jobs are kept meanwhile, and start later"
+        )
+        return
+    finally:
+        publisher.close(1.0)
+    if workers:
+        yield Finding("ok", "workers", ", ".join(workers))
+    else:
+        remedy = "`collegium serve` starts one; or: celery -A collegium.worker worker --pool threads"
+        yield Finding("note", "workers", "none answers", remedy)
+
+
+def _data(settings: Settings) -> Finding:
+    folders = sorted(path.name for path in settings.data_dir.iterdir()) if settings.data_dir.is_dir() else []
+    if folders:
+        return Finding("ok", "data", f"{settings.data_dir}: {', '.join(folders[:12])}")
+    return Finding("ok", "data", f"built-in data only; published data sets go to {settings.data_dir}")

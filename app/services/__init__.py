@@ -1,0 +1,1 @@
+"""What the routes share: submission, references, uploads, lookups, views."""

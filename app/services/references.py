@@ -1,0 +1,104 @@
+"""From what a training names to what it trains: searches and data sets are looked up when the request arrives."""
+
+from __future__ import annotations
+
+import re
+
+from collegium.app.settings import Settings
+from collegium.jobs.errors import DatasetNotFound, JobNotFound
+from collegium.jobs.store import JobStore
+from collegium.search.errors import InvalidSpec
+from collegium.train.data.known import NAMES, PLACES, is_missing, known_shape
+from collegium.train.errors import Mismatch
+from collegium.train.models.resolve import answer_of, check_samples
+from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
+from collegium.train.spec.training import DataSpec, StudySpec, TrainingSpec
+
+_DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def resolved_training(store: JobStore, spec: TrainingSpec, settings: Settings) -> TrainingSpec:
+    """The training with definite widths and multiplicity. Raises ``InvalidSpec``."""
+    check_data(store, spec.data.name, settings, ("data", "name"))
+    definite = _definite(store, spec.architecture, ("architecture",))
+    _check_samples(definite, spec.data, _shape(store, spec.data), ("architecture",))
+    return spec.model_copy(update={"architecture": definite})
+
+
+def resolved_study(store: JobStore, spec: StudySpec, settings: Settings) -> StudySpec:
+    """The study with definite widths and multiplicities. Raises ``InvalidSpec``."""
+    check_data(store, spec.data.name, settings, ("data", "name"))
+    shape, architectures = _shape(store, spec.data), []
+    for index, item in enumerate(spec.architectures):
+        path = ("architectures", index, "architecture")
+        definite = _definite(store, item.architecture, path)
+        _check_samples(definite, spec.data, shape, path)
+        architectures.append(item.model_copy(update={"architecture": definite}))
+    return spec.model_copy(update={"architectures": tuple(architectures)})
+
+
+def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, ...]) -> None:
+    """Refuse data that no worker will find, as far as this machine can tell. Raises ``InvalidSpec`` at ``path``."""
+    data_dir = settings.data_dir
+    if name in NAMES:
+        if settings.shares_folders and is_missing(name, data_dir):
+            raise InvalidSpec(
+                path, f"'{name}' is not in the data folder: put {' or '.join(PLACES[name])} into {data_dir}"
+            )
+        return
+    if _DATASET_ID.match(name):
+        try:
+            store.get_dataset(name)
+        except DatasetNotFound:
+            raise InvalidSpec(path, "no data set has this id; `GET /v1/datasets` lists them") from None
+        return
+    if name.startswith(".") or not (data_dir / name).is_dir():
+        raise InvalidSpec(
+            path,
+            f"no data set is called '{name}'; there are {', '.join(sorted(NAMES))}, "
+            "the ids of `GET /v1/datasets`, and the folders inside the service's data folder",
+        )
+
+
+def _shape(store: JobStore, data: DataSpec) -> tuple[int, ...] | None:
+    """The shape of one sample, where the data's name or the record of its upload tells it."""
+    if _DATASET_ID.match(data.name):
+        return tuple(store.get_dataset(data.name).summary["shape"])
+    return known_shape(data)
+
+
+def _check_samples(
+    architecture: Architecture, data: DataSpec, shape: tuple[int, ...] | None, path: tuple[str | int, ...]
+) -> None:
+    try:
+        check_samples(architecture, data, shape)
+    except Mismatch as mismatch:
+        raise InvalidSpec(path, f"{mismatch.message}: {mismatch.remedy}") from None
+    except InvalidSpec as error:
+        raise InvalidSpec((*path, *error.path[1:]), error.message) from None
+
+
+def _definite(store: JobStore, architecture: Architecture, path: tuple[str | int, ...]) -> Architecture:
+    if isinstance(architecture, SearchedArchitecture):
+        return _answer(store, architecture, path)
+    origin = getattr(architecture, "origin", None)
+    if origin is not None and _answer(store, origin, (*path, "origin")) != architecture:
+        raise InvalidSpec((*path, "origin"), "this is not that search's answer; leave the field out")
+    return architecture
+
+
+def _answer(store: JobStore, asked: SearchedArchitecture, path: tuple[str | int, ...]) -> BaselineArchitecture:
+    field = (*path, "search")
+    try:
+        job = store.get(asked.search)
+    except JobNotFound:
+        raise InvalidSpec(field, "no job has this id") from None
+    if job.kind != "search":
+        raise InvalidSpec(field, f"this job is a {job.kind}, not a search")
+    if job.status != "succeeded" or job.result is None:
+        raise InvalidSpec(field, f"this search is {job.status}; a training needs a succeeded one")
+    try:
+        return answer_of(asked, job.spec, job.result).model_copy(update={"origin": asked})
+    except InvalidSpec as error:
+        # Its path begins with the field that holds the architecture, which only we know.
+        raise InvalidSpec((*path, *error.path[1:]), error.message) from None

@@ -1,0 +1,48 @@
+"""What the routes work with, put together once in ``collegium.app.main`` and handed to each request."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from collegium.app.http.auth import check_key, check_origin
+from collegium.app.http.metrics import RequestMetrics
+from collegium.app.settings import Settings
+from collegium.jobs.broker import Publisher
+from collegium.jobs.files.artifacts import ArtifactStore
+from collegium.jobs.files.datasets import DatasetStore
+from collegium.jobs.store import JobStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of a running service. ``stopping`` is set when it is about to end: streams close then."""
+
+    settings: Settings
+    engine: Engine
+    store: JobStore
+    artifacts: ArtifactStore
+    datasets: DatasetStore
+    publisher: Publisher
+    metrics: RequestMetrics
+    streams: threading.BoundedSemaphore
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def _services(request: Request) -> Services:
+    return request.app.state.services
+
+
+Given = Annotated[Services, Depends(_services)]
+
+
+def admitted(request: Request, services: Given) -> None:
+    """Let through who may ask. Raises 401 and 403 problems."""
+    required = not services.settings.loopback or services.store.has_keys()
+    check_origin(request, services.settings, required)
+    if required:
+        check_key(request, services.store)

@@ -1,0 +1,96 @@
+"""From a validated request to a job that workers hear of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Query
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from collegium.app.http.openapi import Responses, header, problems
+from collegium.app.http.problems import Problem
+from collegium.app.services.services import Services
+from collegium.app.services.views import JobView, job_path, job_tag, job_view
+from collegium.app.version import software_version
+from collegium.jobs.database.json_text import digest
+from collegium.jobs.errors import IdempotencyConflict
+from collegium.jobs.record import Job, Kind, Queue
+
+_RETRY_AFTER_S = "1"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="a repetition with the same key and body is answered with the same job",
+    ),
+]
+Fresh = Annotated[bool, Query(description="compute again even where an identical request has its answer already")]
+
+_FOLLOW = {"job_id": "$response.body#/id"}
+_LINKS = {
+    name: {"operationId": name, "parameters": _FOLLOW}
+    for name in ("read_job", "cancel_job", "read_metrics", "list_artifacts", "stream_events")
+}
+_HEADERS = {
+    "Location": header("the job's path"),
+    "ETag": header("the job's entity tag"),
+}
+DOCUMENTED: Responses = {
+    200: {
+        "model": JobView,
+        "description": "An identical request has been answered before: its finished job.",
+        "headers": _HEADERS,
+        "links": _LINKS,
+    },
+    202: {
+        "model": JobView,
+        "description": "The job waits for a worker.",
+        "headers": _HEADERS | {"Retry-After": header("seconds until it is worth asking for the job")},
+        "links": _LINKS,
+    },
+    **problems(
+        "malformed-request",
+        "malformed-json",
+        "too-large",
+        "unsupported-media-type",
+        "invalid-request",
+        "invalid-spec",
+        "idempotency-key-reused",
+    ),
+}
+
+
+def fingerprint(kind: Kind, spec: dict[str, Any]) -> str:
+    """What makes two requests the same: their kind, every field of their specification, and the software."""
+    return digest({"kind": kind, "spec": spec, "version": software_version()})
+
+
+def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: str | None, fresh: bool) -> JSONResponse:
+    """Store the job and tell the workers, or find its answer. Raises a 422 problem for a reused key."""
+    document = spec.model_dump(mode="json")
+    try:
+        job, created = services.store.create(
+            kind,
+            document,
+            queue=queue,
+            fingerprint=fingerprint(kind, document),
+            idempotency_key=key,
+            reuse_answer=not fresh,
+        )
+    except IdempotencyConflict as error:
+        raise Problem("idempotency-key-reused", str(error)) from error
+    if created:
+        services.publisher.publish(job.id, job.queue)
+    return _answer(job)
+
+
+def _answer(job: Job) -> JSONResponse:
+    headers = {"Location": job_path(job.id), "ETag": job_tag(job), "Cache-Control": "no-store"}
+    if not job.terminal:
+        headers["Retry-After"] = _RETRY_AFTER_S
+    return JSONResponse(job_view(job), status_code=200 if job.terminal else 202, headers=headers)

@@ -1,0 +1,136 @@
+"""Bytes of data sets on their way in, and the problems they can meet."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Query, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from collegium.app.http.body import bounded_stream
+from collegium.app.http.openapi import Responses, binary, header, problems
+from collegium.app.http.problems import Problem
+from collegium.app.services.services import Services
+from collegium.app.services.views import DatasetView, dataset_view
+from collegium.jobs.errors import HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound
+from collegium.jobs.files.datasets import Upload
+from collegium.jobs.subprocesses import environment, python
+
+T = TypeVar("T")
+
+#: Written to the disk, and flushed, at a time.
+PIECE = 8 << 20
+#: An uploaded file may unpack to so many times the bytes that it may have itself.
+UNPACKED = 4
+MEDIA_TYPE = "application/octet-stream"
+
+Name = Annotated[str, Query(min_length=1, max_length=255, description="what to call it")]
+Kind = Annotated[Literal["npz", "safetensors"], Query(description="the file's format")]
+Sha256 = Annotated[
+    str | None, Query(pattern="^[0-9a-f]{64}$", description="SHA-256 of the whole file, checked on arrival")
+]
+
+BODY = {"requestBody": {"required": True, "content": binary(MEDIA_TYPE)}}
+RECEIVING = problems("malformed-request", "too-large", "unsupported-media-type", "invalid-dataset", "invalid-request")
+_LOCATION = {"Location": header("the data set's path")}
+ADDED: Responses = {
+    200: {"model": DatasetView, "description": "The same bytes are here already.", "headers": _LOCATION},
+    201: {"model": DatasetView, "description": "Checked and stored.", "headers": _LOCATION},
+}
+
+
+async def receive(request: Request, services: Services, upload: Upload, offset: int) -> Upload:
+    """Write the request's body on at ``offset``, in pieces so large that flushing each to the disk costs little."""
+    piece = bytearray()
+
+    async def write() -> None:
+        nonlocal upload, offset
+        chunk = bytes(piece)
+        upload = await run_in_threadpool(guarded, lambda: services.datasets.append(upload.id, offset, chunk))
+        offset = upload.offset
+        piece.clear()
+
+    async for chunk in bounded_stream(request, services.settings.max_dataset_bytes):
+        piece += chunk
+        if len(piece) >= PIECE:
+            await write()
+    await write()
+    return upload
+
+
+def finish(services: Services, upload_id: str, sha256: str | None) -> JSONResponse:
+    """Check what was sent and make a data set of it. Raises 404 and 422 problems."""
+    limit = UNPACKED * services.settings.max_dataset_bytes
+    dataset, created = guarded(
+        lambda: services.datasets.finish(upload_id, lambda path: checked(path, limit), sha256=sha256)
+    )
+    view = dataset_view(dataset)
+    return JSONResponse(view, status_code=201 if created else 200, headers={"Location": view["link"]})
+
+
+def abandon(services: Services, upload_id: str) -> None:
+    """Throw an upload away, if it is still there: one that was refused is gone already."""
+    with suppress(UploadNotFound):
+        services.datasets.abandon(upload_id)
+
+
+def guarded(action: Callable[[], T]) -> T:
+    """Run an action of the data set store; what it refuses becomes a problem."""
+    try:
+        return action()
+    except UploadNotFound as error:
+        raise Problem("not-found", "there is no upload with this id; it may have been finished") from error
+    except OffsetMismatch as error:
+        raise Problem(
+            "conflict",
+            f"the upload holds {error.expected} bytes: go on there",
+            headers={"Upload-Offset": str(error.expected)},
+        ) from error
+    except TooLarge as error:
+        raise Problem("too-large", f"a data set has at most {error.limit} bytes") from error
+    except (HashMismatch, InvalidName) as error:
+        raise Problem("invalid-dataset", str(error)) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Problem("unavailable", "there is no space left for data sets") from error
+        raise
+
+
+_TIMEOUT_S = 900
+_CHILD = """
+import json, sys
+from pathlib import Path
+from collegium.train.errors import DataProblem
+from collegium.train.data.formats.upload import check_upload
+try:
+    answer = {"summary": check_upload(Path(sys.argv[1]), limit=int(sys.argv[2]))}
+except DataProblem as problem:
+    answer = {"message": problem.message, "remedy": problem.remedy}
+print(json.dumps(answer))
+"""
+
+
+def checked(path: Path, limit: int) -> dict[str, Any]:
+    """What the file holds. ``limit`` bounds its unpacked bytes. Raises a 422 problem that says what is wrong."""
+    command = python("-c", _CHILD, str(path), str(limit))
+    try:
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Problem("invalid-dataset", f"looking into the file took more than {_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        reason = lines[-1][:300] if lines else f"exit status {done.returncode}"
+        raise Problem("invalid-dataset", f"the file could not be looked into: {reason}")
+    answer = json.loads(done.stdout)
+    if "summary" not in answer:
+        raise Problem("invalid-dataset", f"{answer['message']}. {answer['remedy']}".removesuffix(". "))
+    return answer["summary"]

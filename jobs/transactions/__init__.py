@@ -1,0 +1,1 @@
+"""What the store does: each method is one short transaction."""

@@ -1,0 +1,1 @@
+"""ln r over widths: exact, given, or a smooth fit through samples."""

@@ -1,0 +1,1 @@
+"""What is estimated around the curve: α, sampled points, and verification by sampling."""

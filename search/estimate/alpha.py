@@ -1,0 +1,102 @@
+"""The α of an answer: fitted to exact or sampled points, or given and held against the exact ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from collegium.search.curve.fit import Line, Point, fit_line
+from collegium.search.curve.smooth import varying_sums
+from collegium.search.errors import InvalidSpec
+from collegium.search.optimize.members import scaled_members
+from collegium.search.optimize.problem import Case
+from collegium.search.optimize.solve import LARGEST_LOG_RATIO
+from collegium.search.result import Alpha, AlphaPoint, FitWindow
+from collegium.search.spec import SpaceSpec
+
+#: Exact points of a fit, spread geometrically from width 1 to the baseline.
+EXACT_POINTS = 40
+
+
+def exact_points(case: Case) -> tuple[Point, ...]:
+    """The closed form at widths in the baseline's ratio, whatever the space of the search."""
+    members = scaled_members(case.network, SpaceSpec())
+    first = np.array([widths[0] for widths in members], float)
+    wanted = np.geomspace(first.min(), first.max(), EXACT_POINTS)
+    chosen = [members[index] for index in np.unique(np.abs(first[None] - wanted[:, None]).argmin(axis=1))]
+    log_ratio = case.exact(np.array(chosen))
+    points = [
+        Point(widths, case.network.inverse_fan_in_sum(widths), float(value))
+        for widths, value in zip(chosen, log_ratio, strict=True)
+    ]
+    return tuple([point for point in points if point.log_ratio <= LARGEST_LOG_RATIO] or points)
+
+
+def alpha_of(case: Case, points: Sequence[Point]) -> Alpha:
+    """The weighted fit through the origin to ``points``, or the given α with its residuals there.
+
+    Raises ``InvalidSpec`` where the fit's window holds no point that shows any variance.
+    """
+    given = case.spec.estimator.alpha
+    if given is not None:
+        return _given(given, points)
+    if case.spec.space.mode == "vector" and case.spec.space.widths is None:
+        tied = set(case.members)
+        points = [point for point in points if point.widths in tied or not point.samples]
+    window = case.spec.estimator.window
+    bounds = None if window is None else (window.min_width, window.max_width)
+    try:
+        line = fit_line(points, bounds)
+    except ValueError as error:
+        field = "samples" if window is None else "window"
+        raise InvalidSpec(("estimator", field), str(error)) from error
+    return Alpha(
+        value=line.alpha,
+        standard_error=line.standard_error,
+        method="exact" if all(point.samples == 0 for point in points) else "monte_carlo",
+        window=FitWindow(min_width=line.window[0], max_width=line.window[1]),
+        r_squared=line.r_squared,
+        points=_described(points, line.residuals, line.used),
+        slope=_slope(case, points, line),
+        largest_relative_residual=line.largest_relative_residual(points),
+    )
+
+
+def _given(alpha: float, points: Sequence[Point]) -> Alpha:
+    residuals = [point.log_ratio - alpha * point.inverse_fan_in_sum for point in points]
+    misses = [abs(residual) / point.log_ratio for residual, point in zip(residuals, points, strict=True)]
+    return Alpha(
+        value=alpha,
+        standard_error=0.0,
+        method="given",
+        window=None,
+        r_squared=None,
+        points=_described(points, residuals, [False] * len(points)),
+        largest_relative_residual=max(misses, default=None),
+    )
+
+
+def _slope(case: Case, points: Sequence[Point], line: Line) -> float:
+    """The same points against the part of s(n) that varies."""
+    varying = varying_sums(case.network, np.array([point.widths for point in points]))
+    moved = [replace(point, inverse_fan_in_sum=float(t)) for point, t in zip(points, varying, strict=True)]
+    return fit_line([point for point, used in zip(moved, line.used, strict=True) if used], (1, None)).alpha
+
+
+def _described(points: Sequence[Point], residuals: Sequence[float], used: Sequence[bool]) -> tuple[AlphaPoint, ...]:
+    return tuple(
+        AlphaPoint(
+            widths=point.widths,
+            inverse_fan_in_sum=point.inverse_fan_in_sum,
+            samples=point.samples,
+            log_moment_ratio=point.log_ratio,
+            standard_error=point.standard_error if math.isfinite(point.standard_error) else None,
+            residual=residual,
+            used=use,
+            converged=point.converged,
+        )
+        for point, residual, use in zip(points, residuals, used, strict=True)
+    )

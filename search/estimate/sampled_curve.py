@@ -1,0 +1,210 @@
+"""The curve by sampling: which members are sampled, and the smooth curve through them.
+
+Members are spread geometrically from the baseline down to where ln r is about one; narrower ones have so heavy a tail
+that they would cost most of the samples. If the optimum lies at that end, narrower ones are added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from collegium.search.curve.fit import Point
+from collegium.search.curve.smooth import fit_curve, varying_sums
+from collegium.search.curve.source import LogRatios, Sampled, Smooth
+from collegium.search.curve.surface import fit_surface
+from collegium.search.errors import InvalidSpec
+from collegium.search.optimize.members import vector_values
+from collegium.search.optimize.problem import Case
+from collegium.search.optimize.uncertainty import CORRELATIONS
+from collegium.search.optimize.vector import best_vector
+from collegium.search.sampling.estimation import Estimation, Report, relaxed
+from collegium.search.sampling.shards import PointProgress
+
+#: Members sampled at first.
+MEMBERS = 9
+#: Varying part of s(n) at the narrowest member sampled at first: ln r is 0.7 to 1.3 there.
+NARROWEST = 0.25
+#: Each extension goes this much further, with a relaxed error, as the tail grows heavier.
+EXTENSION = 1.5
+EXTENSIONS = 3
+#: Rounds of sampling width vectors: those around the tied optimum, then the best so far.
+VECTOR_ROUNDS = 16
+RELAXED = 2.0
+
+
+@dataclass(frozen=True)
+class SampledCurve:
+    """ln r as sampled, the points behind it, and the members at which it is known."""
+
+    log_ratios: LogRatios
+    points: tuple[Point, ...]
+    members: tuple[tuple[int, ...], ...]
+
+
+def sample_curve(case: Case, estimation: Estimation, report: Report) -> SampledCurve:
+    """Sample the case's curve; every member of a listed space, or a design with a smooth curve through it."""
+    if case.spec.space.widths is not None:
+        return _sample_listed(case, estimation, report)
+    members = case.members
+    limit = max(NARROWEST, 2 * _t(case, case.network.baseline))
+    wanted = _design(case, members, limit)
+    states = estimation.run([case.point(widths) for widths in wanted], part_of(report, 0, 0.7), "sampling the kernel")
+    points = [_point(case, state, estimation) for state in states]
+    for _ in range(EXTENSIONS):
+        curve = _smooth(case, points)
+        narrower = [widths for widths in members if _t(case, widths) > limit]
+        if not narrower or not _at_narrow_end(case, members, curve):
+            break
+        limit *= EXTENSION
+        more = [widths for widths in _spread(narrower, limit, case) if widths not in {p.widths for p in points}]
+        softer = relaxed(estimation, RELAXED)
+        states = softer.run(
+            [case.point(widths) for widths in more], part_of(report, 0.7, 1), "sampling narrower members"
+        )
+        points += [_point(case, state, softer) for state in states]
+    points.sort(key=lambda point: point.widths)
+    curve = _smooth(case, points)
+    if case.spec.space.mode == "vector" and len(case.network.baseline) > 1:
+        return _sample_vectors(case, estimation, curve, points, report)
+    known = tuple(widths for widths in members if np.isfinite(curve(np.array([widths])))[0])
+    return SampledCurve(curve, tuple(points), known)
+
+
+def _sample_vectors(
+    case: Case, estimation: Estimation, tied: Smooth, points: list[Point], report: Report
+) -> SampledCurve:
+    """Vectors around the tied optimum, and then the best vector of each fit, until that one has been sampled."""
+    solved = case.solve(case.members, tied)
+    wanted = _around(case, solved.widths[solved.optimum]) if solved.optimum is not None else []
+    for _ in range(VECTOR_ROUNDS):
+        sampled = {point.widths for point in points}
+        new = [case.point(widths) for widths in wanted if widths not in sampled]
+        if not new:
+            break
+        states = estimation.run(new, part_of(report, 0.7, 1), "sampling width vectors")
+        points = points + [_point(case, state, estimation) for state in states]
+        surface = fit_surface(case.network, points, case.spec.estimator.seed)
+        found = best_vector(case, surface, case.solve(case.members, surface))
+        if found is None:
+            break
+        wanted = [found.widths, *_beyond(case, found.widths, surface.narrowest)]
+    surface = fit_surface(case.network, points, case.spec.estimator.seed)
+    known = tuple(widths for widths in case.members if np.isfinite(surface(np.array([widths])))[0])
+    return SampledCurve(surface, tuple(points), known)
+
+
+def _beyond(case: Case, widths: tuple[int, ...], narrowest: np.ndarray) -> list[tuple[int, ...]]:
+    """Where a width lies at the narrowest one sampled: the same vector with half of it."""
+    vectors = []
+    for index, allowed in enumerate(vector_values(case.network, case.spec.space)):
+        half = int(allowed[np.abs(allowed - widths[index] / 2).argmin()])
+        if widths[index] <= 1.1 * narrowest[index] and half < narrowest[index]:
+            vectors.append((*widths[:index], half, *widths[index + 1 :]))
+    return vectors
+
+
+def _around(case: Case, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Each width alone at a third and at three times its value, within the space."""
+    values = vector_values(case.network, case.spec.space)
+    vectors = []
+    for index, allowed in enumerate(values):
+        for factor in (1 / 3, 3):
+            value = int(allowed[np.abs(allowed - widths[index] * factor).argmin()])
+            vectors.append((*widths[:index], value, *widths[index + 1 :]))
+    return list(dict.fromkeys(vectors))
+
+
+def sample_correlations(
+    case: Case, estimation: Estimation, points: Sequence[Point], report: Report
+) -> dict[float, LogRatios]:
+    """ln r at a low, a middle and the highest correlation, at five of the members sampled and three times the error."""
+    wanted = (CORRELATIONS[0], CORRELATIONS[2], CORRELATIONS[-1])
+    members = set(case.members)
+    tied = [point for point in points if point.widths in members]
+    converged = [point.widths for point in tied if point.converged] or [point.widths for point in tied]
+    widths = [converged[i] for i in np.unique(np.linspace(0, len(converged) - 1, 5).round().astype(int))]
+    softer = relaxed(estimation, 3.0)
+    found: dict[float, LogRatios] = {}
+    for index, correlation in enumerate(wanted):
+        there = case.at_correlation(correlation)
+        part = part_of(report, index / len(wanted), (index + 1) / len(wanted))
+        states = softer.run([there.point(member) for member in widths], part, f"inputs of correlation {correlation:g}")
+        found[correlation] = _smooth(there, [_point(there, state, softer) for state in states])
+    return found
+
+
+def _sample_listed(case: Case, estimation: Estimation, report: Report) -> SampledCurve:
+    members = case.members
+    wanted = list(dict.fromkeys((*members, case.network.baseline)))
+    states = estimation.run([case.point(widths) for widths in wanted], report, "sampling the kernel")
+    points = tuple(_point(case, state, estimation) for state in states)
+    log_ratios = Sampled(
+        {point.widths: point.log_ratio for point in points},
+        {point.widths: point.standard_error for point in points},
+    )
+    return SampledCurve(log_ratios, points, members)
+
+
+def _design(case: Case, members: Sequence[tuple[int, ...]], limit: float) -> list[tuple[int, ...]]:
+    """The baseline and members spread geometrically over those whose varying s(n) is at most ``limit``."""
+    reachable = [widths for widths in members if _t(case, widths) <= limit] or list(members[-1:])
+    chosen = _geometric(reachable, MEMBERS) if reachable else []
+    return list(dict.fromkeys((*chosen, case.network.baseline)))
+
+
+def _spread(members: Sequence[tuple[int, ...]], limit: float, case: Case) -> list[tuple[int, ...]]:
+    within = [widths for widths in members if _t(case, widths) <= limit] or list(members[-1:])
+    return _geometric(within, 2)
+
+
+def _geometric(members: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+    first = np.array([widths[0] for widths in members], float)
+    wanted = np.geomspace(first.min(), first.max(), count)
+    chosen = np.unique(np.abs(np.log(first)[None] - np.log(wanted)[:, None]).argmin(axis=1))
+    return [members[index] for index in chosen]
+
+
+def _at_narrow_end(case: Case, members: Sequence[tuple[int, ...]], curve: Smooth) -> bool:
+    """Whether the optimum is among the narrowest tenth of the sampled range."""
+    solved = case.solve(members, curve)
+    best = solved.optimum
+    return best is not None and _t(case, solved.widths[best]) > 0.9 * curve.largest
+
+
+def _smooth(case: Case, points: Sequence[Point]) -> Smooth:
+    t = varying_sums(case.network, np.array([point.widths for point in points]))
+    hidden = case.network.chain.layers[:-1]
+    offset = any(isinstance(layer.out, int) for layer in hidden)
+    return Smooth(case.network, fit_curve(points, t, offset=offset), float(t.max()))
+
+
+def _point(case: Case, state: PointProgress, estimation: Estimation) -> Point:
+    estimate = state.estimate
+    if not math.isfinite(estimate.log_ratio):
+        raise InvalidSpec(("inputs", "pair"), "the kernel between these two inputs is zero: choose a larger cosine")
+    widths = tuple(state.point.widths)
+    return Point(
+        widths=widths,
+        inverse_fan_in_sum=case.network.inverse_fan_in_sum(widths),
+        log_ratio=estimate.log_ratio,
+        standard_error=estimate.standard_error,
+        samples=estimate.samples,
+        converged=estimation.converged(state),
+    )
+
+
+def _t(case: Case, widths: tuple[int, ...]) -> float:
+    return float(varying_sums(case.network, np.array([widths]))[0])
+
+
+def part_of(report: Report, low: float, high: float) -> Callable[[float, str], None]:
+    """A report whose 0 … 1 is ``low … high`` of another's."""
+
+    def inner(fraction: float, message: str) -> None:
+        report(low + (high - low) * min(1.0, max(0.0, fraction)), message)
+
+    return inner

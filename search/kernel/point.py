@@ -1,0 +1,83 @@
+"""One point at which the kernel's moments are wanted: everything that determines them, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import cached_property
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from collegium.search.kernel.inputs import DEFAULT_CORRELATION, correlation_gram, is_diagonal, resolve_gram
+from collegium.search.kernel.receptive_field import windows
+from collegium.search.networks.chain import Chain
+from collegium.search.spec import InputsSpec, PairSpec
+
+#: Raised whenever samplers or moments change in a way that makes stored estimates incomparable.
+ESTIMATOR_VERSION = 1
+
+
+class KernelPoint(BaseModel):
+    """A kernel entry of a chain at one width vector and one kind of input.
+
+    ``gram`` is a Gram matrix over the input positions that the entry sees, row by row; where it is left out,
+    ``correlation`` c stands for S_pq = 2·c^distance(p, q). ``pair`` asks for the off-diagonal entry K(x, x').
+    Points survive JSON: ``KernelPoint.model_validate(point.model_dump(mode="json")) == point``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    chain: Chain
+    widths: tuple[int, ...]
+    entry: str = "unit"
+    correlation: float = DEFAULT_CORRELATION
+    gram: tuple[tuple[float, ...], ...] | None = None
+    pair: PairSpec | None = None
+
+    @classmethod
+    def of(cls, chain: Chain, widths: tuple[int, ...], entry: str, inputs: InputsSpec) -> KernelPoint:
+        """The point for a spec's ``inputs``, whose ``data`` must have been turned into a Gram matrix before.
+
+        Raises ``ValueError`` where the widths or the Gram matrix do not fit the chain, or the entry sees nothing.
+        """
+        chain.at(widths)
+        window = windows(chain, entry)[0]
+        if inputs.data is not None or inputs.gram is not None:
+            resolve_gram(inputs, chain, entry)
+        correlation = DEFAULT_CORRELATION
+        if inputs.gram is None and inputs.correlation is not None and window.positions > 1:
+            correlation = inputs.correlation
+        return cls(
+            chain=chain,
+            widths=tuple(widths),
+            entry=entry,
+            correlation=correlation,
+            gram=inputs.gram,
+            pair=None if is_diagonal(inputs.pair) else inputs.pair,
+        )
+
+    @cached_property
+    def resolved(self) -> Chain:
+        """The chain with this point's widths in it."""
+        return self.chain.at(self.widths)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash that equal points share in every process and under every naming of their widths (SHA-256, hex)."""
+        content = {
+            "version": ESTIMATOR_VERSION,
+            "chain": asdict(self.resolved),
+            "entry": self.entry,
+            "inputs": self.correlation if self.gram is None else self.gram,
+            "pair": None if self.pair is None else self.pair.cosine,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def gram_matrix(self) -> np.ndarray:
+        """The Gram matrix over the input positions that the entry sees, shape ``(P, P)``, float64."""
+        if self.gram is not None:
+            return np.asarray(self.gram, dtype=float)
+        window = windows(self.chain, self.entry)[0]
+        return correlation_gram(self.correlation, window.height, window.width)

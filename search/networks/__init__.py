@@ -1,0 +1,1 @@
+"""Baselines as networks: chains of weight layers, whole networks, their costs, and the presets."""

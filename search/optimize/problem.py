@@ -1,0 +1,137 @@
+"""One search's question made concrete: the network, the inputs as a Gram matrix, the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from collegium.search.curve.source import Exact, GivenAlpha, LogRatios
+from collegium.search.errors import InvalidSpec
+from collegium.search.kernel.closed_form import has_closed_form
+from collegium.search.kernel.inputs import mean_patch_gram, resolve_gram
+from collegium.search.kernel.point import KernelPoint
+from collegium.search.kernel.receptive_field import windows
+from collegium.search.kernel.stem import Stem
+from collegium.search.networks.build import check
+from collegium.search.networks.network import Network, ResidualNetwork
+from collegium.search.optimize.members import listed_members, scaled_members
+from collegium.search.optimize.solve import Question, Solved, solve
+from collegium.search.spec import InputsSpec, SearchSpec
+
+#: Largest ln r whose variance is still a number.
+LARGEST_FINITE = 700.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checked specification with its network; ``inputs`` holds a correlation or a Gram matrix, never a data set."""
+
+    spec: SearchSpec
+    network: Network
+    inputs: InputsSpec
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the moments of the entry asked for are known exactly."""
+        return has_closed_form(self.network.chain, self.spec.estimator.entry, self.inputs.pair)
+
+    @property
+    def exact(self) -> Exact:
+        """ln r by the closed form."""
+        gram = resolve_gram(self.inputs, self.network.chain, self.spec.estimator.entry)
+        return Exact(self.network, gram)
+
+    @property
+    def log_ratios(self) -> LogRatios | None:
+        """ln r without sampling, by the method asked for; None where it must be sampled."""
+        estimator = self.spec.estimator
+        if estimator.alpha is not None:
+            return GivenAlpha(self.network, estimator.alpha)
+        return self.exact if estimator.method != "monte_carlo" and self.closed_form else None
+
+    @property
+    def positions(self) -> int:
+        """Input positions that the entry sees."""
+        return windows(self.network.chain, self.spec.estimator.entry)[0].positions
+
+    @property
+    def budget(self) -> int:
+        """The count to match, in the measure asked for: the budget's, or the baseline's own."""
+        network = self.network
+        own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
+        return own if self.spec.budget is None else self.spec.budget
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The members that the space names; of a range without an end, those of which the baseline's cost buys one."""
+        network, space = self.network, self.spec.space
+        if space.widths is not None:
+            return listed_members(network, space)
+        members = scaled_members(network, space)
+        if space.max_width is not None:
+            return members
+        own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
+        return tuple(widths for widths in members if network.count(self.spec.efficiency, widths, 1) <= own)
+
+    def point(self, widths: tuple[int, ...]) -> KernelPoint:
+        """The kernel entry of one member."""
+        return KernelPoint.of(self.network.chain, widths, self.spec.estimator.entry, self.inputs)
+
+    def at_correlation(self, correlation: float) -> Case:
+        """The same case with inputs of another correlation between neighbouring positions."""
+        return replace(self, inputs=InputsSpec(correlation=correlation, pair=self.inputs.pair))
+
+    def question(self, log_ratios: LogRatios) -> Question:
+        """The problem with the baseline's variance, Var(K_ñ) / m."""
+        baseline = float(log_ratios(np.array([self.network.baseline]))[0])
+        return Question(
+            network=self.network,
+            measure=self.spec.efficiency,
+            budget=self.budget,
+            baseline_variance=math.expm1(min(baseline, LARGEST_FINITE)) / self.network.multiplicity,
+            max_multiplicity=self.spec.space.max_multiplicity,
+        )
+
+    def solve(self, members: Sequence[tuple[int, ...]], log_ratios: LogRatios) -> Solved:
+        """Primal and dual over ``members``."""
+        table = np.array(members, dtype=float).reshape(len(members), len(self.network.baseline))
+        return solve(self.question(log_ratios), members, log_ratios(table))
+
+
+def case_of(spec: SearchSpec, images: np.ndarray | None = None) -> Case:
+    """Check a specification and turn ``inputs.data`` into the mean patch Gram of ``images``.
+
+    ``images`` has shape (images, channels, height, width) or (images, height, width). Raises ``InvalidSpec``, also
+    where the closed form is asked for and there is none, or the images do not fit.
+    """
+    network = check(spec)
+    try:
+        return Case(spec, network, _resolved(spec, network, images))
+    except InvalidSpec:
+        raise
+    except ValueError as error:
+        raise InvalidSpec(("inputs", "data"), str(error)) from error
+
+
+def _resolved(spec: SearchSpec, network: Network, images: np.ndarray | None) -> InputsSpec:
+    inputs = spec.inputs
+    if inputs.data is None:
+        return inputs
+    window = windows(network.chain, spec.estimator.entry)[0]
+    if window.positions == 1:
+        return InputsSpec(pair=inputs.pair)
+    if images is None:
+        raise InvalidSpec(("inputs", "data"), f"the data set '{inputs.data}' could not be read as images")
+    gram = mean_patch_gram(images, window, stem=_stem(network, images))
+    return InputsSpec(gram=tuple(map(tuple, gram.tolist())), pair=inputs.pair)
+
+
+def _stem(network: Network, images: np.ndarray) -> Stem | None:
+    """The stem that precedes the module; a user's block that takes the images' own channels has none."""
+    if isinstance(network, ResidualNetwork):
+        return Stem(network.stem_kernel, pooled=network.pooled_stem)
+    channels = images.shape[1] if images.ndim == 4 else 1
+    return None if channels == network.chain.channels else Stem()

@@ -1,0 +1,102 @@
+"""How far n* itself can be trusted: under the estimate's error, and under another correlation of the inputs.
+
+The curve is redrawn within its standard error and both problems are solved again for every draw. The budget's
+multiplicities do not depend on the estimate, so a draw costs one division per member.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from collegium.search.curve.smooth import varying_sums
+from collegium.search.optimize.solve import Question, Solved, solve
+from collegium.search.result import Confidence, CorrelationRow, Win
+
+#: Redrawn estimates.
+DRAWS = 4000
+#: Correlations between neighbouring positions at which n* is found again.
+CORRELATIONS = (0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
+#: Most winners listed.
+MOST_WINNERS = 20
+LEVEL = 0.9
+
+
+def confidence(solved: Solved, redrawn: np.ndarray | None, tolerance: float) -> Confidence | None:
+    """How often n* stays the optimum over redrawn curves.
+
+    ``redrawn`` holds ln r of every member per draw, shape (draws, members); None where the estimate has no error.
+    None is returned where there is no optimum.
+    """
+    best = solved.optimum
+    if best is None:
+        return None
+    first = solved.widths[best][0]
+    if redrawn is None:
+        win = Win(widths=solved.widths[best], frequency=1.0)
+        return Confidence(frequency=1.0, within_tolerance=1.0, low=first, high=first, level=LEVEL, draws=0, wins=(win,))
+    objective = _objectives(solved, redrawn)
+    winners = np.nanargmin(objective, axis=1)
+    lowest = objective[np.arange(len(objective)), winners]
+    counts = Counter(winners.tolist()).most_common()
+    widths = np.array([member[0] for member in solved.widths])[winners]
+    return Confidence(
+        frequency=float(np.mean(winners == best)),
+        within_tolerance=float(np.mean(objective[:, best] <= (1 + tolerance) * lowest)),
+        low=int(np.quantile(widths, (1 - LEVEL) / 2, method="lower")),
+        high=int(np.quantile(widths, (1 + LEVEL) / 2, method="higher")),
+        level=LEVEL,
+        draws=len(objective),
+        wins=tuple(
+            Win(widths=solved.widths[index], frequency=count / len(objective)) for index, count in counts[:MOST_WINNERS]
+        ),
+    )
+
+
+def _objectives(solved: Solved, redrawn: np.ndarray) -> np.ndarray:
+    """The objective of every member in every draw, shape (draws, members); the smaller the better."""
+    variance = np.expm1(np.maximum(redrawn, 1e-12))
+    if solved.primal_optimum is not None:
+        return variance / solved.primal_real
+    real = np.maximum(1.0, variance / solved.question.baseline_variance)
+    dual = solved.fixed + real * solved.per_member
+    return np.where(np.isnan(solved.dual_count), np.nan, dual)
+
+
+def by_correlation(
+    question_at: Callable[[float], Question],
+    widths: Sequence[tuple[int, ...]],
+    log_ratio_at: Callable[[float], np.ndarray],
+    correlations: Sequence[float] = CORRELATIONS,
+) -> tuple[CorrelationRow, ...]:
+    """n* at each correlation between neighbouring positions of the input.
+
+    ``log_ratio_at(c)`` is ln r of every member at correlation c, and ``question_at(c)`` the question with the
+    baseline's variance there. ``slope`` is that of ln r on the part of s(n) that varies, at n*.
+    """
+    rows = []
+    for correlation in correlations:
+        solved = solve(question_at(correlation), widths, log_ratio_at(correlation))
+        best = solved.primal_optimum
+        primal, dual = solved.primal_answer(best), solved.dual_answer(best)
+        if best is None or primal is None or dual is None:
+            continue
+        rows.append(
+            CorrelationRow(
+                correlation=correlation,
+                widths=solved.widths[best],
+                primal_multiplicity=primal.multiplicity,
+                primal_multiplicity_real=primal.multiplicity_real,
+                dual_multiplicity=dual.multiplicity,
+                dual_multiplicity_real=dual.multiplicity_real,
+                efficiency=dual.efficiency,
+                slope=float(solved.log_ratio[best]) / _varying(solved, best),
+            )
+        )
+    return tuple(rows)
+
+
+def _varying(solved: Solved, index: int) -> float:
+    return float(varying_sums(solved.question.network, np.array([solved.widths[index]]))[0])

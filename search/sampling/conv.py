@@ -1,0 +1,134 @@
+"""Samples of the kernel entry of any chain of convolutions and dense layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from collegium.search.networks.chain import Chain
+from collegium.search.sampling.normals import NormalStream, covariance_root, joint_gram
+from collegium.search.sampling.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
+from collegium.search.sampling.strip_layer import StripLayer
+from collegium.search.sampling.unfold import ConvShape, conv_shapes
+
+BATCH_NUMBERS = {"cpu": 6 << 20, "cuda": 1 << 28}
+"""Numbers held by one batch of samples: enough for the calls to cost little, few enough for a core's share of cache."""
+
+MAX_BATCH = 4096
+
+
+class ConvSampler:
+    """Independent samples of K(x, x') = ∇F(x)·∇F(x') at random initialization, one for each draw of all weights.
+
+    ``chain`` is concrete and its last layer linear. ``gram`` is S = (2/channels) XᵀX over the positions of the
+    entry's input window, row by row (``collegium.search.kernel.receptive_field.input_window``); ``pair`` is the
+    cosine between x and a second input x' of the same Gram, for an off-diagonal entry. Groups of the first layer are
+    taken to split the input's channels evenly. ``hidden`` forces one way of sampling hidden layers, else each takes
+    the cheaper.
+
+    Where Littwin et al. 2020 (Eq. 3) draw weights, this draws the law of what they do wherever that is cheaper, and
+    never a gradient where two Gram matrices tell its norm; ``collegium.search.sampling.shared_layer`` derives both.
+    The law of the samples is that of the plain definition in ``collegium.search.sampling.reference``.
+
+    Raises ``ValueError`` for free widths, a last layer with an activation, or a Gram matrix of the wrong shape or not
+    positive semidefinite.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        entry: str,
+        gram: np.ndarray,
+        pair: float | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        hidden: Literal["cheaper", "weights", "law"] = "cheaper",
+    ):
+        if chain.names:
+            raise ValueError(f"the chain still has free widths {chain.names}")
+        if chain.layers[-1].activation != "linear":
+            raise ValueError("the last layer's activation must be linear")
+        if pair is not None and not -1 <= pair <= 1:
+            raise ValueError(f"pair is a cosine, got {pair}")
+        self._shapes = conv_shapes(chain, entry)
+        self._inputs = 1 if pair is None else 2
+        self._device, self._dtype, self._hidden = torch.device(device), dtype, hidden
+        root = covariance_root(patch_covariance(self._shapes[0], joint_gram(gram, pair)))
+        self._root = torch.tensor(root, device=self._device, dtype=dtype)
+        self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer] | None = None
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """``count`` independent samples of the entry, ``(count,)``; the same for equal generators and counts."""
+        if len(self._shapes) == 1:
+            return self._constant(count)
+        batches = -(-count // self._batch())
+        size = -(-count // max(batches, 1))
+        normals = NormalStream(generator)
+        found = [self._draw_batch(size, normals) for _ in range(batches)]
+        return torch.cat(found)[:count] if found else torch.empty(0, device=self._device, dtype=self._dtype)
+
+    def _draw_batch(self, samples: int, normals: NormalStream) -> Tensor:
+        first, hidden, last = self._at(samples)
+        features = first.forward(normals)
+        for layer in hidden:
+            features = layer.forward(features, normals)
+        entry, gradient = last.share(features, normals)
+        for layer in reversed(hidden):
+            share, gradient = layer.backward(gradient, normals)
+            entry += share
+        return entry + first.share(gradient)
+
+    def _at(self, samples: int) -> tuple[InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer]:
+        """The layers with buffers for ``samples`` samples, kept until another number is asked."""
+        if self._layers is None or self._layers[0] != samples:
+            head, *middle, tail = self._shapes
+            place = (samples, self._inputs, self._device, self._dtype)
+            first = InputLayer(head, samples, self._inputs, self._root)
+            self._layers = samples, first, [self._kind(s)(s, *place) for s in middle], ReadoutLayer(tail, *place)
+        return self._layers[1:]
+
+    def _kind(self, shape: ConvShape) -> type[DrawnLayer] | type[GaussianLayer] | type[StripLayer]:
+        if law_is_cheaper(shape, self._inputs) if self._hidden == "cheaper" else self._hidden == "law":
+            return GaussianLayer
+        high = shape.kernel[0] > 1 and shape.out_size[0] >= 2 * (shape.kernel[0] - 1)
+        return StripLayer if high and shape.stride == 1 and self._inputs == 1 else DrawnLayer
+
+    def _batch(self) -> int:
+        numbers = sum(_numbers(*layers, self._inputs) for layers in pairwise(self._shapes))
+        return max(1, min(MAX_BATCH, BATCH_NUMBERS.get(self._device.type, BATCH_NUMBERS["cuda"]) // numbers))
+
+    def _constant(self, count: int) -> Tensor:
+        """A single linear layer's kernel entry does not depend on its weights."""
+        positions = self._shapes[0].positions
+        return (self._root[:positions].mean(0) @ self._root[-positions:].mean(0)).expand(count).clone()
+
+
+def patch_covariance(shape: ConvShape, gram: np.ndarray) -> np.ndarray:
+    """Covariance of one channel of the first layer over its output positions, from the inputs' joint Gram.
+
+    C_pq = (g/2T) Σ_t S_{p+t, q+t} over the T taps of the kernel; positions in the zero padding add nothing.
+    """
+    (height, width), (top, bottom, left, right) = shape.in_size, shape.pad
+    inputs, rest = divmod(gram.shape[0], height * width)
+    if gram.shape != (gram.shape[0],) * 2 or inputs < 1 or rest:
+        raise ValueError(f"the Gram matrix must cover {height} × {width} positions, got shape {gram.shape}")
+    index = np.arange(inputs * height * width).reshape(inputs, height, width)
+    index = np.pad(index, ((0, 0), (top, bottom), (left, right)), constant_values=inputs * height * width)
+    padded = np.pad(gram, ((0, 1), (0, 1)))
+    rows, columns = (shape.stride * size for size in shape.out_size)
+    total = np.zeros((inputs * shape.positions,) * 2)
+    for i in range(shape.kernel[0]):
+        for j in range(shape.kernel[1]):
+            tap = index[:, i : i + rows : shape.stride, j : j + columns : shape.stride].ravel()
+            total += padded[np.ix_(tap, tap)]
+    return total * (shape.gain / (2 * shape.taps))
+
+
+def _numbers(below: ConvShape, shape: ConvShape, inputs: int) -> int:
+    """Numbers held for one sample, about, by ``shape`` and the map that comes to it from the layer ``below``."""
+    read = inputs * shape.positions * shape.groups * shape.fan_in
+    return 3 * inputs * below.positions * below.out_channels + 3 * read + shape.out_channels * shape.fan_in

@@ -1,0 +1,172 @@
+"""Draws of a kernel entry from its law, for chains that have a closed form: O(n) random numbers, no weights.
+
+The layers above the first are dense and follow ``dense_law``. Where the first layer is needed at one position only,
+that covers it too. Where it shares its weights over P positions, its n channels are drawn at these positions,
+z = G·root with rootᵀ·root = S the covariance, and its gradient δ likewise; its part of K is Σ_channels δᵀ S δ.
+
+(Integrating the last Gaussian layer out would leave a third of the samples to draw for the same error of E[K] and
+E[K²], but the draws would no longer follow the law of K; they are cheap enough as they are.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from collegium.search.kernel.inputs import patch_gram
+from collegium.search.networks.chain import Chain
+
+#: Numbers in one working buffer: four of them fit into a core's second-level cache, or fill a GPU.
+TILE = {"cpu": 1 << 16, "cuda": 1 << 24}
+#: Eigenvalues of the Gram matrix below this share of the largest are rounding.
+RANK_CUTOFF = 1e-7
+
+
+class DenseSampler:
+    """Independent draws of K(x, x) for the unit entry of a concrete chain (no free widths).
+
+    ``gram`` is the Gram matrix over the input positions that the unit sees, shape ``(Q, Q)``. ``dtype`` is that of the
+    first layer's numbers; sums over a whole sample are returned in float64.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        gram: np.ndarray,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        covariance = patch_gram(chain, gram)
+        if chain.layers[0].activation == "linear":
+            covariance = covariance / 2
+        fans = chain.fan_ins(())
+        self._layers = [
+            DenseLayer(
+                layer.out if index < len(fans) - 1 else 1,  # type: ignore[arg-type]
+                (2 if layer.activation == "relu" and index < len(fans) - 1 else 1) / fan,
+                layer.activation == "relu",
+            )
+            for index, (layer, fan) in enumerate(zip(chain.layers, fans, strict=True))
+        ]
+        self._size = float(np.trace(covariance))
+        self._root = None if len(covariance) == 1 else _root(covariance, torch.device(device), dtype)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` draws of K, shape ``(count,)``, float64."""
+        if self._root is None:
+            first, *others = self._layers
+            own = DenseLayer(first.width, self._size, first.rectified)
+            return draw_dense([own, *others], count, generator).kernel
+        upper = draw_dense(self._layers[1:], count, generator)
+        return torch.cat(list(self._tiles(self._root, upper, generator)))
+
+    def _tiles(self, root: Tensor, upper: DenseDraw, generator: torch.Generator) -> Iterator[Tensor]:
+        """K for consecutive samples, as many at once as the buffers hold."""
+        rank, positions = root.shape
+        width, rectified = self._layers[0].width, self._layers[0].rectified
+        count = len(upper.output)
+        tile = min(count, max(1, TILE.get(root.device.type, TILE["cpu"]) // (positions * width)))
+        # samples lie innermost: sums over a sample's numbers and products with its scalars both run along them
+        noise = torch.empty(rank, width * tile, device=root.device, dtype=root.dtype)
+        activation, gradient, product = (
+            torch.empty(positions, width * tile, device=root.device, dtype=root.dtype) for _ in range(3)
+        )
+        for start in range(0, count, tile):
+            part = slice(start, min(start + tile, count))
+            torch.mm(root.T, noise.normal_(generator=generator), out=activation)
+            gradient.normal_(generator=generator)
+            if rectified:
+                activation.clamp_min_(0)
+                gradient.mul_(torch.sign(activation, out=product))  # the gates, as numbers: no cast of a mask
+            samples = part.stop - part.start
+            a, y, work, image = (
+                buffer.view(-1, tile)[:, :samples] for buffer in (activation, gradient, product, noise)
+            )
+            size = torch.mul(a, a, out=work).sum(0)
+            overlap = torch.mul(a, y, out=work).sum(0).double()
+            squared = size.double()
+            output = upper.output[part] * squared.sqrt()
+            backward = upper.backward[part]
+            along = (output - backward * overlap) / squared.clamp_min(torch.finfo(root.dtype).tiny)
+            y.mul_(backward.to(root.dtype)).add_(a.mul_(along.to(root.dtype)))
+            torch.mm(root, gradient, out=noise)
+            own = torch.mul(image, image, out=image).sum(0).double()
+            yield torch.where(squared > 0, upper.kernel[part] * squared + own, 0.0)
+
+
+def _root(covariance: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A matrix of full row rank with rootᵀ·root = ``covariance``, shape ``(rank, positions)``."""
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > RANK_CUTOFF * values[-1]
+    return torch.as_tensor((np.sqrt(values[kept]) * vectors[:, kept]).T.copy(), dtype=dtype, device=device)
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """``width`` units over inputs of which each is weighted with variance ``scale`` = gain / fan-in."""
+
+    width: int
+    scale: float
+    rectified: bool
+
+
+@dataclass(frozen=True)
+class DenseDraw:
+    """Draws for a dense chain on an input a of unit norm, each of shape ``(count,)``, float64.
+
+    ``kernel`` is the part of K from the chain's own weights and scales with |a|². ``output`` is F and scales with |a|.
+    ``backward`` is b: the derivative of F by a is F a / |a|² + b ξ with ξ a standard Gaussian orthogonal to a.
+    """
+
+    kernel: Tensor
+    output: Tensor
+    backward: Tensor
+
+
+def draw_dense(layers: Sequence[DenseLayer], count: int, generator: torch.Generator) -> DenseDraw:
+    """``count`` independent draws for ``layers``, the last of which is linear with the one unit F."""
+    *hidden, last = layers
+    sizes, opens, scattered = [], [], []
+    size = torch.ones(count, dtype=torch.float64, device=generator.device)
+    for layer in hidden:
+        open_units = _open_units(layer, count, generator)
+        chi_squared = _chi_squared(torch.stack([open_units, open_units - 1]), generator)
+        size = size * layer.scale * chi_squared[0]
+        sizes.append(size)
+        opens.append(open_units > 0)
+        scattered.append(chi_squared[1])
+    output = (last.scale * size).sqrt() * torch.randn(
+        count, dtype=torch.float64, device=generator.device, generator=generator
+    )
+    gradient = torch.ones_like(size)
+    kernel = last.scale * size
+    scale = last.scale
+    square = output.square()
+    for index in reversed(range(len(hidden))):
+        along = square / sizes[index].clamp_min(torch.finfo(torch.float64).tiny)
+        gradient = (along + scale * gradient * scattered[index]) * opens[index]
+        scale = hidden[index].scale
+        below = sizes[index - 1] if index else torch.ones_like(size)
+        kernel = kernel + scale * below * gradient
+    # a closed layer leaves F = 0, and nothing of K; what a dead layer below would still let through is not F's
+    alive = size > 0
+    return DenseDraw(kernel * alive, output, (scale * gradient).sqrt() * alive)
+
+
+def _open_units(layer: DenseLayer, count: int, generator: torch.Generator) -> Tensor:
+    """How many units let their input through, shape ``(count,)``."""
+    units = torch.full((count,), float(layer.width), dtype=torch.float64, device=generator.device)
+    return torch.binomial(units, torch.full_like(units, 0.5), generator=generator) if layer.rectified else units
+
+
+def _chi_squared(degrees: Tensor, generator: torch.Generator) -> Tensor:
+    """Chi-squared draws with ``degrees`` of freedom each; zero where there are none."""
+    # torch.distributions takes no generator, hence the function below it
+    draws = torch._standard_gamma(  # pyright: ignore[reportPrivateImportUsage]
+        degrees.clamp_min(1) / 2, generator=generator
+    )
+    return draws.mul_(2).mul_(degrees > 0)

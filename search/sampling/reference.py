@@ -1,0 +1,153 @@
+"""The empirical neural tangent kernel by its plain definition, through ``torch.func``; the test of every fast path.
+
+K(x, x') = ∇_θ F(x) · ∇_θ F(x') for a scalar F, of any ``nn.Module``, and of a chain under the NTK parameterization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from collegium.search.kernel.receptive_field import input_window, windows
+from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.sampling.normals import covariance_root, joint_gram
+
+
+def empirical_kernel(module: nn.Module, left: Tensor, right: Tensor | None = None) -> Tensor:
+    """K(x, x') at the module's present parameters, ``(left inputs, right inputs)``.
+
+    ``module`` maps a batch of inputs to one scalar each. Every parameter counts, whatever its ``requires_grad``.
+    """
+    parameters = {name: value.detach() for name, value in module.named_parameters()}
+    gradients = vmap(grad(_scalar(module)), in_dims=(None, 0))
+    rows = gradients(parameters, left)
+    columns = rows if right is None else gradients(parameters, right)
+    return torch.stack([rows[name].flatten(1) @ columns[name].flatten(1).T for name in parameters]).sum(0)
+
+
+def kernel_samples(
+    module: nn.Module, left: Tensor, right: Tensor, count: int, generator: Generator, chunk: int = 64
+) -> Tensor:
+    """``count`` samples of K(left, right), ``(count,)``, each under standard normal parameters of its own.
+
+    That is initialization under the NTK parameterization, where gains are part of the module. ``left`` and ``right``
+    are single inputs, without a batch dimension.
+    """
+    gradients = vmap(grad(_scalar(module)), in_dims=(0, None))
+    shapes = dict(module.named_parameters())
+    found = []
+    for start in range(0, count, chunk):
+        size = min(chunk, count - start)
+        drawn = {
+            name: torch.randn(size, *value.shape, generator=generator, device=value.device, dtype=value.dtype)
+            for name, value in shapes.items()
+        }
+        rows = gradients(drawn, left)
+        columns = rows if left is right else gradients(drawn, right)
+        found.append(sum((rows[name] * columns[name]).flatten(1).sum(1) for name in shapes))
+    return torch.cat(found)
+
+
+def _scalar(module: nn.Module):
+    """F(θ, x) for one input ``x`` without a batch dimension."""
+    return lambda parameters, x: functional_call(module, parameters, (x.unsqueeze(0),)).squeeze()
+
+
+class NtkConv2d(nn.Conv2d):
+    """A convolution √(gain/fan_in) W ∗ x, without biases: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
+
+    def __init__(self, channels: int, layer: WeightLayer, out: int):
+        super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False)
+        gain = 2 if layer.activation == "relu" else 1
+        self.scale = sqrt(gain / self.weight[0].numel())
+
+    def reset_parameters(self) -> None:
+        """Standard normal weights."""
+        nn.init.normal_(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(samples, channels, height, width)`` → the map after the convolution."""
+        return self.scale * super().forward(input)
+
+
+class NtkLinear(nn.Linear):
+    """A dense layer √(gain/fan_in) W x, without biases: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
+
+    def __init__(self, inputs: int, out: int, gain: int):
+        super().__init__(inputs, out, bias=False)
+        self.scale = sqrt(gain / inputs)
+
+    def reset_parameters(self) -> None:
+        """Standard normal weights."""
+        nn.init.normal_(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(samples, inputs)`` → ``(samples, out)``."""
+        return self.scale * super().forward(input)
+
+
+class Entry(nn.Module):
+    """Output channel 0 of a feature map: at one ``position``, or averaged over all."""
+
+    def __init__(self, position: tuple[int, int] | None):
+        super().__init__()
+        self.position = position
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(samples, channels, height, width)`` or ``(samples, channels)`` → ``(samples,)``."""
+        if features.ndim == 2:
+            return features[:, 0]
+        if self.position is None:
+            return features[:, 0].mean((1, 2))
+        return features[:, 0, self.position[0], self.position[1]]
+
+
+def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
+    """The chain at ``widths`` as a module: ``(samples, channels, height, width)`` → its ``entry``, ``(samples,)``.
+
+    Weights are standard normal, from torch's global generator. Raises ``ValueError`` for an unknown entry.
+    """
+    concrete = chain.at(widths)
+    shapes = concrete.shapes(())
+    stack: list[nn.Module] = []
+    flat = False
+    for layer, (channels, height, width), (out, _, _) in zip(concrete.layers, shapes[:-1], shapes[1:], strict=True):
+        if layer.kind == "dense":
+            stack += [] if flat else [nn.Flatten()]
+            stack.append(NtkLinear(channels * height * width, out, 2 if layer.activation == "relu" else 1))
+            flat = True
+        else:
+            stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
+            stack.append(NtkConv2d(channels, layer, out))
+            flat = False
+        stack += [nn.ReLU()] if layer.activation == "relu" else []
+    last = windows(concrete, entry)[-1]
+    return nn.Sequential(*stack, Entry(None if entry == "pooled" else (last.top, last.left)))
+
+
+def inputs_with_gram(chain: Chain, entry: str, gram: np.ndarray, pair: float | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs x and x' ``(channels, height, width)``, float64, with (2/channels) XᵀX = ``gram`` on the entry's window.
+
+    Outside the window they are zero; x' is x itself, or at cosine ``pair`` to x. Each group of the first layer gets the
+    same share of the Gram matrix. Raises ``ValueError`` where a group has fewer channels than the joint Gram has rank.
+    """
+    window, groups = input_window(chain, entry), chain.layers[0].groups
+    root = covariance_root(joint_gram(gram, pair))
+    channels, rest = divmod(chain.channels, groups)
+    if rest or root.shape[1] > channels:
+        raise ValueError(f"{groups} groups of {root.shape[1]} channels do not fit into {chain.channels}")
+    shared = np.zeros((channels, root.shape[0]))
+    shared[: root.shape[1]] = root.T * np.sqrt(channels / 2)
+    flat = np.tile(shared, (groups, 1))
+    maps = []
+    for part in (flat[:, : window.positions], flat[:, -window.positions :]):
+        x = torch.zeros(chain.channels, chain.height, chain.width, dtype=torch.float64)
+        inside = x[:, window.top : window.top + window.height, window.left : window.left + window.width]
+        inside.copy_(torch.as_tensor(part).unflatten(1, (window.height, window.width)))
+        maps.append(x)
+    return maps[0], maps[0] if pair is None else maps[1]

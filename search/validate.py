@@ -1,0 +1,75 @@
+"""What a search may cost; everything here is arithmetic on the specification."""
+
+from __future__ import annotations
+
+from collegium.search.errors import InvalidSpec
+from collegium.search.kernel.closed_form import has_closed_form
+from collegium.search.kernel.inputs import check_gram
+from collegium.search.kernel.receptive_field import input_window
+from collegium.search.networks.network import Network
+from collegium.search.spec import SearchSpec
+
+#: Largest baseline, in parameters. GPT-3 has 1.75·10¹¹.
+MAX_PARAMETERS = 10**11
+#: Most positions of a map or receptive field over which a kernel is evaluated; its Gram matrix has their square.
+MAX_POSITIONS = 1024
+#: Most numbers that one kernel sample of the baseline may hold at a time (its widest feature map).
+MAX_FEATURES = 2**24
+
+
+def check_network(network: Network) -> None:
+    """Refuse a baseline too large to be meant. Raises ``InvalidSpec``."""
+    parameters = network.count("parameters", network.baseline, network.multiplicity)
+    if parameters > MAX_PARAMETERS:
+        raise InvalidSpec(
+            ("baseline",),
+            f"the baseline has {parameters:.3g} parameters; the most that is searched is {MAX_PARAMETERS:.0e}",
+        )
+
+
+def check_search(spec: SearchSpec, network: Network) -> None:
+    """Refuse a search that is inconsistent with its baseline, or too large. Raises ``InvalidSpec``."""
+    if spec.space.min_width > max(network.baseline) and spec.space.max_width is None and spec.space.widths is None:
+        raise InvalidSpec(
+            ("space", "min_width"),
+            f"the baseline's width is {max(network.baseline)}: give a 'max_width' above it",
+        )
+    for index, widths in enumerate(spec.space.widths or ()):
+        if isinstance(widths, tuple) and len(widths) != len(network.baseline):
+            raise InvalidSpec(
+                ("space", "widths", index),
+                f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
+            )
+    if spec.estimator.method != "given":
+        _check_kernel(spec, network)
+
+
+def _check_kernel(spec: SearchSpec, network: Network) -> None:
+    entry = spec.estimator.entry
+    try:
+        positions = input_window(network.chain, entry).positions
+    except ValueError as error:
+        raise InvalidSpec(("baseline", "layers"), f"the {entry} entry cannot be evaluated: {error}") from error
+    if positions > MAX_POSITIONS:
+        field = ("baseline", "input", "height") if entry == "pooled" else ("baseline", "layers")
+        raise InvalidSpec(
+            field,
+            f"the {entry} entry sees {positions} positions; the most is {MAX_POSITIONS}: "
+            "give a smaller map, as the kernel's relative variance hardly depends on it",
+        )
+    features = max(channels for channels, _, _ in network.chain.shapes(network.baseline)) * positions
+    if features > MAX_FEATURES:
+        raise InvalidSpec(
+            ("baseline",), f"one kernel sample would hold {features:.3g} features; the most is {MAX_FEATURES}"
+        )
+    if spec.estimator.method == "exact" and not has_closed_form(network.chain, entry, spec.inputs.pair):
+        raise InvalidSpec(
+            ("estimator", "method"),
+            "this kernel entry has no closed form (a layer above the first shares its weights or is grouped, or the "
+            "entry is off-diagonal or pooled): use 'auto' or 'monte_carlo'",
+        )
+    if spec.inputs.gram is not None:
+        try:
+            check_gram(spec.inputs.gram, positions)
+        except ValueError as error:
+            raise InvalidSpec(("inputs", "gram"), str(error)) from error

@@ -1,0 +1,46 @@
+"""Built ensembles: their own variance against the prediction, right and wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from collegium.search.estimate.verification import verify
+from collegium.search.optimize.problem import case_of
+from collegium.search.sampling.estimation import Estimation
+from collegium.search.sampling.local import compute_here
+from collegium.search.spec import MlpBaseline, SearchSpec
+
+
+def silent(fraction, message):
+    pass
+
+
+@pytest.fixture(scope="module")
+def setting():
+    case = case_of(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(60, 60, 60), outputs=10)))
+    solved = case.solve(case.members, case.exact)
+    return case, solved.primal_answer(solved.primal), solved.dual_answer(solved.dual)
+
+
+def test_both_sides_are_measured(setting):
+    case, primal, dual = setting
+    seen = []
+    found = verify(case, primal, dual, Estimation(0.01, 0, compute_here("cpu")), lambda *now: seen.append(now[0]))
+    assert found.agrees
+    assert primal.multiplicity > 1
+    assert found.primal.measured == pytest.approx(primal.variance, rel=0.15)
+    assert found.dual.measured == pytest.approx(dual.variance, rel=0.15)
+    assert seen == sorted(seen)
+
+
+def test_a_wrong_prediction_is_caught(setting):
+    case, primal, _ = setting
+    wrong = primal.model_copy(update={"variance": primal.variance * 2})
+    found = verify(case, wrong, None, Estimation(0.01, 0, compute_here("cpu")), silent)
+    assert not found.agrees
+    assert found.dual is None
+    assert found.primal.standard_errors_apart < -4
+
+
+def test_nothing_to_build(setting):
+    assert verify(setting[0], None, None, Estimation(0.01, 0, compute_here("cpu")), silent) is None

@@ -1,0 +1,74 @@
+"""Confidence of n* under the estimate's error, and n* under other inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.uncertainty import by_correlation, confidence
+from collegium.search.spec import PresetBaseline, SearchSpec
+
+
+@pytest.fixture(scope="module")
+def case():
+    return case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
+
+
+@pytest.fixture(scope="module")
+def solved(case):
+    return case.solve(case.members, case.exact)
+
+
+def redrawn(solved, error, draws=2000):
+    noise = np.random.default_rng(0).standard_normal((draws, len(solved.widths)))
+    return solved.log_ratio * (1 + error * noise)
+
+
+def test_no_error_no_doubt(solved):
+    sure = confidence(solved, None, 0.025)
+    assert (sure.frequency, sure.draws) == (1, 0)
+    assert sure.low == sure.high == sure.wins[0].width == 10
+    assert confidence(solved, redrawn(solved, 0.0), 0.025).frequency == 1
+
+
+def test_more_error_more_doubt(solved):
+    found = [confidence(solved, redrawn(solved, error), 0.025) for error in (0.0005, 0.005, 0.05)]
+    frequencies = [each.frequency for each in found]
+    assert frequencies == sorted(frequencies, reverse=True)
+    assert frequencies[0] > 0.7
+    assert found[-1].high - found[-1].low > found[0].high - found[0].low
+    for each in found:
+        assert sum(win.frequency for win in each.wins) <= 1 + 1e-9
+        assert each.wins[0].frequency == max(win.frequency for win in each.wins)
+        assert each.within_tolerance >= each.frequency
+
+
+def test_an_infeasible_budget_is_judged_by_the_dual():
+    case = case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50"), budget=1000))
+    solved = case.solve(case.members, case.exact)
+    found = confidence(solved, redrawn(solved, 0.001), 0.025)
+    assert found.wins[0].width in (9, 10, 11)
+
+
+def test_nothing_to_be_sure_of(case):
+    assert confidence(case.solve([], case.exact), None, 0.025) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "found"),
+    [
+        ("resnext29-1x128d", {0.0: (5, 80.7), 0.5: (7, 55.7), 0.8: (9, 41.9), 0.9: (9, 41.9), 0.95: (10, 37.1)}),
+        ("resnet50", {0.0: (5, 25.8), 0.5: (7, 17.8), 0.8: (9, 13.4), 0.9: (9, 13.4), 1.0: (10, 11.9)}),
+    ],
+)
+def test_the_table_of_correlations(preset, found):
+    case = case_of(SearchSpec(baseline=PresetBaseline(preset=preset)))
+    at = {correlation: case.at_correlation(correlation).exact for correlation in found}
+    rows = by_correlation(
+        lambda c: case.question(at[c]), case.members, lambda c: at[c](np.array(case.members)), tuple(found)
+    )
+    for row in rows:
+        width, multiplicity = found[row.correlation]
+        assert row.width == width
+        assert row.primal_multiplicity_real == pytest.approx(multiplicity, abs=0.06)

@@ -1,0 +1,93 @@
+"""The vector space: exhaustive where small, and a coordinate descent that nothing close can beat."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from collegium.search.networks.cost import cost_of
+from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.vector import EXHAUSTIVE, Objective, neighbours, search_vectors
+from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec, SpaceSpec
+
+
+def setting(baseline, **space):
+    case = case_of(SearchSpec(baseline=baseline, space=SpaceSpec(mode="vector", **space)))
+    log_ratios = case.exact
+    objective = Objective(case.question(log_ratios), cost_of(case.network, "parameters"), log_ratios)
+    solved = case.solve(case.members, log_ratios)
+    return case, objective, solved
+
+
+def mlp(*hidden):
+    return MlpBaseline(family="mlp", inputs=784, hidden=hidden)
+
+
+def test_figure_3s_vector_reaches_more_than_four_times_fewer_parameters():
+    case, objective, solved = setting(mlp(*[500] * 5))
+    values = [np.arange(1, 501)] * 5
+    found = search_vectors(objective, values, [solved.widths[solved.primal]], 0)
+    built = case.solve([found.widths], case.exact)
+    assert built.dual_answer(0).efficiency >= 4.1
+    assert not found.exhaustive
+    assert found.agreeing >= 2
+    # no single coordinate, and no pair of neighbouring steps, does better
+    best = objective(np.array([found.widths]))[0]
+    for index in range(5):
+        trials = np.repeat([found.widths], 500, axis=0)
+        trials[:, index] = np.arange(1, 501)
+        assert objective(trials).min() >= best * (1 - 1e-12)
+
+
+def test_the_objective_is_that_of_the_primal():
+    case, objective, _ = setting(PresetBaseline(preset="resnet50"))
+    members = [(10, 10), (3, 40), (64, 64)]
+    assert objective(np.array(members)) == pytest.approx(case.solve(members, case.exact).primal_variance, rel=1e-9)
+
+
+def test_descent_finds_what_the_exhaustive_search_finds(monkeypatch):
+    _, objective, solved = setting(mlp(60, 60, 60))
+    values = [np.arange(1, 58)] * 3
+    assert len(values[0]) ** 3 <= EXHAUSTIVE
+    whole = search_vectors(objective, values, [], 0)
+    monkeypatch.setattr("collegium.search.optimize.vector.EXHAUSTIVE", 0)
+    descended = search_vectors(objective, values, [solved.widths[solved.primal]], 0)
+    assert whole.exhaustive
+    best, close = objective(np.array([whole.widths, descended.widths]))
+    assert close <= best * 1.001
+
+
+def test_never_worse_than_the_starts_and_reproducible():
+    _, objective, solved = setting(mlp(3000, 40, 900, 700))
+    values = [np.arange(1, width + 1) for width in (3000, 40, 900, 700)]
+    start = solved.widths[solved.primal]
+    found = search_vectors(objective, values, [start], 5)
+    scores = objective(np.array([found.widths, start]))
+    assert scores[0] <= scores[1]
+    assert search_vectors(objective, values, [start], 5) == found
+
+
+def test_values_are_kept_to():
+    _, objective, solved = setting(mlp(*[500] * 5))
+    values = [np.arange(8, 497, 8)] * 5
+    found = search_vectors(objective, values, [solved.widths[solved.primal]], 0)
+    assert all(width % 8 == 0 for width in found.widths)
+
+
+def test_where_nothing_fits_the_search_leans_towards_the_cheapest():
+    case = case_of(SearchSpec(baseline=mlp(300, 300), budget=100))
+    log_ratios = case.exact
+    objective = Objective(case.question(log_ratios), cost_of(case.network, "parameters"), log_ratios)
+    assert search_vectors(objective, [np.arange(1, 301)] * 2, [], 0).widths == (1, 1)
+
+
+def test_neighbours_surround_the_vector_and_snap_to_multiples():
+    values = [np.arange(1, 501)] * 3
+    around = neighbours((6, 37, 25), values)
+    assert (6, 37, 25) in around
+    assert (7, 37, 25) in around
+    assert (8, 40, 24) in around
+    assert all(1 <= width <= 500 for vector in around for width in vector)
+    assert math.prod((2, 2, 2)) <= len([vector for vector in around if all(width % 8 == 0 for width in vector)]) + 4

@@ -1,0 +1,80 @@
+"""Each experiment of the paper comes out again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from collegium.search.reproduce.experiments import EXPERIMENTS, main, reproduce
+
+
+def checked(name):
+    seen: list[float] = []
+    made = reproduce(name, report=lambda fraction, message: seen.append(fraction))
+    assert made.name == name
+    assert made.agrees, made.text()
+    assert all(len(row) == len(made.columns) for row in made.rows)
+    assert all(0 <= fraction <= 1 for fraction in seen)
+    assert made.plot("png").startswith(b"\x89PNG")
+    json.dumps(made.data())
+    for row in made.rows:
+        assert all(cell in made.text() and cell in made.markdown() for cell in row)
+    return made
+
+
+def test_table_1():
+    rows = {row[0]: row for row in checked("table1").rows}
+    assert len(rows) == 14
+    assert rows["ResNeXt-29 37×10d"][2:4] == ("13,743,646", "13.7M")
+    assert rows["ResNeXt-29 14×10d"][6] == "14.21"
+
+
+def test_table_2():
+    rows = {row[0]: row for row in checked("table2").rows}
+    assert len(rows) == 12
+    assert rows["ResNet-50 12×10d"][2] == "25,758,040"
+
+
+def test_figure_3():
+    paper, exact, fitted, wider = checked("figure3").rows
+    assert paper[1] == "48"
+    assert (exact[1], exact[4]) == ("44", "2.51")
+    assert fitted[1:] == ("46", "32.0", "12.95", "2.47")
+    assert (wider[1], wider[4]) == ("45", "2.44")
+
+
+def test_alpha():
+    rows = {row[0]: row for row in checked("alpha").rows}
+    assert rows["correlation 0"][4] == "2.89"
+    assert rows["correlation 0.95"][4] == "4.92"
+    assert float(rows["correlation 0"][1]) == pytest.approx(1.6, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["lemma1", "figure2", "theorem1"])
+def test_what_needs_samples(name, monkeypatch):
+    # smaller than the published setting, for time
+    monkeypatch.setattr("collegium.search.reproduce.kernels.WIDTH", 200)
+    monkeypatch.setattr("collegium.search.reproduce.kernels.SIZES", (1, 10, 100, 1_000))
+    monkeypatch.setattr("collegium.search.reproduce.kernels.MOST_KERNELS", 200_000)
+    monkeypatch.setattr("collegium.search.reproduce.training.WIDTHS", (16, 32, 64))
+    monkeypatch.setattr("collegium.search.reproduce.training.MULTIPLICITIES", (1, 4, 16))
+    checked(name)
+
+
+def test_an_unknown_experiment():
+    assert len(EXPERIMENTS) == 7
+    with pytest.raises(KeyError):
+        reproduce("figure9")
+
+
+def test_the_program_prints_and_writes(tmp_path, capsys):
+    assert main(["table2", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet-50 12×10d" in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table2.md", "table2.json", "table2.svg"}
+    assert "25,758,040" in (tmp_path / "out" / "table2.md").read_text()
+    assert main(["alpha", "--json", "--output", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["agrees"]
+    with pytest.raises(SystemExit):
+        main(["figure9"])

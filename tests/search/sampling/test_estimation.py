@@ -1,0 +1,101 @@
+"""Rounds of shards until each point has converged, with what is stored taken up where it was left."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from collegium.search.kernel.moments import Moments
+from collegium.search.optimize.problem import case_of
+from collegium.search.sampling.estimation import Estimation, relaxed
+from collegium.search.sampling.shards import ShardResult, ShardSpec
+from collegium.search.spec import PresetBaseline, SearchSpec
+
+
+class Lognormal:
+    """A small real ``Compute``: kernels whose ln r is 1 / width, and a count of what was asked."""
+
+    def __init__(self):
+        self.rounds: list[list[ShardSpec]] = []
+
+    @property
+    def samples(self):
+        return sum(shard.samples for shards in self.rounds for shard in shards)
+
+    def __call__(self, shards, report):
+        self.rounds.append(shards)
+        report(0.5, "half")
+        return [self._one(shard) for shard in shards]
+
+    def _one(self, shard):
+        noise = np.random.default_rng(shard.generator_seed).standard_normal(shard.samples)
+        kernel = np.exp(np.sqrt(1 / shard.point.widths[0]) * noise)
+        return ShardResult(key=shard.point.key, index=shard.index, moments=Moments.of(kernel))
+
+
+@pytest.fixture
+def points():
+    case = case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
+    return [case.point((n, n)) for n in (8, 16, 32)]
+
+
+def silent(fraction, message):
+    pass
+
+
+def test_every_point_reaches_the_asked_error(points):
+    compute = Lognormal()
+    states = Estimation(0.01, 0, compute).run(points, silent, "sampling")
+    for state in states:
+        estimate = state.estimate
+        assert estimate.standard_error <= 0.01 * estimate.log_ratio
+        assert abs(estimate.log_ratio - 1 / state.point.widths[0]) < 5 * estimate.standard_error
+    assert len(compute.rounds) >= 2
+
+
+def test_a_fixed_number_of_samples(points):
+    compute = Lognormal()
+    estimation = Estimation(0.01, 0, compute, samples=1500)
+    states = estimation.run(points, silent, "sampling")
+    assert [state.moments.count for state in states] == [1500] * 3
+    assert all(estimation.converged(state) for state in states)
+
+
+def test_stored_estimates_are_taken_up_and_every_round_is_stored(points):
+    stored: dict[str, dict] = {}
+    first, second = Lognormal(), Lognormal()
+    keep = {"known": stored.get, "remember": stored.__setitem__}
+    Estimation(0.1, 0, first, **keep).run(points, silent, "sampling")
+    stored.update(json.loads(json.dumps(stored)))
+    again = Estimation(0.1, 0, second, **keep).run(points, silent, "sampling")
+    assert second.rounds == []
+    # a smaller error goes on from there
+    better = Estimation(0.01, 0, second, **keep).run(points, silent, "sampling")
+    assert second.rounds
+    assert all(new.moments.count > old.moments.count for new, old in zip(better, again, strict=True))
+    assert sum(state.moments.count for state in better) == first.samples + second.samples
+
+
+@pytest.mark.parametrize("record", [{}, {"moments": 3, "shards": 1}, {"moments": {"unknown": 1}, "shards": 0}])
+def test_a_record_of_another_version_is_sampled_afresh(points, record):
+    compute = Lognormal()
+    states = Estimation(0.1, 0, compute, samples=200, known=lambda key: record).run(points, silent, "sampling")
+    assert [state.moments.count for state in states] == [200] * 3
+
+
+def test_progress_never_falls(points):
+    seen = []
+    Estimation(0.02, 0, Lognormal()).run(points, lambda fraction, message: seen.append(fraction), "sampling")
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    assert 0 <= seen[0] < 0.1
+
+
+def test_a_relaxed_error_needs_fewer_samples():
+    estimation = Estimation(0.01, 0, Lognormal(), samples=9000)
+    softer = relaxed(estimation, 3)
+    assert softer.relative_error == pytest.approx(0.03)
+    assert softer.samples == 1000
+    assert relaxed(Estimation(0.4, 0, Lognormal()), 3).relative_error == 0.5

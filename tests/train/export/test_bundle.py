@@ -1,0 +1,104 @@
+import hashlib
+import json
+
+import pytest
+import torch
+
+from collegium.train.engine import run
+from collegium.train.export.onnx import difference
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The result and the folder of one training with everything asked for."""
+    from collegium.train.spec.training import TrainingSpec
+
+    folder = tmp_path_factory.mktemp("left")
+    spec = TrainingSpec.model_validate(
+        {
+            "architecture": {
+                "baseline": {"family": "mlp", "inputs": 64, "hidden": [12, 12], "outputs": 10},
+                "width": 4,
+                "multiplicity": 3,
+            },
+            "data": {"name": "digits", "validation": 0.1},
+            "recipe": {"epochs": 2},
+            "formats": ["safetensors", "onnx"],
+            "diagnostics": ["gap"],
+        }
+    )
+    return run(spec, artifact_dir=folder), folder
+
+
+def test_every_file_is_listed_with_its_hash(left):
+    result, folder = left
+    listed = {item["name"]: item for item in result["artifacts"]}
+    assert set(listed) == {path.name for path in folder.iterdir()}
+    for name, item in listed.items():
+        content = (folder / name).read_bytes()
+        assert item["bytes"] == len(content)
+        assert item["sha256"] == hashlib.sha256(content).hexdigest()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"]["model.safetensors"]["sha256"] == listed["model.safetensors"]["sha256"]
+    assert manifest["spec"]["data"]["name"] == "digits"
+    assert manifest["versions"]["torch"] == torch.__version__
+
+
+def test_the_configuration_says_what_the_model_is(left):
+    _, folder = left
+    config = json.loads((folder / "config.json").read_text())["collegium"]
+    assert (config["architecture"]["multiplicity"], config["architecture"]["widths"]) == (3, [4, 4])
+    assert config["data"]["classes"] == 10
+    assert len(config["preprocessing"]["mean"]) == 1
+
+
+def test_the_metrics_hold_the_figures_and_every_epoch(left):
+    result, folder = left
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["accuracy"] == result["accuracy"]
+    assert [row["epoch"] for row in metrics["history"]["training"]] == [1, 2]
+    gap = result["accuracy"]["train"] - result["accuracy"]["test"]
+    assert metrics["diagnostics"]["accuracy_gap"] == pytest.approx(gap)
+
+
+def test_the_card_has_figures_and_says_how_to_load(left):
+    result, folder = left
+    card = (folder / "README.md").read_text()
+    assert f"{result['accuracy']['test']:.4f}" in card
+    assert "model, prepare = load()" in card
+    assert "m × n = 3 × (4×4)" in card
+    for name in ("model.safetensors", "model.onnx", "manifest.json"):
+        assert name in card
+
+
+def test_the_loader_is_short_and_needs_torch_and_safetensors_alone(left):
+    _, folder = left
+    lines = (folder / "load.py").read_text().splitlines()
+    assert len(lines) <= 40
+    allowed = {
+        "__future__",
+        "collections",
+        "itertools",
+        "json",
+        "math",
+        "pathlib",
+        "sys",
+        "typing",
+        "torch",
+        "safetensors",
+    }
+    for name in ("load.py", "network.py"):
+        lines = (folder / name).read_text().splitlines()
+        imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import", "from"))}
+        assert imported <= allowed
+
+
+def test_another_computation_in_onnx_is_noticed(left):
+    _, folder = left
+    same = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    assert difference(same, (torch.randn(4, 1, 8, 8),), ["inputs"], folder / "model.onnx") > 0.01
+
+
+def test_without_formats_only_figures_are_left(digits_spec, tmp_path):
+    run(digits_spec({"epochs": 1}, formats=[]), artifact_dir=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "metrics.json", "manifest.json"}

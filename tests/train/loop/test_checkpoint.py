@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from collegium.train.loop.checkpoint import Checkpoints
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("never",)
+
+
+def test_state_comes_back_as_it_was(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "new" / "folder", "a")
+    state = {"step": 3, "weights": {"w": torch.arange(3.0)}, "history": [{"loss": 0.5, "best": None}]}
+    checkpoints.save("training", state)
+    found = checkpoints.load("training")
+    assert torch.equal(found["weights"]["w"], state["weights"]["w"])
+    assert (found["step"], found["history"]) == (3, state["history"])
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["training.checkpoint"]
+
+
+def test_a_crash_while_writing_leaves_the_one_before(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a")
+    checkpoints.save("training", {"step": 1})
+    (tmp_path / "training.partial").write_bytes(b"half of a checkp")
+    assert checkpoints.load("training") == {"step": 1}
+    checkpoints.save("training", {"step": 2})
+    assert checkpoints.load("training") == {"step": 2}
+
+
+def test_another_trainings_checkpoint_is_none(tmp_path):
+    Checkpoints(tmp_path, "a").save("training", {"step": 1})
+    assert Checkpoints(tmp_path, "b").load("training") is None
+    assert Checkpoints(tmp_path, "a").load("other") is None
+
+
+def test_without_a_folder_nothing_is_kept():
+    checkpoints = Checkpoints(None, "a")
+    checkpoints.save("training", {"step": 1})
+    assert not checkpoints.kept
+    assert checkpoints.load("training") is None
+
+
+def test_reading_runs_nothing(tmp_path):
+    torch.save({"fingerprint": "a", "state": Evil()}, tmp_path / "training.checkpoint")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        Checkpoints(tmp_path, "a").load("training")

@@ -1,0 +1,31 @@
+import torch
+from torch import nn
+
+from collegium.train.data.dataset import ArraySplit, Preprocessing
+from collegium.train.loop.evaluation import evaluate
+from collegium.train.loop.runtime import Place, Runtime
+from collegium.train.loop.task import Task
+from collegium.train.spec.recipes import Recipe
+
+SPLIT = ArraySplit(torch.randn(120, 3, 2, 2) * 4 + 7, torch.zeros(120, dtype=torch.long))
+TASK = Task(lambda model, x, y: model(x))
+
+
+def network():
+    return nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.9), nn.Flatten(), nn.Linear(12, 2))
+
+
+def runtime(batch=16):
+    return Runtime(Place.parse("cpu").fabric("fp32"), Recipe(batch_size=batch))
+
+
+def test_evaluation_changes_nothing():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = evaluate(model, SPLIT, Preprocessing(), TASK, runtime())
+    second = evaluate(model, SPLIT, Preprocessing(), TASK, runtime(batch=7))
+    assert first.samples == second.samples == 120
+    assert abs(first.loss - second.loss) < 1e-6
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert evaluate(model, SPLIT, Preprocessing(), TASK, runtime(), most=50).samples == 50

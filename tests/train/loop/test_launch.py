@@ -1,0 +1,75 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from collegium.train.engine import run
+from collegium.train.errors import Mismatch
+from collegium.train.loop.loop import Pace
+from collegium.train.loop.runtime import Place
+from collegium.train.result import TrainingResult
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("text", "accelerator", "world"),
+    [("cpu", "cpu", 1), ("cpu:2", "cpu", 2), ("cuda", "cuda", 1), ("cuda:3", "cuda", 1), ("cuda:0,2", "cuda", 2)],
+)
+def test_a_device_is_named_by_text(text, accelerator, world):
+    place = Place.parse(text)
+    assert (place.accelerator, place.world) == (accelerator, world)
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cpu:x", "cuda:1;rm", "cuda:0,-1"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match="device"):
+        Place.parse(text)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_are_heard(digits_spec, tmp_path):
+    heard, rows = [], []
+    result = TrainingResult.model_validate(
+        run(
+            digits_spec({"epochs": 4, "learning_rate": 5e-3}),
+            device="cpu:2",
+            report=lambda fraction, message: heard.append(fraction),
+            event=lambda kind, row: rows.append(row),
+            artifact_dir=tmp_path,
+            pace=Pace(report=0),
+        )
+    )
+    assert result.accuracy.test > 0.5
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["validation"]["top1"] == pytest.approx(result.accuracy.validation)
+    assert heard[-1] == 1
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_processes_end_when_the_listener_stops_them(digits_spec):
+    def stop(fraction, message):
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(digits_spec({"epochs": 2000}), device="cpu:2", report=stop, pace=Pace(report=0))
+
+
+@pytest.mark.slow
+def test_a_problem_of_a_process_is_raised_here(digits_spec):
+    wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
+    with pytest.raises(Mismatch, match="784"):
+        run(digits_spec(architecture=wide), device="cpu:2")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize("method", ["vanilla", "majority"])
+def test_an_accelerator_trains_and_leaves_a_model_for_the_processor(digits_spec, tmp_path, method):
+    spec = digits_spec({"epochs": 10, "learning_rate": 5e-3, "precision": "bf16"}, method=method)
+    result = TrainingResult.model_validate(run(spec, device="cuda", artifact_dir=tmp_path))
+    assert result.accuracy.test > 0.6
+    assert result.device.startswith("cuda")
+    assert all(value.device.type == "cpu" for value in load_file(tmp_path / "model.safetensors").values())

@@ -1,0 +1,164 @@
+"""p has the flat Dirichlet's law, depends on its key alone, and is never formed to mix or to spread."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collegium.train.majority import draw as drawing
+from collegium.train.majority import elementwise
+from collegium.train.majority.draw import Draw, mix, probabilities, spread
+from collegium.train.majority.quantiles import CHUNK, PERIOD, table, tables
+
+EXPANSIONS = range(2, 9)
+
+
+def copies_like(expansion, *shape, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(expansion)
+    return torch.randn(expansion, *shape, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("e", EXPANSIONS)
+def test_p_lies_on_the_simplex(e):
+    p = probabilities(Draw(1, 2, 3), e, (100, 7))
+    assert p.min() >= 0
+    torch.testing.assert_close(p.sum(0), torch.ones(100, 7), rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("e", EXPANSIONS)
+def test_moments_over_elements_are_those_of_the_flat_dirichlet(e):
+    """E p = 1/e, Var p = (e−1)/(e²(e+1)), Cov(p_j, p_k) = −1/(e²(e+1)), E p³ = 6/(e(e+1)(e+2))."""
+    n = 3 * CHUNK
+    p = probabilities(Draw(5, 0, 0), e, (n,)).double()
+    spread_of_p = math.sqrt((e - 1) / (e * e * (e + 1)))
+    assert (p.mean(1) - 1 / e).abs().max() < 5 * spread_of_p / math.sqrt(n)
+    covariance = torch.cov(p) * e * e * (e + 1)
+    expected = e * torch.eye(e, dtype=torch.float64) - 1
+    assert (covariance - expected).abs().max() < 0.05 * e
+    assert (p.pow(3).mean(1) * e * (e + 1) * (e + 2) / 6 - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("e", [2, 3, 5])
+def test_moments_over_steps_are_those_of_the_flat_dirichlet_for_one_element(e):
+    steps = 4000
+    p = torch.stack([probabilities(Draw(9, step, 1), e, (4,)) for step in range(steps)]).double()  # (steps, e, 4)
+    assert (p.mean(0) - 1 / e).abs().max() < 5 * math.sqrt((e - 1) / (e * e * (e + 1)) / steps)
+    assert (p.var(0) * e * e * (e + 1) / (e - 1) - 1).abs().max() < 0.15
+    lagged = torch.corrcoef(torch.stack([p[:-1, 0, 0], p[1:, 0, 0], p[:-1, 0, 1]]))
+    assert (lagged - torch.eye(3, dtype=torch.float64)).abs().max() < 5 / math.sqrt(steps)  # steps, neighbours
+
+
+@pytest.mark.parametrize("e", [2, 3])
+def test_weighted_sums_over_elements_have_the_variance_of_independent_draws(e):
+    steps, n = 3000, 2048
+    weights = torch.randn(n, generator=torch.Generator().manual_seed(7))
+    sums = torch.stack([probabilities(Draw(4, step, 2), e, (n,)) @ weights for step in range(steps)]).double()
+    independent = weights.square().sum() * (e - 1) / (e * e * (e + 1))
+    assert (sums.var(0) / independent - 1).abs().max() < 0.2
+    assert (sums.mean(0) - weights.sum() / e).abs().max() < 5 * math.sqrt(independent / steps)
+
+
+def test_marginals_are_exact_over_all_offsets():
+    """Every offset is as likely, and each table holds each quantile of its law once."""
+    for power in (1, 2, 3):
+        values = table(power, torch.float64, torch.device("cpu"))
+        midpoints = (torch.arange(PERIOD, dtype=torch.float64) + 0.5) / PERIOD
+        torch.testing.assert_close(values[:PERIOD].pow(power).sort().values, midpoints, rtol=0, atol=1e-12)
+        assert torch.equal(values[:CHUNK], values[PERIOD:])
+
+
+def test_the_first_copy_is_distributed_as_the_least_spacing_of_uniforms():
+    """P(p_1 > t) = (1 − t)^{e−1}."""
+    for e in (2, 3, 6):
+        p = probabilities(Draw(3, 1, 4), e, (2 * CHUNK,))
+        for t in (0.1, 0.3, 0.6):
+            for k in (0, e - 1):
+                assert abs(float((p[k] > t).double().mean()) - (1 - t) ** (e - 1)) < 0.01
+
+
+def test_equal_keys_give_equal_numbers_and_other_keys_others():
+    one = probabilities(Draw(1, 2, 3), 3, (50,))
+    assert torch.equal(one, probabilities(Draw(1, 2, 3), 3, (5, 10)).flatten(1))
+    for other in (Draw(2, 2, 3), Draw(1, 3, 3), Draw(1, 2, 4), Draw(1, -2, 3)):
+        assert not torch.isclose(one, probabilities(other, 3, (50,))).all(1).any()
+
+
+def test_chunks_of_one_draw_differ():
+    p = probabilities(Draw(1, 2, 3), 3, (2 * CHUNK,))
+    assert abs(float(torch.corrcoef(torch.stack([p[0, :CHUNK], p[0, CHUNK:]]))[0, 1])) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("e", [1, 2, 3, 8])
+def test_mixing_and_spreading_apply_p(e, dtype):
+    copies, draw = copies_like(e, 6, 5, dtype=dtype), Draw(0, 1, 2)
+    p = probabilities(draw, e, (6, 5)).double()
+    tolerance = 8 * torch.finfo(dtype).eps if dtype != torch.float64 else 1e-6  # p itself is looked at in float32
+    mixed = mix(copies, draw)
+    assert mixed.dtype == dtype
+    torch.testing.assert_close(mixed.double(), (p * copies.double()).sum(0), rtol=0, atol=4 * tolerance)
+    gradient = copies[0]
+    shares = spread(gradient, draw, e)
+    torch.testing.assert_close(shares.double(), p * gradient.double(), rtol=0, atol=4 * tolerance)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**64), st.integers(-(2**40), 2**40))
+def test_spreading_is_the_adjoint_of_mixing(e, n, seed, step):
+    copies, gradient, draw = (
+        copies_like(e, n, dtype=torch.float64),
+        torch.linspace(-1, 1, n).double(),
+        Draw(seed, step, 0),
+    )
+    left = (mix(copies, draw) * gradient).sum()
+    torch.testing.assert_close(left, (copies * spread(gradient, draw, e)).sum())
+
+
+def test_shares_sum_to_the_gradient():
+    gradient = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(spread(gradient, Draw(0, 0, 0), 5).sum(0), gradient)
+
+
+def test_results_go_where_they_are_asked_to_go():
+    copies, draw = copies_like(3, CHUNK + 10), Draw(0, 0, 0)
+    out = torch.empty(CHUNK + 10)
+    assert mix(copies, draw, out=out) is out
+    assert torch.equal(out, mix(copies, draw))
+    strided = copies.transpose(1, 1).repeat(1, 2)[:, : CHUNK + 10]
+    assert torch.equal(mix(strided, draw), out)
+
+
+@pytest.mark.parametrize("e", [1, 2, 3, 6])
+def test_element_by_element_it_is_the_same_draw(e):
+    """What a GPU compiles, run as it is."""
+    n, draw = CHUNK + 77, Draw(8, 9, 10)
+    copies, gradient = copies_like(e, n), copies_like(1, n)[0]
+    found, offsets = tables(e, copies.dtype, copies.device), drawing._offsets(draw, copies)
+    mixed, shares = torch.empty(n), torch.empty(e, n)
+    elementwise.mix_traced(copies, found, offsets, mixed)
+    elementwise.spread_traced(gradient, found, offsets, shares)
+    torch.testing.assert_close(mixed, mix(copies, draw), rtol=0, atol=2e-6)
+    torch.testing.assert_close(shares, spread(gradient, draw, e), rtol=0, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
+def test_compiled_it_is_the_same_draw():
+    copies, draw = copies_like(3, CHUNK + 77), Draw(8, 9, 10)
+    plain, shares = mix(copies, draw), spread(copies[0], draw, 3)
+    before = elementwise.compile_on_cpu(True)
+    try:
+        torch.testing.assert_close(mix(copies, draw), plain, rtol=0, atol=2e-6)
+        torch.testing.assert_close(spread(copies[0], draw, 3), shares, rtol=0, atol=2e-6)
+    finally:
+        elementwise.compile_on_cpu(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_the_same_numbers():
+    copies, draw = copies_like(3, CHUNK + 77), Draw(8, 9, 10)
+    torch.testing.assert_close(mix(copies.cuda(), draw).cpu(), mix(copies, draw), rtol=0, atol=2e-6)
+    torch.testing.assert_close(spread(copies[0].cuda(), draw, 3).cpu(), spread(copies[0], draw, 3), rtol=0, atol=2e-6)

@@ -1,0 +1,443 @@
+"""Expand, train, collapse: which parameters become kernels, what layers see, and what is left."""
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from collegium.train import collapse, expand, set_step
+from collegium.train.majority.draw import probabilities
+from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority.targets import kernel_names
+from collegium.train.models.ensembles import MlpEnsemble
+
+
+def mlp(*widths):
+    torch.manual_seed(0)
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def originals(model):
+    return [parameter for name, parameter in model.named_parameters() if name.endswith(".original")]
+
+
+def p_of(model, index):
+    """p of the kernel number ``index``, as of now."""
+    kernel = list(kernels(model).values())[index]
+    return probabilities(kernel.draw, kernel.expansion, originals(model)[index].shape[1:])
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class Language(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden, self.head = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.hidden(self.embed(x)))
+
+
+CASES = {
+    "linear": (lambda: nn.Linear(3, 4), (2, 3), ["weight"]),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3), (2, 4, 5), ["weight"]),
+    "conv2d": (lambda: nn.Conv2d(4, 6, 3, bias=False), (2, 4, 5, 5), ["weight"]),
+    "conv3d": (lambda: nn.Conv3d(2, 3, 2), (2, 2, 3, 3, 3), ["weight"]),
+    "grouped": (lambda: nn.Conv2d(4, 8, 3, groups=4), (2, 4, 5, 5), ["weight"]),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3), (2, 4, 5, 5), ["weight"]),
+    "normed": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.PReLU(4)), (2, 3, 2, 2), ["0.weight"]),
+    "members": (lambda: MlpEnsemble(3, [4, 4], 2, 2, True), (5, 3), [f"layers.{i}.weight" for i in range(3)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_and_nothing_else_are_expanded(case):
+    make, _, expected = CASES[case]
+    model = make()
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    expand(model, 3)
+    for name, parameter in model.named_parameters():
+        plain = name.replace("parametrizations.", "").removesuffix(".original")
+        grown = (3,) if plain in expected else ()
+        assert tuple(parameter.shape) == grown + shapes[plain]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replicated_expansion_and_collapse_is_the_identity(case):
+    make, shape, _ = CASES[case]
+    model, x = make(), torch.randn(shape)
+    kind, state, before = type(model), {k: v.clone() for k, v in model.state_dict().items()}, model.eval()(x)
+    parameters = dict(model.named_parameters())
+    expand(model, 3, init="replicated")
+    torch.testing.assert_close(model.eval()(x), before)
+    training = [module.train() for module in model.modules() if isinstance(module, MajorityKernel)]
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)  # equal copies mix to themselves
+    assert training
+    assert collapse(model) is model
+    assert type(model) is kind
+    assert list(model.state_dict()) == list(state)
+    torch.testing.assert_close(dict(model.state_dict()), state)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    torch.testing.assert_close(model(x), before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_of_copy_k_is_p_k_times_the_gradient(case):
+    make, shape, _ = CASES[case]
+    model, x = expand(make(), 4, seed=3), torch.randn(shape)
+    model(x).square().sum().backward()
+    for index, copies in enumerate(originals(model)):
+        gradient = copies.grad.sum(0)  # since p sums to one
+        torch.testing.assert_close(copies.grad, p_of(model, index) * gradient, rtol=1e-4, atol=1e-5)
+        assert gradient.abs().max() > 0
+
+
+def test_layers_see_the_mixture_in_training_and_the_mean_in_evaluation():
+    model = expand(nn.Linear(6, 5), 3, seed=1)
+    copies = originals(model)[0]
+    torch.testing.assert_close(model.weight, (p_of(model, 0) * copies).sum(0))
+    torch.testing.assert_close(model.eval().weight, copies.mean(0))
+    with mixing(model, "sample"):
+        torch.testing.assert_close(model.weight, (p_of(model, 0) * copies).sum(0))
+    with mixing(model.train(), "mean"):
+        torch.testing.assert_close(model.weight, copies.mean(0))
+
+
+@pytest.mark.parametrize("e", [1, 2, 3, 8])
+def test_sgd_moves_the_mean_by_a_share_of_the_gradient(e):
+    """w̄ ← w̄ − (ℓ/e) ∂L/∂w exactly, whatever p was, because p sums to one."""
+    model, rate = expand(nn.Linear(5, 4).double(), e, seed=2), 0.3
+    x = torch.randn(3, 5, dtype=torch.float64)
+    before, weight = originals(model)[0].detach().mean(0), model.weight.detach().requires_grad_()
+    functional.linear(x, weight, model.bias).square().sum().backward()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    optimizer.zero_grad()
+    model(x).square().sum().backward()
+    optimizer.step()
+    after = originals(model)[0].mean(0)
+    torch.testing.assert_close(after, before - rate / e * weight.grad, rtol=0, atol=1e-12)
+
+
+def test_nothing_but_the_weight_waits_for_the_backward_pass():
+    """Saved between forward and backward: the layer's input and the mixed weight, never p nor the copies."""
+    model, x = expand(nn.Linear(64, 32), 3), torch.randn(2, 64)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        model(x).sum()
+    elements = sum(tensor.numel() for tensor in saved)
+    assert elements <= x.numel() + 64 * 32
+    weight = model.weight
+    assert not [value for value in vars(weight.grad_fn).values() if isinstance(value, torch.Tensor)]
+    assert weight.grad_fn.draw == next(iter(kernels(model).values())).draw
+
+
+def test_independent_copies_have_the_weight_s_entries_and_the_variance_that_is_documented():
+    torch.manual_seed(0)
+    model, e = nn.Linear(400, 300), 3
+    weight = model.weight.detach().clone()
+    expand(model, e, seed=0)
+    copies = originals(model)[0].detach()
+    assert torch.equal(copies[0], weight)
+    for k in range(1, e):
+        assert torch.equal(copies[k].flatten().sort().values, weight.flatten().sort().values)
+        assert abs(torch.corrcoef(torch.stack([copies[0].flatten(), copies[k].flatten()]))[0, 1]) < 0.02
+    assert variance(model.weight) / variance(weight) == pytest.approx(2 / (e + 1), rel=0.02)
+    assert variance(model.eval().weight) / variance(weight) == pytest.approx(1 / e, rel=0.02)
+
+
+def variance(weight):
+    return float(weight.detach().var())
+
+
+@pytest.mark.parametrize(("correct", "training"), [(True, True), ("training", True), ("evaluation", False)])
+def test_scale_is_corrected_where_asked(correct, training):
+    torch.manual_seed(0)
+    model = nn.Linear(400, 300)
+    before = variance(model.weight)
+    expand(model, 3, seed=0, correct_scale=correct).train(training)
+    assert variance(model.weight) / before == pytest.approx(1, rel=0.02)
+
+
+def test_own_initialization():
+    model = expand(nn.Linear(3, 2), 3, init=lambda weight, k, generator: torch.full_like(weight, k))
+    assert originals(model)[0].detach().mean((1, 2))[1:].tolist() == [1.0, 2.0]
+
+
+def test_choice_by_type_and_by_name():
+    def expanded(**rules):
+        model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Conv2d(2, 2, 1), "c": nn.Sequential(nn.Linear(2, 2))})
+        return {name.split(".parametrizations")[0] for name in kernels(expand(model, 2, **rules))}
+
+    assert expanded() == {"a", "b", "c.0"}
+    assert expanded(include=[nn.Conv2d]) == {"b"}
+    assert expanded(include=["c.*"]) == {"c.0"}
+    assert expanded(include=["*.weight"], exclude=["a"]) == {"b", "c.0"}
+    assert expanded(exclude=[nn.Linear]) == {"b"}
+
+
+def test_frozen_weights_norms_and_embeddings_are_left_alone():
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    for module in (frozen, nn.Embedding(3, 2), nn.LayerNorm(2), nn.BatchNorm1d(2), nn.GroupNorm(1, 2), nn.LSTM(2, 2)):
+        assert kernel_names(module) == ()
+
+
+def test_what_cannot_be_expanded_is_refused():
+    with pytest.raises(ValueError, match="no kernel to expand"):
+        expand(nn.Embedding(3, 2))
+    with pytest.raises(ValueError, match="no kernel to expand"):
+        expand(nn.Linear(2, 2), include=["encoder"])
+    with pytest.raises(ValueError, match="expansion must be at least 1"):
+        expand(nn.Linear(2, 2), 0)
+    with pytest.raises(ValueError, match="no scale to correct"):
+        expand(nn.Linear(2, 2), init="replicated", correct_scale=True)
+    with pytest.raises(ValueError, match="correct_scale must be"):
+        expand(nn.Linear(2, 2), correct_scale="both")
+    with pytest.raises(ValueError, match="weight is parametrized already"):
+        expand(expand(nn.Linear(2, 2)))
+
+
+def test_tied_kernels_are_one_kernel():
+    model = Tied()
+    x = torch.randn(3, 4)
+    expand(model, 3, seed=0)
+    assert model.first.weight is model.second.weight  # sampled once
+    assert sum(parameter.dim() == 3 for parameter in model.parameters()) == 1
+    model(x).sum().backward()
+    mean = originals(model)[0].detach().mean(0)
+    collapse(model)
+    assert model.first.weight is model.second.weight
+    assert isinstance(model.first.weight, nn.Parameter)
+    torch.testing.assert_close(model.first.weight.detach(), mean)
+
+
+def test_a_head_that_is_tied_to_an_embedding_is_left_alone():
+    model = expand(Language(), 3)
+    assert set(kernels(model)) == {"hidden.parametrizations.weight.0"}
+    assert model.head.weight is model.embed.weight
+    collapse(model)(torch.tensor([1, 2])).sum().backward()
+
+
+def test_attention_projections():
+    torch.manual_seed(0)
+    for attention in (nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=6, vdim=4)):
+        query, key, value = torch.randn(3, 2, 8), torch.randn(3, 2, attention.kdim), torch.randn(3, 2, attention.vdim)
+        state = list(attention.state_dict())
+        before = attention(query, key, value)[0]
+        expand(attention, 3, init="replicated", seed=0)
+        names = {name.split(".parametrizations")[0] + name.split("parametrizations")[1] for name in kernels(attention)}
+        assert any("out_proj" in name for name in names)
+        assert (
+            sum(p.dim() == 3 for p in attention.parameters())
+            == len(names)
+            == (2 if attention.in_proj_weight is not None else 4)
+        )
+        torch.testing.assert_close(attention(query, key, value)[0], before, rtol=1e-4, atol=1e-5)
+        attention(query, key, value)[0].sum().backward()
+        collapse(attention)
+        assert list(attention.state_dict()) == state
+        torch.testing.assert_close(attention(query, key, value)[0], before, rtol=1e-4, atol=1e-5)
+
+
+def test_transformer_encoder_layer_in_both_modes():
+    torch.manual_seed(0)
+    layer, x = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), torch.randn(2, 3, 8)
+    before = layer(x).detach()
+    expand(layer, 3, init="replicated")
+    torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_microbatches_of_one_step_share_p_and_the_next_step_has_another():
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(6, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    whole = copy.deepcopy(model)
+    (whole(x).sum() / 6).backward()
+    for part in x.chunk(2):
+        (model(part).sum() / 6).backward()
+    for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    first = model[0].weight.detach().clone()
+    assert torch.equal(model[0].weight, first)
+    optimizer.step()
+    assert not torch.isclose(model[0].weight, first).all()
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_every_optimizer_s_step_is_noticed(options):
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(6, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, **options)
+    steps, means = [], []
+    for _ in range(3):
+        model.train()(x).sum().backward()
+        steps.append(next(iter(kernels(model).values())).clock.step)
+        optimizer.step()
+        with torch.no_grad():
+            means.append(model.eval()[0].weight)
+    assert steps == [0, 1, 2]
+    assert not torch.equal(means[0], means[1])
+
+
+def test_updates_that_leave_no_trace_are_seen_all_the_same():
+    model, x = expand(nn.Linear(4, 3), 3, seed=0), torch.randn(6, 4)
+    copies = originals(model)[0]
+    for _ in range(2):
+        model(x).square().sum().backward()
+        copies.data.sub_(0.1 * copies.grad)
+        torch.testing.assert_close(model.weight, (p_of(model, 0) * copies).sum(0))
+        torch.testing.assert_close(model.eval().weight, copies.mean(0))
+        model.train()
+
+
+def test_a_loop_may_set_the_step_itself():
+    model = expand(nn.Linear(4, 3), 3, seed=0)
+    seen = []
+    for step in (5, 6, 5):
+        set_step(model, step)
+        seen.append(model.weight.detach().clone())
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.isclose(seen[0], seen[1]).any()
+
+
+def test_seed_determines_copies_and_draws():
+    def weight(seed):
+        torch.manual_seed(0)
+        return expand(nn.Linear(4, 3), 3, seed=seed).weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+    torch.manual_seed(4)
+    first = expand(nn.Linear(4, 3), 3)
+    torch.manual_seed(4)
+    assert torch.equal(first.weight, expand(nn.Linear(4, 3), 3).weight)
+
+
+def test_kernels_of_one_shape_have_their_own_p():
+    model = expand(mlp(4, 4, 4), 3, seed=0)
+    assert not torch.isclose(p_of(model, 0), p_of(model, 1)).any()
+
+
+def test_state_dict_round_trip_continues_the_draws():
+    model = expand(mlp(4, 8, 3), 3, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(5, 4)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    other = expand(mlp(4, 8, 3), 3, seed=99)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
+
+
+def test_deepcopy_goes_its_own_way():
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
+    before = model(x)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(x), before)
+    set_step(twin, 7)
+    assert torch.equal(model(x), before)
+    assert not torch.equal(twin(x), before)
+    collapse(twin)
+    assert torch.equal(model(x), before)  # torch's own removal would take the weight from both
+    assert len(kernels(model)) == 2
+    collapse(model)
+    assert {type(layer) for each in (model, twin) for layer in each} == {nn.Linear, nn.ReLU}
+    first = expand(mlp(4, 8, 3), 3, seed=0)
+    second = copy.deepcopy(first)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (first, second)]
+    for _ in range(3):  # each moves on with its own optimizer alone
+        for each, optimizer in zip((first, second), optimizers, strict=True):
+            each(x).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(first(x), second(x))
+
+
+def test_functional_call_and_its_transforms():
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(values, x):
+        return torch.func.functional_call(model, values, (x,)).square().mean()
+
+    gradients = torch.func.grad(loss)(parameters, x)
+    model(x).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x[:, None])
+    torch.testing.assert_close({name: value.mean(0) for name, value in each.items()}, gradients)
+    stacked = {name: torch.stack([value, 2 * value]) for name, value in parameters.items()}
+    both = torch.func.vmap(loss, in_dims=(0, None))(stacked, x)
+    torch.testing.assert_close(both[0], loss(parameters, x))
+
+
+def test_second_derivatives():
+    model, x = expand(nn.Linear(3, 2).double(), 3, seed=0), torch.randn(4, 3, dtype=torch.float64)
+    copies = originals(model)[0]
+
+    def loss(values):
+        named = {"parametrizations.weight.original": values, "bias": model.bias}
+        return torch.func.functional_call(model, named, (x,)).pow(3).sum()
+
+    assert torch.autograd.gradgradcheck(loss, (copies.detach().requires_grad_(),))
+
+
+def test_autocast_keeps_copies_in_full_precision():
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    for copies in originals(model):
+        assert copies.grad.dtype == torch.float32
+        assert copies.grad.abs().max() > 0
+
+
+def test_half_precision_copies():
+    model = expand(nn.Linear(4, 3).to(torch.bfloat16), 3, seed=0)
+    model(torch.randn(2, 4, dtype=torch.bfloat16)).sum().backward()
+    assert originals(model)[0].grad.dtype == torch.bfloat16
+
+
+def test_reading_a_weight_often_draws_once():
+    model = expand(nn.Linear(4, 3), 3)
+    assert model.weight is model.weight
+    with torch.no_grad():
+        assert model.eval().weight is model.weight
+    with torch.inference_mode():
+        inside = model.weight
+    with torch.no_grad():
+        assert not model.weight.is_inference()
+        assert torch.equal(inside, model.weight)
+
+
+def test_assigning_a_weight_sets_all_copies():
+    model = expand(nn.Linear(4, 3), 3)
+    model.weight = torch.ones(3, 4)
+    torch.testing.assert_close(model.weight, torch.ones(3, 4))
+
+
+def test_variance_of_the_mixture_is_two_over_e_plus_one():
+    """E Σ p_k² = 2/(e+1), to which the documented variance goes back."""
+    for e in (2, 3, 8):
+        p = probabilities(originals_draw(), e, (100_000,)).double()
+        assert float(p.square().sum(0).mean()) == pytest.approx(2 / (e + 1), rel=0.01)
+        assert math.isclose(float(p.sum(0).mean()), 1, rel_tol=1e-6)
+
+
+def originals_draw():
+    return next(iter(kernels(expand(nn.Linear(1, 1), seed=0)).values())).draw

@@ -1,0 +1,205 @@
+"""A fused optimizer takes the same steps as the plain one, without the expanded gradient."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from collegium.train import clip_gradient_norm, expand, fuse
+from collegium.train.majority.kernel import kernels
+from collegium.train.majority.quantiles import CHUNK
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, dampening=0),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=1e-2),
+    "fused adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+}
+
+
+def models(*widths, seed=0):
+    torch.manual_seed(seed)
+    hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    plain = expand(nn.Sequential(*hidden), 3, seed=seed)
+    return plain, copy.deepcopy(plain)
+
+
+def train(model, optimizer, steps=4, parts=1, clip=None):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x = torch.randn(8, model[0].in_features, generator=generator)
+        for part in x.chunk(parts):
+            (functional.mse_loss(model(part), torch.ones(len(part), model[-2].out_features)) / parts).backward()
+        if clip:
+            clip_gradient_norm(model, optimizer, clip)
+        optimizer.step()
+
+
+def assert_same(one, other):
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_same_steps_as_the_plain_optimizer(kind, parts):
+    plain, fused = models(5, 7, 3)
+    train(plain, OPTIMIZERS[kind](plain.parameters()), parts=parts)
+    optimizer = OPTIMIZERS[kind](fused.parameters())
+    assert fuse(optimizer, fused) is optimizer
+    train(fused, optimizer, parts=parts)
+    assert_same(plain, fused)
+
+
+def test_kernels_of_several_chunks():
+    plain, fused = models(300, CHUNK // 300 + 50)
+    train(plain, OPTIMIZERS["adam"](plain.parameters()), steps=2)
+    train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused), steps=2)
+    assert_same(plain, fused)
+
+
+def test_the_expanded_gradient_never_exists():
+    _, model = models(5, 7, 3)
+    optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
+    model(torch.randn(2, 5)).sum().backward()
+    for kernel in kernels(model).values():
+        assert kernel.virtual.grad.shape == kernel.virtual.shape
+    assert all(parameter.grad is None for parameter in model.parameters() if parameter.dim() == 3)
+    optimizer.zero_grad()
+    assert all(kernel.virtual.grad is None for kernel in kernels(model).values())
+
+
+def test_the_next_weight_is_mixed_during_the_update():
+    plain, fused = models(5, 7)
+    train(plain, OPTIMIZERS["adam"](plain.parameters()))
+    train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused))
+    kernel = next(iter(kernels(fused).values()))
+    mixed = kernel.virtual.detach().clone()
+    assert torch.equal(fused[0].weight, mixed)
+    torch.testing.assert_close(mixed, plain[0].weight.detach())
+    kernel.clock.step += 1  # another step than foreseen
+    plain[0].parametrizations.weight[0].clock.step += 1
+    torch.testing.assert_close(fused[0].weight.detach(), plain[0].weight.detach())
+    with torch.no_grad():
+        fused[0].parametrizations.weight.original.zero_()  # other copies than foreseen
+    assert fused[0].weight.abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_state_goes_from_fused_to_plain_and_back(kind):
+    plain, fused = models(5, 7, 3)
+    one, two = OPTIMIZERS[kind](plain.parameters()), fuse(OPTIMIZERS[kind](fused.parameters()), fused)
+    train(plain, one)
+    train(fused, two)
+    states = [dict(sorted(optimizer.state_dict()["state"].items())) for optimizer in (one, two)]
+    torch.testing.assert_close(states[0], states[1], rtol=1e-5, atol=1e-6)
+    one.load_state_dict(copy.deepcopy(two.state_dict()))
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    train(plain, one)
+    train(fused, two)
+    assert_same(plain, fused)
+
+
+def test_clipping_counts_the_gradients_that_never_exist():
+    plain, fused = models(5, 7, 3)
+    x = torch.randn(4, 5)
+    optimizer = fuse(OPTIMIZERS["sgd"](fused.parameters()), fused)
+    plain(x).sum().backward()
+    fused(x).sum().backward()
+    expected = nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+    torch.testing.assert_close(clip_gradient_norm(fused, optimizer, 0.1), expected)
+    torch.testing.assert_close(clip_gradient_norm(fused, optimizer, 0.1), torch.tensor(0.1), rtol=1e-4, atol=0)
+    plain, fused = models(5, 7, 3)
+    train(plain, OPTIMIZERS["sgd"](plain.parameters()), clip=0.05)
+    train(fused, fuse(OPTIMIZERS["sgd"](fused.parameters()), fused), clip=0.05)
+    assert_same(plain, fused)
+
+
+def test_clipping_a_plain_model_is_torch_s():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    twin = copy.deepcopy(model)
+    for each in (model, twin):
+        each(torch.ones(1, 3)).square().sum().backward()
+    expected = nn.utils.clip_grad_norm_(twin.parameters(), 0.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    torch.testing.assert_close(clip_gradient_norm(model, optimizer, 0.2), expected)
+    torch.testing.assert_close(model.weight.grad, twin.weight.grad)
+
+
+def test_learning_rates_are_read_at_each_step():
+    plain, fused = models(5, 7)
+    one, two = OPTIMIZERS["adam"](plain.parameters()), fuse(OPTIMIZERS["adam"](fused.parameters()), fused)
+    for optimizer, model in ((one, plain), (two, fused)):
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        for _ in range(3):
+            train(model, optimizer, steps=1)
+            schedule.step()
+    assert two.param_groups[0]["lr"] == 0.01 / 8
+    assert_same(plain, fused)
+
+
+def test_evaluation_between_steps_changes_nothing():
+    plain, fused = models(5, 7, 3)
+    train(plain, OPTIMIZERS["adam"](plain.parameters()))
+    optimizer = fuse(OPTIMIZERS["adam"](fused.parameters()), fused)
+    for step in range(4):
+        generator = torch.Generator().manual_seed(1)
+        x = [torch.randn(8, 5, generator=generator) for _ in range(step + 1)][-1]
+        optimizer.zero_grad()
+        functional.mse_loss(fused(x), torch.ones(8, 3)).backward()
+        with torch.no_grad():
+            fused.eval()(x)
+            fused.train()(x)
+        optimizer.step()
+    assert_same(plain, fused)
+
+
+def test_what_does_not_pay_is_left_alone():
+    plain, model = models(5, 7)
+    amsgrad = torch.optim.Adam(model.parameters(), amsgrad=True)
+    adagrad = torch.optim.Adagrad(model.parameters())
+    for optimizer in (amsgrad, adagrad):
+        assert fuse(optimizer, model) is optimizer
+        model(torch.randn(2, 5)).sum().backward()
+        assert model[0].parametrizations.weight.original.grad is not None
+    bare = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(bare.parameters())
+    assert type(fuse(optimizer, bare)) is torch.optim.Adam
+    assert plain is not model
+
+
+def test_frozen_copies_stay():
+    _, model = models(5, 7)
+    optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
+    copies = model[0].parametrizations.weight.original.requires_grad_(False)
+    before = copies.clone()
+    train(model, optimizer)
+    assert torch.equal(copies, before)
+
+
+def test_closures_and_double_precision():
+    torch.manual_seed(0)
+    plain = expand(nn.Linear(4, 3).double(), 3, seed=0)
+    fused = copy.deepcopy(plain)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for model in (plain, fused):
+        optimizer = OPTIMIZERS["momentum"](model.parameters())
+        if model is fused:
+            fuse(optimizer, model)
+
+        def closure(model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            assert optimizer.step(closure) > 0
+    assert_same(plain, fused)

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from collegium.search.engine import run as search
+from collegium.search.spec import SearchSpec
+from collegium.train.limits import check_study
+from collegium.train.reproduce import noise as reproduce_noise
+from collegium.train.reproduce import t5 as reproduce_t5
+from collegium.train.reproduce import table5 as reproduce_table5
+from collegium.train.reproduce.experiments import ALIASES, EXPERIMENTS, Options, main
+from collegium.train.reproduce.figure4 import ensembles, pearson
+
+MLP = {"family": "mlp", "inputs": 64, "hidden": [100] * 5, "outputs": 10}
+
+
+def test_figure4_covers_the_curve_with_ensembles_of_one_size():
+    answer = search(SearchSpec.model_validate({"baseline": MLP, "estimator": {"method": "exact"}}))
+    points = {point.name: point for point in ensembles(answer)}
+    assert (points["baseline"].width, points["baseline"].multiplicity) == (100, 1)
+    assert (points["primal"].width, points["primal"].multiplicity) == (17, 20)
+    assert points["dual"].multiplicity == 9
+    assert len(points) >= 9
+    assert min(points.values(), key=lambda point: point.variance).name == "primal"
+    assert points["dual"].variance == pytest.approx(points["baseline"].variance, rel=0.1)
+
+
+def test_figure4_is_printed_and_written(tmp_path, capsys):
+    assert main(["figure4", "--seeds", "2", "--effort", "0.02", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "20 × 17" in printed
+    assert "standard errors" in printed
+    table = json.loads((tmp_path / "figure4-digits.json").read_text())
+    assert len(table["rows"]) >= 9
+    assert (tmp_path / "figure4-digits.svg").read_bytes().startswith(b"<?xml")
+    assert "| primal | 20 × 17 |" in (tmp_path / "figure4-digits.md").read_text()
+
+
+def test_table5_runs_on_cifar_where_it_lies(cifar10, tmp_path, capsys):
+    short = ["table5", "--data", "cifar10", "--seeds", "1", "--effort", "0.01", "--output", str(tmp_path)]
+    assert main([*short, "--data-dir", str(cifar10)]) == 0
+    assert "majority-A3" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "table5-cifar10.json").read_text())["rows"]
+    assert len(rows) == 15
+    assert not any("–" in row[optimizer] for row in rows for optimizer in ("Adam", "SGD"))
+
+
+@pytest.mark.parametrize(
+    ("data", "folder", "message"),
+    [
+        ("cifar10", "nowhere", "put cifar-10-binary.tar.gz"),
+        ("cifar10", None, "is not in no folder"),
+        ("flowers", "nowhere", "not on 'flowers'"),
+    ],
+)
+def test_data_that_is_not_there_is_named_before_anything_is_trained(data, folder, message, capsys, monkeypatch):
+    monkeypatch.delenv("COLLEGIUM_DATA_DIR", raising=False)
+    with pytest.raises(SystemExit) as raised:
+        main(["table5", "--data", data, *(["--data-dir", folder] if folder else [])])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_other_experiments_are_studies_that_can_be_posted():
+    options = Options(seeds=10)
+    table5 = reproduce_table5.study_of(options)
+    assert table5.trainings() == 3 * 5 * 2 * (10 + 10)
+    assert table5.expansion.copies == 3
+    noise = reproduce_noise.study_of(options, 0.2)
+    assert noise.data.label_noise == 0.2
+    assert [method.label for method in noise.methods] == ["vanilla", "majority"]
+    t5 = reproduce_t5.study_of(options, "first")
+    assert t5.methods[1].expansion.initialization == "replicated"
+    for study in (table5, noise, t5):
+        check_study(study)
+
+
+def test_every_published_figure_of_table5_is_there():
+    keys = {(method, name) for method in reproduce_table5.METHODS for name in reproduce_table5.ARCHITECTURES}
+    assert set(reproduce_table5.PUBLISHED) == keys
+
+
+def test_names_lead_somewhere():
+    assert set(ALIASES.values()) <= set(EXPERIMENTS)
+    with pytest.raises(ValueError, match="runs on digits"):
+        _ = Options(data="imagenet").inputs
+
+
+def test_a_correlation_is_one_on_a_line():
+    assert pearson([(1, 2), (2, 4), (5, 10)]) == pytest.approx(1)
+    assert pearson([(1, 2), (2, 0), (3, -2)]) == pytest.approx(-1)

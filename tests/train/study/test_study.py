@@ -1,0 +1,134 @@
+import csv
+import io
+import json
+
+import pytest
+
+from collegium.train.result import StudyResult
+from collegium.train.spec.training import StudySpec
+from collegium.train.study.pool import Place, Pool, train_one
+from collegium.train.study.study import mean_and_error, run
+from collegium.train.study.table import markdown
+
+MLP = {"family": "mlp", "inputs": 64, "hidden": [16], "outputs": 10}
+
+
+def study(**fields):
+    architectures = [
+        {"name": "wide", "architecture": {"baseline": MLP}},
+        {"name": "narrow", "architecture": {"baseline": MLP, "width": 4, "multiplicity": 1}},
+    ]
+    recipes = [{"name": "Adam", "recipe": {"epochs": 2, "batch_size": 128}}]
+    return StudySpec.model_validate(
+        {"architectures": architectures, "recipes": recipes, "data": "digits", "seeds": 3, **fields}
+    )
+
+
+class Invented:
+    """Answers trainings with made-up accuracies: best at a rate of 0.01, and diverging at 1."""
+
+    def __init__(self, failing=()):
+        self.children = []
+        self.failing = failing
+
+    def __call__(self, children, progress=None):
+        self.children += children
+        if progress is not None:
+            progress(len(children), len(children))
+        return [self._outcome(child) for child in children]
+
+    def _outcome(self, child):
+        spec = child["spec"]
+        rate, seed = spec["recipe"].get("learning_rate", 0.01), spec["seed"]
+        outcome = {"key": child["key"], "id": f"id-{child['key']}", "result": None, "failure": None}
+        if rate == 1 or child["key"] in self.failing:
+            return {**outcome, "status": "failed", "failure": {"kind": "user_error", "message": "the loss is nan"}}
+        accuracy = 0.9 - abs(rate - 0.01) + 0.01 * (seed % 3)
+        splits = {"train": 1.0, "validation": accuracy, "test": accuracy}
+        result = {
+            "accuracy": splits,
+            "loss": {name: 1 - value for name, value in splits.items()},
+            "parameters": 1184,
+            "multiplicity": 1,
+            "widths": [16],
+            "seconds": 0.5,
+        }
+        return {**outcome, "status": "succeeded", "result": result}
+
+
+def test_the_best_point_on_validation_is_run_with_every_seed():
+    trainer = Invented()
+    rates = [0.1, 0.01, 0.001, 1.0]
+    result = StudyResult.model_validate(run(study(sweep={"learning_rate": rates, "seeds": 2}), fan_out=trainer))
+    assert [cell.chosen for cell in result.cells] == [{"learning_rate": 0.01}] * 2
+    assert result.trainings == 2 * (8 + 3)
+    assert result.failed == 2 * 2
+    sweep = [child["spec"] for child in trainer.children if child["key"].startswith("sweep")]
+    final = [child["spec"] for child in trainer.children if child["key"].startswith("seed")]
+    assert all(spec["data"]["validation"] == 0.1 for spec in sweep)
+    assert all(spec["data"]["validation"] == 0 and spec["recipe"]["learning_rate"] == 0.01 for spec in final)
+    assert {spec["seed"] for spec in sweep}.isdisjoint({spec["seed"] for spec in final})
+
+
+def test_a_cell_reports_mean_and_standard_error():
+    result = StudyResult.model_validate(run(study(), fan_out=Invented()))
+    cell = result.cells[0]
+    assert cell.test_accuracy == pytest.approx(0.91)
+    assert cell.test_accuracy_error == pytest.approx(0.01 / 3**0.5)
+    assert mean_and_error([0.5]) == (0.5, None)
+    assert mean_and_error([]) == (None, None)
+
+
+def test_failed_members_do_not_lose_the_others(tmp_path):
+    result = StudyResult.model_validate(
+        run(study(), fan_out=Invented(failing={"seed:0:1", "seed:1:0", "seed:1:1", "seed:1:2"}), artifact_dir=tmp_path)
+    )
+    assert [cell.succeeded for cell in result.cells] == [2, 0]
+    assert result.cells[0].test_accuracy is not None
+    assert result.cells[1].test_accuracy is None
+    assert [note.kind for note in result.notes] == ["runs_lost", "runs_lost"]
+    assert "the loss is nan" in markdown(result)
+
+
+def test_a_cell_whose_sweep_failed_everywhere_is_left_out():
+    result = StudyResult.model_validate(run(study(sweep={"learning_rate": [1.0]}), fan_out=Invented()))
+    assert [note.kind for note in result.notes] == ["sweep_failed", "sweep_failed"]
+    assert all(cell.runs == () and cell.chosen == {} for cell in result.cells)
+
+
+def test_the_table_is_left_in_every_form(tmp_path):
+    heard, events = [], []
+    result = run(
+        study(title="Two widths"),
+        fan_out=Invented(),
+        report=lambda fraction, message: heard.append(fraction),
+        event=lambda kind, row: events.append(row["architecture"]),
+        artifact_dir=tmp_path,
+    )
+    assert {item["name"] for item in result["artifacts"]} == {"table.json", "table.md", "table.csv", "plot.svg"}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert [row["architecture"] for row in rows] == ["wide", "narrow"]
+    assert float(rows[0]["test_accuracy"]) == pytest.approx(0.91)
+    assert "| wide | vanilla | Adam | 1 × (16) | 1184 |" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "table.json").read_text())["title"] == "Two widths"
+    assert (tmp_path / "plot.svg").read_bytes().startswith(b"<?xml")
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    assert events == ["wide", "narrow"]
+
+
+def test_a_study_trains_for_real_in_a_pool():
+    with Pool(1, Place()) as pool:
+        result = StudyResult.model_validate(run(study(seeds=2), fan_out=pool))
+    assert [cell.succeeded for cell in result.cells] == [2, 2]
+    assert result.cells[0].parameters == 64 * 16 + 16 * 10
+
+
+def test_a_training_that_fails_here_says_why():
+    spec = study().training(study().architectures[0], study().methods[0], study().recipes[0])
+    child = {"key": "k", "kind": "training", "spec": spec.model_dump(mode="json", exclude_none=True)}
+    child["spec"]["data"]["name"] = "unheard-of"
+    outcome = train_one(child, Place())
+    assert outcome["status"] == "failed"
+    assert outcome["failure"]["kind"] == "user_error"
+    assert "unheard-of" in outcome["failure"]["message"]

@@ -1,0 +1,275 @@
+"""The real jobs: searches, their parts, trainings and studies, as a worker runs them."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import collegium.train.engine
+from collegium.search import engine
+from collegium.search.spec import SearchSpec
+from collegium.train.errors import DataProblem
+from collegium.train.spec.training import TrainingSpec
+from collegium.worker.compute import handlers
+from collegium.worker.compute.context import Cancelled
+from collegium.worker.failures import Rejected, from_exception
+
+BLOCK = {
+    "family": "block",
+    "input": {"channels": 8, "height": 3, "width": 3},
+    "layers": [
+        {"type": "conv", "out": "n", "kernel": 1}, {"type": "relu"},
+        {"type": "conv", "out": "n", "kernel": 3}, {"type": "relu"},
+        {"type": "conv", "out": 8, "kernel": 1},
+    ],
+    "widths": {"n": 16},
+}  # fmt: skip
+SAMPLED = {"baseline": BLOCK, "estimator": {"method": "monte_carlo", "samples": 3000, "entry": "pooled"}}
+TRAINING = {
+    "architecture": {
+        "baseline": {"family": "mlp", "inputs": 64, "hidden": [32, 32], "outputs": 10},
+        "width": 16,
+        "multiplicity": 2,
+    },
+    "data": "digits",
+    "recipe": {"epochs": 6, "batch_size": 64},
+}
+
+
+@dataclass
+class Alone:
+    """A context without a supervisor; children are run at once, as JSON."""
+
+    artifact_dir: Path
+    divides: bool = True
+    device: str = "cpu"
+    data_dir: Path = Path("/nowhere")
+    datasets_dir: Path = Path("/nowhere")
+    jobs: dict = field(default_factory=dict)
+    children: list = field(default_factory=list)
+    said: list = field(default_factory=list)
+    cancelled: bool = False
+
+    def check(self):
+        if self.cancelled:
+            raise Cancelled
+
+    def report(self, fraction, message=""):
+        self.check()
+        self.said.append((fraction, message))
+
+    def known(self, key):
+        return None
+
+    def remember(self, key, value):
+        json.dumps(value)
+
+    def look_up(self, job):
+        return self.jobs.get(job)
+
+    def fan_out(self, children, progress=None):
+        self.children += children
+        outcomes = []
+        for child in json.loads(json.dumps(children)):
+            result = handlers.shard(child["spec"], self)
+            outcomes.append({"id": "x", "key": child["key"], "status": "succeeded", "result": result, "failure": None})
+            progress(len(outcomes), len(children))
+        return outcomes
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Alone(tmp_path)
+
+
+@pytest.fixture
+def dividing(monkeypatch):
+    monkeypatch.setattr(handlers, "DIVIDED_SECONDS", 0.0)
+    monkeypatch.setattr(handlers, "PART_SECONDS", 1e-4)
+
+
+def answer_of(result):
+    return {name: value for name, value in result.items() if name not in {"seconds", "versions"}}
+
+
+def test_a_search_is_answered_and_plotted(context):
+    result = handlers.search({"baseline": {"preset": "resnet50"}}, context)
+    assert result["primal"]["multiplicity"] == 12
+    assert context.said[-1][0] == 1.0
+    assert b"<svg" in (context.artifact_dir / "plot.svg").read_bytes()[:500]
+    assert not context.children
+
+
+def test_a_divided_search_has_the_same_answer(context, dividing):
+    divided = handlers.search(SAMPLED, context)
+    assert len(context.children) > 3
+    assert len({child["key"] for child in context.children}) == len(context.children)
+    told = [fraction for fraction, message in context.said if "parts by all workers" in message]
+    assert len(set(told)) > 3
+    assert told == sorted(told)
+    whole = engine.run(SearchSpec.model_validate_json(json.dumps(SAMPLED))).model_dump(mode="json")
+    assert answer_of(divided) == answer_of(json.loads(json.dumps(whole)))
+
+
+def test_parts_are_the_same_in_a_second_attempt(context, dividing, tmp_path):
+    handlers.search(SAMPLED, context)
+    again = Alone(tmp_path)
+    handlers.search(SAMPLED, again)
+    assert [child["key"] for child in again.children] == [child["key"] for child in context.children]
+
+
+def test_little_work_is_not_divided(context):
+    handlers.search(SAMPLED, context)
+    assert not context.children
+
+
+def test_a_part_that_fails_fails_the_search_for_its_reason(context, dividing):
+    def fail(children, progress=None):
+        failure = {"kind": "out_of_memory", "message": "no room", "remedy": "buy some", "log_tail": ""}
+        return [{"id": "x", "status": "failed", "result": None, "failure": failure} for _ in children]
+
+    context.fan_out = fail
+    with pytest.raises(Rejected, match="no room") as caught:
+        handlers.search(SAMPLED, context)
+    assert (caught.value.kind, caught.value.remedy) == ("out_of_memory", "buy some")
+
+
+def test_a_part_that_somebody_cancelled_fails_the_search(context, dividing):
+    context.fan_out = lambda children, progress=None: [
+        {"id": "x", "status": "cancelled", "result": None, "failure": None} for _ in children
+    ]
+    with pytest.raises(Rejected, match="cancelled"):
+        handlers.search(SAMPLED, context)
+
+
+def test_sampling_can_be_cancelled(context):
+    context.cancelled = True
+    with pytest.raises(Cancelled):
+        handlers.search(SAMPLED, context)
+
+
+def test_a_wrong_spec_is_refused_as_when_it_is_posted(context):
+    with pytest.raises(ValidationError) as caught:
+        handlers.search({"baseline": {"preset": "resnet50"}, "tolerance": "0.1"}, context)
+    assert from_exception(caught.value).kind == "invalid_spec"
+
+
+def test_the_inputs_of_a_search_may_be_a_data_set(context):
+    spec = {"baseline": BLOCK | {"input": {"channels": 1, "height": 8, "width": 8}}, "inputs": {"data": "digits"}}
+    assert handlers.search(spec, context)["primal"] is not None
+
+
+@pytest.mark.parametrize("name", ["cifar10", "no-such-data"])
+def test_data_that_are_not_there_are_the_users_affair(context, name):
+    with pytest.raises(DataProblem) as caught:
+        handlers.search({"baseline": {"preset": "resnet50"}, "inputs": {"data": name}}, context)
+    cause = from_exception(caught.value)
+    assert cause.kind == "user_error"
+    assert cause.advice
+
+
+def test_data_that_are_no_images_are_refused(context):
+    with pytest.raises(Rejected, match="not images"):
+        handlers.search({"baseline": {"preset": "resnet50"}, "inputs": {"data": "synthetic"}}, context)
+
+
+def test_a_training_needs_a_finished_search(context):
+    context.jobs = {
+        "good": {"id": "good", "kind": "search", "status": "succeeded", "spec": {}, "result": {}},
+        "running": {"id": "running", "kind": "search", "status": "running", "spec": {}, "result": None},
+        "training": {"id": "training", "kind": "training", "status": "succeeded", "spec": {}, "result": {}},
+    }
+    assert handlers.finished_search(None, context) is None
+    assert handlers.finished_search("good", context)["id"] == "good"
+    for name, words in (("running", "is running"), ("training", "no search"), ("missing", "no search")):
+        with pytest.raises(Rejected, match=words) as caught:
+            handlers.finished_search(name, context)
+        assert caught.value.kind == "user_error"
+
+
+def test_further_handlers_override_and_add(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+    table = handlers.table("job_doubles:HANDLERS")
+    assert set(table) == {"search", "shard", "training", "study"}
+    assert table["search"] is not handlers.search
+    assert handlers.table()["search"] is handlers.search
+
+
+@pytest.fixture
+def one_thread():
+    """As many as the slots of these runners give, since sums depend on how they are divided."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_training_that_is_killed_ends_in_the_same_weights(desk, make_runner, context, one_thread):
+    """On a search's answer: once without interruption here, once killed in a worker and taken up again."""
+    asked = {"baseline": TRAINING["architecture"]["baseline"]}
+    search = desk.store.create("search", asked, queue="search")[0]
+    desk.store.claim(search.id, "here", 60.0)
+    found = desk.store.succeed(search.id, 1, handlers.search(asked, context))
+    spec = TRAINING | {"architecture": {"search": search.id, "choice": "primal"}, "recipe": {"epochs": 30}}
+    whole = collegium.train.engine.run(
+        TrainingSpec.model_validate_json(json.dumps(spec)),
+        artifact_dir=context.artifact_dir,
+        search_result={"spec": found.spec, "result": found.result},
+    )
+    runner = make_runner(preload="torch", extra_handlers="", heartbeat_s=0.5, lease_s=10.0)
+    cut = desk.store.create("training", spec, queue="train")[0]
+    deadline = time.monotonic() + 90
+    while not any(event.type == "metric" for event in desk.store.events(cut.id)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for attempt in list(runner._attempts):
+        os.killpg(attempt._process.pid, signal.SIGKILL)
+    ended = desk.ended(cut, 90)
+    assert (ended.status, ended.attempt) == ("succeeded", 2), ended.failure
+    assert desk.files(cut)["model.safetensors"] == (context.artifact_dir / "model.safetensors").read_bytes()
+    assert ended.result["accuracy"] == json.loads(json.dumps(whole))["accuracy"]
+
+
+def test_a_study_fans_out_over_its_trainings(desk, make_runner):
+    make_runner(preload="torch,collegium.train.engine", extra_handlers="", lease_s=10.0, heartbeat_s=0.5)
+    single = {"name": "single", "architecture": {"baseline": TRAINING["architecture"]["baseline"]}}
+    spec = {
+        "architectures": [single],
+        "data": "digits",
+        "seeds": 2,
+        "recipes": [{"name": "short", "recipe": {"epochs": 1}}],
+    }
+    study = desk.store.create("study", spec, queue="train")[0]
+    ended = desk.ended(study, 120)
+    assert ended.status == "succeeded", ended.failure
+    assert ended.result["failed"] == 0
+    children = desk.store.children(study.id)
+    assert [child.kind for child in children] == ["training", "training"]
+    assert any(name.endswith(".csv") for name in desk.files(study))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_the_only_one_that_its_job_sees(desk, make_runner):
+    runner = make_runner(
+        preload="torch,collegium.search.engine,collegium.search.sampling.local", extra_handlers="", devices="auto"
+    )
+    runner.close()
+    from collegium.worker.process.slots import plan
+    from collegium.worker.runner import Runner
+
+    settings = runner._settings
+    on_gpu = Runner("gpu", settings, desk.store, desk.artifacts, runner._house.publisher, plan(settings))
+    on_gpu.start()
+    try:
+        job = desk.store.create("search", SAMPLED, queue="search")[0]
+        ended = desk.ended(job, 120)
+    finally:
+        on_gpu.close()
+    assert ended.status == "succeeded", ended.failure
+    assert ended.result["device"] == "cuda"

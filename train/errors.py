@@ -1,0 +1,57 @@
+"""Exceptions that end a training; each has a ``kind``, a ``message`` and a ``remedy``.
+
+::
+
+    TrainingProblem
+    ├── Diverged      the loss is no longer a finite number
+    ├── DoesNotFit    the device has too little memory for this training
+    ├── Mismatch      architecture, method and data do not go together
+    └── MissingExtra  an optional package is needed and not installed
+
+A wrong specification raises :class:`collegium.search.errors.InvalidSpec`, wrong data
+:class:`collegium.train.errors.DataProblem`.
+"""
+
+from __future__ import annotations
+
+
+class TrainingProblem(Exception):
+    """A training that cannot go on; repeating it would end in the same way."""
+
+    kind = "user_error"
+
+    def __init__(self, message: str, remedy: str) -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(message)
+
+
+class Diverged(TrainingProblem):
+    """The loss is no longer a finite number."""
+
+
+class DoesNotFit(TrainingProblem):
+    """The device has too little memory for this training."""
+
+    kind = "out_of_memory"
+
+
+class Mismatch(TrainingProblem):
+    """Architecture, method and data do not go together."""
+
+    kind = "invalid_spec"
+
+
+class MissingExtra(TrainingProblem):
+    """An optional package is needed and not installed."""
+
+
+class DataProblem(ValueError):
+    """Data that cannot be used: ``message`` says what is wrong with it, ``remedy`` what would be right."""
+
+    kind = "user_error"
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}. {remedy}" if remedy else message)

@@ -1,0 +1,173 @@
+"""Everything a training needs before its first step: data, a way to make models, a task, a place to run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from collegium.search.errors import InvalidSpec
+from collegium.train.data.catalog import load
+from collegium.train.data.dataset import Dataset
+from collegium.train.errors import DoesNotFit
+from collegium.train.limits import check
+from collegium.train.loop.checkpoint import Checkpoints
+from collegium.train.loop.loop import Pace
+from collegium.train.loop.runtime import Runtime, free_memory
+from collegium.train.loop.task import Task, task_for
+from collegium.train.methods import create
+from collegium.train.methods.method import Method
+from collegium.train.models.build import Blueprint, blueprint, fitted
+from collegium.train.models.resolve import Grouped, answer_of, grouped
+from collegium.train.result import Note
+from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
+from collegium.train.spec.training import EXPANDING, TrainingSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training and the places it may touch; plain enough to be sent to another process."""
+
+    spec: TrainingSpec
+    checkpoint_dir: Path | None = None
+    artifact_dir: Path | None = None
+    data_dir: Path | None = None
+    datasets_dir: Path | None = None
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass
+class Setting:
+    """What the phases of one training share."""
+
+    request: Request
+    data: Dataset
+    runtime: Runtime
+    members: Grouped | None
+    blueprint: Blueprint | None
+    checkpoints: Checkpoints
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def spec(self) -> TrainingSpec:
+        """The training that was asked for."""
+        return self.request.spec
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of a step, forward and backward; infinite where nobody counted them."""
+        if self.members is None:
+            return math.inf
+        recipe = self.runtime.recipe
+        # Multiply–accumulates are two operations each, and the backward pass takes twice the forward pass.
+        forward = self.members.network.count("flops", self.members.widths, self.members.multiplicity)
+        return 6 * forward * -(-recipe.batch_size // recipe.accumulate)
+
+    def model(self, seed: int) -> nn.Module:
+        """A fresh plain model on the device, its weights following from ``seed``."""
+        model = self._fresh(seed).to(self.runtime.device)
+        return model.to(memory_format=torch.channels_last) if self.data.preprocessing.channels_last else model  # type: ignore[call-overload]
+
+    def _fresh(self, seed: int) -> nn.Module:
+        if self.blueprint is not None:
+            return self.blueprint.build(seed=seed)
+        from collegium.train.models.transformers import build_transformer
+
+        architecture = self.spec.architecture
+        assert isinstance(architecture, TransformerArchitecture)
+        return build_transformer(architecture, self.data, seed=seed, data_dir=self.request.data_dir)
+
+    def task(self, model: nn.Module) -> Task:
+        """What models are asked, with the recipe's label smoothing in the loss."""
+        return task_for(self.data, model, smoothing=self.runtime.recipe.label_smoothing)
+
+    def method(self, name: str | None = None) -> Method:
+        """The method of the training, or another by name with its defaults."""
+        if name is not None:
+            return create(name)
+        spec = self.spec
+        return create(spec.method, expansion=spec.expansion.copies, **method_options(spec))
+
+
+def method_options(spec: TrainingSpec) -> dict[str, Any]:
+    """The method's own options among those of ``spec.expansion``.
+
+    Unless the spec says otherwise, copies of pretrained weights are replicas and those of fresh ones independent.
+    """
+    expansion, method = spec.expansion, spec.method
+    if method == "soup":
+        return {"selection": expansion.soup}
+    if method == "subset":
+        return {"patterns": expansion.patterns}
+    if method not in EXPANDING:
+        return {}
+    options: dict[str, Any] = {"correct_scale": expansion.correct_scale, "patterns": expansion.patterns}
+    pretrained = getattr(spec.architecture, "pretrained", None) is not None
+    options["initialization"] = expansion.initialization or ("replicated" if pretrained else "independent")
+    if method != "majority" and expansion.step_size is not None:
+        options["step_size"] = expansion.step_size
+    return options
+
+
+def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSpec:
+    """``spec`` with a search's answer in place of the search; ``search`` has that job's ``spec`` and ``result``.
+
+    Raises ``InvalidSpec`` where the search is needed and not given, or has no such answer.
+    """
+    if not isinstance(spec.architecture, SearchedArchitecture):
+        return spec
+    if search is None:
+        raise InvalidSpec(("architecture", "search"), "the search is not known here; give its answer as a 'baseline'")
+    architecture = answer_of(spec.architecture, search["spec"], search["result"])
+    return spec.model_copy(update={"architecture": architecture})
+
+
+def assemble(request: Request, fabric: Fabric) -> Setting:
+    """Load the data, fit the architecture to it, and make sure that the training fits the device's memory.
+
+    Raises ``InvalidSpec``, ``DataProblem`` or ``TrainingProblem`` before anything large is allocated.
+    """
+    spec = request.spec
+    runtime = Runtime(fabric, spec.resolved_recipe())
+    _check_memory(spec, runtime)
+    if "onnx" in spec.formats:
+        from collegium.train.export.onnx import require_onnx
+
+        require_onnx()
+    data = load(spec.data, request.data_dir, request.datasets_dir)
+    notes: list[Note] = []
+    members, plan = None, None
+    if isinstance(spec.architecture, BaselineArchitecture):
+        asked = grouped(spec.architecture)
+        members, channels = fitted(asked, data)
+        plan = blueprint(members)
+        if members.outputs != asked.outputs:
+            message = f"The head has {members.outputs} outputs, for the data's classes, in place of {asked.outputs}."
+            notes.append(Note(kind="head_replaced", message=message))
+        last = runtime.recipe.channels_last and data.kind == "image" and plan.network != "MlpEnsemble"
+        data = replace(data, preprocessing=replace(data.preprocessing, channels=channels, channels_last=last))
+    checkpoints = Checkpoints(request.checkpoint_dir, fingerprint(spec))
+    return Setting(request, data.to(runtime.device), runtime, members, plan, checkpoints, notes)
+
+
+def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:
+    available = free_memory(runtime.device)
+    cost = check(spec)
+    if cost is not None and cost.bytes > available:
+        raise DoesNotFit(
+            f"training needs about {cost.bytes / 2**30:.1f} GiB of memory and the device has {available / 2**30:.1f}",
+            "lower batch_size, raise accumulate, or choose a smaller network or expansion",
+        )
+
+
+def fingerprint(spec: TrainingSpec) -> str:
+    """Identifies the training that a checkpoint belongs to; what is left afterwards does not enter."""
+    text = spec.model_dump_json(exclude={"formats", "diagnostics"})
+    return hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()

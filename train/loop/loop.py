@@ -1,0 +1,296 @@
+"""The one training loop: every method, one process or several, resumable at any step.
+
+Random numbers follow from the seed and the step alone (the order of samples from the epoch, augmentation and dropout
+from the step, a method's from what it keeps), so that a checkpoint holds a position and no generator, and a run that
+is killed and resumed ends in the same weights as one that is not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from collegium.train.data.augment import compose
+from collegium.train.data.batches import TrainingBatches, mixed
+from collegium.train.data.dataset import Augment, Batch, Dataset
+from collegium.train.errors import Diverged
+from collegium.train.loop.checkpoint import Checkpoints
+from collegium.train.loop.evaluation import evaluate
+from collegium.train.loop.metrics import Figures, Tally
+from collegium.train.loop.optimization import make_optimizer, rate_at
+from collegium.train.loop.runtime import Runtime, used_memory
+from collegium.train.loop.task import Task
+from collegium.train.majority.fused import clip_gradient_norm
+from collegium.train.methods.method import Method
+from collegium.train.spec.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between looks up from the work: to report and listen, and to save a checkpoint.
+
+    A killed run repeats about ``checkpoint`` seconds of work. Checkpoints that take long come more rarely, so that they
+    cost at most a twentieth of the time; 0 saves at every report, whatever it costs.
+    """
+
+    report: float = 0.5
+    checkpoint: float = 20.0
+
+
+@dataclass
+class Position:
+    """Where a training stands, and all that its checkpoint holds beside weights and optimizer state."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: list[float] | None = None
+    best_loss: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told: ``report(fraction, message)`` may raise to stop the training; ``event(type, data)`` is recorded."""
+
+    report: Callable[[float, str], None]
+    event: Callable[[str, dict[str, Any]], None]
+
+
+class Loop:
+    """Trains one model by one method.
+
+    ``model`` is the prepared model: expanded, until the method's ``finish`` collapses it. ``name`` tells checkpoints
+    and events of several loops of one training apart.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        data: Dataset,
+        task: Task,
+        runtime: Runtime,
+        *,
+        seed: int,
+        name: str,
+        checkpoints: Checkpoints,
+        listener: Listener,
+        pace: Pace,
+    ) -> None:
+        self.method, self.data, self.task, self.runtime = method, data, task, runtime
+        self.recipe, self._seed, self._name = runtime.recipe, seed, name
+        self._checkpoints, self._listener, self._pace = checkpoints, listener, pace
+        self.batches = TrainingBatches(
+            data.train,
+            data.preprocessing,
+            batch_size=self.recipe.batch_size,
+            seed=seed,
+            device=runtime.device,
+            augment=augmentation(data, self.recipe),
+            rank=runtime.rank,
+            world=runtime.world,
+        )
+        self._rate = rate_at(self.recipe, self.batches.steps)
+        self.model = method.prepare(model, seed=mixed(seed, 10))
+        self._optimizer = method.optimizer(self.model, make_optimizer(self.model, self.recipe))
+        self.position = Position()
+        self._best: dict[str, torch.Tensor] | None = None
+        self._resumed = self._restore()
+        self._running, self._stepper, self._execution = runtime.setup(self.model, self._optimizer)
+        self._tally = self._new_tally()
+        self._draws = data.kind == "tokens"  # the only models here with dropout
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.position.epoch * self.batches.steps + self.position.step_in_epoch
+
+    def run(self) -> None:
+        """Train to the end of the recipe, or until ``patience`` ends it. Raises ``Diverged``."""
+        self._begin()
+        if not self._resumed:
+            self._save()
+        while not self.position.finished:
+            self._epoch()
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+        self._save()
+
+    def _begin(self) -> None:
+        now = time.monotonic()
+        self._started_at, self._started_step = now - self.position.seconds, self.step
+        self._began_at, self._next_pulse, self._next_save = now, now + self._pace.report, now + self._pace.checkpoint
+        if self.position.sums is not None:
+            self._tally.restore(self.position.sums)
+
+    def _new_tally(self) -> Tally:
+        return Tally(self.runtime.device, self.runtime.sum())
+
+    def _epoch(self) -> None:
+        self.model.train()
+        position, recipe = self.position, self.recipe
+        entered, first = time.monotonic(), position.step_in_epoch
+        for batch in self.batches.epoch(position.epoch, position.step_in_epoch):
+            self._take_step(batch)
+            position.step_in_epoch += 1
+            if position.step_in_epoch % recipe.metric_steps == 0:
+                self._step_event(entered, first)
+            if time.monotonic() >= self._next_pulse:
+                self._pulse()
+        self._end_epoch(entered, first)
+
+    def _take_step(self, batch: Batch) -> None:
+        step = self.step
+        rate = self._rate(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self._draws:
+            torch.manual_seed(mixed(self._seed, step, 3, self.runtime.rank))
+        parts, weights = _microbatches(batch, self.recipe.accumulate)
+        self._optimizer.zero_grad(set_to_none=True)
+        output = self.method.step(
+            self._running, parts, self.task.compute_loss, step=step, execution=self._execution, weights=weights
+        )
+        if self.recipe.clip_norm:
+            clip_gradient_norm(self.model, self._optimizer, self.recipe.clip_norm)
+        self._stepper.step()
+        scores = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
+        self._tally.add(scores, batch[1], output.loss)
+
+    def _end_epoch(self, entered: float, first: int) -> None:
+        position, recipe = self.position, self.recipe
+        figures = self._finite(self._tally.figures())
+        row = self._row(figures, entered, first)
+        last = position.epoch + 1 == recipe.epochs
+        position.epoch, position.step_in_epoch, position.sums = position.epoch + 1, 0, None
+        self._tally = self._new_tally()
+        if self.data.validation is not None and (last or position.epoch % recipe.evaluate_every == 0):
+            validation = self.evaluate_on_validation()
+            row["validation"] = {"loss": validation.loss, "top1": validation.top1, "top5": validation.top5}
+            self._judge(validation.loss)
+        position.history.append(row)
+        position.finished = last or bool(recipe.patience and position.stale >= recipe.patience)
+        self._tell(self._listener.event, "metric", {"phase": self._name, "scope": "epoch", **row})
+        if time.monotonic() >= self._next_pulse or position.finished:
+            self._pulse()
+
+    def evaluate_on_validation(self) -> Figures:
+        """Figures of the model as it is now, in evaluation mode."""
+        assert self.data.validation is not None
+        return evaluate(self._running, self.data.validation, self.data.preprocessing, self.task, self.runtime)
+
+    def _judge(self, loss: float) -> None:
+        position = self.position
+        if position.best_loss is not None and loss >= position.best_loss:
+            position.stale += 1
+            return
+        position.best_loss, position.best_epoch, position.stale = loss, position.epoch, 0
+        if self.recipe.patience:
+            self._best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def _finite(self, figures: Figures) -> Figures:
+        if not math.isfinite(figures.loss):
+            raise Diverged(
+                f"the loss is {figures.loss} in epoch {self.position.epoch + 1}, at a learning rate of "
+                f"{self._rate(self.step):.3g}",
+                "lower learning_rate, add warmup_epochs, or clip gradients with clip_norm; "
+                "the last good checkpoint is kept",
+            )
+        return figures
+
+    def _row(self, figures: Figures, entered: float, first: int) -> dict[str, Any]:
+        now = time.monotonic()
+        samples = (self.position.step_in_epoch - first) * self.recipe.batch_size
+        done, total = self.step, self.recipe.epochs * self.batches.steps
+        per_step = (now - self._began_at) / max(1, done - self._started_step)
+        return {
+            "epoch": self.position.epoch + 1,
+            "step": done,
+            "loss": figures.loss,
+            "top1": figures.top1,
+            "top5": figures.top5,
+            "learning_rate": self._rate(max(0, done - 1)),
+            "images_per_second": min(samples, figures.samples) / max(1e-9, now - entered),
+            "memory_bytes": used_memory(self.runtime.device),
+            "eta_seconds": per_step * (total - done),
+            "seconds": now - self._started_at,
+        }
+
+    def _step_event(self, entered: float, first: int) -> None:
+        row = self._row(self._finite(self._tally.figures()), entered, first)
+        self._tell(self._listener.event, "metric", {"phase": self._name, "scope": "step", **row})
+
+    def _pulse(self) -> None:
+        """Look up from the work: is it still finite, does anybody want it stopped, is a checkpoint due?"""
+        figures = self._tally.figures(here=True)  # processes look up at different moments
+        if figures.samples:
+            self._finite(figures)
+        total = self.recipe.epochs * self.batches.steps
+        message = f"{self._name}: epoch {min(self.position.epoch + 1, self.recipe.epochs)} of {self.recipe.epochs}"
+        self._tell(self._listener.report, self.step / total, message)
+        now = time.monotonic()
+        self._next_pulse = now + self._pace.report
+        if now >= self._next_save:
+            self._save()
+            after = time.monotonic()
+            self._next_save = after + (self._pace.checkpoint and max(self._pace.checkpoint, 20 * (after - now)))
+
+    def _tell(self, listen: Callable[..., None], *words: Any) -> None:
+        try:
+            listen(*words)
+        except BaseException:
+            self._save()  # whoever stops a training finds it where it stood
+            raise
+
+    def _save(self) -> None:
+        if not self._checkpoints.kept or self.runtime.rank or not _all_finite(self.model):
+            return
+        position = self.position
+        position.seconds = time.monotonic() - self._started_at
+        position.sums = self._tally.state()
+        state = {
+            "position": asdict(position),
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "best": self._best,
+        }
+        self._checkpoints.save(self._name, state)
+
+    def _restore(self) -> bool:
+        state = self._checkpoints.load(self._name, self.runtime.device)
+        if state is None:
+            return False
+        self.position = Position(**state["position"])
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        self._best = state["best"]
+        return True
+
+
+def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
+    """What the recipe does to training images."""
+    return compose(recipe.augment) if data.kind == "image" else None
+
+
+def _microbatches(batch: Batch, parts: int) -> tuple[list[Batch], list[float] | None]:
+    if parts == 1:
+        return [batch], None
+    x, y = batch
+    pieces = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+    return pieces, [len(labels) / len(y) for _, labels in pieces]
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return all(bool(parameter.detach().norm().isfinite()) for parameter in model.parameters())

@@ -1,0 +1,64 @@
+"""What a network is asked: how a batch goes in, and which scores come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collegium.train.data.dataset import Batch, Dataset
+from collegium.train.loop.metrics import IGNORED, loss_of
+
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """``scores(model, inputs, labels)`` are the logits, ``(batch, classes)`` or ``(batch, tokens, vocabulary)``."""
+
+    scores: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    smoothing: float = 0.0
+
+    def compute_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean loss over the batch, with graph, and the logits."""
+        inputs, labels = batch
+        scores = self.scores(model, inputs, labels)
+        return loss_of(scores, labels, smoothing=self.smoothing), scores
+
+
+def task_for(data: Dataset, model: nn.Module, *, smoothing: float = 0.0) -> Task:
+    """The task of a data set: classes of images, features or tokens, or sequences from sequences."""
+    if data.kind != "tokens":
+        return Task(_classify, smoothing)
+    if data.classes:
+        return Task(_classify_tokens, smoothing)
+    config: Any = model.config
+    return Task(_Rewrite(int(config.decoder_start_token_id)), smoothing)
+
+
+def _classify(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return model(inputs)
+
+
+def _classify_tokens(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return model(input_ids=inputs, attention_mask=(inputs != PADDING).long()).logits
+
+
+@dataclass(frozen=True)
+class _Rewrite:
+    """Teacher forcing: the decoder sees the label shifted by one."""
+
+    start: int
+
+    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        begin = torch.full_like(labels[:, :1], self.start)
+        shifted = torch.cat([begin, labels[:, :-1]], 1)
+        return model(
+            input_ids=inputs,
+            attention_mask=(inputs != PADDING).long(),
+            decoder_input_ids=shifted.masked_fill(shifted == IGNORED, PADDING),
+            use_cache=False,
+        ).logits

@@ -1,0 +1,1 @@
+"""Majority kernels (Mazzawi et al. 2024) for any module."""

@@ -1,0 +1,86 @@
+"""What can be asked of an expanded model: how sharply its loss feels the mixing, how far its copies are apart."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from collegium.train.majority.fused import majority_copies
+from collegium.train.majority.kernel import mixing
+from collegium.train.methods.method import ComputeLoss
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """Stochastic sharpness Δ = |E_p L(θ_p) − L(θ̄)| (Mazzawi et al. 2024, Lemma B.1).
+
+    ``sampled`` is the mean loss over ``draws`` draws of p, ``mean`` the loss of the mean weights, ``standard_error``
+    that of ``sampled`` over draws, hence of Δ; it is NaN for a single draw.
+    """
+
+    sampled: float
+    mean: float
+    standard_error: float
+    draws: int
+
+    @property
+    def delta(self) -> float:
+        """Δ."""
+        return abs(self.sampled - self.mean)
+
+
+@torch.no_grad()
+def stochastic_sharpness(
+    model: nn.Module, batches: Iterable[Any], compute_loss: ComputeLoss, *, draws: int = 8
+) -> Sharpness:
+    """Estimate Δ of an expanded ``model`` over ``batches``, which is read 1 + ``draws`` times, so no iterator.
+
+    Losses are averaged over batches and taken in evaluation mode: batch norms use their running statistics, dropout
+    is off. The draws are the same in every call and differ from all draws of training. Raises ``ValueError`` where
+    nothing is expanded or there is no batch.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, not {draws}")
+    if not majority_copies(model):
+        raise ValueError("the model has no majority kernels")
+    was_training = model.training
+    model.eval()
+    try:
+        with mixing(model, "mean"):
+            mean = _loss(model, batches, compute_loss)
+        sampled = []
+        for draw in range(draws):
+            with mixing(model, "sample", step=-1 - draw):
+                sampled.append(_loss(model, batches, compute_loss))
+    finally:
+        model.train(was_training)
+    average = sum(sampled) / draws
+    spread = math.sqrt(sum((loss - average) ** 2 for loss in sampled) / (draws - 1)) if draws > 1 else math.nan
+    return Sharpness(average, mean, spread / math.sqrt(draws), draws)
+
+
+def _loss(model: nn.Module, batches: Iterable[Any], compute_loss: ComputeLoss) -> float:
+    losses = [compute_loss(model, batch)[0] for batch in batches]
+    if not losses:
+        raise ValueError("no batch to compute the loss of")
+    return float(torch.stack(losses).mean())
+
+
+@torch.no_grad()
+def kernel_spread(model: nn.Module) -> dict[str, float]:
+    """How far the copies of each kernel are apart, by the name of the weight.
+
+    The root mean square over copies of |w_k − w̄|, divided by |w̄|: 0 for replicated copies, √(e − 1) for independent
+    ones, infinite where the mean vanishes.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {}
+    for _, copies in majority_copies(model):
+        mean = copies.mean(0)
+        apart, size = float((copies - mean).norm()) / math.sqrt(len(copies)), float(mean.norm())
+        name = names[id(copies)].replace("parametrizations.", "").removesuffix(".original")
+        found[name] = apart / size if size else (math.inf if apart else 0.0)
+    return found

@@ -1,0 +1,83 @@
+"""``collegium.train.majority.draw`` as one loop over elements per tensor, for devices with a compiler.
+
+The same numbers as the chunked operators of ``collegium.train.majority.draw``, written so that ``torch.compile``
+makes a single kernel of each function. On a GPU this is the way, one launch instead of several per chunk, and is
+taken whenever Triton is there. On a CPU the chunked operators are faster and need no compiler, so there it is off
+unless ``compile_on_cpu(True)``.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collegium.train.majority.quantiles import CHUNK
+
+_cpu = False
+
+
+def compile_on_cpu(on: bool) -> bool:
+    """Switch compiled draws on CPU tensors on or off in this process; return what it was before.
+
+    They need a C++ compiler and are the same numbers up to rounding.
+    """
+    global _cpu
+    before, _cpu = _cpu, on
+    return before
+
+
+def enabled(device: torch.device) -> bool:
+    """Whether draws on ``device`` are compiled."""
+    return _cpu if device.type == "cpu" else _has_triton(device.type)
+
+
+@cache
+def _has_triton(device: str) -> bool:
+    from torch.utils._triton import has_triton
+
+    return device == "cuda" and has_triton()
+
+
+def mix(copies: Tensor, tables: Sequence[Tensor], offsets: Tensor, out: Tensor) -> None:
+    """``draw.mix`` of ``copies`` (expansion, elements) into ``out`` (elements,)."""
+    _compiled(mix_traced)(copies, tables, offsets, out)
+
+
+def spread(gradient: Tensor, tables: Sequence[Tensor], offsets: Tensor, out: Tensor) -> None:
+    """``draw.spread`` of ``gradient`` (elements,) into ``out`` (expansion, elements)."""
+    _compiled(spread_traced)(gradient, tables, offsets, out)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
+
+
+def mix_traced(copies: Tensor, tables: Sequence[Tensor], offsets: Tensor, out: Tensor) -> None:
+    """Elementwise form of ``draw.mix``; ``offsets`` is ``(chunks, expansion − 1)``."""
+    *others, rest = copies.to(_accumulator(copies.dtype)).unbind()
+    for copy, q in zip(others[::-1], fractions(tables, offsets, rest)[::-1], strict=True):
+        rest = torch.lerp(copy, rest, q)
+    out.copy_(rest)
+
+
+def spread_traced(gradient: Tensor, tables: Sequence[Tensor], offsets: Tensor, out: Tensor) -> None:
+    """Elementwise form of ``draw.spread``."""
+    rest = gradient.to(_accumulator(gradient.dtype))
+    for k, q in enumerate(fractions(tables, offsets, rest)):
+        out[k].copy_(rest - rest * q)
+        rest = rest * q
+    out[-1].copy_(rest)
+
+
+def fractions(tables: Sequence[Tensor], offsets: Tensor, like: Tensor) -> list[Tensor]:
+    """q_1 … q_{e−1} of each element of the flat ``like``."""
+    element = torch.arange(like.shape[0], dtype=torch.int32, device=like.device)
+    chunk, place = element // CHUNK, element % CHUNK
+    return [table[offsets[chunk, k] + place] for k, table in enumerate(tables)]
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype

@@ -1,0 +1,120 @@
+"""Expand a model's kernels for training, collapse them for use (Mazzawi et al. 2024, Algorithm 2.1)::
+
+    model = expand(model, expansion=3)      # each kernel becomes three copies, mixed at random while training
+    train(model)                            # any loop, any optimizer over model.parameters()
+    collapse(model)                         # the plain module again: same class, same names, the mean of the copies
+
+Variance. Independent copies of variance σ² make a weight of variance 2σ²/(e+1) in training (E Σ p_k² = 2/(e+1) for the
+flat Dirichlet) and σ²/e in evaluation. ``correct_scale`` multiplies the copies so that one of the two is σ² again.
+Replicated copies have the original weight, hence its variance, in both.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from collegium.train.majority.clock import Clock
+from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority.parametrization import register_shared, remove
+from collegium.train.majority.targets import kernel_places
+
+Correction = Literal[False, "training", "evaluation"] | bool
+Init = Literal["independent", "replicated"] | Callable[[Tensor, int, torch.Generator], Tensor]
+
+
+def expand(
+    model: nn.Module,
+    expansion: int = 3,
+    *,
+    init: Init = "independent",
+    include: Iterable[type[nn.Module] | str] | None = None,
+    exclude: Iterable[type[nn.Module] | str] = (),
+    correct_scale: Correction = False,
+    seed: int | None = None,
+    kernel: Callable[[int, Clock, int], nn.Module] = MajorityKernel,
+) -> nn.Module:
+    """Turn the kernels of ``model`` into majority kernels, in place, and return it.
+
+    Kernels are the trainable weights of linear layers, convolutions (grouped ones too), attention projections,
+    transformers' ``Conv1D``, and those that a module's class lists in an attribute ``majority_kernels``; never
+    biases, norms or embeddings. A weight that several kernels share is expanded once; one that is shared with
+    something else (a tied embedding) is left alone.
+
+    ``init``: ``"independent"`` keeps the weight as the first copy and gives the others its entries in random order,
+    hence exactly its distribution; ``"replicated"`` starts all copies from the weight, as for pretrained models; or a
+    function ``(weight, k, generator) -> copy``. ``include`` and ``exclude`` take module types and shell patterns for
+    qualified names of modules or parameters (``"encoder.*"``). ``correct_scale``: see above; ``True`` means
+    ``"training"``. ``seed`` determines the initialization and all draws; by default it is drawn from torch's global
+    generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
+
+    Raises ``ValueError`` where nothing is to be expanded, or what is to be expanded already is parametrized.
+    """
+    if expansion < 1:
+        raise ValueError(f"expansion must be at least 1, not {expansion}")
+    if correct_scale and init == "replicated":
+        raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
+    groups = kernel_places(model, include, exclude)
+    if not groups:
+        raise ValueError("no kernel to expand: check include and exclude, and that the weights require gradients")
+    seed = _agreed_seed() if seed is None else seed
+    clock = Clock(seed)
+    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+    factor = _correction(expansion, correct_scale)
+    for index, places in enumerate(groups):
+        made = kernel(expansion, clock, index)
+        copies = register_shared(places, made)
+        with torch.no_grad():
+            _initialize(copies, init, generator)
+            if factor != 1.0:
+                copies.mul_(factor)
+    clock.seen.clear()  # registering read the weights, before the copies were made
+    return model
+
+
+def collapse(model: nn.Module) -> nn.Module:
+    """Replace every majority kernel by the mean of its copies, in place; return ``model``, a plain module again.
+
+    Classes and parameter names are those from before ``expand``; parameters keep their identity and their ties. Batch
+    norms have gathered their statistics under sampled weights: estimate them again (``collegium.train.loop.norms``).
+    """
+    with mixing(model, "mean"):
+        remove(model, MajorityKernel)
+    return model
+
+
+def set_step(model: nn.Module, step: int) -> None:
+    """Make p that of optimizer step ``step``, for loops that count steps themselves or use no ``torch.optim``."""
+    for clock in {id(k.clock): k.clock for k in kernels(model).values()}.values():
+        clock.step = step
+
+
+def _initialize(copies: Tensor, init: Init, generator: torch.Generator) -> None:
+    if init == "replicated":
+        return
+    for k in range(1, len(copies)):
+        if init == "independent":
+            order = torch.randperm(copies[0].numel(), generator=generator).to(copies.device)
+            copies[k].copy_(copies[0].reshape(-1)[order].view_as(copies[0]))
+        else:
+            copies[k].copy_(init(copies[0], k, generator))  # type: ignore[operator]
+
+
+def _correction(expansion: int, correct: Correction) -> float:
+    if correct is False:
+        return 1.0
+    if correct in (True, "training"):
+        return math.sqrt((expansion + 1) / 2)
+    if correct == "evaluation":
+        return math.sqrt(expansion)
+    raise ValueError(f"correct_scale must be False, True, 'training' or 'evaluation', not {correct!r}")
+
+
+def _agreed_seed() -> int:
+    """A seed from the global generator; in a distributed run the first process's."""
+    seed = [int(torch.randint(2**62, ()))]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(seed)
+    return seed[0]

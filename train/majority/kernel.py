@@ -1,0 +1,155 @@
+"""The majority kernel: e copies of a weight that a layer sees as one (Mazzawi et al. 2024, Eq. 2.1).
+
+It is a parametrization in the sense of ``torch.nn.utils.parametrize``: the layer's parameter becomes the copies, of
+shape ``(expansion, *weight.shape)``, and reading ``layer.weight`` gives Σ_k p_k ∘ copies_k while training and the mean
+of the copies in evaluation. Every read within one optimizer step sees the same p: a ``Clock`` shared by the kernels of
+a model says which step it is, and p is recomputed from (seed, step, kernel) in the backward pass.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from collegium.train.majority.clock import Clock
+from collegium.train.majority.draw import Draw, mix
+from collegium.train.majority.operators import Mix, mix_compiled
+
+Mode = Literal["sample", "mean"]
+
+
+class MajorityKernel(nn.Module):
+    """One weight as a mixture of ``expansion`` copies; ``index`` tells its random numbers from other kernels'."""
+
+    def __init__(self, expansion: int, clock: Clock, index: int) -> None:
+        super().__init__()
+        self.expansion, self.clock, self.index = expansion, clock, index
+        self.mode: Mode | None = None  # None: sample while training
+        self.override: Callable[[Tensor], Tensor] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._token: Any = None
+        self._weight: Tensor | None = None
+        self._source: weakref.ref[Tensor] | None = None
+        self._spent: list[bool] = []  # whether a backward pass has been through the weight
+        self._owner: weakref.ref[Tensor] | None = None
+        self.virtual: Tensor | None = None
+        self.virtual_draw: Draw | None = None  # the draw that ``virtual`` holds
+        self._virtual_token: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        fresh = MajorityKernel.__new__(MajorityKernel)
+        fresh.__dict__.update(self.__dict__)
+        fresh._forget()
+        return fresh.__dict__
+
+    def extra_repr(self) -> str:
+        """Show the expansion where the model is printed."""
+        return f"expansion={self.expansion}, index={self.index}"
+
+    def get_extra_state(self) -> Tensor:
+        """Seed, step and whether it has begun, so that a loaded model goes on with the same draws."""
+        return torch.tensor((self.clock.seed, self.clock.step, self.index in self.clock.seen))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore them; the next draw is that of the next step."""
+        self.clock.seed, self.clock.step, begun = (int(number) for number in state)
+        self.clock.seen.pop(self.index, None)
+        if begun:
+            self.clock.seen[self.index] = (self.clock.step, None)
+
+    @property
+    def samples(self) -> bool:
+        """Whether reading the weight draws p."""
+        return self.training if self.mode is None else self.mode == "sample"
+
+    @property
+    def draw(self) -> Draw:
+        """The present draw of p."""
+        return Draw(self.clock.seed, self.clock.step, self.index)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Copies that mix to ``weight`` whatever p is: ``expansion`` times the same."""
+        return weight.detach().unsqueeze(0).repeat(self.expansion, *[1] * weight.dim())
+
+    def forward(self, copies: Tensor) -> Tensor:
+        """Return the weight, shape ``copies.shape[1:]``."""
+        if self.override is not None:
+            return self.override(copies)
+        if torch.compiler.is_compiling():
+            return mix_compiled(copies, self.clock.number, self.index)[0] if self.samples else copies.mean(0)
+        if self.samples:
+            self.clock.observe(self.index, copies)
+        if self._owner is not None and self._owner() is copies and self._is_trained(copies):
+            return self._virtual_leaf(copies)
+        if not isinstance(copies, nn.Parameter) or copies.is_inference():
+            return self._mixed(copies)
+        # T5 and others read a weight several times in one pass; all readers share one tensor.
+        token = (
+            self.clock.seed, self.clock.step, self.samples, copies._version, copies.data_ptr(), copies.requires_grad,
+            torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+        )  # fmt: skip
+        if self._token != token or self._source is None or self._source() is not copies or self._spent:
+            self._weight, self._spent = None, []
+            self._weight, self._token, self._source = self._mixed(copies), token, weakref.ref(copies)
+        assert self._weight is not None
+        return self._weight
+
+    def _mixed(self, copies: Tensor) -> Tensor:
+        return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
+
+    # An optimizer that applies p_k ∘ g itself (``fused``) asks for g alone: the layer then reads a leaf.
+
+    def lend(self, copies: nn.Parameter | None) -> None:
+        """From now on give layers a leaf tensor, ``virtual``, in place of a function of ``copies``; ``None`` ends it.
+
+        The gradient of the mixed weight then gathers in ``virtual.grad``, and ``copies.grad`` stays ``None``.
+        """
+        self._owner = None if copies is None else weakref.ref(copies)
+        self.virtual, self._virtual_token = None, None
+
+    def _is_trained(self, copies: Tensor) -> bool:
+        return self.samples and copies.requires_grad and torch.is_grad_enabled()
+
+    def _virtual_leaf(self, copies: Tensor) -> Tensor:
+        token = (self.clock.seed, self.clock.step, copies._version)
+        if self.virtual is None or self.virtual.device != copies.device or self.virtual.dtype != copies.dtype:
+            self.virtual, self._virtual_token = torch.empty_like(copies[0]).requires_grad_(), None
+        if self._virtual_token != token:
+            self.virtual_draw, self._virtual_token = self.draw, token
+            with torch.no_grad():
+                mix(copies, self.virtual_draw, out=self.virtual)
+        return self.virtual
+
+    def foresee(self, copies: Tensor, draw: Draw) -> None:
+        """Say that ``virtual`` already holds the mixture of the present ``copies`` by ``draw``."""
+        self.virtual_draw, self._virtual_token = draw, (draw.seed, draw.step, copies._version)
+
+
+def kernels(model: nn.Module) -> dict[str, MajorityKernel]:
+    """The majority kernels of ``model`` by the name of their parametrization; shared ones once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MajorityKernel)}
+
+
+@contextmanager
+def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator[None]:
+    """Context in which all kernels of ``model`` sample (as of ``step``, if given) or take the mean."""
+    found = list(kernels(model).values())
+    before: list[tuple[MajorityKernel, Mode | None]] = [(kernel, kernel.mode) for kernel in found]
+    clocks = {id(kernel.clock): (kernel.clock, kernel.clock.__getstate__()) for kernel in found}
+    try:
+        for kernel in found:
+            kernel.mode = mode
+        for clock, _ in clocks.values():
+            clock.step = clock.step if step is None else step
+        yield
+    finally:
+        for kernel, previous in before:
+            kernel.mode = previous
+        if step is not None:
+            for clock, state in clocks.values():
+                clock.step, clock.seen = state["step"], state["seen"]

@@ -1,0 +1,72 @@
+"""Put a parametrization in a parameter's place and take it out again, ties and order of parameters included."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from collegium.train.majority.targets import Place
+
+
+def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = False) -> Any:
+    """Parametrize ``module.name`` by ``kernel``; the parameter stays the same object. Return the parametrization."""
+    order = tuple(module._parameters)
+    parametrize.register_parametrization(module, name, kernel, unsafe=unsafe)
+    lists: Any = module.parametrizations
+    if not hasattr(lists, "order"):
+        lists.order = order  # a parameter that leaves and comes back would be last otherwise
+    return lists[name]
+
+
+def register_shared(places: Sequence[Place], kernel: nn.Module) -> nn.Parameter:
+    """Parametrize all ``places`` of one parameter by one kernel; return the parameter, in its new shape."""
+    (first, name), *others = places
+    parameter = getattr(first, name)
+    register(first, name, kernel)
+    for module, other in others:
+        # The shared parameter has its new shape by now, which is what the other places must hold as it is.
+        register(module, other, _AsIs(), unsafe=True)[0] = kernel
+    return parameter
+
+
+def remove(model: nn.Module, kind: type[nn.Module]) -> None:
+    """Replace every parameter parametrized by a ``kind`` by the tensor that it stands for, in place."""
+    done: set[int] = set()
+    for module in list(model.modules()):
+        names = _parametrized(module, kind)
+        if names:
+            _own_class(module)
+        for name in names:
+            lists: Any = module.parametrizations
+            original, order = lists[name].original, lists.order
+            original.grad = None
+            # The first place computes the tensor into the shared parameter, the others take what they find.
+            parametrize.remove_parametrizations(module, name, leave_parametrized=id(original) not in done)
+            done.add(id(original))
+            _reorder(module._parameters, order)
+
+
+def _parametrized(module: nn.Module, kind: type[nn.Module]) -> list[str]:
+    if not parametrize.is_parametrized(module):
+        return []
+    lists: Any = module.parametrizations
+    return [name for name, steps in lists.items() if any(isinstance(step, kind) for step in steps)]
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give ``module`` a class of its own: torch takes parameters out of the class, which deep copies share."""
+    shared = type(module)
+    namespace = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, namespace)  # type: ignore[assignment]
+
+
+def _reorder(parameters: dict[str, nn.Parameter | None], order: tuple[str, ...]) -> None:
+    """Put ``parameters`` in the order they had before they were parametrized; others come last."""
+    for name in [name for name in order if name in parameters] + [name for name in parameters if name not in order]:
+        parameters[name] = parameters.pop(name)
+
+
+class _AsIs(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return value

@@ -1,0 +1,177 @@
+"""From the architecture that a training names to one of definite widths and multiplicity. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from collegium.search.errors import InvalidSpec
+from collegium.search.networks.build import network_of, resolve
+from collegium.search.networks.network import MlpNetwork, Network, ResidualNetwork
+from collegium.search.spec import SearchSpec
+from collegium.train.data.known import SEQUENCES
+from collegium.train.errors import Mismatch
+from collegium.train.spec.architecture import (
+    Architecture,
+    BaselineArchitecture,
+    Member,
+    SearchedArchitecture,
+    TransformerArchitecture,
+)
+from collegium.train.spec.training import DataSpec
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """``multiplicity`` members of the free ``widths``, of the network that ``network`` describes."""
+
+    network: Network
+    widths: tuple[int, ...]
+    multiplicity: int
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole network."""
+        return self.network.count("parameters", self.widths, self.multiplicity)
+
+    @property
+    def title(self) -> str:
+        """The network in a few words, such as ``20 × MLP 64→[17, 17]→10``."""
+        network, m = self.network, self.multiplicity
+        if isinstance(network, MlpNetwork):
+            inputs, *hidden, outputs = (shape[0] for shape in network.chain.shapes(self.widths))
+            return f"{m} × MLP {inputs}→{hidden}→{outputs}"
+        if (self.widths, m) == (network.baseline, network.multiplicity):
+            return network.title
+        return f"{m} × {'·'.join(map(str, self.widths))} of {network.title}"
+
+    @property
+    def outputs(self) -> int:
+        """Scores that the network gives."""
+        if isinstance(self.network, ResidualNetwork):
+            return self.network.classes
+        return self.network.chain.shapes(self.widths)[-1][0]
+
+    def with_outputs(self, outputs: int) -> Grouped:
+        """The same architecture with a head for ``outputs`` classes."""
+        if isinstance(self.network, ResidualNetwork):
+            return replace(self, network=replace(self.network, classes=outputs))
+        chain = self.network.chain
+        head = replace(chain.layers[-1], out=outputs)
+        return replace(self, network=replace(self.network, chain=replace(chain, layers=(*chain.layers[:-1], head))))
+
+    def describe(self) -> dict[str, Any]:
+        """Family and sizes as plain values."""
+        kind = {MlpNetwork: "mlp", ResidualNetwork: "resnext"}.get(type(self.network), "block")
+        return {
+            "family": kind,
+            "title": self.title,
+            "widths": list(self.widths),
+            "multiplicity": self.multiplicity,
+            "outputs": self.outputs,
+            "parameters": self.parameters,
+        }
+
+
+def grouped(architecture: BaselineArchitecture) -> Grouped:
+    """The definite form of a baseline at given widths. Raises ``InvalidSpec`` with a path below ``architecture``."""
+    try:
+        network = network_of(architecture.baseline)
+    except InvalidSpec as problem:
+        raise InvalidSpec(("architecture", *problem.path), problem.message) from None
+    multiplicity = architecture.multiplicity
+    if architecture.widths is not None:
+        widths = architecture.widths
+        if len(widths) != len(network.baseline):
+            names = list(network.chain.names)
+            raise InvalidSpec(("architecture", "widths"), f"this baseline has {len(names)} free widths {names}")
+    elif architecture.width is not None:
+        widths = network.scaled(architecture.width)
+    else:
+        widths = network.baseline
+        multiplicity = network.multiplicity if multiplicity is None else multiplicity
+    return Grouped(network, tuple(widths), 1 if multiplicity is None else multiplicity)
+
+
+def repeated_channels(members: Grouped, data: str, shape: tuple[int, ...]) -> int | None:
+    """The channels to which grey images of ``shape`` must be repeated for ``members``; None where nothing is to do.
+
+    Raises ``Mismatch`` where the network does not take samples of this shape.
+    """
+    network, chain = members.network, members.network.chain
+    if isinstance(network, ResidualNetwork):
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise Mismatch(f"{data} has samples of shape {shape}", "a residual network takes images of 1 or 3 channels")
+        return 3 if shape[0] == 1 else None
+    if isinstance(network, MlpNetwork):
+        features = math.prod(shape)
+        if features != chain.channels:
+            raise Mismatch(
+                f"{data} has {features} inputs and the network takes {chain.channels}", f"give 'inputs': {features}"
+            )
+        return None
+    expected = (chain.channels, chain.height, chain.width)
+    if shape == (1, *expected[1:]) and expected[0] > 1:
+        return expected[0]
+    if shape != expected:
+        raise Mismatch(
+            f"{data} has samples of shape {shape} and the block takes {expected}", "give the block that 'input'"
+        )
+    return None
+
+
+def sequences_for(data: str) -> Mismatch:
+    """Why an architecture that is no transformer cannot be trained on tokens."""
+    return Mismatch(f"{data} holds sequences of tokens", "train a transformer on it")
+
+
+def arrays_for(data: str) -> Mismatch:
+    """Why a transformer cannot be trained on anything but tokens."""
+    return Mismatch(f"{data} does not hold sequences of tokens", "choose text, or another architecture")
+
+
+def check_samples(architecture: Architecture, data: DataSpec, shape: tuple[int, ...] | None) -> None:
+    """Refuse samples that ``architecture`` does not take, as far as their shape is known without reading them.
+
+    Raises ``Mismatch``.
+    """
+    if isinstance(architecture, TransformerArchitecture):
+        if shape is not None:
+            raise arrays_for(data.name)
+    elif isinstance(architecture, BaselineArchitecture):
+        if data.name == SEQUENCES:
+            raise sequences_for(data.name)
+        if shape is not None:
+            repeated_channels(grouped(architecture), data.name, shape)
+
+
+def answer_of(
+    architecture: SearchedArchitecture, search: Mapping[str, Any], result: Mapping[str, Any]
+) -> BaselineArchitecture:
+    """The architecture that a finished search's answer describes, from that search's spec and result as JSON.
+
+    Raises ``InvalidSpec`` where the search has no such answer.
+    """
+    baseline = SearchSpec.model_validate_json(_json(search)).baseline
+    choice = architecture.choice
+    if isinstance(choice, Member):
+        return BaselineArchitecture(
+            baseline=baseline, width=choice.width, widths=choice.widths, multiplicity=choice.multiplicity
+        )
+    answer = result.get(choice)
+    if answer is None:
+        raise InvalidSpec(
+            ("architecture", "choice"),
+            f"the search has no {choice} answer: {(result.get('outcome') or {}).get('message', 'see its outcome')}",
+        )
+    return BaselineArchitecture(
+        baseline=resolve(baseline), widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"]
+    )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(value)

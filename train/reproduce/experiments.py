@@ -1,0 +1,130 @@
+"""``collegium reproduce`` by training: the experiments of both papers that fit a small machine, beside the papers'.
+
+``python -m collegium.train.reproduce figure4 --data digits`` prints a table, and writes it as Markdown and JSON, with
+a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from collegium.search.reproduce.reproduction import Reproduction
+from collegium.train.data.known import PLACES, is_missing
+from collegium.train.result import StudyResult
+from collegium.train.spec.training import StudySpec
+from collegium.train.study.pool import Place, Pool
+from collegium.train.study.study import run
+
+#: Name → (module, one line about it).
+EXPERIMENTS = {
+    "figure4": (
+        "collegium.train.reproduce.figure4",
+        "Littwin et al. 2020, Figure 4: test error follows the kernel's variance",
+    ),
+    "table5": ("collegium.train.reproduce.table5", "Mazzawi et al. 2024, Table 5: methods on fully connected networks"),
+    "noise": (
+        "collegium.train.reproduce.noise",
+        "where majority kernels earn their keep: clean and noisy labels, tuned alike",
+    ),
+    "t5": ("collegium.train.reproduce.t5", "Mazzawi et al. 2024, Table 2, in small: fine-tuning T5 on synthetic text"),
+}
+ALIASES = {"label-noise": "noise", "table2": "t5"}
+
+#: Inputs of the data sets that fully connected networks are trained on.
+INPUTS = {"digits": 64, "synthetic": 16, "mnist": 784, "cifar10": 3072, "cifar100": 3072}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an experiment may be told: the data, how many seeds, and where to train.
+
+    ``effort`` below 1 shortens sweeps and trainings, for a look at what an experiment does.
+    """
+
+    data: str = "digits"
+    seeds: int = 10
+    processes: int = 1
+    effort: float = 1.0
+    device: str = "cpu"
+    data_dir: Path | None = None
+    folder: Path | None = None
+
+    def epochs(self, count: int) -> int:
+        """``count`` epochs, fewer with less effort."""
+        return max(1, round(count * self.effort))
+
+    @property
+    def inputs(self) -> int:
+        """Features of one sample. Raises ``ValueError`` for data that these experiments do not know."""
+        if self.data not in INPUTS:
+            raise ValueError(f"this experiment runs on {', '.join(INPUTS)}, not on {self.data!r}")
+        return INPUTS[self.data]
+
+    def study(self, spec: StudySpec, *, data_dir: Path | None = None) -> StudyResult:
+        """Run a study here, ``processes`` trainings at a time; progress goes to standard error."""
+        place = Place(self.device, data_dir or self.data_dir)
+        progress = _Progress(spec.title)
+        with Pool(self.processes, place) as pool:
+            return StudyResult.model_validate(run(spec, fan_out=pool, report=progress))
+
+
+class _Progress:
+    def __init__(self, title: str) -> None:
+        self._title, self._started = title, time.monotonic()
+
+    def __call__(self, fraction: float, message: str) -> None:
+        passed = time.monotonic() - self._started
+        left = f", {passed / fraction * (1 - fraction):.0f} s left" if fraction > 0.02 else ""
+        print(f"{self._title}: {message}{left}", file=sys.stderr, flush=True)
+
+
+def reproduce(name: str, options: Options) -> Reproduction:
+    """Do an experiment again. Raises ``KeyError`` for an unknown name."""
+    module, _ = EXPERIMENTS[ALIASES.get(name, name)]
+    experiment: Callable[[Options], Reproduction] = import_module(module).experiment
+    return experiment(options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment from the command line."""
+    parser = argparse.ArgumentParser(prog="collegium reproduce", description=__doc__)
+    about = "; ".join(f"{name}: {line}" for name, (_, line) in EXPERIMENTS.items())
+    parser.add_argument("name", choices=[*EXPERIMENTS, *ALIASES], help=about)
+    parser.add_argument("--data", default="digits", help="data set to train on")
+    parser.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("COLLEGIUM_DATA_DIR"), help="folder of published data sets"
+    )
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--effort", type=float, default=1.0, help="below 1: shorter sweeps and trainings, for a look")
+    parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
+    given = parser.parse_args(arguments)
+    if given.data not in INPUTS:
+        parser.error(f"argument --data: these experiments run on {', '.join(INPUTS)}, not on {given.data!r}")
+    if given.data in PLACES and (given.data_dir is None or is_missing(given.data, given.data_dir)):
+        places = " or ".join(PLACES[given.data])
+        parser.error(f"argument --data-dir: {given.data} is not in {given.data_dir or 'no folder'}: put {places} there")
+    options = Options(
+        given.data, given.seeds, given.processes, given.effort, given.device, given.data_dir, given.output
+    )
+    given.output.mkdir(parents=True, exist_ok=True)
+    found = reproduce(given.name, options)
+    write(found, given.output / f"{found.name}-{given.data}")
+    print(found.text())
+    return 0
+
+
+def write(found: Reproduction, path: Path) -> None:
+    """``path`` with the endings ``.md``, ``.json`` and ``.svg``."""
+    path.with_suffix(".md").write_text(found.markdown() + "\n")
+    path.with_suffix(".json").write_text(json.dumps(found.data(), indent=1))
+    path.with_suffix(".svg").write_bytes(found.plot("svg"))

@@ -1,0 +1,1 @@
+"""Studies: the papers' protocol over architectures, methods and recipes."""

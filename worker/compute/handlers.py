@@ -1,0 +1,209 @@
+"""What each kind of job does: a function of its spec and a context, which returns the result.
+
+More kinds, or other functions for these, come from ``COLLEGIUM_EXTRA_HANDLERS=module:mapping``; ``mapping`` is
+``{kind: function}``. The science is imported when a job needs it, never before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from collegium.worker.compute.context import Context
+from collegium.worker.failures import Rejected, kind_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from collegium.search.sampling.estimation import Report
+    from collegium.search.sampling.shards import ShardResult, ShardSpec
+    from collegium.search.spec import SearchSpec
+
+Handler = Callable[[dict[str, Any], Context], dict[str, Any]]
+M = TypeVar("M", bound=BaseModel)
+
+# A round of Monte Carlo beyond so many seconds of one core is divided among workers, in parts of so many.
+DIVIDED_SECONDS = 16.0
+PART_SECONDS = 4.0
+# Enough to know a data set's mean patch Gram, which averages at most 20 000 windows.
+MOST_IMAGES = 4096
+
+
+def table(extra: str = "") -> dict[str, Handler]:
+    """Handlers by kind, those of ``extra`` (``module:mapping``) over the built-in ones."""
+    handlers: dict[str, Handler] = {"search": search, "shard": shard, "training": training, "study": study}
+    if extra:
+        module, _, name = extra.partition(":")
+        handlers |= getattr(importlib.import_module(module), name)
+    return handlers
+
+
+def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Answer a search; leaves its plot."""
+    from collegium.search import engine, plot
+    from collegium.search.spec import SearchSpec
+
+    asked = parse(SearchSpec, spec)
+    result = engine.run(
+        asked,
+        report=context.report,
+        known=context.known,
+        remember=context.remember,
+        map_shards=Shards(context) if context.divides else None,
+        device=context.device,
+        images=_images(asked, context),
+    )
+    (context.artifact_dir / "plot.svg").write_bytes(plot.plot(result))
+    return result.model_dump(mode="json")
+
+
+def shard(spec: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Compute some shards of a search: ``{"shards": […]}`` → ``{"shards": […]}``."""
+    from collegium.search.sampling.local import compute_here
+    from collegium.search.sampling.shards import ShardSpec
+
+    shards = [ShardSpec.model_validate(item) for item in spec["shards"]]
+    return {"shards": [found.model_dump(mode="json") for found in compute_here(context.device)(shards, context.report)]}
+
+
+def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Train an architecture; leaves the collapsed model."""
+    from collegium.train import engine
+    from collegium.train.spec.training import TrainingSpec
+
+    asked = parse(TrainingSpec, spec)
+    return engine.run(
+        asked,
+        report=context.report,
+        event=context.event,
+        checkpoint_dir=context.checkpoint_dir,
+        artifact_dir=context.artifact_dir,
+        device=context.device,
+        data_dir=context.data_dir,
+        datasets_dir=context.datasets_dir,
+        search_result=finished_search(getattr(asked.architecture, "search", None), context),
+    )
+
+
+def study(spec: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Run several trainings as jobs of their own and compare them."""
+    from collegium.train.spec.training import StudySpec
+    from collegium.train.study import study as studies
+
+    return studies.run(
+        parse(StudySpec, spec),
+        fan_out=context.fan_out,
+        report=context.report,
+        event=context.event,
+        artifact_dir=context.artifact_dir,
+    )
+
+
+def parse(model: type[M], spec: dict[str, Any]) -> M:
+    """The spec as its model, as strictly as when it was posted. Raises ``ValidationError``."""
+    return model.model_validate_json(json.dumps(spec))
+
+
+def finished_search(job: str | None, context: Context) -> dict[str, Any] | None:
+    """The search that a training builds on, as ``{id, kind, status, spec, result}``. Raises ``Rejected``."""
+    if job is None:
+        return None
+    found = context.look_up(job)
+    if found is None or found["kind"] != "search":
+        raise Rejected("user_error", f"there is no search {job!r}", "Name the id of a finished search on this server.")
+    if found["status"] != "succeeded":
+        raise Rejected(
+            "user_error",
+            f"the search {job!r} is {found['status']}, so there is no answer to train",
+            "Wait until the search has succeeded, or name another one.",
+        )
+    return found
+
+
+class Shards:
+    """Computes the shards of a round: few of them here, many on all workers that have room.
+
+    How a round is divided depends on its shards alone, so that a second attempt finds the parts of the first.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __call__(self, shards: list[ShardSpec], report: Report) -> list[ShardResult]:
+        """Their results; the same wherever they are computed."""
+        from collegium.search.sampling.local import compute_here
+
+        parts = divided(shards)
+        if len(parts) > 1:
+            return self._elsewhere(parts, report)
+        return compute_here(self._context.device)(shards, report)
+
+    def _elsewhere(self, parts: list[list[ShardSpec]], report: Report) -> list[ShardResult]:
+        from collegium.search.sampling.shards import ShardResult
+
+        def tell(done: int, total: int) -> None:
+            report(done / total, f"{done} of {total} parts by all workers")
+
+        outcomes = self._context.fan_out([_child(part) for part in parts], tell)
+        for outcome in outcomes:
+            if outcome["status"] != "succeeded":
+                raise _as_own(outcome)
+        return [ShardResult.model_validate(found) for outcome in outcomes for found in outcome["result"]["shards"]]
+
+
+def divided(shards: list[ShardSpec]) -> list[list[ShardSpec]]:
+    """The shards in parts of about equal work; all in one where that is little."""
+    from collegium.search.sampling.shards import SHARD_WORK, work_per_sample
+
+    seconds = [shard.samples * work_per_sample(shard.point) / SHARD_WORK for shard in shards]
+    if sum(seconds) <= DIVIDED_SECONDS:
+        return [shards]
+    parts: list[list[ShardSpec]] = [[]]
+    filled = 0.0
+    for shard, cost in zip(shards, seconds, strict=True):
+        if parts[-1] and filled + cost > PART_SECONDS:
+            parts.append([])
+            filled = 0.0
+        parts[-1].append(shard)
+        filled += cost
+    return parts
+
+
+def _child(part: list[ShardSpec]) -> dict[str, Any]:
+    shards = [shard.model_dump(mode="json") for shard in part]
+    key = hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+    return {"key": key, "kind": "shard", "spec": {"shards": shards}}
+
+
+def _as_own(outcome: dict[str, Any]) -> Rejected:
+    failure = outcome["failure"] or {"kind": "internal", "message": f"it was {outcome['status']}", "remedy": ""}
+    return Rejected(
+        kind_of(failure["kind"]), f"part {outcome['id']} of the search failed: {failure['message']}", failure["remedy"]
+    )
+
+
+def _images(asked: SearchSpec, context: Context) -> np.ndarray | None:
+    """Training images of the data set that the search names, ``(images, channels, height, width)``."""
+    name = asked.inputs.data
+    if name is None:
+        return None
+    import torch
+
+    from collegium.train.data import load
+    from collegium.train.spec.training import DataSpec
+
+    data = load(DataSpec(name=name), context.data_dir, context.datasets_dir)
+    if data.kind != "image":
+        raise Rejected(
+            "user_error",
+            f"the data set {name!r} holds {data.kind}, not images",
+            "Name a data set of images, or give inputs.correlation or inputs.gram.",
+        )
+    count = min(len(data.train), MOST_IMAGES)
+    order = torch.linspace(0, len(data.train) - 1, count).long()
+    return torch.cat([images for images, _ in data.train.batches(order, 512)]).numpy()

@@ -1,0 +1,103 @@
+"""A job on this machine alone, without a database: what it remembers lies in a folder, its children run within it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collegium.worker import failures, protocol
+from collegium.worker.compute.channel import Channel
+from collegium.worker.compute.context import Child, Context, Outcome
+from collegium.worker.protocol import Run
+
+if TYPE_CHECKING:
+    from collegium.worker.compute.handlers import Handler
+
+
+class LocalContext(Context):
+    """A context that asks nobody. ``cache`` keeps estimates between jobs; None keeps none."""
+
+    divides = False
+
+    def __init__(self, run: Run, channel: Channel, handlers: Mapping[str, Handler], cache: Path | None) -> None:
+        super().__init__(run, channel)
+        self._run = run
+        self._handlers = handlers
+        self._cache = cache
+
+    def known(self, key: str) -> dict[str, Any] | None:
+        """The estimate that an earlier job left in the folder."""
+        if key in self._given or self._cache is None:
+            return self._given.get(key)
+        try:
+            return json.loads(_place(self._cache, key).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def remember(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep an estimate in the folder."""
+        self._given[key] = dict(value)
+        if self._cache is None:
+            return
+        self._cache.mkdir(parents=True, exist_ok=True)
+        place = _place(self._cache, key)
+        written = place.with_suffix(f".{os.getpid()}.part")
+        written.write_text(json.dumps(protocol.finite(dict(value))))
+        written.replace(place)
+
+    def look_up(self, job: str) -> dict[str, Any] | None:
+        """Nobody keeps jobs here."""
+        return None
+
+    def fan_out(self, children: Sequence[Child], progress: Callable[[int, int], None] | None = None) -> list[Outcome]:
+        """Run the children one after another."""
+        outcomes = []
+        for index, child in enumerate(children):
+            self.check()
+            outcomes.append(self._run_child(index, child))
+            if progress is not None:
+                progress(index + 1, len(children))
+        return outcomes
+
+    def _run_child(self, index: int, child: Child) -> Outcome:
+        outcome: Outcome = {"key": child["key"], "id": f"child-{index}", "result": None, "failure": None}
+        folder = self.workdir / outcome["id"]
+        run = replace(
+            self._run,
+            kind=child["kind"],
+            spec=dict(child["spec"]),
+            workdir=str(folder),
+            checkpoint_dir=str(folder / "checkpoints"),
+        )
+        context = _ChildContext(run, self._channel)
+        for place in (context.artifact_dir, context.checkpoint_dir):
+            place.mkdir(parents=True, exist_ok=True)
+        try:
+            return outcome | {"status": "succeeded", "result": self._handlers[run.kind](run.spec, context)}
+        except Exception as error:
+            cause = failures.from_exception(error)
+            failure = {"kind": cause.kind, "message": cause.message, "remedy": cause.advice, "log_tail": ""}
+            return outcome | {"status": "failed", "failure": failure}
+
+
+class _ChildContext(Context):
+    """A child within its parent's process: it can be stopped, but the progress that is shown is the parent's."""
+
+    divides = False
+
+    def report(self, fraction: float, message: str = "") -> None:
+        """Only look whether to stop."""
+        self.check()
+
+    def event(self, event_type: str, data: Mapping[str, Any]) -> None:
+        """Only look whether to stop."""
+        self.check()
+
+
+def _place(cache: Path, key: str) -> Path:
+    return cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"

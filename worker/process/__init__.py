@@ -1,0 +1,1 @@
+"""Computing processes, the slots they run in, and warm spares."""
