@@ -52,7 +52,7 @@ def run(
     how often to report and to save.
 
     A training that is stopped, or that diverges, leaves its last good checkpoint in ``artifact_dir``. Raises
-    ``InvalidSpec``, ``DataProblem``, or one of :mod:`collegium.train.errors`.
+    ``InvalidSpec``, ``DataError``, or one of :mod:`collegium.train.errors`.
     """
     place = Place.parse(device)
     request = Request(

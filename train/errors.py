@@ -2,20 +2,20 @@
 
 ::
 
-    TrainingProblem
+    TrainingError
     ├── Diverged      the loss is no longer a finite number
     ├── DoesNotFit    the device has too little memory for this training
     ├── Mismatch      architecture, method and data do not go together
     └── MissingExtra  an optional package is needed and not installed
 
 A wrong specification raises :class:`collegium.search.errors.InvalidSpec`, wrong data
-:class:`collegium.train.errors.DataProblem`.
+:class:`collegium.train.errors.DataError`.
 """
 
 from __future__ import annotations
 
 
-class TrainingProblem(Exception):
+class TrainingError(Exception):
     """A training that cannot go on; repeating it would end in the same way."""
 
     kind = "user_error"
@@ -26,27 +26,27 @@ class TrainingProblem(Exception):
         super().__init__(message)
 
 
-class Diverged(TrainingProblem):
+class Diverged(TrainingError):
     """The loss is no longer a finite number."""
 
 
-class DoesNotFit(TrainingProblem):
+class DoesNotFit(TrainingError):
     """The device has too little memory for this training."""
 
     kind = "out_of_memory"
 
 
-class Mismatch(TrainingProblem):
+class Mismatch(TrainingError):
     """Architecture, method and data do not go together."""
 
     kind = "invalid_spec"
 
 
-class MissingExtra(TrainingProblem):
+class MissingExtra(TrainingError):
     """An optional package is needed and not installed."""
 
 
-class DataProblem(ValueError):
+class DataError(ValueError):
     """Data that cannot be used: ``message`` says what is wrong with it, ``remedy`` what would be right."""
 
     kind = "user_error"

@@ -107,11 +107,11 @@ _TIMEOUT_S = 900
 _CHILD = """
 import json, sys
 from pathlib import Path
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.data.formats.upload import check_upload
 try:
     answer = {"summary": check_upload(Path(sys.argv[1]), limit=int(sys.argv[2]))}
-except DataProblem as problem:
+except DataError as problem:
     answer = {"message": problem.message, "remedy": problem.remedy}
 print(json.dumps(answer))
 """

@@ -7,7 +7,7 @@ import torch
 from collegium.train.data.batches import TrainingBatches, evaluation_batches, mixed, permutation, steps_per_epoch
 from collegium.train.data.dataset import Arrays, ArraySplit, Preprocessing
 from collegium.train.data.split import replace_labels, split_arrays
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import DataSpec
 
 CPU = torch.device("cpu")
@@ -112,7 +112,7 @@ def test_noise_replaces_the_asked_share_of_training_labels_by_other_classes():
 
 
 def test_splits_that_leave_nothing_and_noise_without_classes_are_refused():
-    with pytest.raises(DataProblem, match="leaves 0 of 200"):
+    with pytest.raises(DataError, match="leaves 0 of 200"):
         split_arrays(arrays(), DataSpec(name="ours", validation=0.001))
-    with pytest.raises(DataProblem, match="labels that are classes"):
+    with pytest.raises(DataError, match="labels that are classes"):
         replace_labels(np.zeros((4, 2), dtype=np.int64), 0, 0.5, np.random.default_rng(0))

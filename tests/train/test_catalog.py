@@ -10,7 +10,7 @@ from PIL import Image
 from collegium.train.data.catalog import BUILT_IN, PUBLISHED, load
 from collegium.train.data.formats.image_folder import FolderSplit
 from collegium.train.data.known import NAMES, PLACES, known_shape
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import DataSpec, SyntheticSpec
 
 
@@ -64,7 +64,7 @@ def test_random_crops_follow_from_the_draw_and_the_sample(pictures):
 )
 def test_a_wrong_folder_is_refused(pictures, damage, message):
     damage(pictures)
-    with pytest.raises(DataProblem, match=message):
+    with pytest.raises(DataError, match=message):
         list(load(spec("pets"), pictures).test.batches(torch.arange(4), 4))
 
 
@@ -90,7 +90,7 @@ def test_a_test_label_that_training_lacks_is_refused(tmp_path):
     (tmp_path / "rte").mkdir()
     for name, label in (("train", "yes"), ("dev", "perhaps")):
         (tmp_path / "rte" / f"{name}.tsv").write_text(f"sentence\tlabel\nx\t{label}\n", encoding="utf-8")
-    with pytest.raises(DataProblem, match="perhaps"):
+    with pytest.raises(DataError, match="perhaps"):
         load(spec("rte", text={"labels": "classes"}), tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_an_upload_is_found_by_its_id(tmp_path):
 
 @pytest.mark.parametrize("name", ["nothing", "mnist", "cifar10", "imagenet32"])
 def test_data_that_is_not_there_is_refused_with_what_would_be_right(tmp_path, name):
-    with pytest.raises(DataProblem) as caught:
+    with pytest.raises(DataError) as caught:
         load(spec(name), tmp_path, tmp_path)
     assert caught.value.remedy
 

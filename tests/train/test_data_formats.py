@@ -17,7 +17,7 @@ from collegium.train.data.formats.idx import load_mnist, read_idx
 from collegium.train.data.formats.small_imagenet import load_small_imagenet
 from collegium.train.data.formats.text import load_text
 from collegium.train.data.plain_pickle import read_plain_pickle
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_mnist_is_read_as_written(tmp_path, rng, suffix):
 def test_damaged_idx_files_are_refused(tmp_path, damage, message):
     path = tmp_path / "x"
     path.write_bytes(damage(idx_bytes(np.zeros((4, 4), np.uint8))))
-    with pytest.raises(DataProblem, match=message):
+    with pytest.raises(DataError, match=message):
         read_idx(path)
 
 
 def test_a_missing_mnist_file_is_named(tmp_path, rng):
     write_mnist(tmp_path, rng)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataProblem, match="t10k-labels"):
+    with pytest.raises(DataError, match="t10k-labels"):
         load_mnist(tmp_path)
 
 
@@ -129,18 +129,18 @@ def test_cifar100_takes_the_fine_label(tmp_path, rng):
 
 
 def test_cifar_says_what_is_missing(tmp_path, rng):
-    with pytest.raises(DataProblem, match="not in the data folder"):
+    with pytest.raises(DataError, match="not in the data folder"):
         load_cifar("cifar10", tmp_path)
     folder = write_cifar10(tmp_path, cifar_batches(rng), "binary")
     (folder / "data_batch_3.bin").unlink()
-    with pytest.raises(DataProblem, match=r"data_batch_3.bin is missing"):
+    with pytest.raises(DataError, match=r"data_batch_3.bin is missing"):
         load_cifar("cifar10", tmp_path)
 
 
 def test_a_truncated_cifar_batch_is_refused(tmp_path, rng):
     folder = write_cifar10(tmp_path, cifar_batches(rng), "binary")
     (folder / "test_batch.bin").write_bytes(b"\x00" * 3000)
-    with pytest.raises(DataProblem, match="cut short"):
+    with pytest.raises(DataError, match="cut short"):
         load_cifar("cifar10", tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_labels_out_of_range_are_refused(tmp_path, rng):
     write_cifar10(
         tmp_path, cifar_batches(rng, classes=10) | {"test_batch": (np.zeros((1, 3072), np.uint8), [10])}, "python"
     )
-    with pytest.raises(DataProblem, match="labels from 10 to 10"):
+    with pytest.raises(DataError, match="labels from 10 to 10"):
         load_cifar("cifar10", tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_an_archive_whose_path_leaves_it_is_refused(tmp_path):
         member = tarfile.TarInfo("../../evil/data_batch_1.bin")
         member.size = 4
         tar.addfile(member, io.BytesIO(b"evil"))
-    with pytest.raises(DataProblem, match="leaves the archive"):
+    with pytest.raises(DataError, match="leaves the archive"):
         load_cifar("cifar10", tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_a_truncated_archive_is_refused(tmp_path, rng):
     archive(folder, tmp_path, "cifar-10-binary.tar.gz")
     path = tmp_path / "cifar-10-binary.tar.gz"
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataProblem, match="fetch it again"):
+    with pytest.raises(DataError, match="fetch it again"):
         load_cifar("cifar10", tmp_path)
 
 
@@ -177,13 +177,13 @@ class _Evil:
 
 @pytest.mark.parametrize("payload", [_Evil(), {"data": _Evil()}, [1, 2]])
 def test_a_pickle_that_names_code_or_holds_no_dictionary_is_refused(payload):
-    with pytest.raises(DataProblem):
+    with pytest.raises(DataError):
         read_plain_pickle(pickle.dumps(payload), "batch")
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200])
 def test_a_cut_pickle_is_refused(cut):
-    with pytest.raises(DataProblem):
+    with pytest.raises(DataError):
         read_plain_pickle(pickle.dumps({"data": np.zeros(1000)})[:cut], "batch")
 
 
@@ -204,10 +204,10 @@ def test_small_imagenet_counts_labels_from_one(tmp_path, rng, name, side, versio
 
 
 def test_small_imagenet_says_what_is_missing(tmp_path):
-    with pytest.raises(DataProblem, match="not in the data folder"):
+    with pytest.raises(DataError, match="not in the data folder"):
         load_small_imagenet("imagenet32", tmp_path)
     (tmp_path / "imagenet32").mkdir()
-    with pytest.raises(DataProblem, match="train_data_batch_1"):
+    with pytest.raises(DataError, match="train_data_batch_1"):
         load_small_imagenet("imagenet32", tmp_path)
 
 
@@ -230,5 +230,5 @@ def test_text_pairs_from_tsv_and_jsonl(tmp_path):
 )
 def test_wrong_text_is_refused_by_line_or_column(tmp_path, text, message):
     (tmp_path / "train.tsv").write_text(text, encoding="utf-8")
-    with pytest.raises(DataProblem, match=message):
+    with pytest.raises(DataError, match=message):
         load_text(tmp_path, None, None)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
 from collegium.train.engine import run
-from collegium.train.errors import DataProblem, Diverged, Mismatch
+from collegium.train.errors import DataError, Diverged, Mismatch
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import SMALL_STEP, threads_for
 from collegium.train.result import TrainingResult
@@ -201,7 +201,7 @@ def test_what_does_not_go_together_is_refused_before_training(digits_spec):
     wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
     with pytest.raises(Mismatch, match="64 inputs and the network takes 784"):
         run(digits_spec(architecture=wide))
-    with pytest.raises(DataProblem, match="unheard-of"):
+    with pytest.raises(DataError, match="unheard-of"):
         run(digits_spec(data="unheard-of"))
 
 

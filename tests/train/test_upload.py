@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from collegium.train.data.formats.upload import check_upload, load_upload
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 
 def arrays(**changes):
@@ -70,7 +70,7 @@ def test_images_of_bytes_stay_bytes(tmp_path):
 def test_a_wrong_file_is_refused_by_array(tmp_path, changes, message):
     path = tmp_path / "data.npz"
     np.savez(path, **arrays(**changes))
-    with pytest.raises(DataProblem, match=message):
+    with pytest.raises(DataError, match=message):
         check_upload(path)
 
 
@@ -86,7 +86,7 @@ def test_a_zip_bomb_is_refused_from_its_headers(tmp_path):
         for name, array in arrays(x_train=np.zeros((40_000, 100), np.float64)).items():
             archive.writestr(f"{name}.npy", npy(array))
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(DataProblem, match="unpack to"):
+    with pytest.raises(DataError, match="unpack to"):
         check_upload(path, limit=10_000_000)
 
 
@@ -95,7 +95,7 @@ def test_a_header_that_claims_more_than_the_member_holds_is_refused(tmp_path):
     honest = npy(np.zeros((8, 5)))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x_train.npy", honest.replace(b"(8, 5)", b"(9, 5)"))
-    with pytest.raises(DataProblem, match="disagree"):
+    with pytest.raises(DataError, match="disagree"):
         check_upload(path)
 
 
@@ -104,7 +104,7 @@ def test_a_member_that_is_no_plain_array_is_refused(tmp_path, name):
     path = tmp_path / "paths.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name, npy(np.zeros(3)))
-    with pytest.raises(DataProblem, match=r"archive holds"):
+    with pytest.raises(DataError, match=r"archive holds"):
         check_upload(path)
 
 
@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(tmp_path, kind, keep):
         with path.open("wb") as file:
             np.savez(file, **arrays())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataProblem):
+    with pytest.raises(DataError):
         check_upload(path)
 
 
@@ -130,5 +130,5 @@ def test_a_truncated_file_is_refused(tmp_path, kind, keep):
 def test_a_crafted_safetensors_header_is_refused(tmp_path, header):
     path = tmp_path / "data.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(DataProblem):
+    with pytest.raises(DataError):
         check_upload(path)

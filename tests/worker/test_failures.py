@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from collegium.jobs.record import FAILURE_KINDS
 from collegium.search.errors import InvalidSpec
-from collegium.train.errors import DataProblem, Diverged, DoesNotFit, Mismatch
+from collegium.train.errors import DataError, Diverged, DoesNotFit, Mismatch
 from collegium.worker.failures import REMEDIES, Cause, MemoryKills, Rejected, from_exception, from_exit
 
 
@@ -27,7 +27,7 @@ def invalid():
         (Diverged("the loss is nan", "lower the rate"), "user_error", "the loss is nan"),
         (DoesNotFit("no room", "take less"), "out_of_memory", "no room"),
         (Mismatch("65 inputs", "give 64"), "invalid_spec", "65 inputs"),
-        (DataProblem("cut short", "fetch it again"), "user_error", "cut short"),
+        (DataError("cut short", "fetch it again"), "user_error", "cut short"),
         (InvalidSpec(("baseline", "layers", 2), "no such kernel"), "invalid_spec", "baseline.layers.2: no such kernel"),
         (invalid(), "invalid_spec", "valid integer"),
         (MemoryError(), "out_of_memory", "MemoryError"),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 MAX_MEMBER = 2**31
 
@@ -30,7 +30,7 @@ class _Folder:
         if not path.is_file():
             return None
         if path.stat().st_size > MAX_MEMBER:
-            raise DataProblem(f"{name} is larger than {MAX_MEMBER} bytes", "fetch the published file")
+            raise DataError(f"{name} is larger than {MAX_MEMBER} bytes", "fetch the published file")
         return path.read_bytes()
 
 
@@ -41,7 +41,7 @@ class _Tar:
         for member in archive:
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:
-                raise DataProblem(f"{name} holds the path {member.name}, which leaves the archive", "do not trust it")
+                raise DataError(f"{name} holds the path {member.name}, which leaves the archive", "do not trust it")
             if member.isfile():
                 self._members[path.name] = member
 
@@ -50,17 +50,17 @@ class _Tar:
         if member is None:
             return None
         if member.size > MAX_MEMBER:
-            raise DataProblem(f"{name} is larger than {MAX_MEMBER} bytes", "fetch the published archive")
+            raise DataError(f"{name} is larger than {MAX_MEMBER} bytes", "fetch the published archive")
         stream = self._archive.extractfile(member)
         data = stream.read() if stream else b""
         if len(data) != member.size:
-            raise DataProblem(f"{name} is cut short", "fetch the archive again")
+            raise DataError(f"{name} is cut short", "fetch the archive again")
         return data
 
 
 @contextmanager
 def open_files(root: Path, folders: tuple[str, ...], archives: tuple[str, ...]) -> Iterator[Files]:
-    """The first of the named folders or archives below ``root`` that exists. Raises ``DataProblem``."""
+    """The first of the named folders or archives below ``root`` that exists. Raises ``DataError``."""
     for folder in folders:
         if (root / folder).is_dir():
             yield _Folder(root / folder)
@@ -72,6 +72,6 @@ def open_files(root: Path, folders: tuple[str, ...], archives: tuple[str, ...]) 
                 with tarfile.open(path) as opened:
                     yield _Tar(opened, archive)
             except (tarfile.TarError, EOFError, OSError) as error:
-                raise DataProblem(f"{archive} is no readable tar archive: {error}", "fetch it again") from error
+                raise DataError(f"{archive} is no readable tar archive: {error}", "fetch it again") from error
             return
-    raise DataProblem("the data set is not in the data folder", f"put {' or '.join((*archives, *folders))} there")
+    raise DataError("the data set is not in the data folder", f"put {' or '.join((*archives, *folders))} there")

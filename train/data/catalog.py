@@ -15,7 +15,7 @@ from collegium.train.data.formats.synthetic import load_sequences, load_teacher
 from collegium.train.data.formats.text import load_text_arrays
 from collegium.train.data.formats.upload import load_upload
 from collegium.train.data.split import split_arrays
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import DataSpec
 
 Loader = Callable[[DataSpec], Arrays]
@@ -42,7 +42,7 @@ def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None
 
     A name is looked up among the built-in data, the uploaded data sets in ``datasets_dir`` (``ID.npz`` or
     ``ID.safetensors``), the published formats, and then as a folder of labelled images or text inside ``data_dir``.
-    Raises ``DataProblem`` where the name is unknown, a file is missing or wrong, or the split leaves nothing.
+    Raises ``DataError`` where the name is unknown, a file is missing or wrong, or the split leaves nothing.
     """
     if spec.name in BUILT_IN:
         return split_arrays(BUILT_IN[spec.name](spec), spec)
@@ -52,11 +52,11 @@ def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None
     if spec.name in PUBLISHED and data_dir is not None:
         return split_arrays(PUBLISHED[spec.name](data_dir), spec)
     if spec.name in PUBLISHED:
-        raise DataProblem(f"{spec.name} is read from a data folder, and none was named", "name the folder it lies in")
+        raise DataError(f"{spec.name} is read from a data folder, and none was named", "name the folder it lies in")
     folder = data_dir / spec.name if data_dir is not None else None
     if folder is None or not folder.is_dir():
         known = ", ".join([*BUILT_IN, *PUBLISHED])
-        raise DataProblem(
+        raise DataError(
             f"no data set is called {spec.name!r}",
             f"name one of {known}, the id of an upload, or a folder of images or text inside the data folder",
         )

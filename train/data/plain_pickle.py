@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -43,11 +43,11 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(data: bytes, name: str) -> dict[str, Any]:
-    """The dictionary of plain arrays and lists in ``data``, its keys as text. Raises ``DataProblem``."""
+    """The dictionary of plain arrays and lists in ``data``, its keys as text. Raises ``DataError``."""
     try:
         value = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a crafted or cut file can fail in any way inside the unpickler
-        raise DataProblem(f"{name} is no pickle of plain arrays: {error}", "fetch the published file") from error
+        raise DataError(f"{name} is no pickle of plain arrays: {error}", "fetch the published file") from error
     if not isinstance(value, dict):
-        raise DataProblem(f"{name} holds no dictionary", "fetch the published file")
+        raise DataError(f"{name} holds no dictionary", "fetch the published file")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): item for key, item in value.items()}

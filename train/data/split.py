@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from collegium.train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import DataSpec
 
 MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
@@ -15,7 +15,7 @@ MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
 def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
     """Training, validation and test splits of ``arrays``; every choice follows from ``spec.seed`` alone.
 
-    Raises ``DataProblem`` where nothing would be left to train on, or where labels that are sequences should be noisy.
+    Raises ``DataError`` where nothing would be left to train on, or where labels that are sequences should be noisy.
     """
     generator = np.random.default_rng(spec.seed)
     order = generator.permutation(len(arrays.x_train))
@@ -50,7 +50,7 @@ def held_out_first(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.n
     """The first ``fraction`` of the shuffled ``order``, for validation, and the rest, for training."""
     count = round(fraction * len(order))
     if fraction and not 0 < count < len(order):
-        raise DataProblem(
+        raise DataError(
             f"a validation fraction of {fraction} leaves {count} of {len(order)} training samples for validation",
             "choose a fraction that leaves samples on both sides",
         )
@@ -60,7 +60,7 @@ def held_out_first(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.n
 def replace_labels(y: np.ndarray, classes: int, fraction: float, generator: np.random.Generator) -> np.ndarray:
     """``y`` with ``fraction`` of the labels replaced, each by one of the other classes with equal probability."""
     if y.ndim != 1 or classes < 2:
-        raise DataProblem("label noise needs labels that are classes", "leave label_noise at 0 for this data")
+        raise DataError("label noise needs labels that are classes", "leave label_noise at 0 for this data")
     chosen = generator.permutation(len(y))[: round(fraction * len(y))]
     noisy = y.copy()
     noisy[chosen] = (y[chosen] + generator.integers(1, classes, len(chosen))) % classes

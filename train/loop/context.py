@@ -132,7 +132,7 @@ def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSp
 def assemble(request: Request, fabric: Fabric) -> Setting:
     """Load the data, fit the architecture to it, and make sure that the training fits the device's memory.
 
-    Raises ``InvalidSpec``, ``DataProblem`` or ``TrainingProblem`` before anything large is allocated.
+    Raises ``InvalidSpec``, ``DataError`` or ``TrainingError`` before anything large is allocated.
     """
     spec = request.spec
     runtime = Runtime(fabric, spec.resolved_recipe())

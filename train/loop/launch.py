@@ -14,7 +14,7 @@ from typing import Any
 import torch.multiprocessing as processes
 from lightning_fabric import Fabric
 
-from collegium.train.errors import TrainingProblem
+from collegium.train.errors import TrainingError
 from collegium.train.loop.context import Request
 from collegium.train.loop.loop import Listener
 
@@ -95,7 +95,7 @@ def _work(fabric: Fabric, execute: Execute, request: Request, messages: Any, sto
     )
     try:
         result = execute(fabric, request, listener)
-    except (TrainingProblem, ValueError) as problem:
+    except (TrainingError, ValueError) as problem:
         if first:
             messages.put(("failure", (type(problem), str(problem), vars(problem))))
         raise

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import collegium.train.engine
 from collegium.search import engine
 from collegium.search.spec import SearchSpec
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import TrainingSpec
 from collegium.worker.compute import handlers
 from collegium.worker.compute.context import Cancelled
@@ -167,7 +167,7 @@ def test_the_inputs_of_a_search_may_be_a_data_set(context):
 
 @pytest.mark.parametrize("name", ["cifar10", "no-such-data"])
 def test_data_that_are_not_there_are_the_users_affair(context, name):
-    with pytest.raises(DataProblem) as caught:
+    with pytest.raises(DataError) as caught:
         handlers.search({"baseline": {"preset": "resnet50"}, "inputs": {"data": name}}, context)
     cause = from_exception(caught.value)
     assert cause.kind == "user_error"

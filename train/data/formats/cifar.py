@@ -10,7 +10,7 @@ import numpy as np
 from collegium.train.data.archive import Files, open_files
 from collegium.train.data.arrays import LabelledArrays
 from collegium.train.data.plain_pickle import read_plain_pickle
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 PIXELS = 3 * 32 * 32
 
@@ -50,14 +50,14 @@ VERSIONS = {
 def load_cifar(name: str, root: Path) -> LabelledArrays:
     """``cifar10`` or ``cifar100`` from whichever published version lies in ``root``; images ``(samples, 3, 32, 32)``.
 
-    A batch file may hold any number of images. Raises ``DataProblem`` naming the file that is missing or wrong.
+    A batch file may hold any number of images. Raises ``DataError`` naming the file that is missing or wrong.
     """
     for version in VERSIONS[name]:
         if any((root / place).exists() for place in version.folders + version.archives):
             with open_files(root, version.folders, version.archives) as files:
                 return _load(files, version).checked(name)
     places = [place for version in VERSIONS[name] for place in version.archives + version.folders]
-    raise DataProblem(f"{name} is not in the data folder", f"put {' or '.join(places)} there")
+    raise DataError(f"{name} is not in the data folder", f"put {' or '.join(places)} there")
 
 
 def _load(files: Files, version: _Version) -> LabelledArrays:
@@ -70,14 +70,14 @@ def _load(files: Files, version: _Version) -> LabelledArrays:
 def _batch(files: Files, name: str, version: _Version) -> tuple[np.ndarray, np.ndarray]:
     data = files.read(name)
     if data is None:
-        raise DataProblem(f"the file {name} is missing", "fetch the published archive again")
+        raise DataError(f"the file {name} is missing", "fetch the published archive again")
     return _binary(data, name, version) if version.binary else _python(data, name, version)
 
 
 def _binary(data: bytes, name: str, version: _Version) -> tuple[np.ndarray, np.ndarray]:
     record = version.label_bytes + PIXELS
     if not data or len(data) % record:
-        raise DataProblem(f"{name} has {len(data)} bytes, no multiple of {record}", "it is cut short: fetch it again")
+        raise DataError(f"{name} has {len(data)} bytes, no multiple of {record}", "it is cut short: fetch it again")
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     # CIFAR-100 stores the coarse label first; the fine one is the last byte before the pixels.
     labels = rows[:, version.label_bytes - 1].astype(np.int64)
@@ -93,8 +93,8 @@ def image_batch(batch: dict, name: str, label_key: str, *, side: int, first_labe
     """Images ``(samples, 3, side, side)`` and labels from 0 of one published batch dictionary."""
     pixels = batch.get("data")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * side * side,):
-        raise DataProblem(f"{name}: 'data' is no array of {3 * side * side} bytes an image", "fetch the published file")
+        raise DataError(f"{name}: 'data' is no array of {3 * side * side} bytes an image", "fetch the published file")
     labels = np.asarray(batch.get(label_key, ()))
     if labels.dtype.kind not in "iu" or labels.shape != (len(pixels),):
-        raise DataProblem(f"{name}: '{label_key}' is no list of {len(pixels)} integers", "fetch the published file")
+        raise DataError(f"{name}: '{label_key}' is no list of {len(pixels)} integers", "fetch the published file")
     return pixels.reshape(-1, 3, side, side), labels.astype(np.int64) - first_label

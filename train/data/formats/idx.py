@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from collegium.train.data.arrays import LabelledArrays
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 MAX_ELEMENTS = 2**31
 FILES = {
@@ -22,26 +22,26 @@ FILES = {
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The unsigned bytes of one IDX file, in the shape that its header gives. Raises ``DataProblem``."""
+    """The unsigned bytes of one IDX file, in the shape that its header gives. Raises ``DataError``."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             return _read(file, path.name)
     except (EOFError, gzip.BadGzipFile, struct.error) as error:
-        raise DataProblem(f"{path.name} is cut short or no IDX file", "fetch it again") from error
+        raise DataError(f"{path.name} is cut short or no IDX file", "fetch it again") from error
 
 
 def _read(file, name: str) -> np.ndarray:
     zero, kind, dimensions = struct.unpack(">HBB", file.read(4))
     if zero != 0 or kind != 0x08 or not 1 <= dimensions <= 4:
-        raise DataProblem(f"{name} does not begin as an IDX file of unsigned bytes", "fetch the published file")
+        raise DataError(f"{name} does not begin as an IDX file of unsigned bytes", "fetch the published file")
     shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
     size = math.prod(shape)
     if size > MAX_ELEMENTS:
-        raise DataProblem(f"{name} claims {size} values", "the header is wrong: fetch the file again")
+        raise DataError(f"{name} claims {size} values", "the header is wrong: fetch the file again")
     data = file.read(size + 1)
     if len(data) != size:
-        raise DataProblem(f"{name} holds {min(len(data), size)} of {size} values", "fetch it again")
+        raise DataError(f"{name} holds {min(len(data), size)} of {size} values", "fetch it again")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -61,4 +61,4 @@ def _find(folder: Path, name: str) -> Path:
     for candidate in (folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")):
         if candidate.is_file():
             return candidate
-    raise DataProblem(f"{folder.name} has no file {name}", f"put {name} or {name}.gz there")
+    raise DataError(f"{folder.name} has no file {name}", f"put {name} or {name}.gz there")

@@ -23,7 +23,7 @@ from torch import Tensor
 from collegium.train.data.augment import RATIO, SCALE
 from collegium.train.data.dataset import Batch, Dataset, Preprocessing
 from collegium.train.data.split import held_out_first, replace_labels
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import DataSpec
 
 SIZE = 224
@@ -59,7 +59,7 @@ class FolderSplit:
         return replace(self, device=device)
 
     def batches(self, order: Tensor, size: int, *, draw: int | None = None) -> Iterator[Batch]:
-        """Bytes ``(batch, 3, 224, 224)`` and labels, decoded ``AHEAD`` batches ahead. Raises ``DataProblem``."""
+        """Bytes ``(batch, 3, 224, 224)`` and labels, decoded ``AHEAD`` batches ahead. Raises ``DataError``."""
         with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
             waiting: deque = deque()
             for chunk in order.split(size):
@@ -78,13 +78,13 @@ class FolderSplit:
         try:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise DataProblem(f"{path.name} has {image.width} × {image.height} pixels", "make it smaller")
+                    raise DataError(f"{path.name} has {image.width} × {image.height} pixels", "make it smaller")
                 if draw is None:
                     pixels = _central(image, self.size)
                 else:
                     pixels = _random_crop(image, self.size, np.random.default_rng([draw, index]))
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataProblem(f"{path.parent.name}/{path.name} is no readable image", "replace or remove it") from error
+            raise DataError(f"{path.parent.name}/{path.name} is no readable image", "replace or remove it") from error
         return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
 
 
@@ -119,17 +119,17 @@ def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) 
 def load_folder(spec: DataSpec, folder: Path) -> Dataset:
     """The labelled images below ``folder``; classes are the sorted names of the training folders.
 
-    The mean and deviation of each channel come from 2048 training images. Raises ``DataProblem``.
+    The mean and deviation of each channel come from 2048 training images. Raises ``DataError``.
     """
     tests = [folder / name for name in ("val", "validation", "test") if (folder / name).is_dir()]
     if not (folder / "train").is_dir() or not tests:
-        raise DataProblem(
+        raise DataError(
             f"{folder.name} has no {'train' if tests else 'val or test'} folder",
             "put train/<class>/… and val/<class>/… there",
         )
     names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     if len(names) < 2:
-        raise DataProblem(f"{folder.name}/train has {len(names)} classes", "give each class a folder of its images")
+        raise DataError(f"{folder.name}/train has {len(names)} classes", "give each class a folder of its images")
     paths, y = _listed(folder / "train", names)
     test_paths, test_y = _listed(tests[0], names)
     generator = np.random.default_rng(spec.seed)
@@ -168,7 +168,7 @@ def _listed(folder: Path, names: list[str]) -> tuple[list[Path], np.ndarray]:
         paths += found
         labels += [label] * len(found)
     if not paths:
-        raise DataProblem(
+        raise DataError(
             f"{folder.parent.name}/{folder.name} holds no images", f"put {', '.join(sorted(SUFFIXES))} there"
         )
     return paths, np.array(labels, np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from collegium.train.data.arrays import LabelledArrays
 from collegium.train.data.formats.cifar import image_batch
 from collegium.train.data.plain_pickle import read_plain_pickle
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 CLASSES = 1000
 BATCHES = 10
@@ -20,17 +20,17 @@ def load_small_imagenet(name: str, root: Path) -> LabelledArrays:
     """``imagenet32`` or ``imagenet64`` from ``root/<name>``; images ``(samples, 3, side, side)``, labels from 0.
 
     The folder holds ``train_data_batch_1 … 10`` and ``val_data``, as published pickles or as ``.npz``; where fewer
-    training batches are there, those are used. Raises ``DataProblem`` naming the file that is missing or wrong.
+    training batches are there, those are used. Raises ``DataError`` naming the file that is missing or wrong.
     """
     side = {"imagenet32": 32, "imagenet64": 64}[name]
     folder = root / name
     if not folder.is_dir():
-        raise DataProblem(f"{name} is not in the data folder", f"put its batches into a folder called {name}")
+        raise DataError(f"{name} is not in the data folder", f"put its batches into a folder called {name}")
     found = [batch for index in range(1, BATCHES + 1) if (batch := _find(folder, f"train_data_batch_{index}"))]
     validation = _find(folder, "val_data")
     if not found or validation is None:
         missing = "train_data_batch_1" if not found else "val_data"
-        raise DataProblem(f"{name} has no {missing}", f"put {missing} or {missing}.npz into the folder {name}")
+        raise DataError(f"{name} has no {missing}", f"put {missing} or {missing}.npz into the folder {name}")
     batches = [_read(path, side) for path in found]
     x_test, y_test = _read(validation, side)
     x_train, y_train = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -51,5 +51,5 @@ def _read(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as batch:
             arrays = {key: batch[key] for key in ("data", "labels") if key in batch.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataProblem(f"{path.name} is no npz file of plain arrays", "fetch it again") from error
+        raise DataError(f"{path.name} is no npz file of plain arrays", "fetch it again") from error
     return image_batch(arrays, path.name, "labels", side=side, first_label=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from collegium.train.data.dataset import Arrays
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 from collegium.train.spec.training import TextSpec
 
 PAD, END, BYTES_FROM = 0, 1, 3
@@ -27,7 +27,7 @@ def load_text_arrays(spec: TextSpec, folder: Path, data_dir: Path) -> Arrays:
 
     With ``labels: sequence`` the label is the target's text, ``(samples, target_length)`` with −100 behind its end;
     with ``classes`` it is the index of the target among the sorted targets of the training split. Inputs are padded
-    with 0. Raises ``DataProblem``.
+    with 0. Raises ``DataError``.
     """
     train, test = load_text(folder, spec.inputs, spec.target)
     encode, vocabulary = _encoder(spec, data_dir)
@@ -58,15 +58,15 @@ def _encoder(spec: TextSpec, data_dir: Path) -> tuple[Encode, int]:
         return _bytes, BYTE_VOCABULARY
     folder = data_dir / spec.tokenizer
     if not folder.is_dir():
-        raise DataProblem(f"the data folder has no tokenizer {spec.tokenizer!r}", "put its pretrained folder there")
+        raise DataError(f"the data folder has no tokenizer {spec.tokenizer!r}", "put its pretrained folder there")
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise DataProblem("a tokenizer needs the transformers package", "install collegium[transformers]") from error
+        raise DataError("a tokenizer needs the transformers package", "install collegium[transformers]") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
-        raise DataProblem(f"{spec.tokenizer} holds no tokenizer: {error}", "save one with save_pretrained") from error
+        raise DataError(f"{spec.tokenizer} holds no tokenizer: {error}", "save one with save_pretrained") from error
 
     def encode(text: str, length: int) -> list[int]:
         return tokenizer(text, truncation=True, max_length=length)["input_ids"]
@@ -90,9 +90,7 @@ def _classes(rows: TextRows, names: list[str]) -> np.ndarray:
     index = {name: position for position, name in enumerate(names)}
     unknown = next((target for target in rows.targets if target not in index), None)
     if unknown is not None:
-        raise DataProblem(
-            f"the test split has the label {unknown[:80]!r}, which no training row has", "mend the labels"
-        )
+        raise DataError(f"the test split has the label {unknown[:80]!r}, which no training row has", "mend the labels")
     return np.array([index[target] for target in rows.targets], np.int64)
 
 
@@ -112,7 +110,7 @@ def load_text(folder: Path, inputs: tuple[str, ...] | None, target: str | None) 
     """Training and test rows from ``train`` and ``dev``/``validation``/``test`` files (``.tsv`` or ``.jsonl``).
 
     Without column names, the target is ``label``, and the inputs ``sentence`` or ``sentence1`` and ``sentence2`` (or
-    ``question``/``premise`` and the like). Raises ``DataProblem`` naming the file, the line and the column.
+    ``question``/``premise`` and the like). Raises ``DataError`` naming the file, the line and the column.
     """
     return _split(folder, "train", inputs, target), _split(folder, "test", inputs, target)
 
@@ -121,15 +119,15 @@ def _split(folder: Path, split: str, inputs: tuple[str, ...] | None, target: str
     names = [f"{stem}{suffix}" for stem in SPLITS[split] for suffix in (".tsv", ".jsonl")]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise DataProblem(f"{folder.name} has no {split} split", f"put one of {', '.join(names)} there")
+        raise DataError(f"{folder.name} has no {split} split", f"put one of {', '.join(names)} there")
     rows = _read_tsv(path) if path.suffix == ".tsv" else _read_jsonl(path)
     if not rows:
-        raise DataProblem(f"{path.name} has no rows", "give at least one")
+        raise DataError(f"{path.name} has no rows", "give at least one")
     columns = inputs or _guess(rows[0], path)
     label = target or "label"
     for column in (*columns, label):
         if column not in rows[0]:
-            raise DataProblem(f"{path.name} has no column '{column}'", f"its columns are {', '.join(rows[0])}")
+            raise DataError(f"{path.name} has no column '{column}'", f"its columns are {', '.join(rows[0])}")
     return TextRows([tuple(row[column] for column in columns) for row in rows], [row[label] for row in rows])
 
 
@@ -143,9 +141,7 @@ def _guess(row: dict[str, str], path: Path) -> tuple[str, ...]:
     for columns in _KNOWN:
         if all(column in row for column in columns):
             return columns
-    raise DataProblem(
-        f"{path.name}: no input column is recognised", f"name some of {', '.join(row)} in data.text.inputs"
-    )
+    raise DataError(f"{path.name}: no input column is recognised", f"name some of {', '.join(row)} in data.text.inputs")
 
 
 def _read_tsv(path: Path) -> list[dict[str, str]]:
@@ -154,7 +150,7 @@ def _read_tsv(path: Path) -> list[dict[str, str]]:
         rows = []
         for row in reader:
             if None in row or None in row.values():
-                raise DataProblem(
+                raise DataError(
                     f"{path.name}, line {reader.line_num}: not as many fields as the header has", "mend that line"
                 )
             rows.append(row)
@@ -171,9 +167,9 @@ def _read_jsonl(path: Path) -> list[dict[str, str]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataProblem(f"{path.name}, line {number}: {error}", "give one JSON object a line") from error
+                raise DataError(f"{path.name}, line {number}: {error}", "give one JSON object a line") from error
             if not isinstance(row, dict) or (rows and row.keys() != rows[0].keys()):
-                raise DataProblem(
+                raise DataError(
                     f"{path.name}, line {number}: not an object with the first line's keys",
                     "give all lines the same keys",
                 )
@@ -184,4 +180,4 @@ def _read_jsonl(path: Path) -> list[dict[str, str]]:
 
 def _bound(rows: int, path: Path) -> None:
     if rows > MAX_ROWS:
-        raise DataProblem(f"{path.name} has more than {MAX_ROWS} rows", "split it")
+        raise DataError(f"{path.name} has more than {MAX_ROWS} rows", "split it")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from collegium.train.data.arrays import LabelledArrays
-from collegium.train.errors import DataProblem
+from collegium.train.errors import DataError
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 DEFAULT_LIMIT = 8 * 2**30
@@ -32,7 +32,7 @@ def check_upload(path: Path, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
     """What the file holds, once everything about it is known to be right.
 
     Returns ``{format, shape, dtype, classes, train, test}``: the shape of one sample, and samples in each split.
-    ``limit`` bounds the unpacked bytes. Raises ``DataProblem`` naming the array that is wrong.
+    ``limit`` bounds the unpacked bytes. Raises ``DataError`` naming the array that is wrong.
     """
     kind = _format(path)
     headers = _npz_headers(path) if kind == "npz" else _safetensors_headers(path)
@@ -51,17 +51,17 @@ def check_upload(path: Path, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
 def load_upload(path: Path) -> LabelledArrays:
     """The arrays of an uploaded file: images of bytes stay bytes, everything else becomes float32.
 
-    Classes are counted from 0 up to the largest label. Raises ``DataProblem``.
+    Classes are counted from 0 up to the largest label. Raises ``DataError``.
     """
     arrays = _read_npz(path) if _format(path) == "npz" else _read_safetensors(path)
     labels = {name: _labels(arrays[name], name) for name in ("y_train", "y_test")}
     if labels["y_train"].size == 0 or labels["y_test"].size == 0:
-        raise DataProblem("a split has no labels", "give at least one sample to each split")
+        raise DataError("a split has no labels", "give at least one sample to each split")
     classes = int(max(labels["y_train"].max(), labels["y_test"].max())) + 1
     if classes > MAX_CLASSES:
-        raise DataProblem(f"the largest label is {classes - 1}", f"labels are counted from 0 and below {MAX_CLASSES}")
+        raise DataError(f"the largest label is {classes - 1}", f"labels are counted from 0 and below {MAX_CLASSES}")
     if classes < 2:
-        raise DataProblem("all labels are 0", "a classification needs at least two classes")
+        raise DataError("all labels are 0", "a classification needs at least two classes")
     return LabelledArrays(
         _inputs(arrays["x_train"]), labels["y_train"], _inputs(arrays["x_test"]), labels["y_test"], classes
     ).checked("the file")
@@ -74,24 +74,24 @@ def _format(path: Path) -> str:
         return "npz"
     if len(start) == 9 and start[8:9] == b"{":
         return "safetensors"
-    raise DataProblem("the file is neither .npz nor .safetensors", f"save {', '.join(NAMES)} in one of these formats")
+    raise DataError("the file is neither .npz nor .safetensors", f"save {', '.join(NAMES)} in one of these formats")
 
 
 def _check_headers(headers: dict[str, _Header], limit: int) -> None:
     missing = [name for name in NAMES if name not in headers]
     if missing:
-        raise DataProblem(f"the array {missing[0]} is missing", f"the file holds {', '.join(NAMES)}")
+        raise DataError(f"the array {missing[0]} is missing", f"the file holds {', '.join(NAMES)}")
     extra = sorted(set(headers) - set(NAMES))
     if extra:
-        raise DataProblem(f"the array {extra[0][:80]} is not expected", f"the file holds {', '.join(NAMES)} alone")
+        raise DataError(f"the array {extra[0][:80]} is not expected", f"the file holds {', '.join(NAMES)} alone")
     for name, (shape, dtype) in headers.items():
         if dtype.kind not in "uif" or dtype.itemsize > 8:
-            raise DataProblem(f"{name} has type {dtype}", "use integers or floats of at most 64 bits")
+            raise DataError(f"{name} has type {dtype}", "use integers or floats of at most 64 bits")
         if any(side < 0 for side in shape) or len(shape) > 4:
-            raise DataProblem(f"{name} has shape {shape}", "use at most four dimensions")
+            raise DataError(f"{name} has shape {shape}", "use at most four dimensions")
     size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
     if size > limit:
-        raise DataProblem(f"the arrays unpack to {size} bytes", f"at most {limit} bytes are taken")
+        raise DataError(f"the arrays unpack to {size} bytes", f"at most {limit} bytes are taken")
 
 
 def _npz_headers(path: Path) -> dict[str, _Header]:
@@ -100,15 +100,15 @@ def _npz_headers(path: Path) -> dict[str, _Header]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if "/" in info.filename or "\\" in info.filename or not info.filename.endswith(".npy"):
-                    raise DataProblem(f"the archive holds {info.filename[:80]!r}", "write it with numpy.savez")
+                    raise DataError(f"the archive holds {info.filename[:80]!r}", "write it with numpy.savez")
                 with archive.open(info) as member:
                     header = _npy_header(member, info.filename)
                     expected = math.prod(header[0]) * header[1].itemsize + member.tell()
                 if expected != info.file_size:
-                    raise DataProblem(f"{info.filename}: header and size disagree", "write it with numpy.savez")
+                    raise DataError(f"{info.filename}: header and size disagree", "write it with numpy.savez")
                 headers[info.filename.removesuffix(".npy")] = header
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataProblem(f"the archive cannot be read: {error}", "upload it again") from error
+        raise DataError(f"the archive cannot be read: {error}", "upload it again") from error
     return headers
 
 
@@ -118,9 +118,9 @@ def _npy_header(member, name: str) -> _Header:
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = reader(member)
     except ValueError as error:
-        raise DataProblem(f"{name} is no NumPy array: {error}", "write it with numpy.savez") from error
+        raise DataError(f"{name} is no NumPy array: {error}", "write it with numpy.savez") from error
     if dtype.hasobject:
-        raise DataProblem(f"{name} holds Python objects", "save plain numbers: nothing is unpickled")
+        raise DataError(f"{name} holds Python objects", "save plain numbers: nothing is unpickled")
     return shape, dtype
 
 
@@ -138,9 +138,7 @@ def _safetensors_headers(path: Path) -> dict[str, _Header]:
             for name, entry in table.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataProblem(
-            f"the header cannot be read: {error}", "write it with safetensors, in NumPy's types"
-        ) from error
+        raise DataError(f"the header cannot be read: {error}", "write it with safetensors, in NumPy's types") from error
     return headers
 
 
@@ -149,7 +147,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in NAMES}
     except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise DataProblem(
+        raise DataError(
             f"the arrays cannot be read: {error}", "the file is cut short or damaged: upload it again"
         ) from error
 
@@ -161,16 +159,16 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return {name: array for name, array in load_file(path).items() if name in NAMES}
     except (SafetensorError, ValueError, OSError) as error:
-        raise DataProblem(
+        raise DataError(
             f"the arrays cannot be read: {error}", "the file is cut short or damaged: upload it again"
         ) from error
 
 
 def _labels(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 1 or array.dtype.kind not in "ui":
-        raise DataProblem(f"{name} has shape {array.shape} and type {array.dtype}", "labels are one integer a sample")
+        raise DataError(f"{name} has shape {array.shape} and type {array.dtype}", "labels are one integer a sample")
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise DataProblem(f"{name} holds {int(array.max())}", "labels are counted from 0")
+        raise DataError(f"{name} holds {int(array.max())}", "labels are counted from 0")
     return array.astype(np.int64)
 
 
