@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from collegium.app.cli.errors import USAGE, Stop, err
 from collegium.app.http.body import parse_json, parse_model
-from collegium.app.http.locations import readable
 from collegium.app.http.problems import Problem
 from collegium.search.errors import InvalidSpec
+from collegium.search.locations import readable
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST = 8 << 20

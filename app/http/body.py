@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from collegium.app.http.locations import ROOT, Location, readable, without_tags
 from collegium.app.http.problems import Problem
+from collegium.search.locations import ROOT, Location, readable, without_tags
 
 #: Deepest nesting of arrays and objects; specifications need nine.
 MAX_DEPTH = 32

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from collegium.app.http.locations import Location, pointer, readable
+from collegium.search.locations import Location, pointer, readable
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:collegium:problem:"

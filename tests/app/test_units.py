@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from collegium.app.http.body import parse_json, parse_model
 from collegium.app.http.conditional import Unsatisfiable, none_match, range_allowed, requested_span
-from collegium.app.http.locations import pointer, readable, without_tags
 from collegium.app.http.problems import Problem
 from collegium.app.settings import SettingsError, load_settings
 from collegium.jobs.broker import BrokerDown, Publisher
+from collegium.search.locations import pointer, readable, without_tags
 from collegium.search.spec import SearchSpec
 
 
