@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from collegium.train.majority.targets import kernel_places
+from collegium.train.majority.targets import kernel_targets
 from collegium.train.methods import create
 from collegium.train.methods.majority import Majority
 from collegium.train.methods.method import Method
@@ -65,7 +65,7 @@ class Obvious(Vanilla):
     """What one would write first."""
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
-        for ((module, name),) in kernel_places(model):
+        for ((module, name),) in kernel_targets(model):
             parametrize.register_parametrization(module, name, Exponentials())
         return model
 

@@ -13,11 +13,11 @@ from collegium.train.data.dataset import Augment, Batch, Preprocessing, Split
 
 def permutation(count: int, seed: int, epoch: int) -> Tensor:
     """The order of one epoch's samples. It follows from seed and epoch, so that a resumed run needs only a position."""
-    generator = torch.Generator().manual_seed(mixed(seed, epoch, 0))
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch, 0))
     return torch.randperm(count, generator=generator)
 
 
-def mixed(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """A seed below 2⁶³ that depends on all of ``numbers``; neighbouring inputs give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -60,10 +60,10 @@ class TrainingBatches:
         if self._world > 1:
             order, size = self._shard(order)
         step = epoch * self.steps + start
-        draw, augment = mixed(self._seed, epoch, 1, self._rank), self._augment
+        draw, augment = derive_seed(self._seed, epoch, 1, self._rank), self._augment
         for x, y in self._split.batches(order, size, draw=draw):
             if augment is not None:
-                self._generator.manual_seed(mixed(self._seed, step, 2, self._rank))
+                self._generator.manual_seed(derive_seed(self._seed, step, 2, self._rank))
                 x = augment(x.float(), self._generator)
             yield self._preprocessing(x), y
             step += 1

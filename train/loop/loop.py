@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from collegium.train.data.augment import compose
-from collegium.train.data.batches import TrainingBatches, mixed
+from collegium.train.data.batches import TrainingBatches, derive_seed
 from collegium.train.data.dataset import Augment, Batch, Dataset
 from collegium.train.errors import Diverged
 from collegium.train.loop.checkpoint import Checkpoints
@@ -101,7 +101,7 @@ class Loop:
             world=runtime.world,
         )
         self._rate = rate_at(self.recipe, self.batches.steps)
-        self.model = method.prepare(model, seed=mixed(seed, 10))
+        self.model = method.prepare(model, seed=derive_seed(seed, 10))
         self._optimizer = method.optimizer(self.model, make_optimizer(self.model, self.recipe))
         self.position = Position()
         self._best: dict[str, torch.Tensor] | None = None
@@ -155,7 +155,7 @@ class Loop:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         if self._draws:
-            torch.manual_seed(mixed(self._seed, step, 3, self.runtime.rank))
+            torch.manual_seed(derive_seed(self._seed, step, 3, self.runtime.rank))
         parts, weights = _microbatches(batch, self.recipe.accumulate)
         self._optimizer.zero_grad(set_to_none=True)
         output = self.method.step(

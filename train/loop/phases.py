@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from collegium.train.data.batches import TrainingBatches, evaluation_batches, mixed
+from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches
 from collegium.train.data.dataset import Split
 from collegium.train.errors import Mismatch
 from collegium.train.loop.context import Setting
@@ -58,7 +58,7 @@ def train_all(setting: Setting, listener: Listener) -> Trained:
     finished: list[nn.Module] = []
     loop: Loop | None = None
     for index in range(method.members):
-        start = mixed(setting.spec.seed, INITIAL, 0 if method.shared_start else index)
+        start = derive_seed(setting.spec.seed, INITIAL, 0 if method.shared_start else index)
         member, name = setting.method("vanilla"), member_name(index)
         loop = _loop(setting, member, start, index, name, _part(listener, index, phases))
         loop.run()
@@ -72,7 +72,7 @@ def train_all(setting: Setting, listener: Listener) -> Trained:
             renew_norms(setting, combined)
         trained = sum(parameters(model) for model in finished)
         return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history)
-    start = mixed(setting.spec.seed, INITIAL, method.members)
+    start = derive_seed(setting.spec.seed, INITIAL, method.members)
     loop = _loop(setting, method, start, method.members, TRAINING, _part(listener, phases - 1, phases))
     loop.run()
     history[TRAINING] = loop.position.history
@@ -112,7 +112,7 @@ def _loop(setting: Setting, method: Method, start: int, index: int, name: str, l
         setting.data,
         setting.task(model),
         setting.runtime,
-        seed=mixed(setting.spec.seed, ORDER, index),
+        seed=derive_seed(setting.spec.seed, ORDER, index),
         name=name,
         checkpoints=setting.checkpoints,
         listener=listener,
@@ -137,7 +137,7 @@ def renew_norms(setting: Setting, model: nn.Module) -> None:
         setting.data.train,
         setting.data.preprocessing,
         batch_size=setting.runtime.recipe.batch_size,
-        seed=mixed(setting.spec.seed, NORMS),
+        seed=derive_seed(setting.spec.seed, NORMS),
         device=setting.runtime.device,
         augment=augmentation(setting.data, setting.runtime.recipe),
     )

@@ -1,4 +1,4 @@
-"""What can be asked of an expanded model: how sharply its loss feels the mixing, how far its copies are apart."""
+"""Diagnostics of an expanded model: how much mixing changes its loss, and how far its copies are apart."""
 
 import math
 from collections.abc import Iterable

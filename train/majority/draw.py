@@ -1,4 +1,4 @@
-"""Random points of the simplex, one per weight, that are recomputed instead of remembered.
+"""Random points of the simplex, one per weight, that are recomputed instead of stored.
 
 Claim: for every weight element p = (p_1 … p_e) has the flat Dirichlet law, that of normalised exponentials (Mazzawi et
 al. 2024, Eq. 2.2), as a function of (seed, step, kernel, element) alone. So the backward pass draws again what the
@@ -65,7 +65,7 @@ class Draw:
 
 
 def probabilities(draw: Draw, expansion: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Return p itself, shape ``(expansion, *shape)``, float32: for tests and for looking at.
+    """Return p itself, shape ``(expansion, *shape)``, float32: for tests and inspection.
 
     Entries are in [0, 1] and sum to one over the first axis, up to rounding.
     """
@@ -132,7 +132,7 @@ def spread_chunk(gradient: Tensor, offsets: Sequence[int], out: Sequence[Tensor]
         return
     if not offsets:
         out[0].copy_(gradient)
-    rest = gradient  # what is left of the stick, times g; from the second row on it lies where its piece will
+    rest = gradient  # what is left of the stick, times g; from the second row on it is stored in the row of its piece
     for row, following, q in zip(out[:-1], out[1:], _fractions(offsets, gradient), strict=True):
         torch.mul(rest, q, out=following)
         torch.sub(rest, following, out=row)

@@ -1,8 +1,8 @@
 """``collegium.train.majority.draw`` as one loop over elements per tensor, for devices with a compiler.
 
 The same numbers as the chunked operators of ``collegium.train.majority.draw``, written so that ``torch.compile``
-makes a single kernel of each function. On a GPU this is the way, one launch instead of several per chunk, and is
-taken whenever Triton is there. On a CPU the chunked operators are faster and need no compiler, so there it is off
+makes a single kernel of each function. On a GPU this is one launch instead of several per chunk, and is
+used wherever Triton is installed. On a CPU the chunked operators are faster and need no compiler, so there it is off
 unless ``compile_on_cpu(True)``.
 """
 
@@ -75,8 +75,8 @@ def spread_traced(gradient: Tensor, tables: Sequence[Tensor], offsets: Tensor, o
 def fractions(tables: Sequence[Tensor], offsets: Tensor, like: Tensor) -> list[Tensor]:
     """q_1 … q_{e−1} of each element of the flat ``like``."""
     element = torch.arange(like.shape[0], dtype=torch.int32, device=like.device)
-    chunk, place = element // CHUNK, element % CHUNK
-    return [table[offsets[chunk, k] + place] for k, table in enumerate(tables)]
+    chunk, position = element // CHUNK, element % CHUNK
+    return [table[offsets[chunk, k] + position] for k, table in enumerate(tables)]
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from collegium.train.majority.clock import Clock
 from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
 from collegium.train.majority.parametrization import register_shared, remove
-from collegium.train.majority.targets import kernel_places
+from collegium.train.majority.targets import kernel_targets
 
 Correction = Literal[False, "training", "evaluation"] | bool
 Init = Literal["independent", "replicated"] | Callable[[Tensor, int, torch.Generator], Tensor]
@@ -56,21 +56,21 @@ def expand(
         raise ValueError(f"expansion must be at least 1, not {expansion}")
     if correct_scale and init == "replicated":
         raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
-    groups = kernel_places(model, include, exclude)
+    groups = kernel_targets(model, include, exclude)
     if not groups:
         raise ValueError("no kernel to expand: check include and exclude, and that the weights require gradients")
     seed = _agreed_seed() if seed is None else seed
     clock = Clock(seed)
     generator = torch.Generator().manual_seed(seed & (2**63 - 1))
     factor = _correction(expansion, correct_scale)
-    for index, places in enumerate(groups):
+    for index, targets in enumerate(groups):
         made = kernel(expansion, clock, index)
-        copies = register_shared(places, made)
+        copies = register_shared(targets, made)
         with torch.no_grad():
             _initialize(copies, init, generator)
             if factor != 1.0:
                 copies.mul_(factor)
-    clock.seen.clear()  # registering read the weights, before the copies were made
+    clock.last_mixed.clear()  # registering read the weights, before the copies were made
     return model
 
 

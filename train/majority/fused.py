@@ -5,7 +5,8 @@ reads the updated copies once more to mix the next weight. ``fuse`` makes a ``to
 all three chunk by chunk while the chunk is in the cache: redraw p, form p_k ∘ g for the chunk, update the e copies and
 their state, mix them with the p of the next step. What is left is the floor: weights and state read and written once.
 
-The layers read a leaf tensor for that (``MajorityKernel.lend``), whose gradient is g itself, of the plain model's size.
+The layers read a leaf tensor for that (``MajorityKernel.use_leaf``); its gradient is g itself, of the plain model's
+size.
 The optimizer stays the same object with the same ``param_groups`` and the same ``state_dict``.
 """
 
@@ -41,17 +42,17 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     if type(optimizer) not in _KINDS or _is_distributed():
         return optimizer
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    lent = [
-        Lent(kernel, copies, groups[id(copies)])
+    fused = [
+        FusedKernel(kernel, copies, groups[id(copies)])
         for kernel, copies in majority_copies(model)
         if id(copies) in groups and _pays(kernel, copies, groups[id(copies)])
     ]
-    if lent:
-        for item in lent:
-            item.kernel.lend(item.copies)
+    if fused:
+        for item in fused:
+            item.kernel.use_leaf(item.copies)
         optimizer.__class__ = _fused_class(type(optimizer))
-        optimizer._lent = lent  # type: ignore[attr-defined]
-        optimizer.register_step_post_hook(_update_lent)
+        optimizer._kernels = fused  # type: ignore[attr-defined]
+        optimizer.register_step_post_hook(_update_kernels)
     return optimizer
 
 
@@ -61,12 +62,12 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     The norm is that of the gradients the optimizer applies, p_k ∘ g for each copy, whether or not they exist as
     tensors. For plain optimizers this is ``torch.nn.utils.clip_grad_norm_``.
     """
-    lent: list[Lent] = [item for item in getattr(optimizer, "_lent", []) if item.gradient is not None]
+    fused: list[FusedKernel] = [item for item in getattr(optimizer, "_kernels", []) if item.gradient is not None]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     squares = [norm.float().square() for norm in _torch._foreach_norm(gradients)] if gradients else []
-    total = torch.stack(squares + [item.squared_norm() for item in lent]).sum().sqrt()
+    total = torch.stack(squares + [item.squared_norm() for item in fused]).sum().sqrt()
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-    _torch._foreach_mul_(gradients + [item.gradient for item in lent], factor)
+    _torch._foreach_mul_(gradients + [item.gradient for item in fused], factor)
     return total
 
 
@@ -97,13 +98,13 @@ def _is_distributed() -> bool:
 
 
 class _Fused:
-    """What an optimizer gains: its ``zero_grad`` also clears the gradients that layers left on lent weights."""
+    """What an optimizer gains: its ``zero_grad`` also clears the gradients of the leaves that layers read."""
 
-    _lent: "list[Lent]"
+    _kernels: "list[FusedKernel]"
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)  # type: ignore[misc]
-        for item in self._lent:
+        for item in self._kernels:
             item.clear()
 
 
@@ -114,17 +115,17 @@ def _fused_class(kind: type[Optimizer]) -> type[Optimizer]:
     return _classes.setdefault(kind, type(kind.__name__, (_Fused, kind), {}))
 
 
-def _update_lent(optimizer: Any, *_: Any) -> None:
-    """Post-hook of ``optimizer.step``: it has updated everything but the lent kernels, which have no ``grad``."""
+def _update_kernels(optimizer: Any, *_: Any) -> None:
+    """Post-hook of ``optimizer.step``: it has updated everything but the fused kernels, which have no ``grad``."""
     with torch.no_grad():
-        for item in optimizer._lent:
+        for item in optimizer._kernels:
             if item.gradient is not None:
                 item.update(optimizer.state[item.copies])
                 item.clear()
 
 
 @dataclass
-class Lent:
+class FusedKernel:
     """One kernel whose copies a fused optimizer updates, with the options of its parameter group."""
 
     kernel: MajorityKernel
@@ -135,12 +136,12 @@ class Lent:
     @property
     def gradient(self) -> Tensor | None:
         """g, the gradient of the mixed weight."""
-        return None if self.kernel.virtual is None else self.kernel.virtual.grad
+        return None if self.kernel.leaf is None else self.kernel.leaf.grad
 
     def clear(self) -> None:
         """Drop g."""
-        if self.kernel.virtual is not None:
-            self.kernel.virtual.grad = None
+        if self.kernel.leaf is not None:
+            self.kernel.leaf.grad = None
 
     def squared_norm(self) -> Tensor:
         """Σ_k |p_k ∘ g|²."""
@@ -164,17 +165,17 @@ class Lent:
             apply(self.group, state, weights, rows, moments)
             mix_chunk(weights, following.offsets(len(rows), index), target)
         state.pop("first", None)
-        increment_version(copies)  # torch's fused updates leave no trace
-        kernel.foresee(copies, following)
+        increment_version(copies)  # torch's fused updates do not
+        kernel.set_leaf_draw(copies, following)
 
     def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:
         """For each chunk: its part of the mixed weight, and the rows of each of ``tensors``; views made once."""
-        assert self.kernel.virtual is not None
-        memory = [tensor.data_ptr() for tensor in (self.kernel.virtual, *tensors)]
+        assert self.kernel.leaf is not None
+        memory = [tensor.data_ptr() for tensor in (self.kernel.leaf, *tensors)]
         if self._views[0] != memory:
             blocks = [tensor.detach().view(len(tensor), -1).split(CHUNK, dim=1) for tensor in tensors]
             rows = [[block.unbind() for block in column] for column in blocks]
-            self._views = memory, list(zip(self.kernel.virtual.detach().view(-1).split(CHUNK), *rows, strict=True))
+            self._views = memory, list(zip(self.kernel.leaf.detach().view(-1).split(CHUNK), *rows, strict=True))
         return self._views[1]
 
     def _parts(self) -> Sequence[Tensor]:
@@ -185,8 +186,8 @@ class Lent:
         return _buffers(part, len(self.copies))
 
     def _draw(self) -> Draw:
-        assert self.kernel.virtual_draw is not None
-        return self.kernel.virtual_draw
+        assert self.kernel.leaf_draw is not None
+        return self.kernel.leaf_draw
 
 
 _scratch: dict[Any, list[Tensor]] = {}

@@ -1,9 +1,9 @@
-"""The majority kernel: e copies of a weight that a layer sees as one (Mazzawi et al. 2024, Eq. 2.1).
+"""The majority kernel: e copies of a weight that a layer reads as one (Mazzawi et al. 2024, Eq. 2.1).
 
 It is a parametrization in the sense of ``torch.nn.utils.parametrize``: the layer's parameter becomes the copies, of
 shape ``(expansion, *weight.shape)``, and reading ``layer.weight`` gives Σ_k p_k ∘ copies_k while training and the mean
-of the copies in evaluation. Every read within one optimizer step sees the same p: a ``Clock`` shared by the kernels of
-a model says which step it is, and p is recomputed from (seed, step, kernel) in the backward pass.
+of the copies in evaluation. Every read within one optimizer step uses the same p: a ``Clock`` shared by the kernels of
+a model counts the steps, and p is recomputed from (seed, step, kernel) in the backward pass.
 """
 
 import weakref
@@ -22,29 +22,29 @@ Mode = Literal["sample", "mean"]
 
 
 class MajorityKernel(nn.Module):
-    """One weight as a mixture of ``expansion`` copies; ``index`` tells its random numbers from other kernels'."""
+    """One weight as a mixture of ``expansion`` copies; ``index`` makes its random numbers its own."""
 
     def __init__(self, expansion: int, clock: Clock, index: int) -> None:
         super().__init__()
         self.expansion, self.clock, self.index = expansion, clock, index
         self.mode: Mode | None = None  # None: sample while training
         self.override: Callable[[Tensor], Tensor] | None = None
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._token: Any = None
         self._weight: Tensor | None = None
         self._source: weakref.ref[Tensor] | None = None
         self._spent: list[bool] = []  # whether a backward pass has been through the weight
         self._owner: weakref.ref[Tensor] | None = None
-        self.virtual: Tensor | None = None
-        self.virtual_draw: Draw | None = None  # the draw that ``virtual`` holds
-        self._virtual_token: Any = None
+        self.leaf: Tensor | None = None
+        self.leaf_draw: Draw | None = None  # the draw that ``leaf`` holds
+        self._leaf_token: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         fresh = MajorityKernel.__new__(MajorityKernel)
         fresh.__dict__.update(self.__dict__)
-        fresh._forget()
+        fresh._reset()
         return fresh.__dict__
 
     def extra_repr(self) -> str:
@@ -53,14 +53,14 @@ class MajorityKernel(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Seed, step and whether it has begun, so that a loaded model goes on with the same draws."""
-        return torch.tensor((self.clock.seed, self.clock.step, self.index in self.clock.seen))
+        return torch.tensor((self.clock.seed, self.clock.step, self.index in self.clock.last_mixed))
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore them; the next draw is that of the next step."""
         self.clock.seed, self.clock.step, begun = (int(number) for number in state)
-        self.clock.seen.pop(self.index, None)
+        self.clock.last_mixed.pop(self.index, None)
         if begun:
-            self.clock.seen[self.index] = (self.clock.step, None)
+            self.clock.last_mixed[self.index] = (self.clock.step, None)
 
     @property
     def samples(self) -> bool:
@@ -83,9 +83,9 @@ class MajorityKernel(nn.Module):
         if torch.compiler.is_compiling():
             return mix_compiled(copies, self.clock.number, self.index)[0] if self.samples else copies.mean(0)
         if self.samples:
-            self.clock.observe(self.index, copies)
+            self.clock.advance_if_updated(self.index, copies)
         if self._owner is not None and self._owner() is copies and self._is_trained(copies):
-            return self._virtual_leaf(copies)
+            return self._mixed_leaf(copies)
         if not isinstance(copies, nn.Parameter) or copies.is_inference():
             return self._mixed(copies)
         # T5 and others read a weight several times in one pass; all readers share one tensor.
@@ -102,32 +102,32 @@ class MajorityKernel(nn.Module):
     def _mixed(self, copies: Tensor) -> Tensor:
         return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
 
-    # An optimizer that applies p_k ∘ g itself (``fused``) asks for g alone: the layer then reads a leaf.
+    # An optimizer that applies p_k ∘ g itself (``fused``) needs g alone: the layer then reads a leaf.
 
-    def lend(self, copies: nn.Parameter | None) -> None:
-        """From now on give layers a leaf tensor, ``virtual``, in place of a function of ``copies``; ``None`` ends it.
+    def use_leaf(self, copies: nn.Parameter | None) -> None:
+        """From now on give layers a leaf tensor, ``leaf``, in place of a function of ``copies``; ``None`` ends it.
 
-        The gradient of the mixed weight then gathers in ``virtual.grad``, and ``copies.grad`` stays ``None``.
+        The gradient of the mixed weight then gathers in ``leaf.grad``, and ``copies.grad`` stays ``None``.
         """
         self._owner = None if copies is None else weakref.ref(copies)
-        self.virtual, self._virtual_token = None, None
+        self.leaf, self._leaf_token = None, None
 
     def _is_trained(self, copies: Tensor) -> bool:
         return self.samples and copies.requires_grad and torch.is_grad_enabled()
 
-    def _virtual_leaf(self, copies: Tensor) -> Tensor:
+    def _mixed_leaf(self, copies: Tensor) -> Tensor:
         token = (self.clock.seed, self.clock.step, copies._version)
-        if self.virtual is None or self.virtual.device != copies.device or self.virtual.dtype != copies.dtype:
-            self.virtual, self._virtual_token = torch.empty_like(copies[0]).requires_grad_(), None
-        if self._virtual_token != token:
-            self.virtual_draw, self._virtual_token = self.draw, token
+        if self.leaf is None or self.leaf.device != copies.device or self.leaf.dtype != copies.dtype:
+            self.leaf, self._leaf_token = torch.empty_like(copies[0]).requires_grad_(), None
+        if self._leaf_token != token:
+            self.leaf_draw, self._leaf_token = self.draw, token
             with torch.no_grad():
-                mix(copies, self.virtual_draw, out=self.virtual)
-        return self.virtual
+                mix(copies, self.leaf_draw, out=self.leaf)
+        return self.leaf
 
-    def foresee(self, copies: Tensor, draw: Draw) -> None:
-        """Say that ``virtual`` already holds the mixture of the present ``copies`` by ``draw``."""
-        self.virtual_draw, self._virtual_token = draw, (draw.seed, draw.step, copies._version)
+    def set_leaf_draw(self, copies: Tensor, draw: Draw) -> None:
+        """Record that ``leaf`` holds the mixture of the present ``copies`` by ``draw`` already."""
+        self.leaf_draw, self._leaf_token = draw, (draw.seed, draw.step, copies._version)
 
 
 def kernels(model: nn.Module) -> dict[str, MajorityKernel]:
@@ -152,4 +152,4 @@ def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator
             kernel.mode = previous
         if step is not None:
             for clock, state in clocks.values():
-                clock.step, clock.seen = state["step"], state["seen"]
+                clock.step, clock.last_mixed = state["step"], state["last_mixed"]

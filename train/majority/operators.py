@@ -1,8 +1,8 @@
 """``draw.mix`` and ``draw.spread`` as differentiable operators, each the derivative of the other.
 
 Nothing is kept for the backward pass but the key of the draw. There are two forms: autograd functions, which
-``torch.func`` can transform, and custom operators, which ``torch.compile`` calls as they are without looking inside.
-These look at the clock when they run: what a graph reads when it is traced would be compiled into it.
+``torch.func`` can transform, and custom operators, which ``torch.compile`` calls as they are without tracing them.
+These read the clock when they run: a value read while a graph is traced would be compiled into it.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collegium.train.majority.clock import clock_number
+from collegium.train.majority.clock import clock_by_number
 from collegium.train.majority.draw import Draw, mix, spread
 
 
@@ -66,8 +66,8 @@ class Spread(torch.autograd.Function):
 @torch.library.custom_op("collegium::mix", mutates_args=())
 def mix_compiled(copies: Tensor, clock: int, index: int) -> tuple[Tensor, Tensor]:
     """``Mix`` with the present draw of kernel ``index`` of clock number ``clock``, and that draw's seed and step."""
-    found = clock_number(clock)
-    found.observe(index, copies)
+    found = clock_by_number(clock)
+    found.advance_if_updated(index, copies)
     return mix(copies, Draw(found.seed, found.step, index)), torch.tensor((found.seed, found.step))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from collegium.train.majority.targets import Place
+from collegium.train.majority.targets import KernelTarget
 
 
 def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = False) -> Any:
@@ -19,19 +19,19 @@ def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = 
     return lists[name]
 
 
-def register_shared(places: Sequence[Place], kernel: nn.Module) -> nn.Parameter:
-    """Parametrize all ``places`` of one parameter by one kernel; return the parameter, in its new shape."""
-    (first, name), *others = places
+def register_shared(targets: Sequence[KernelTarget], kernel: nn.Module) -> nn.Parameter:
+    """Parametrize all ``targets`` that share one parameter by one kernel; return the parameter, in its new shape."""
+    (first, name), *others = targets
     parameter = getattr(first, name)
     register(first, name, kernel)
     for module, other in others:
-        # The shared parameter has its new shape by now, which is what the other places must hold as it is.
+        # The shared parameter has its new shape by now, which the other targets must hold as it is.
         register(module, other, _AsIs(), unsafe=True)[0] = kernel
     return parameter
 
 
 def remove(model: nn.Module, kind: type[nn.Module]) -> None:
-    """Replace every parameter parametrized by a ``kind`` by the tensor that it stands for, in place."""
+    """Replace every parameter parametrized by a ``kind`` by the tensor that it computes, in place."""
     done: set[int] = set()
     for module in list(model.modules()):
         names = _parametrized(module, kind)
@@ -41,7 +41,7 @@ def remove(model: nn.Module, kind: type[nn.Module]) -> None:
             lists: Any = module.parametrizations
             original, order = lists[name].original, lists.order
             original.grad = None
-            # The first place computes the tensor into the shared parameter, the others take what they find.
+            # The first target computes the tensor into the shared parameter, the others keep it.
             parametrize.remove_parametrizations(module, name, leave_parametrized=id(original) not in done)
             done.add(id(original))
             _reorder(module._parameters, order)

@@ -1,4 +1,4 @@
-"""Which parameters of a model are kernels, and in how many places each of them is."""
+"""Which parameters of a model are kernels, and which modules share each of them."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -6,22 +6,22 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-Place = tuple[nn.Module, str]  # a module and the name of one of its own parameters
+KernelTarget = tuple[nn.Module, str]  # a module and the name of one of its own parameters
 Rules = Iterable[type[nn.Module] | str]
 
 _CONVOLUTION = nn.modules.conv._ConvNd
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def kernel_places(model: nn.Module, include: Rules | None = None, exclude: Rules = ()) -> list[list[Place]]:
-    """The places of each kernel of ``model``: one, or all that share the parameter, in the order of its modules.
+def kernel_targets(model: nn.Module, include: Rules | None = None, exclude: Rules = ()) -> list[list[KernelTarget]]:
+    """The targets of each kernel of ``model``: one, or all that share the parameter, in the order of its modules.
 
     ``include`` and ``exclude`` are module types and shell patterns for qualified names of modules or parameters. A
     kernel that is also used where nothing is to be expanded, as a tied embedding is, is left out. Raises
     ``ValueError`` where a kernel is parametrized already.
     """
     wanted, unwanted = None if include is None else tuple(include), tuple(exclude)
-    chosen: dict[int, list[Place]] = {}
+    chosen: dict[int, list[KernelTarget]] = {}
     for prefix, module in model.named_modules():
         for name in kernel_names(module):
             full = f"{prefix}.{name}" if prefix else name
@@ -33,7 +33,7 @@ def kernel_places(model: nn.Module, include: Rules | None = None, exclude: Rules
                 raise ValueError(f"{full} is parametrized already; exclude it, or collapse the model first")
             chosen.setdefault(id(getattr(module, name)), []).append((module, name))
     uses = _uses(model)
-    return [places for identity, places in chosen.items() if uses[identity] == len(places)]
+    return [targets for identity, targets in chosen.items() if uses[identity] == len(targets)]
 
 
 def kernel_names(module: nn.Module) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def _is_transformers_conv1d(module: nn.Module) -> bool:
 
 
 def _uses(model: nn.Module) -> dict[int, int]:
-    """In how many places each parameter of ``model`` is."""
+    """How often each parameter of ``model`` is used, by its identity."""
     count: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from collegium.train.majority.parametrization import register, remove
-from collegium.train.majority.targets import kernel_places
+from collegium.train.majority.targets import kernel_targets
 from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from collegium.train.methods.vanilla import Vanilla
 
@@ -51,8 +51,8 @@ class Subset(Vanilla):
 
         Raises ``ValueError`` where there is no hidden layer.
         """
-        every = kernel_places(model)
-        wanted = kernel_places(model, self.patterns) if self.patterns else every
+        every = kernel_targets(model)
+        wanted = kernel_targets(model, self.patterns) if self.patterns else every
         hidden = [layer for layer in map(_layer, wanted) if layer is not None and layer[0] is not every[-1][0][0]]
         if not hidden:
             raise ValueError("no hidden layer to choose neurons from")

@@ -69,10 +69,10 @@ def test_the_expanded_gradient_never_exists():
     optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
     model(torch.randn(2, 5)).sum().backward()
     for kernel in kernels(model).values():
-        assert kernel.virtual.grad.shape == kernel.virtual.shape
+        assert kernel.leaf.grad.shape == kernel.leaf.shape
     assert all(parameter.grad is None for parameter in model.parameters() if parameter.dim() == 3)
     optimizer.zero_grad()
-    assert all(kernel.virtual.grad is None for kernel in kernels(model).values())
+    assert all(kernel.leaf.grad is None for kernel in kernels(model).values())
 
 
 def test_the_next_weight_is_mixed_during_the_update():
@@ -80,14 +80,14 @@ def test_the_next_weight_is_mixed_during_the_update():
     train(plain, OPTIMIZERS["adam"](plain.parameters()))
     train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused))
     kernel = next(iter(kernels(fused).values()))
-    mixed = kernel.virtual.detach().clone()
+    mixed = kernel.leaf.detach().clone()
     assert torch.equal(fused[0].weight, mixed)
     torch.testing.assert_close(mixed, plain[0].weight.detach())
-    kernel.clock.step += 1  # another step than foreseen
+    kernel.clock.step += 1  # another step than the one mixed for
     plain[0].parametrizations.weight[0].clock.step += 1
     torch.testing.assert_close(fused[0].weight.detach(), plain[0].weight.detach())
     with torch.no_grad():
-        fused[0].parametrizations.weight.original.zero_()  # other copies than foreseen
+        fused[0].parametrizations.weight.original.zero_()  # other copies than those mixed
     assert fused[0].weight.abs().max() == 0
 
 

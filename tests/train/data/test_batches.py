@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from collegium.train.data.batches import TrainingBatches, evaluation_batches, mixed, permutation, steps_per_epoch
+from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches, permutation, steps_per_epoch
 from collegium.train.data.dataset import Arrays, ArraySplit, Preprocessing
 from collegium.train.data.split import replace_labels, split_arrays
 from collegium.train.errors import DataError
@@ -75,8 +75,8 @@ def test_evaluation_sees_everything_once_in_order():
 
 def test_orders_and_seeds_are_reproducible_and_distinct():
     assert torch.equal(permutation(50, 1, 2), permutation(50, 1, 2))
-    assert len({mixed(a, b) for a in range(30) for b in range(30)}) == 900
-    assert all(0 <= mixed(a, 7) < 2**63 for a in range(100))
+    assert len({derive_seed(a, b) for a in range(30) for b in range(30)}) == 900
+    assert all(0 <= derive_seed(a, 7) < 2**63 for a in range(100))
 
 
 def arrays(count=200):

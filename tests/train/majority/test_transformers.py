@@ -62,13 +62,13 @@ def test_t5_trains_collapses_and_saves(t5, tmp_path):
 
 
 def test_weights_that_are_read_often_are_drawn_once_a_pass(t5, monkeypatch):
-    """T5 looks at the type of some weights before it uses them."""
-    from collegium.train.majority import kernel
+    """T5 reads the type of some weights before it uses them."""
+    from collegium.train.majority import operators
 
     expand(t5, 3, seed=0).train()
     calls = []
-    plain = kernel.mix
-    monkeypatch.setattr(kernel, "mix", lambda *arguments, **named: calls.append(1) or plain(*arguments, **named))
+    plain = operators.mix
+    monkeypatch.setattr(operators, "mix", lambda *arguments, **named: calls.append(1) or plain(*arguments, **named))
     t5(**batch())
     assert len(calls) == len(kernels(t5))
 
