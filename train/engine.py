@@ -17,7 +17,7 @@ from collegium.train.loop.context import Request, Setting, assemble, concrete
 from collegium.train.loop.launch import in_processes
 from collegium.train.loop.loop import Listener, Pace
 from collegium.train.loop.phases import Trained, last_good, parameters, scores_of, train_all
-from collegium.train.loop.runtime import Place, threads_for
+from collegium.train.loop.runtime import Place, float32_as, threads_for
 from collegium.train.result import Scores, TrainingResult
 from collegium.train.spec.training import TrainingSpec
 from collegium.train.versions import versions
@@ -67,9 +67,12 @@ def run(
 
 def execute(fabric: Fabric, request: Request, listener: Listener) -> dict[str, Any]:
     """Train in this process, which may be one of several; the first one's result counts."""
+    with float32_as(request.spec.resolved_recipe().precision):
+        return _execute(fabric, request, listener)
+
+
+def _execute(fabric: Fabric, request: Request, listener: Listener) -> dict[str, Any]:
     started = time.monotonic()
-    tf32 = request.spec.resolved_recipe().precision == "tf32"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     setting = assemble(request, fabric)
     first = setting.runtime.rank == 0
     try:

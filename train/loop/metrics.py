@@ -55,7 +55,9 @@ def _count_sequences(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _sums(*values: Tensor | int) -> Tensor:
     device = next(value.device for value in values if isinstance(value, Tensor))
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in values])
+    # A number is filled in on the device: copying it there would wait for all work that is queued.
+    numbers = [value if isinstance(value, Tensor) else torch.full((), value, device=device) for value in values]
+    return torch.stack([number.double() for number in numbers])
 
 
 class Tally:

@@ -124,6 +124,22 @@ def threads_for(operations: float) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def float32_as(precision: str) -> Iterator[None]:
+    """Context in which float32 factors keep all their bits, or are rounded to TF32 where ``precision`` is ``tf32``.
+
+    torch's own defaults differ: matrix products keep them, convolutions round them. A CPU has no TF32.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a training on ``device`` may use."""
     if device.type == "cuda":

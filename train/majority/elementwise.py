@@ -1,13 +1,18 @@
 """``collegium.train.majority.draw`` as one loop over elements per tensor, for devices with a compiler.
 
 The same numbers as the chunked operators of ``collegium.train.majority.draw``, written so that ``torch.compile``
-makes a single kernel of each function. On a GPU this is one launch instead of several per chunk, and is
-used wherever Triton is installed. On a CPU the chunked operators are faster and need no compiler, so there it is off
-unless ``compile_on_cpu(True)``.
+makes a single kernel of each function. On a GPU this is one launch instead of several per chunk, and is used wherever
+Triton is installed and can build its launchers; elsewhere, as in an image without a C compiler, the chunked operators
+run on the GPU too. On a CPU the chunked operators are faster and need no compiler, so there it is off unless
+``compile_on_cpu(True)``.
 """
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,14 +35,20 @@ def compile_on_cpu(on: bool) -> bool:
 
 def enabled(device: torch.device) -> bool:
     """Whether draws on ``device`` are compiled."""
-    return _cpu if device.type == "cpu" else _has_triton(device.type)
+    return _cpu if device.type == "cpu" else device.type == "cuda" and _triton_compiles()
 
 
 @cache
-def _has_triton(device: str) -> bool:
+def _triton_compiles() -> bool:
     from torch.utils._triton import has_triton
 
-    return device == "cuda" and has_triton()
+    return has_triton() and builds_extensions()
+
+
+def builds_extensions() -> bool:
+    """Whether a C compiler and Python's headers are at hand, with which Triton builds the launcher of its kernels."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
 
 
 def mix(copies: Tensor, tables: Sequence[Tensor], offsets: Tensor, out: Tensor) -> None:

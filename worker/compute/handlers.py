@@ -128,6 +128,7 @@ def finished_search(job: str | None, context: Context) -> dict[str, Any] | None:
 class Shards:
     """Computes the shards of a round: few of them here, many on all workers that have room.
 
+    A GPU computes all of them here: it takes less time for a round than a child's process takes to start.
     How a round is divided depends on its shards alone, so that a second attempt finds the parts of the first.
     """
 
@@ -139,7 +140,7 @@ class Shards:
         from collegium.search.sampling.local import compute_here
 
         parts = divided(shards)
-        if len(parts) > 1:
+        if len(parts) > 1 and self._context.device == "cpu":
             return self._elsewhere(parts, report)
         return compute_here(self._context.device)(shards, report)
 

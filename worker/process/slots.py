@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import logging
 import os
+import runpy
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
@@ -12,6 +15,8 @@ from pathlib import Path
 
 from collegium.jobs.record import QUEUES, Queue
 from collegium.worker.settings import WorkerSettings, visible_gpus
+
+log = logging.getLogger("collegium.worker")
 
 MOST_SEARCHES = 8
 
@@ -45,7 +50,8 @@ def plan(settings: WorkerSettings, gpus: Sequence[str] | None = None, cores: int
         for index in range(wanted[queue]):
             own = [gpus[(index * together[queue] + i) % len(gpus)] for i in range(together[queue])] if gpus else []
             threads = max(min(2, cores), cores // wanted[queue])
-            environment = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
+            # nvidia-smi counts in the order of the bus, CUDA by default from the fastest device.
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(own), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if own else {}
             slots.append(Slot(f"{queue}-{index}", queue, _device(len(own)), threads, environment))
     return slots
 
@@ -119,14 +125,23 @@ def count_cores() -> int:
 
 
 def find_gpus(devices: str) -> list[str]:
-    """GPUs as ``CUDA_VISIBLE_DEVICES`` names them; found without loading torch, which would claim them."""
+    """GPUs as ``CUDA_VISIBLE_DEVICES`` names them; found without loading torch, which would claim them.
+
+    ``auto`` finds none where torch is built for processors alone: each job would fail.
+    """
     if devices == "cpu":
         return []
     if devices != "auto":
         return devices.split(",")
     visible = visible_gpus()
-    if visible is not None:
-        return visible
+    gpus = _listed_gpus() if visible is None else visible
+    if gpus and not torch_supports_gpus():
+        log.warning("GPUs %s are not used: this build of torch is for processors alone", ",".join(gpus))
+        return []
+    return gpus
+
+
+def _listed_gpus() -> list[str]:
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
@@ -135,3 +150,12 @@ def find_gpus(devices: str) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return listed.stdout.split()
+
+
+def torch_supports_gpus() -> bool:
+    """Whether torch is built with CUDA or ROCm, read from its version file without loading torch."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    built = runpy.run_path(str(Path(found.origin).with_name("version.py")))
+    return bool(built.get("cuda") or built.get("hip"))

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from collegium.train.engine import run
 from collegium.train.errors import Mismatch
 from collegium.train.loop.loop import Pace
-from collegium.train.loop.runtime import Place
+from collegium.train.loop.runtime import Place, float32_as
 from collegium.train.result import TrainingResult
 
 
@@ -26,6 +26,24 @@ def test_a_device_is_named_by_text(text, accelerator, world):
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="device"):
         Place.parse(text)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_only_tf32_rounds_products_and_convolutions(precision, tf32):
+    def rounded():
+        return torch.get_float32_matmul_precision() == "high", torch.backends.cudnn.allow_tf32
+
+    before = rounded()
+    with float32_as(precision):
+        assert rounded() == (tf32, tf32)
+    assert rounded() == before
+
+
+def test_a_training_in_full_precision_rounds_no_convolution(digits_spec):
+    seen = []
+    run(digits_spec({"epochs": 1}), event=lambda kind, row: seen.append(torch.backends.cudnn.allow_tf32))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.slow

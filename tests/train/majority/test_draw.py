@@ -156,6 +156,28 @@ def test_compiled_it_is_the_same_draw():
         elementwise.compile_on_cpu(before)
 
 
+@pytest.fixture
+def triton(monkeypatch):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    elementwise._triton_compiles.cache_clear()
+    yield
+    elementwise._triton_compiles.cache_clear()
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("compiler", [True, False])
+def test_a_gpu_compiles_only_where_a_compiler_and_headers_are(triton, monkeypatch, tmp_path, compiler, header):
+    """Triton is there in images without a compiler, and fails in its first kernel."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    if compiler:
+        (tmp_path / "gcc").touch(0o755)
+    if header:
+        (tmp_path / "Python.h").touch()
+    assert elementwise.enabled(torch.device("cuda:0")) == (compiler and header)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_draws_the_same_numbers():

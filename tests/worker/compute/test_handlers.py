@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,17 @@ import torch
 from pydantic import ValidationError
 
 import collegium.train.engine
+from collegium.jobs.subprocesses import environment, python
 from collegium.search import engine
+from collegium.search.sampling import local
+from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
 from collegium.train.errors import DataError
 from collegium.train.spec.training import TrainingSpec
 from collegium.worker.compute import handlers
 from collegium.worker.compute.context import Cancelled
 from collegium.worker.failures import Rejected, from_exception
+from collegium.worker.settings import WorkerSettings
 
 BLOCK = {
     "family": "block",
@@ -127,6 +132,14 @@ def test_parts_are_the_same_in_a_second_attempt(context, dividing, tmp_path):
 def test_little_work_is_not_divided(context):
     handlers.search(SAMPLED, context)
     assert not context.children
+
+
+def test_a_gpu_computes_all_parts_itself(context, dividing, monkeypatch):
+    monkeypatch.setattr(local, "compute_here", lambda device: devices.append(device) or compute_here("cpu"))
+    devices, context.device = [], "cuda"
+    handlers.search(SAMPLED, context)
+    assert not context.children
+    assert set(devices) == {"cuda"}
 
 
 def test_a_part_that_fails_fails_the_search_for_its_reason(context, dividing):
@@ -273,3 +286,16 @@ def test_a_gpu_is_the_only_one_that_its_job_sees(desk, make_runner):
         on_gpu.close()
     assert ended.status == "succeeded", ended.failure
     assert ended.result["device"] == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_warm_process_leaves_the_visible_devices_to_its_job():
+    """CUDA reads them when it is first touched, which nothing that is imported in advance may do."""
+    code = (
+        "import os, torch\nfrom collegium.worker.compute.__main__ import preload\n"
+        f"preload({WorkerSettings().preload!r})\nimport collegium.train.engine\n"
+        "os.environ['CUDA_VISIBLE_DEVICES'] = ''\nprint(torch.cuda.device_count())"
+    )
+    answer = subprocess.run(python("-c", code), env=environment(), capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["0"]

@@ -1,7 +1,12 @@
 """Slots share out a machine."""
 
-import pytest
+import subprocess
 
+import pytest
+import torch
+
+from collegium.jobs.subprocesses import environment, python
+from collegium.worker.process import slots
 from collegium.worker.process.slots import Slot, SlotPool, count_cores, find_gpus, plan
 from collegium.worker.settings import WorkerSettings
 
@@ -26,6 +31,7 @@ def test_each_gpu_is_a_slot_of_either_queue():
     slots = plan(settings(), gpus=["0", "3"], cores=16)
     assert [(s.queue, s.device, s.threads) for s in slots] == [("search", "cuda", 8)] * 2 + [("train", "cuda", 8)] * 2
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "0", "3"]
+    assert {slot.environment["CUDA_DEVICE_ORDER"] for slot in slots} == {"PCI_BUS_ID"}
 
 
 def test_a_training_may_have_several_gpus():
@@ -47,21 +53,49 @@ def test_devices_may_be_named(devices, gpus):
     assert find_gpus(devices) == gpus
 
 
-def test_visible_devices_are_respected(monkeypatch):
+@pytest.fixture
+def torch_with_cuda(monkeypatch):
+    monkeypatch.setattr(slots, "torch_supports_gpus", lambda: True)
+
+
+@pytest.fixture
+def driver(monkeypatch, tmp_path):
+    """A driver's program that lists two GPUs, the only program there is."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 0\necho 1\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_visible_devices_are_respected(monkeypatch, torch_with_cuda):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa, 2")
     assert find_gpus("auto") == ["GPU-aa", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_gpus("auto") == []
 
 
-def test_gpus_are_asked_of_the_driver(monkeypatch, tmp_path):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_gpus("auto") == []
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 0\necho 1\n")
-    program.chmod(0o755)
+def test_gpus_are_asked_of_the_driver(driver, torch_with_cuda):
     assert find_gpus("auto") == ["0", "1"]
+    driver.unlink()
+    assert find_gpus("auto") == []
+
+
+def test_gpus_that_torch_cannot_use_are_left_out(driver, monkeypatch, caplog):
+    monkeypatch.setattr(slots, "torch_supports_gpus", lambda: False)
+    assert find_gpus("auto") == []
+    assert "GPUs 0,1 are not used" in caplog.text
+    assert find_gpus("1") == ["1"]
+
+
+def test_what_torch_is_built_for_is_read_without_loading_it():
+    code = (
+        "import sys\nfrom collegium.worker.process.slots import torch_supports_gpus\n"
+        "print(torch_supports_gpus(), 'torch' in sys.modules)"
+    )
+    answer = subprocess.run(python("-c", code), env=environment(), capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [str(bool(torch.version.cuda or torch.version.hip)), "False"]
 
 
 def test_cores_are_counted():
