@@ -17,6 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import httpx
+from pydantic import BaseModel
+
+from collegium.app.client.remote_job import RemoteJob
+from collegium.search.find import search_spec
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 PATHS = {"search": "/v1/searches", "training": "/v1/trainings", "study": "/v1/studies"}
@@ -61,9 +65,16 @@ class StreamedEvent(NamedTuple):
 
 
 class Client:
-    """Calls the service at ``url``, with an API key where it asks for one. Raises ``ClientError``."""
+    """Calls the service at ``url``, with an API key where it asks for one. Raises ``ClientError``.
 
-    def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+    >>> from collegium import Client
+    >>> with Client("http://127.0.0.1:8321") as client:
+    ...     answer = client.search("mlp-digits-6x100").wait().result
+    >>> answer.primal.multiplicity, answer.primal.width
+    (20, 17)
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8321", key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
         headers = {"User-Agent": "collegium", "Accept": "application/json"}
         if key:
@@ -77,6 +88,26 @@ class Client:
 
     def __exit__(self, *exception: object) -> None:
         self._http.close()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._http.close()
+
+    def search(self, baseline: str | Mapping[str, Any] | BaseModel, *, fresh: bool = False, **fields: Any) -> RemoteJob:
+        """Have a baseline searched: a preset's name, a baseline, or a whole specification, as ``find_ensemble`` takes.
+
+        An identical search that was answered before is that finished job, unless ``fresh``.
+        """
+        spec = search_spec(baseline, **fields).model_dump(mode="json", exclude_unset=True)
+        return RemoteJob(self, self.submit("search", spec, fresh=fresh))
+
+    def train(self, spec: Mapping[str, Any] | BaseModel, *, fresh: bool = False) -> RemoteJob:
+        """Have an architecture trained: a ``TrainingSpec``, or the same as a dictionary."""
+        return RemoteJob(self, self.submit("training", _plain(spec), fresh=fresh))
+
+    def study(self, spec: Mapping[str, Any] | BaseModel, *, fresh: bool = False) -> RemoteJob:
+        """Have architectures and methods compared over seeds: a ``StudySpec``, or the same as a dictionary."""
+        return RemoteJob(self, self.submit("study", _plain(spec), fresh=fresh))
 
     def submit(self, kind: str, spec: Mapping[str, Any], *, fresh: bool = False) -> dict[str, Any]:
         """Post a specification; the job. A broken connection is tried again under one idempotency key."""
@@ -204,6 +235,10 @@ class Client:
             raise Unreachable(f"{self.url!r} is no address of a service: {error}") from error
         _raise_refusal(response)
         return response
+
+
+def _plain(spec: Mapping[str, Any] | BaseModel) -> Mapping[str, Any]:
+    return spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else spec
 
 
 def _raise_refusal(response: httpx.Response) -> None:

@@ -1,0 +1,70 @@
+"""A search in one call, for programs: a preset's name or a baseline goes in, the grouping comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from collegium.search.parse import parse_spec
+from collegium.search.networks.build import describe_presets
+from collegium.search.result import SearchResult
+from collegium.search.spec import SearchSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def find_ensemble(
+    baseline: str | Mapping[str, Any] | BaseModel,
+    *,
+    report: Callable[[float, str], None] | None = None,
+    device: str = "cpu",
+    images: np.ndarray | None = None,
+    **fields: Any,
+) -> SearchResult:
+    """The m × n grouping of a baseline whose kernel varies least at the same cost, and the one that costs least.
+
+    ``baseline`` is the name of a preset, a baseline (``{"family": "mlp", …}``), or a whole ``SearchSpec``; ``fields``
+    are the other fields of a specification: ``efficiency``, ``estimator``, ``inputs``, ``space``, ``tolerance``,
+    ``budget``, ``verify``. ``report(fraction, message)`` is called as the search advances, and ends it by raising.
+    Samples, where there are any, are drawn on ``device``. ``images`` of shape ``(images, channels, height, width)`` are
+    the data that ``inputs.data`` names.
+
+    The result's ``primal`` and ``dual`` are ensembles (Littwin et al. 2020, Eq. 10–14) or None, and its ``outcome``
+    says in a sentence how the search ended. Raises ``InvalidSpec`` with the path of a field that is wrong.
+
+    >>> from collegium import find_ensemble
+    >>> answer = find_ensemble({"family": "mlp", "inputs": 64, "hidden": [100] * 5, "outputs": 10})
+    >>> answer.primal.multiplicity, answer.primal.width
+    (20, 17)
+    >>> print(answer.outcome.message)
+    20×17 has 45 % of the baseline's variance at its cost; 10×16 has 98 % of it with 2.16 times fewer parameters
+    >>> find_ensemble("resnet50", efficiency="flops").dual.efficiency > 1
+    True
+    """
+    from collegium.search.engine import run
+
+    return run(search_spec(baseline, **fields), report=report, device=device, images=images)
+
+
+def search_spec(baseline: str | Mapping[str, Any] | BaseModel, **fields: Any) -> SearchSpec:
+    """The specification that ``find_ensemble`` answers. Raises ``InvalidSpec``."""
+    if isinstance(baseline, SearchSpec):
+        document = {**baseline.model_dump(mode="json", exclude_unset=True), **fields}
+    elif isinstance(baseline, Mapping) and "baseline" in baseline:
+        document = {**baseline, **fields}
+    else:
+        document = {"baseline": {"preset": baseline} if isinstance(baseline, str) else baseline, **fields}
+    return parse_spec(SearchSpec, document)
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """The named baselines: each with one line about it, its parameters, FLOPs, and full description.
+
+    >>> from collegium import presets
+    >>> presets()["resnet50"]["parameters"]
+    25557032
+    """
+    return {row["name"]: {key: value for key, value in row.items() if key != "name"} for row in describe_presets()}

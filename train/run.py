@@ -1,0 +1,129 @@
+"""A training, a study or a module in one call, for programs. Nothing here loads torch until it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from collegium.search.parse import parse_spec
+from collegium.train.result import StudyResult, TrainingResult
+from collegium.train.spec.architecture import BaselineArchitecture
+from collegium.train.spec.training import StudySpec, TrainingSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Report = Callable[[float, str], None]
+Event = Callable[[str, dict[str, Any]], None]
+
+
+def run_training(
+    spec: TrainingSpec | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    report: Report | None = None,
+    event: Event | None = None,
+    device: str = "cpu",
+    data_dir: str | Path | None = None,
+    checkpoint_dir: str | Path | None = None,
+) -> TrainingResult:
+    """Train an architecture on this machine; its metrics, and in ``folder`` what loads in plain PyTorch.
+
+    ``folder`` receives the weights, ``load.py``, a model card and ``metrics.json``; without it the trained weights are
+    discarded. ``report(fraction, message)`` is called as the training advances, and ends it by raising;
+    ``event("metric", row)`` receives the metrics of every epoch. ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or, for
+    several processes, ``cpu:2`` or ``cuda:0,1``. Published data sets are read from ``data_dir``. With
+    ``checkpoint_dir``, a training that was interrupted continues where it was, and ends in the same weights on a CPU.
+
+    Raises ``InvalidSpec`` with the path of a field that is wrong, and ``TrainingError`` (data that cannot be read, a
+    loss that diverges, an extra that is not installed) with a remedy.
+
+    >>> from collegium import run_training
+    >>> result = run_training(
+    ...     {
+    ...         "architecture": {"baseline": {"family": "mlp", "inputs": 64, "hidden": [32, 32], "outputs": 10}},
+    ...         "method": "majority",
+    ...         "data": "digits",
+    ...         "recipe": {"epochs": 2},
+    ...     }
+    ... )
+    >>> result.accuracy.test > 0.5
+    True
+    """
+    from collegium.train.engine import run
+
+    asked = spec if isinstance(spec, TrainingSpec) else parse_spec(TrainingSpec, spec)
+    callbacks: dict[str, Any] = {"report": report, "event": event}
+    found = run(
+        asked,
+        checkpoint_dir=_path(checkpoint_dir),
+        artifact_dir=_path(folder),
+        device=device,
+        data_dir=_path(data_dir),
+        **{name: callback for name, callback in callbacks.items() if callback is not None},
+    )
+    return TrainingResult.model_validate(found)
+
+
+def run_study(
+    spec: StudySpec | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    processes: int = 1,
+    report: Report | None = None,
+    device: str = "cpu",
+    data_dir: str | Path | None = None,
+) -> StudyResult:
+    """Compare architectures and methods over seeds on this machine, ``processes`` trainings at a time.
+
+    ``folder`` receives the table as JSON, Markdown and CSV, and a plot. Each process is started anew, so a script calls
+    this below ``if __name__ == "__main__":``. A training that fails is missing from its cell and counted in ``failed``.
+    Raises ``InvalidSpec`` with the path of a field that is wrong.
+
+    >>> from collegium import run_study
+    >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
+    >>> study = {"architectures": [{"name": "mlp", "architecture": mlp}], "data": "synthetic", "seeds": 2}
+    >>> run_study(study | {"recipes": [{"name": "short", "recipe": {"epochs": 1}}]}).trainings
+    2
+    """
+    from collegium.train.study.pool import Place, Pool
+    from collegium.train.study.study import run
+
+    asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
+    callbacks: dict[str, Any] = {} if report is None else {"report": report}
+    with Pool(processes, Place(device, _path(data_dir))) as pool:
+        return StudyResult.model_validate(run(asked, fan_out=pool, artifact_dir=_path(folder), **callbacks))
+
+
+def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int = 0) -> nn.Module:
+    """The module of an architecture in plain PyTorch, initialized from ``seed``, for a training loop of one's own.
+
+    ``architecture`` is the name of a preset, or what a training takes: a ``baseline`` with the ``widths`` (or tied
+    ``width``) and the ``multiplicity`` of a search's answer. Collegial ensembles are one module: grouped convolutions
+    or batched linear layers, outputs summed and scaled by m^{-1/2} (Littwin et al. 2020, Eq. 4).
+    Raises ``InvalidSpec`` with the path of a field that is wrong.
+
+    >>> from collegium import build_model, find_ensemble
+    >>> baseline = {"family": "mlp", "inputs": 64, "hidden": [100, 100, 100], "outputs": 10}
+    >>> primal = find_ensemble(baseline).primal
+    >>> model = build_model({"baseline": baseline, "widths": primal.widths, "multiplicity": primal.multiplicity})
+    >>> sum(parameter.numel() for parameter in model.parameters()) == primal.parameters
+    True
+    """
+    from collegium.train.models.build import blueprint
+    from collegium.train.models.resolve import grouped
+
+    if isinstance(architecture, BaselineArchitecture):
+        asked = architecture
+    else:
+        named = {"baseline": {"preset": architecture}} if isinstance(architecture, str) else architecture
+        document = named.model_dump(mode="json", exclude_none=True) if isinstance(named, BaseModel) else named
+        asked = parse_spec(BaselineArchitecture, document)
+    return blueprint(grouped(asked)).build(seed=seed)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
