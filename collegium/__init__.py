@@ -5,16 +5,15 @@
 >>> answer.primal.multiplicity, answer.primal.width
 (12, 10)
 
-What is listed in ``__all__`` is the public interface; ``docs/python.md`` says what is stable. Everything is loaded when it
-is first used: importing this package loads neither torch nor anything else of weight.
+What is listed in ``__all__`` is the public interface; ``docs/python.md`` says what is stable. Everything is loaded
+when it is first used: importing this package loads neither torch nor anything else of weight.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collegium.app.client.client import Client, ClientError
-    from collegium.app.client.remote_job import RemoteJob
+    from collegium.app.client.client import Client, ClientError, RemoteJob
     from collegium.search.errors import InvalidSpec
     from collegium.search.find import find_ensemble, presets
     from collegium.search.result import SearchResult
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from collegium.train.majority.kernel import majority_kernels
     from collegium.train.result import StudyResult, TrainingResult
     from collegium.train.run import build_model, run_study, run_training
-    from collegium.train.spec.study import StudySpec
-    from collegium.train.spec.training import TrainingSpec
+    from collegium.train.spec.training import StudySpec, TrainingSpec
 
     __version__: str
 
@@ -37,11 +35,11 @@ _EXPORTS = {
     "Client": "collegium.app.client.client",
     "ClientError": "collegium.app.client.client",
     "InvalidSpec": "collegium.search.errors",
-    "RemoteJob": "collegium.app.client.remote_job",
+    "RemoteJob": "collegium.app.client.client",
     "SearchResult": "collegium.search.result",
     "SearchSpec": "collegium.search.spec",
     "StudyResult": "collegium.train.result",
-    "StudySpec": "collegium.train.spec.study",
+    "StudySpec": "collegium.train.spec.training",
     "TrainingError": "collegium.train.errors",
     "TrainingResult": "collegium.train.result",
     "TrainingSpec": "collegium.train.spec.training",

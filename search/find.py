@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from collegium.search.parse import parse_spec
 from collegium.search.networks.build import describe_presets
+from collegium.search.parse import parse_spec
 from collegium.search.result import SearchResult
 from collegium.search.spec import SearchSpec
 

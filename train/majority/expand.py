@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from collegium.train.majority.clock import Clock
-from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 from collegium.train.majority.parametrization import register_shared, remove
 from collegium.train.majority.targets import kernel_targets
 
@@ -87,7 +87,7 @@ def collapse(model: nn.Module) -> nn.Module:
 
 def set_step(model: nn.Module, step: int) -> None:
     """Make p that of optimizer step ``step``, for loops that count steps themselves or use no ``torch.optim``."""
-    for clock in {id(k.clock): k.clock for k in kernels(model).values()}.values():
+    for clock in {id(k.clock): k.clock for k in majority_kernels(model).values()}.values():
         clock.step = step
 
 

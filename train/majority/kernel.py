@@ -130,7 +130,7 @@ class MajorityKernel(nn.Module):
         self.leaf_draw, self._leaf_token = draw, (draw.seed, draw.step, copies._version)
 
 
-def kernels(model: nn.Module) -> dict[str, MajorityKernel]:
+def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:
     """The majority kernels of ``model`` by the name of their parametrization; shared ones once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MajorityKernel)}
 
@@ -138,7 +138,7 @@ def kernels(model: nn.Module) -> dict[str, MajorityKernel]:
 @contextmanager
 def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator[None]:
     """Context in which all kernels of ``model`` sample (as of ``step``, if given) or take the mean."""
-    found = list(kernels(model).values())
+    found = list(majority_kernels(model).values())
     before: list[tuple[MajorityKernel, Mode | None]] = [(kernel, kernel.mode) for kernel in found]
     clocks = {id(kernel.clock): (kernel.clock, kernel.clock.__getstate__()) for kernel in found}
     try:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from collegium.train.majority.draw import Draw
 from collegium.train.majority.draw import probabilities as random_probabilities
-from collegium.train.majority.kernel import MajorityKernel, kernels
+from collegium.train.majority.kernel import MajorityKernel, majority_kernels
 from collegium.train.methods.majority import Majority
 from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
 
@@ -150,7 +150,7 @@ def uniform_gradients(
 
         return read
 
-    means = {kernel: mean_leaf(kernel) for kernel in kernels(model).values()}
+    means = {kernel: mean_leaf(kernel) for kernel in majority_kernels(model).values()}
     with _untouched(model), execution.no_sync(model), overriding(means):
         run_microbatches(model, batches, compute_loss, execution, weights)
     slopes = {kernel: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for kernel, leaf in leaves.items()}

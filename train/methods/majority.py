@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from collegium.train.majority.clock import Clock
 from collegium.train.majority.expand import Correction, Init, collapse, expand
 from collegium.train.majority.fused import fuse
-from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
 from collegium.train.methods.vanilla import Vanilla
 
@@ -18,7 +18,7 @@ from collegium.train.methods.vanilla import Vanilla
 class Majority(Vanilla):
     """Every kernel is trained as ``expansion`` copies, mixed anew at random in every step; their mean is the answer.
 
-    ``initialization``, ``correct_scale`` and ``patterns`` (names to include) are those of ``train.expand``.
+    ``initialization``, ``correct_scale`` and ``patterns`` (names to include) are those of ``collegium.expand``.
     """
 
     name = "majority"
@@ -50,7 +50,7 @@ class Majority(Vanilla):
             seed=seed,
             kernel=self._make_kernel,
         )
-        self._clock = next(iter(kernels(model).values())).clock
+        self._clock = next(iter(majority_kernels(model).values())).clock
         return model
 
     def _make_kernel(self, expansion: int, clock: Clock, index: int) -> MajorityKernel:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium.train import collapse, expand, kernel_spread, reestimate_norms, stochastic_sharpness
+from collegium import collapse, expand, kernel_spread, reestimate_norms, stochastic_sharpness
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import mixing
 

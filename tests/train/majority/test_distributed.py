@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from collegium.train import expand
-from collegium.train.majority.kernel import kernels
+from collegium import expand
+from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
 
 STEPS = 3
@@ -43,7 +43,9 @@ def train(name, *, rank=0, world=1, parts=1):
         optimizer.zero_grad()
         method.step(running, list(zip(x.chunk(parts), y.chunk(parts), strict=True)), compute_loss, step=step)
         optimizer.step()
-    return [parameter.detach().clone() for parameter in model.parameters()], next(iter(kernels(model).values())).draw
+    return [parameter.detach().clone() for parameter in model.parameters()], next(
+        iter(majority_kernels(model).values())
+    ).draw
 
 
 def run(rank, port, folder):
@@ -51,7 +53,7 @@ def run(rank, port, folder):
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     try:
         torch.manual_seed(100 + rank)  # no seed is given below: the first process decides
-        seeds = [kernel.clock.seed for kernel in kernels(expand(nn.Linear(2, 2))).values()]
+        seeds = [kernel.clock.seed for kernel in majority_kernels(expand(nn.Linear(2, 2))).values()]
         found = {"seed": seeds}
         for name in ("majority", "adversarial_majority"):
             for parts in (1, 2):

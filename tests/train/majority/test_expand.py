@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium.train import collapse, expand, set_step
+from collegium import collapse, expand, set_step
 from collegium.train.majority.draw import probabilities
-from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 from collegium.train.majority.targets import kernel_names
 from collegium.train.models.ensembles import MlpEnsemble
 
@@ -28,7 +28,7 @@ def originals(model):
 
 def p_of(model, index):
     """p of the kernel number ``index``, as of now."""
-    kernel = list(kernels(model).values())[index]
+    kernel = list(majority_kernels(model).values())[index]
     return probabilities(kernel.draw, kernel.expansion, originals(model)[index].shape[1:])
 
 
@@ -142,7 +142,7 @@ def test_nothing_but_the_weight_waits_for_the_backward_pass():
     assert elements <= x.numel() + 64 * 32
     weight = model.weight
     assert not [value for value in vars(weight.grad_fn).values() if isinstance(value, torch.Tensor)]
-    assert weight.grad_fn.draw == next(iter(kernels(model).values())).draw
+    assert weight.grad_fn.draw == next(iter(majority_kernels(model).values())).draw
 
 
 def test_independent_copies_have_the_weight_s_entries_and_the_variance_that_is_documented():
@@ -180,7 +180,7 @@ def test_own_initialization():
 def test_choice_by_type_and_by_name():
     def expanded(**rules):
         model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Conv2d(2, 2, 1), "c": nn.Sequential(nn.Linear(2, 2))})
-        return {name.split(".parametrizations")[0] for name in kernels(expand(model, 2, **rules))}
+        return {name.split(".parametrizations")[0] for name in majority_kernels(expand(model, 2, **rules))}
 
     assert expanded() == {"a", "b", "c.0"}
     assert expanded(include=[nn.Conv2d]) == {"b"}
@@ -226,7 +226,7 @@ def test_tied_kernels_are_one_kernel():
 
 def test_a_head_that_is_tied_to_an_embedding_is_left_alone():
     model = expand(Language(), 3)
-    assert set(kernels(model)) == {"hidden.parametrizations.weight.0"}
+    assert set(majority_kernels(model)) == {"hidden.parametrizations.weight.0"}
     assert model.head.weight is model.embed.weight
     collapse(model)(torch.tensor([1, 2])).sum().backward()
 
@@ -238,7 +238,10 @@ def test_attention_projections():
         state = list(attention.state_dict())
         before = attention(query, key, value)[0]
         expand(attention, 3, init="replicated", seed=0)
-        names = {name.split(".parametrizations")[0] + name.split("parametrizations")[1] for name in kernels(attention)}
+        names = {
+            name.split(".parametrizations")[0] + name.split("parametrizations")[1]
+            for name in majority_kernels(attention)
+        }
         assert any("out_proj" in name for name in names)
         assert (
             sum(p.dim() == 3 for p in attention.parameters())
@@ -284,7 +287,7 @@ def test_every_optimizer_s_step_is_noticed(options):
     steps, means = [], []
     for _ in range(3):
         model.train()(x).sum().backward()
-        steps.append(next(iter(kernels(model).values())).clock.step)
+        steps.append(next(iter(majority_kernels(model).values())).clock.step)
         optimizer.step()
         with torch.no_grad():
             means.append(model.eval()[0].weight)
@@ -354,7 +357,7 @@ def test_deepcopy_goes_its_own_way():
     assert not torch.equal(twin(x), before)
     collapse(twin)
     assert torch.equal(model(x), before)  # torch's own removal would take the weight from both
-    assert len(kernels(model)) == 2
+    assert len(majority_kernels(model)) == 2
     collapse(model)
     assert {type(layer) for each in (model, twin) for layer in each} == {nn.Linear, nn.ReLU}
     first = expand(mlp(4, 8, 3), 3, seed=0)
@@ -440,4 +443,4 @@ def test_variance_of_the_mixture_is_two_over_e_plus_one():
 
 
 def originals_draw():
-    return next(iter(kernels(expand(nn.Linear(1, 1), seed=0)).values())).draw
+    return next(iter(majority_kernels(expand(nn.Linear(1, 1), seed=0)).values())).draw

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium.train import clip_gradient_norm, expand, fuse
-from collegium.train.majority.kernel import kernels
+from collegium import clip_gradient_norm, expand, fuse
+from collegium.train.majority.kernel import majority_kernels
 from collegium.train.majority.quantiles import CHUNK
 
 OPTIMIZERS = {
@@ -68,18 +68,18 @@ def test_the_expanded_gradient_never_exists():
     _, model = models(5, 7, 3)
     optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
     model(torch.randn(2, 5)).sum().backward()
-    for kernel in kernels(model).values():
+    for kernel in majority_kernels(model).values():
         assert kernel.leaf.grad.shape == kernel.leaf.shape
     assert all(parameter.grad is None for parameter in model.parameters() if parameter.dim() == 3)
     optimizer.zero_grad()
-    assert all(kernel.leaf.grad is None for kernel in kernels(model).values())
+    assert all(kernel.leaf.grad is None for kernel in majority_kernels(model).values())
 
 
 def test_the_next_weight_is_mixed_during_the_update():
     plain, fused = models(5, 7)
     train(plain, OPTIMIZERS["adam"](plain.parameters()))
     train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused))
-    kernel = next(iter(kernels(fused).values()))
+    kernel = next(iter(majority_kernels(fused).values()))
     mixed = kernel.leaf.detach().clone()
     assert torch.equal(fused[0].weight, mixed)
     torch.testing.assert_close(mixed, plain[0].weight.detach())

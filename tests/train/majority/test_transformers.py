@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from collegium.train import collapse, expand, fuse
-from collegium.train.majority.kernel import MajorityKernel, kernels, mixing
+from collegium import collapse, expand, fuse
+from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 
 transformers = pytest.importorskip("transformers")
 
@@ -26,10 +26,10 @@ def batch():
     }
 
 
-def test_t5_projections_are_kernels(t5):
+def test_t5_projections_are_majority_kernels(t5):
     linear = {name for name, module in t5.named_modules() if isinstance(module, torch.nn.Linear)}
     expand(t5, 3, init="replicated")
-    found = {name.removesuffix(".parametrizations.weight.0") for name in kernels(t5)}
+    found = {name.removesuffix(".parametrizations.weight.0") for name in majority_kernels(t5)}
     assert found == linear - {"lm_head"} or found == linear  # the head, where it is not tied
     assert not [name for name in found if "shared" in name or "embed" in name]
 
@@ -70,7 +70,7 @@ def test_weights_that_are_read_often_are_drawn_once_a_pass(t5, monkeypatch):
     plain = operators.mix
     monkeypatch.setattr(operators, "mix", lambda *arguments, **named: calls.append(1) or plain(*arguments, **named))
     t5(**batch())
-    assert len(calls) == len(kernels(t5))
+    assert len(calls) == len(majority_kernels(t5))
 
 
 def test_gpt2_s_transposed_layers():
@@ -81,7 +81,7 @@ def test_gpt2_s_transposed_layers():
     with torch.no_grad():
         before = model(tokens).logits
     expand(model, 2, init="replicated", seed=0)
-    assert {name.split(".")[-4] for name in kernels(model)} == {"c_attn", "c_proj", "c_fc"}
+    assert {name.split(".")[-4] for name in majority_kernels(model)} == {"c_attn", "c_proj", "c_fc"}
     with torch.no_grad(), mixing(model, "sample"):
         torch.testing.assert_close(model(tokens).logits, before, rtol=1e-4, atol=1e-5)
     assert model.lm_head.weight is model.transformer.wte.weight

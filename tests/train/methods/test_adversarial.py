@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from collegium.train.majority.draw import probabilities
-from collegium.train.majority.kernel import kernels, mixing
+from collegium.train.majority.kernel import majority_kernels, mixing
 from collegium.train.methods import create
 from collegium.train.methods.adversarial import adversarial_probabilities, divergence_from_uniform
 
@@ -59,7 +59,7 @@ def test_the_ascent_raises_the_loss(task):
     assert method.step(model, [batch], task.compute_loss, step=0).loss > at_mean
 
 
-def test_d2_with_u_zero_is_majority_kernels(task):
+def test_d2_with_u_zero_is_majority_majority_kernels(task):
     """Where the ascent does not move p, what is left is Algorithm 2.1 with the same draws."""
     batch = task.batch()
     ours, theirs = create("adversarial_majority", step_size=0.0), create("majority")
@@ -76,7 +76,7 @@ def test_d2_mixes_by_u(task):
     model, batch = method.prepare(task.model(), seed=0), task.batch()
     slopes = mean_gradients(model, batch, task.compute_loss)
     method.step(model, [batch], task.compute_loss, step=7)
-    for kernel, copies, slope in zip(kernels(model).values(), copies_of(model), slopes, strict=True):
+    for kernel, copies, slope in zip(majority_kernels(model).values(), copies_of(model), slopes, strict=True):
         worst = adversarial_probabilities(copies.detach(), slope, 0.3)
         u = divergence_from_uniform(worst)
         p = u * worst + (1 - u) * probabilities(kernel.draw, 3, slope.shape)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from collegium.train.majority.draw import probabilities
-from collegium.train.majority.kernel import kernels
+from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
 from collegium.train.methods.majority import Majority
 from collegium.train.models.build import Blueprint
@@ -100,7 +100,7 @@ def test_options(task):
     model = task.model()
     weight = model[0].weight.detach().clone()
     model = replicated.prepare(model, seed=0)
-    assert list(kernels(model)) == ["0.parametrizations.weight.0"]
+    assert list(majority_kernels(model)) == ["0.parametrizations.weight.0"]
     assert torch.equal(model[0].parametrizations.weight.original, weight.expand(2, -1, -1))
     corrected = create("majority", correct_scale=True).prepare(task.model(), seed=0)
     torch.testing.assert_close(corrected[0].parametrizations.weight.original[0], weight * 2**0.5)
@@ -127,14 +127,14 @@ def test_collegial_ensembles_can_be_expanded(task, plan):
     method = create("majority")
     model = method.prepare(plan.build(seed=0), seed=0)
     expanded = [parameter for name, parameter in model.named_parameters() if name.endswith(".original")]
-    assert len(expanded) == len(kernels(model)) == len(_kernel_names(plan))
+    assert len(expanded) == len(majority_kernels(model)) == len(_kernel_names(plan))
     x = torch.randn(4, 5) if plan.network == "MlpEnsemble" else torch.randn(4, 3, 8, 8)
     optimizer = method.optimizer(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     for step in range(2):
         optimizer.zero_grad()
         method.step(model, [(x, torch.tensor([0, 1, 2, 0]))], task.compute_loss, step=step)
         optimizer.step()
-    for kernel, copies in zip(kernels(model).values(), expanded, strict=True):
+    for kernel, copies in zip(majority_kernels(model).values(), expanded, strict=True):
         assert (copies[0] - copies[1]).abs().max() > 0
         assert probabilities(kernel.draw, 3, copies.shape[1:]).shape == copies.shape
     expected = model.eval()(x)
