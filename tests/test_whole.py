@@ -1,99 +1,107 @@
-"""The whole product over HTTP, on both set-ups: processes as a user starts them, and what he does with them."""
+"""The whole product over HTTP, on both set-ups: processes as a user starts them, and what he does with them.
+
+Each set-up is one service, started once for all its tests: the embedded one with every run, the full one among the
+slow tests.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from collegium.app.client.client import Client
 from collegium.app.client.transfer import download, upload
 
 pytestmark = pytest.mark.timeout(280)
-ADDRESS = "collegium is at "
+SERVE = ("collegium", "serve", "--port", "0")
+WORKER = ("celery", "-A", "collegium.worker", "worker", "-Q", "search,train", "--pool", "threads", "-c", "4")
 
 
 @contextmanager
-def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of the product in its own group; killed with all its children if it does not end when told."""
+def process(*command: str, home: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process of the product in its own group, and its output; killed with its children unless it ends in time."""
+    log = home / f"{command[0]}-{len(list(home.glob('*.log')))}.log"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLLEGIUM_")}
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
+    variables = {"COLLEGIUM_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as sink:
+        started = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env=inherited | environment | {"PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
+            env=inherited | variables | environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        ) as started,
-    ):
-        try:
-            yield started
-        finally:
-            started.send_signal(signal.SIGTERM)
-            try:
-                started.communicate(timeout=40)
-            except subprocess.TimeoutExpired:
-                os.killpg(started.pid, signal.SIGKILL)
-                raise
-
-
-@contextmanager
-def service(home: Path, *options: str, **environment: str) -> Iterator[Client]:
-    """`collegium serve` on a free port."""
-    command = ("collegium", "serve", "--port", "0", *options)
-    with process(*command, log=home / "serve.log", COLLEGIUM_HOME=str(home), **environment) as started:
-        assert started.stdout is not None
-        address = next((line for line in started.stdout if line.startswith(ADDRESS)), None)
-        assert address is not None, (home / "serve.log").read_text()
-        # Somebody must go on reading, or the service would block once the pipe is full.
-        threading.Thread(target=started.stdout.read, daemon=True).start()
-        with Client(address.removeprefix(ADDRESS).strip()) as client:
-            yield client
-
-
-@pytest.fixture(params=["embedded", "full"])
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Client]:
-    """A running service: SQLite and a folder as broker, or PostgreSQL, Redis and a Celery worker of its own."""
-    if request.param == "embedded":
-        with service(tmp_path) as found:
-            yield found
-        return
-    shared = {
-        "COLLEGIUM_DATABASE_URL": request.getfixturevalue("postgresql_url"),
-        "COLLEGIUM_BROKER_URL": request.getfixturevalue("redis_url"),
-    }
-    with ExitStack() as stack:
-        found = stack.enter_context(service(tmp_path, "--no-worker", **shared))
-        stack.enter_context(
-            process(
-                "celery",
-                "-A",
-                "worker",
-                "worker",
-                "-Q",
-                "search,train",
-                "--pool",
-                "threads",
-                "-c",
-                "4",
-                log=tmp_path / "worker.log",
-                COLLEGIUM_HOME=str(tmp_path),
-                **shared,
-            )
         )
-        yield found
+    try:
+        yield started, log
+    finally:
+        started.send_signal(signal.SIGTERM)
+        try:
+            started.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+
+
+@pytest.fixture(scope="module")
+def start(wait_until: Callable[..., Any]) -> Callable[..., Any]:
+    """Start `collegium serve` on a free port: a context of its process and a client."""
+
+    @contextmanager
+    def serve(home: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
+        with process(*SERVE, *options, home=home, **environment) as (started, log):
+            found = wait_until(
+                lambda: re.search(r"collegium is at (\S+)\n", log.read_text()) or started.poll() is not None,
+                "the service is up",
+                60,
+            )
+            assert isinstance(found, re.Match), log.read_text()
+            with Client(found[1]) as client:
+                yield started, client
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def embedded(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """SQLite, a folder as broker, and the worker that `collegium serve` starts."""
+    with start(tmp_path_factory.mktemp("embedded")) as (_, client):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def full(
+    start: Callable[..., Any], postgres_pool: Any, redis_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    """PostgreSQL, Redis, the API alone and a Celery worker."""
+    home = tmp_path_factory.mktemp("full")
+    with redis.Redis.from_url(redis_server) as broker:
+        broker.flushdb()
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres_pool.database())
+        shared = {"COLLEGIUM_DATABASE_URL": database, "COLLEGIUM_BROKER_URL": redis_server}
+        _, client = stack.enter_context(start(home, "--no-worker", **shared))
+        stack.enter_context(process(*WORKER, home=home, **shared))
+        yield client
+
+
+@pytest.fixture(params=["embedded", pytest.param("full", marks=pytest.mark.slow)])
+def client(request: pytest.FixtureRequest) -> Client:
+    """A running service of either set-up."""
+    return request.getfixturevalue(request.param)
 
 
 def finished(client: Client, kind: str, spec: dict) -> dict:
@@ -126,8 +134,9 @@ def test_a_baseline_goes_in_and_a_trained_checkpoint_comes_out(client, tmp_path)
         download(client, artifact, folder)
     loaded = subprocess.run([sys.executable, "-I", "load.py"], cwd=folder, capture_output=True, text=True, check=True)
     assert json.loads(loaded.stdout)["accuracy"] == result["accuracy"]["test"]
-    rows = client.metrics(training["id"])
-    assert rows
+    metrics = client.metrics(training["id"])
+    epochs = [row[metrics["columns"].index("epoch")] for row in metrics["rows"]]
+    assert epochs[-1] == 5
 
 
 def test_a_study_on_uploaded_data_fans_out(client, tmp_path):
@@ -167,33 +176,18 @@ def test_cancelling_ends_a_training_and_leaves_its_checkpoint(client):
     assert "model.safetensors" in {artifact["name"] for artifact in client.artifacts(job["id"])}
 
 
-def test_a_killed_service_loses_nothing(tmp_path):
+@pytest.mark.slow
+def test_a_killed_service_loses_nothing(start, tmp_path):
     architecture = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [32], "outputs": 10}}
     spec = {"architecture": architecture, "data": "digits", "recipe": {"epochs": 200}}
     short = {"COLLEGIUM_LEASE_S": "4", "COLLEGIUM_REAP_S": "1"}
-    command = ("collegium", "serve", "--port", "0")
-    log = tmp_path / "first.log"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLLEGIUM_")}
-    with log.open("w") as stderr:
-        first = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env=inherited | short | {"COLLEGIUM_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
-        )  # fmt: skip
-    try:
-        assert first.stdout is not None
-        address = next(line for line in first.stdout if line.startswith(ADDRESS))
-        with Client(address.removeprefix(ADDRESS).strip()) as client:
-            job = client.submit("training", spec)
-            next(event for event in client.events(job["id"]) if event.type == "metric")
-    finally:
-        os.kill(first.pid, signal.SIGKILL)
+    with start(tmp_path, **short) as (first, client):
+        job = client.submit("training", spec)
+        next(event for event in client.events(job["id"]) if event.type == "metric")
+        first.kill()
         first.wait()
-        assert first.stdout is not None
-        first.stdout.close()
-    time.sleep(1)
-    with service(tmp_path, **short) as client:
+    with start(tmp_path, **short) as (_, client):
         ended = client.wait(job["id"])
-        assert ended["status"] == "succeeded", ended["failure"]
-        assert ended["attempt"] >= 2
-        assert ended["result"]["accuracy"]["test"] > 0.8
+    assert ended["status"] == "succeeded", ended["failure"]
+    assert ended["attempt"] >= 2
+    assert ended["result"]["accuracy"]["test"] > 0.8
