@@ -1,16 +1,18 @@
 """Diagnostics of an expanded model: how much mixing changes its loss, and how far its copies are apart."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from collegium.train.majority.fused import majority_copies
 from collegium.train.majority.kernel import mixing
-from collegium.train.methods.method import ComputeLoss
+
+ComputeLoss = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+"""A model and a batch → the mean loss over the batch, 0-dim, and the logits."""
 
 
 @dataclass(frozen=True)

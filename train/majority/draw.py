@@ -23,17 +23,20 @@ independent as entries of the table. A draw costs e − 1 reads a weight, less t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
 from collegium.train.majority import elementwise
-from collegium.train.majority.quantiles import CHUNK, GAMMA, MASK64, PERIOD, hashed, tables
+from collegium.train.majority.elementwise import CHUNK
 
-__all__ = ["Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
+__all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
 
+PERIOD = 1 << 17  # values in a table; at least CHUNK
 _STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
+_MASK64 = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,15 @@ class Draw:
     def _state(self) -> int:
         state = 0
         for word in (self.seed, self.step, self.kernel):
-            state = hashed((state ^ word & MASK64) + GAMMA & MASK64)
+            state = _hashed((state ^ word & _MASK64) + _GAMMA & _MASK64)
         return state
 
     def offsets(self, expansion: int, chunk: int) -> list[int]:
         """Where chunk number ``chunk`` starts to read in the table of each of the e − 1 breaks."""
         state, found = self._state + chunk * _STREAM, []
         while len(found) < expansion - 1:
-            state = state + GAMMA & MASK64
-            word = hashed(state)
+            state = state + _GAMMA & _MASK64
+            word = _hashed(state)
             found += [word % PERIOD, (word >> 20) % PERIOD, (word >> 40) % PERIOD]  # of 17 bits each
         return found[: expansion - 1]
 
@@ -151,3 +154,41 @@ def _offsets(draw: Draw, rows: Tensor) -> Tensor:
     offsets = [draw.offsets(expansion, chunk) for chunk in range(-(-elements // CHUNK))]
     host = torch.tensor(offsets, dtype=torch.int32).view(len(offsets), expansion - 1)
     return host.to(rows.device, non_blocking=True)
+
+
+@cache
+def tables(expansion: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """The tables of an expansion's breaks, in a type wide enough to compute in."""
+    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    return [table(power, wide, device) for power in range(expansion - 1, 0, -1)]
+
+
+@cache
+def table(power: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """U^{1/power} for U = (i + ½) / PERIOD in hashed order, shape ``(PERIOD + CHUNK,)``, the start repeated at the end.
+
+    Tables are constants, shared by all kernels: 1 MB a power in float32.
+    """
+    order = torch.argsort(_hashed_counter(power))
+    values = ((order.double() + 0.5) / PERIOD).pow(1.0 / power)
+    return torch.cat((values, values[:CHUNK])).to(dtype).to(device)
+
+
+def _hashed_counter(stream: int) -> Tensor:
+    """The splitmix64 hash of PERIOD counters; the masks make torch's arithmetic shifts logical ones."""
+    counter = torch.arange(1, PERIOD + 1, dtype=torch.int64) + stream * PERIOD
+    z = counter * _signed(_GAMMA)
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def _hashed(state: int) -> int:
+    """The finalizer of splitmix64."""
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return state ^ (state >> 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word

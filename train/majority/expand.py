@@ -1,12 +1,48 @@
-"""Expand a model's kernels for training, collapse them for use (Mazzawi et al. 2024, Algorithm 2.1)::
+"""Majority kernels on one page (Mazzawi et al. 2024, Algorithm 2.1).
 
-    model = expand(model, expansion=3)      # each kernel becomes three copies, mixed at random while training
-    train(model)                            # any loop, any optimizer over model.parameters()
-    collapse(model)                         # the plain module again: same class, same names, the mean of the copies
+A kernel w, the weight of a linear layer or a convolution, is trained as e copies that the layer reads as one::
+
+    expand     w → w_1 … w_e
+    mix        ⟨w⟩ = Σ_k p_k ∘ w_k            p random on the simplex, for each entry of w, in each step (Eq. 2.1)
+    step       w_k ← w_k − η p_k ∘ ∂L/∂⟨w⟩    any loop, any optimizer over the copies
+    collapse   w̄ = (w_1 + … + w_e) / e        the plain network again, with its names and its cost
+
+Expand. The layer's parameter becomes the stack of its copies; the model is used and trained as before.
+
+>>> layer = expand(nn.Linear(5, 2, bias=False), expansion=3, seed=0)
+>>> copies = next(layer.parameters())
+>>> copies.shape
+torch.Size([3, 2, 5])
+
+Mix. p has the flat Dirichlet law, that of normalised exponentials (Eq. 2.2). It follows from the seed, the step, the
+kernel and the entry alone, so it is computed again wherever it is needed (``draw.py``) and never stored.
+
+>>> from collegium.train.majority.draw import probabilities
+>>> p = probabilities(layer.parametrizations.weight[0].draw, 3, (2, 5))
+>>> bool(torch.isclose(layer.weight, (p * copies).sum(0)).all())
+True
+
+Step. Each copy receives its share p_k of the gradient g = ∂L/∂⟨w⟩; an optimizer's step is followed by another p.
+
+>>> optimizer, inputs = torch.optim.SGD(layer.parameters(), lr=0.1), torch.ones(1, 5)
+>>> layer(inputs).sum().backward()  # here g = 1
+>>> bool(torch.isclose(copies.grad, p).all())
+True
+>>> optimizer.step()
+>>> bool(torch.isclose(layer.weight, (p * copies).sum(0)).any())
+False
+
+Collapse. In evaluation the layer reads the mean of its copies; collapsing makes that mean its plain weight.
+
+>>> mean = layer.eval()(inputs)
+>>> torch.equal(collapse(layer)(inputs), mean), [name for name, _ in layer.named_parameters()]
+(True, ['weight'])
 
 Variance. Independent copies of variance σ² make a weight of variance 2σ²/(e+1) in training (E Σ p_k² = 2/(e+1) for the
 flat Dirichlet) and σ²/e in evaluation. ``correct_scale`` multiplies the copies so that one of the two is σ² again.
 Replicated copies have the original weight, hence its variance, in both.
+
+The functions below are the two ends, ``expand`` and ``collapse``; ``kernel.py`` is what the layer reads in between.
 """
 
 import math

@@ -20,9 +20,8 @@ from torch.autograd.graph import increment_version
 from torch.nn.utils import parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from collegium.train.majority.draw import Draw, mix_chunk, spread_chunk
+from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, spread_chunk
 from collegium.train.majority.kernel import MajorityKernel
-from collegium.train.majority.quantiles import CHUNK
 
 __all__ = ["clip_gradient_norm", "fuse"]
 

@@ -31,21 +31,48 @@ class MajorityKernel(nn.Module):
         self.override: Callable[[Tensor], Tensor] | None = None
         self._reset()
 
-    def _reset(self) -> None:
-        self._token: Any = None
-        self._weight: Tensor | None = None
-        self._source: weakref.ref[Tensor] | None = None
-        self._spent: list[bool] = []  # whether a backward pass has been through the weight
-        self._owner: weakref.ref[Tensor] | None = None
-        self.leaf: Tensor | None = None
-        self.leaf_draw: Draw | None = None  # the draw that ``leaf`` holds
-        self._leaf_token: Any = None
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Copies that mix to ``weight`` whatever p is: ``expansion`` times the same."""
+        return weight.detach().unsqueeze(0).repeat(self.expansion, *[1] * weight.dim())
 
-    def __getstate__(self) -> dict[str, Any]:
-        fresh = MajorityKernel.__new__(MajorityKernel)
-        fresh.__dict__.update(self.__dict__)
-        fresh._reset()
-        return fresh.__dict__
+    def forward(self, copies: Tensor) -> Tensor:
+        """Return the weight, shape ``copies.shape[1:]``: the mixture by the present p, or the mean of the copies."""
+        if self.override is not None:
+            return self.override(copies)
+        if torch.compiler.is_compiling():
+            return mix_compiled(copies, self.clock.number, self.index)[0] if self.samples else copies.mean(0)
+        if self.samples:
+            self.clock.advance_if_updated(self.index, copies)
+        if self._owner is not None and self._owner() is copies and self._is_trained(copies):
+            return self._mixed_leaf(copies)
+        if isinstance(copies, nn.Parameter) and not copies.is_inference():
+            return self._shared(copies)
+        return self._mixed(copies)
+
+    def _mixed(self, copies: Tensor) -> Tensor:
+        return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
+
+    def _shared(self, copies: Tensor) -> Tensor:
+        """One tensor for all reads of a pass: T5 and others read a weight several times."""
+        token = (
+            self.clock.seed, self.clock.step, self.samples, copies._version, copies.data_ptr(), copies.requires_grad,
+            torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+        )  # fmt: skip
+        if self._token != token or self._source is None or self._source() is not copies or self._spent:
+            self._weight, self._spent = None, []
+            self._weight, self._token, self._source = self._mixed(copies), token, weakref.ref(copies)
+        assert self._weight is not None
+        return self._weight
+
+    @property
+    def samples(self) -> bool:
+        """Whether reading the weight draws p."""
+        return self.training if self.mode is None else self.mode == "sample"
+
+    @property
+    def draw(self) -> Draw:
+        """The present draw of p."""
+        return Draw(self.clock.seed, self.clock.step, self.index)
 
     def extra_repr(self) -> str:
         """Show the expansion where the model is printed."""
@@ -62,45 +89,21 @@ class MajorityKernel(nn.Module):
         if begun:
             self.clock.last_mixed[self.index] = (self.clock.step, None)
 
-    @property
-    def samples(self) -> bool:
-        """Whether reading the weight draws p."""
-        return self.training if self.mode is None else self.mode == "sample"
+    def __getstate__(self) -> dict[str, Any]:
+        fresh = MajorityKernel.__new__(MajorityKernel)
+        fresh.__dict__.update(self.__dict__)
+        fresh._reset()
+        return fresh.__dict__
 
-    @property
-    def draw(self) -> Draw:
-        """The present draw of p."""
-        return Draw(self.clock.seed, self.clock.step, self.index)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Copies that mix to ``weight`` whatever p is: ``expansion`` times the same."""
-        return weight.detach().unsqueeze(0).repeat(self.expansion, *[1] * weight.dim())
-
-    def forward(self, copies: Tensor) -> Tensor:
-        """Return the weight, shape ``copies.shape[1:]``."""
-        if self.override is not None:
-            return self.override(copies)
-        if torch.compiler.is_compiling():
-            return mix_compiled(copies, self.clock.number, self.index)[0] if self.samples else copies.mean(0)
-        if self.samples:
-            self.clock.advance_if_updated(self.index, copies)
-        if self._owner is not None and self._owner() is copies and self._is_trained(copies):
-            return self._mixed_leaf(copies)
-        if not isinstance(copies, nn.Parameter) or copies.is_inference():
-            return self._mixed(copies)
-        # T5 and others read a weight several times in one pass; all readers share one tensor.
-        token = (
-            self.clock.seed, self.clock.step, self.samples, copies._version, copies.data_ptr(), copies.requires_grad,
-            torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
-        )  # fmt: skip
-        if self._token != token or self._source is None or self._source() is not copies or self._spent:
-            self._weight, self._spent = None, []
-            self._weight, self._token, self._source = self._mixed(copies), token, weakref.ref(copies)
-        assert self._weight is not None
-        return self._weight
-
-    def _mixed(self, copies: Tensor) -> Tensor:
-        return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
+    def _reset(self) -> None:
+        self._token: Any = None
+        self._weight: Tensor | None = None
+        self._source: weakref.ref[Tensor] | None = None
+        self._spent: list[bool] = []  # whether a backward pass has been through the weight
+        self._owner: weakref.ref[Tensor] | None = None
+        self.leaf: Tensor | None = None
+        self.leaf_draw: Draw | None = None  # the draw that ``leaf`` holds
+        self._leaf_token: Any = None
 
     # An optimizer that applies p_k ∘ g itself (``fused``) needs g alone: the layer then reads a leaf.
 

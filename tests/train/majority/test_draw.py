@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from collegium.train.majority import draw as drawing
 from collegium.train.majority import elementwise
-from collegium.train.majority.draw import Draw, mix, probabilities, spread
-from collegium.train.majority.quantiles import CHUNK, PERIOD, table, tables
+from collegium.train.majority.draw import CHUNK, PERIOD, Draw, mix, probabilities, spread, table, tables
 
 EXPANSIONS = range(2, 9)
 

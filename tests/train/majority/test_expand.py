@@ -1,8 +1,12 @@
 """Expand, train, collapse: which parameters become kernels, what layers see, and what is left."""
 
+import ast
 import copy
+import doctest
+import importlib
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -444,3 +448,19 @@ def test_variance_of_the_mixture_is_two_over_e_plus_one():
 
 def originals_draw():
     return next(iter(majority_kernels(expand(nn.Linear(1, 1), seed=0)).values())).draw
+
+
+def test_the_page_that_explains_the_method_is_right():
+    found = doctest.testmod(importlib.import_module("collegium.train.majority.expand"))
+    assert found.attempted >= 12
+    assert not found.failed
+
+
+def test_majority_kernels_need_nothing_of_the_rest():
+    folder = Path(importlib.import_module("collegium.train.majority").__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert not name.startswith("collegium") or name.startswith("collegium.train.majority"), path.name

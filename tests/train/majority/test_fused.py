@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from collegium import clip_gradient_norm, expand, fuse
+from collegium.train.majority.draw import CHUNK
 from collegium.train.majority.kernel import majority_kernels
-from collegium.train.majority.quantiles import CHUNK
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
