@@ -11,7 +11,7 @@
     ├── Conflict
     │   ├── Superseded            an attempt that no longer holds its job tried to write
     │   ├── IdempotencyConflict   the key was used before, for something else
-    │   ├── CancelNotRequested    an attempt gave up a job that nobody cancelled
+    │   ├── CancelNotRequested    an attempt ended a job as cancelled without a request
     │   ├── ParentClosed          a child for a parent that has ended or is ending
     │   └── OffsetMismatch        an upload continued in the wrong place
     ├── Rejected (ValueError)
@@ -31,7 +31,7 @@ class JobsError(Exception):
 
 
 class Missing(JobsError):
-    """There is no such thing."""
+    """What an id or a name refers to was not found."""
 
 
 class JobNotFound(Missing):
@@ -89,10 +89,10 @@ class IdempotencyConflict(Conflict):
 
 
 class CancelNotRequested(Conflict):
-    """Nobody asked for the job's end, so its attempt may finish, fail or release it, but not cancel it."""
+    """No cancellation was requested, so the attempt may finish, fail or release the job, but not cancel it."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"nobody has cancelled job {job_id!r}")
+        super().__init__(f"no cancellation of job {job_id!r} was requested")
         self.job_id = job_id
 
 

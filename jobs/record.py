@@ -1,4 +1,4 @@
-"""What the store hands out: frozen records, changed by the store alone."""
+"""Records that the store returns: frozen, changed by the store alone."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Child:
-    """A job to be created below a parent; ``key`` tells it from its siblings and makes its creation repeatable."""
+    """A job to be created below a parent; ``key`` is unique among its siblings and makes its creation idempotent."""
 
     key: str
     kind: Kind
@@ -137,14 +137,14 @@ class Child:
 
 
 @dataclass(frozen=True)
-class Beat:
-    """The answer to a heartbeat."""
+class Heartbeat:
+    """What a heartbeat returns."""
 
     cancel_requested: bool
 
 
 class Hint(NamedTuple):
-    """A job that waits, and the queue whose workers should hear of it."""
+    """A queued job and its queue, for a message to the workers."""
 
     id: str
     queue: Queue
@@ -160,7 +160,7 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class Reaped:
-    """What became of the jobs whose lease had run out."""
+    """The jobs whose lease had run out, by their new state."""
 
     expired: tuple[Hint, ...]
     failed: tuple[str, ...]
@@ -168,8 +168,8 @@ class Reaped:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Figures for monitoring.
+class QueueMetrics:
+    """Metrics of the queues, for monitoring.
 
     ``depth`` counts active jobs by (queue, status); ``oldest_queued_seconds`` is, by queue, how long the first in
     line has waited since it was last queued; ``counters`` only ever grow: ``lease_expiries``, ``fenced_writes``,

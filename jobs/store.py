@@ -6,11 +6,11 @@ from sqlalchemy import Engine
 
 from collegium.jobs.database.engine import Database
 from collegium.jobs.transactions.attempts import Attempts
+from collegium.jobs.transactions.cancellation import Cancellation
 from collegium.jobs.transactions.creation import Creation
 from collegium.jobs.transactions.datasets import Datasets
 from collegium.jobs.transactions.estimates import Estimates
 from collegium.jobs.transactions.events import History
-from collegium.jobs.transactions.family import Cancellation
 from collegium.jobs.transactions.keys import Keys
 from collegium.jobs.transactions.listing import Listing
 from collegium.jobs.transactions.reading import Reading

@@ -14,7 +14,7 @@ _ROOT = Path(str(collegium.__file__)).absolute().parent.parent
 
 
 def python(*arguments: str) -> list[str]:
-    """A command line for this interpreter. What lies in the working directory is not imported (``-P``)."""
+    """A command line for this interpreter. Modules in the working directory are not imported (``-P``)."""
     return [sys.executable, "-P", *arguments]
 
 

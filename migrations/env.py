@@ -8,13 +8,13 @@ from typing import Any, Literal
 from alembic import context
 from sqlalchemy import Connection
 
-from collegium.jobs.database.engine import Database, Instant, Words, open_engine
+from collegium.jobs.database.engine import Database, Instant, SafeText, open_engine
 from collegium.jobs.database.schema import metadata
 
 
 def render(kind: str, item: Any, autogen_context: Any) -> str | Literal[False]:
     """A migration names the databases' own types, so that it means the same when the product's have moved on."""
-    if kind == "type" and isinstance(item, Instant | Words):
+    if kind == "type" and isinstance(item, Instant | SafeText):
         return "sa.BigInteger()" if isinstance(item, Instant) else "sa.Text()"
     return False
 

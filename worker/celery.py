@@ -20,7 +20,7 @@ from collegium.jobs.database.migrate import upgrade
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.record import QUEUES
 from collegium.jobs.store import JobStore
-from collegium.worker.process.slots import plan
+from collegium.worker.process.slots import plan_slots
 from collegium.worker.publisher import TASK, Publisher
 from collegium.worker.runner import Runner
 from collegium.worker.settings import WorkerSettings
@@ -112,7 +112,7 @@ class RunnerStep(bootsteps.StartStopStep):
             store=app.open_store(),
             artifacts=ArtifactStore(settings.artifact_url),
             publisher=app.publisher(),
-            slots=[slot for slot in plan(settings) if slot.queue in queues],
+            slots=[slot for slot in plan_slots(settings) if slot.queue in queues],
             limit=parent.concurrency,
         )
         app.runner.start()

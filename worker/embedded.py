@@ -22,16 +22,16 @@ from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
 from collegium.worker.celery import create_app
-from collegium.worker.process.slots import plan
+from collegium.worker.process.slots import plan_slots
 from collegium.worker.settings import SettingsError, load_settings
 
 READY = "collegium worker ready"
 PARENT_POLL_S = 0.5
-LAST_WORD_S = 20.0
+SHUTDOWN_LIMIT_S = 20.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to end, or until the parent is gone."""
+    """Run until SIGTERM or SIGINT, or until the parent is gone."""
     parser = argparse.ArgumentParser(prog="python -m collegium.worker.embedded", description=__doc__)
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose death ends this one")
     options = parser.parse_args(arguments)
@@ -45,35 +45,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Celery warns a superuser of pickled messages; these are JSON, and others are refused.
     warnings.simplefilter("ignore", SecurityWarning)
     settings.home.mkdir(parents=True, exist_ok=True)
-    threading.Thread(target=_watch, args=(options.parent,), name="parent", daemon=True).start()
-    worker_ready.connect(_say_ready, weak=False)
+    threading.Thread(target=_end_with_parent, args=(options.parent,), name="parent", daemon=True).start()
+    worker_ready.connect(_announce_ready, weak=False)
     worker = create_app(settings).Worker(
         hostname=f"embedded-{os.getpid()}@{socket.gethostname()}",
         pool="threads",
-        concurrency=len(plan(settings)),
+        concurrency=len(plan_slots(settings)),
         loglevel=settings.log_level,
         quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
     )
-    # Celery calls an interrupt from the keyboard a failure; for a service it is the usual end.
-    asked = threading.Event()
-    worker_shutting_down.connect(lambda **_: asked.set(), weak=False)
+    # Celery's exit code counts an interrupt from the keyboard as a failure; for a service it is the usual end.
+    shutting_down = threading.Event()
+    worker_shutting_down.connect(lambda **_: shutting_down.set(), weak=False)
     worker.start()
-    return 0 if asked.is_set() else int(worker.exitcode or 0)
+    return 0 if shutting_down.is_set() else int(worker.exitcode or 0)
 
 
-def _say_ready(**_: Any) -> None:
+def _announce_ready(**_: Any) -> None:
     print(READY, flush=True)
 
 
-def _watch(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_S)
     os.kill(os.getpid(), signal.SIGTERM)
-    # Nobody is left who could end a worker that does not.
-    time.sleep(LAST_WORD_S)
+    # No process is left that could end a worker that does not end by itself.
+    time.sleep(SHUTDOWN_LIMIT_S)
     os._exit(1)
 
 

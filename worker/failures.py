@@ -1,8 +1,8 @@
-"""Why a job failed, told apart, with one sentence on what to do.
+"""Kinds of failure, with one sentence on what to do.
 
 ::
 
-    an exception in the process                    the process's end, without a word
+    an exception in the process                    the process's end, without an outcome
     ├── has a remedy    its kind, or user_error    ├── SIGKILL, when the kernel killed for memory  out_of_memory
     ├── InvalidSpec     invalid_spec               ├── SIGKILL or SIGTERM otherwise                worker_lost, again
     ├── out of memory   out_of_memory              ├── any other signal                            internal
@@ -26,12 +26,12 @@ REMEDIES: dict[FailureKind, str] = {
     "internal": "This is a fault of the program: report it with the log tail.",
 }
 
-# What torch, numpy and the C library say where no MemoryError type arrives.
+# Messages of torch, numpy and the C library where they raise no MemoryError.
 _MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate")
 
 
-class Rejected(Exception):
-    """A handler refuses a job: ``kind`` says whose fault it is, ``remedy`` what to do."""
+class JobRejected(Exception):
+    """A handler refuses a job: ``kind`` is the failure's, ``remedy`` says what to do."""
 
     def __init__(self, kind: FailureKind, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Cause:
-    """A failure before its log tail is known; ``retry`` where a second attempt may succeed."""
+    """A failure without its log tail; ``retry`` where a second attempt may succeed."""
 
     kind: FailureKind
     message: str
@@ -55,7 +55,7 @@ class Cause:
 
 
 def kind_of(word: object) -> FailureKind:
-    """The kind that a word names; ``internal`` where it names none."""
+    """The kind that a word names; ``internal`` for any other word."""
     known: list[FailureKind] = list(REMEDIES)
     return known[known.index(word)] if word in known else "internal"
 
@@ -63,7 +63,7 @@ def kind_of(word: object) -> FailureKind:
 def from_exception(error: BaseException) -> Cause:
     """The cause behind an exception that a handler let pass.
 
-    An exception with a ``remedy`` was raised for the user to read; its ``kind``, if it has one, is the failure's.
+    An exception with a ``remedy`` is meant for the user; its ``kind``, if it has one, is the failure's.
     """
     names = {base.__name__ for base in type(error).__mro__}
     remedy = getattr(error, "remedy", None)
@@ -99,7 +99,7 @@ def from_exit(returncode: int, killed_for_memory: bool) -> Cause:
     """The cause behind a process that ended without a result; ``returncode`` as in ``subprocess``."""
     if returncode == -signal.SIGKILL:
         if killed_for_memory:
-            return Cause("out_of_memory", "The kernel killed the computing process for want of memory.")
+            return Cause("out_of_memory", "The kernel killed the computing process because memory ran out.")
         return Cause("worker_lost", "The computing process was killed from outside.", retry=True)
     if returncode == -signal.SIGTERM:
         return Cause("worker_lost", "The computing process was terminated from outside.", retry=True)
@@ -116,10 +116,10 @@ def _signal_name(number: int) -> str:
 
 
 class MemoryKills:
-    """Tells a kill by the kernel, for want of memory, from any other SIGKILL.
+    """Distinguishes the kernel's out-of-memory kills from any other SIGKILL.
 
     The kernel counts such kills, for the machine and for the control group. Where neither counter can be read, as on
-    macOS, a SIGKILL that nobody here sent is taken for one.
+    macOS, a SIGKILL that the worker did not send counts as one.
     """
 
     COUNTERS = (

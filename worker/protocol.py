@@ -1,19 +1,18 @@
-"""What a supervisor and its computing process say to each other: one JSON object a line.
+"""Messages between a supervisor and its computing process: one JSON object a line.
 
-The process reads its standard input and answers on its standard output; whatever a job prints goes to standard
-error, never between the lines. Numbers that JSON does not know (NaN, infinities) travel as ``null``.
+The process reads its standard input and writes to its standard output; whatever a job prints goes to standard error,
+never between the lines. Numbers that JSON lacks (NaN, infinities) are sent as ``null``.
 
 ::
 
     supervisor ──▶ process                         process ──▶ supervisor
-    run          begin a job                       ready      the modules are loaded
-    cancel       stop at the next report           progress   how far
-    alive        the lease was renewed             event      a metric or a log line
-    fan_in       all children have ended           fan_out    create these children
-    fan_in_progress  so many have                  known?     is this estimate stored
-    known        the stored estimate, or null      remember   store this estimate
-    job          another job, or null              job?       look at another job
-    (end of input)  exit at once                   result | failure | cancelled   the end of a job
+    run                begin a job                 ready           the modules are loaded
+    cancel             stop at the next report     progress        the fraction done
+    lease_renewed      go on                       add_event       an entry for the job's history
+    children_ended     all children have ended     start_children  create these children
+    children_progress  how many have ended         get_estimate    read a stored estimate
+    estimate           its value, or null          put_estimate    store an estimate
+    (end of input)     exit at once                result | failure | cancelled   the end of a job
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ LONGEST_LINE = 256 * 2**20
 
 
 class ProtocolError(ValueError):
-    """A line that is no message."""
+    """A line that is not a message."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One line; ``type`` is the word that begins its kind."""
+    """One line; ``type`` is the value of its ``type`` field."""
 
     type: ClassVar[str]
 
@@ -41,9 +40,8 @@ class Message:
 class Run(Message):
     """Begin a job.
 
-    ``environment`` is set before anything of the job runs, ``threads`` bounds its parallelism (0: leave it), and a
-    process that hears nothing for ``lease_s`` seconds kills itself (0: it waits for ever). ``known`` holds estimates
-    given along.
+    ``environment`` is set before anything of the job runs, ``threads`` bounds its parallelism (0: no bound), and a
+    process that receives nothing for ``lease_s`` seconds kills itself (0: it waits without limit).
     """
 
     type = "run"
@@ -59,7 +57,6 @@ class Run(Message):
     threads: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     lease_s: float = 0.0
-    known: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,54 +67,45 @@ class Cancel(Message):
 
 
 @dataclass(frozen=True)
-class Alive(Message):
-    """The lease was renewed; go on."""
+class LeaseRenewed(Message):
+    """The attempt still holds the job; go on."""
 
-    type = "alive"
+    type = "lease_renewed"
 
 
 @dataclass(frozen=True)
-class FanIn(Message):
-    """Every child has ended, in the order asked: ``{key, id, status, result, failure}`` each.
+class ChildrenEnded(Message):
+    """The outcome of each child, in the order of the request: ``{key, id, status, result, failure}``.
 
-    ``error`` says instead why the children could not be created.
+    A non-empty ``error`` is the reason why the children could not be created.
     """
 
-    type = "fan_in"
+    type = "children_ended"
     children: list[dict[str, Any]]
     error: str = ""
 
 
 @dataclass(frozen=True)
-class FanInProgress(Message):
+class ChildrenProgress(Message):
     """How many children have ended, of how many."""
 
-    type = "fan_in_progress"
+    type = "children_progress"
     done: int
     total: int
 
 
 @dataclass(frozen=True)
-class Known(Message):
+class Estimate(Message):
     """The estimate stored under ``key``, or None."""
 
-    type = "known"
+    type = "estimate"
     key: str
     value: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
-class JobInfo(Message):
-    """Another job as ``{id, kind, status, spec, result}``, or None where there is none."""
-
-    type = "job"
-    id: str
-    job: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
 class Ready(Message):
-    """The process is warm; ``seconds`` is what warming up took."""
+    """The process is warm; warming up took ``seconds``."""
 
     type = "ready"
     pid: int
@@ -126,7 +114,7 @@ class Ready(Message):
 
 @dataclass(frozen=True)
 class Progress(Message):
-    """``fraction`` of the job, 0 … 1, and a few words."""
+    """``fraction`` of the job, 0 … 1, and a short message."""
 
     type = "progress"
     fraction: float
@@ -134,50 +122,42 @@ class Progress(Message):
 
 
 @dataclass(frozen=True)
-class Event(Message):
-    """An entry for the job's history; ``event_type`` is ``metric`` or ``log``."""
+class AddEvent(Message):
+    """An entry for the job's history; ``event_type`` is one that attempts may write."""
 
-    type = "event"
+    type = "add_event"
     event_type: str
     data: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class FanOut(Message):
-    """Create these children, ``{key, kind, spec}`` each, and answer when all have ended."""
+class StartChildren(Message):
+    """Create these children, ``{key, kind, spec}`` each, and send ``children_ended`` when all have ended."""
 
-    type = "fan_out"
+    type = "start_children"
     children: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class KnownQuery(Message):
-    """Is an estimate stored under ``key``?"""
+class GetEstimate(Message):
+    """Read the estimate stored under ``key``."""
 
-    type = "known?"
+    type = "get_estimate"
     key: str
 
 
 @dataclass(frozen=True)
-class Remember(Message):
+class PutEstimate(Message):
     """Store an estimate."""
 
-    type = "remember"
+    type = "put_estimate"
     key: str
     value: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class JobQuery(Message):
-    """What is known of another job?"""
-
-    type = "job?"
-    id: str
-
-
-@dataclass(frozen=True)
-class Result(Message):
-    """The job's answer; ``artifacts`` names the files that it left."""
+class JobSucceeded(Message):
+    """The job's result; ``artifacts`` names the files that it left."""
 
     type = "result"
     result: dict[str, Any]
@@ -185,7 +165,7 @@ class Result(Message):
 
 
 @dataclass(frozen=True)
-class Failure(Message):
+class JobFailed(Message):
     """The job failed."""
 
     type = "failure"
@@ -195,8 +175,8 @@ class Failure(Message):
 
 
 @dataclass(frozen=True)
-class Cancelled(Message):
-    """The job stopped because it was told to."""
+class JobCancelled(Message):
+    """The job stopped at a ``cancel``."""
 
     type = "cancelled"
 
@@ -225,7 +205,7 @@ def decode(line: bytes | str) -> Message:
 
 
 def finite(value: Any) -> Any:
-    """``value`` with every number that JSON does not know replaced by None."""
+    """``value`` with every number that JSON lacks replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

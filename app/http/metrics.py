@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 
 from collegium.app.version import software_version
-from collegium.jobs.record import QUEUES, Metrics
+from collegium.jobs.record import QUEUES, QueueMetrics
 from collegium.jobs.states import ACTIVE
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -43,7 +43,7 @@ class RequestMetrics:
         self._requests.labels(known, endpoint, str(status)).inc()
         self._seconds.labels(known, endpoint).observe(seconds)
 
-    def render(self, stored: Metrics) -> bytes:
+    def render(self, stored: QueueMetrics) -> bytes:
         """Everything in Prometheus' text format."""
         snapshot = CollectorRegistry()
         snapshot.register(_Stored(stored))
@@ -53,7 +53,7 @@ class RequestMetrics:
 class _Stored:
     """The store's figures as a Prometheus collector."""
 
-    def __init__(self, stored: Metrics) -> None:
+    def __init__(self, stored: QueueMetrics) -> None:
         self._stored = stored
 
     def collect(self) -> Iterator[Metric]:

@@ -80,7 +80,7 @@ def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: s
             queue=queue,
             fingerprint=fingerprint(kind, document),
             idempotency_key=key,
-            reuse_answer=not fresh,
+            reuse_result=not fresh,
         )
     except IdempotencyConflict as error:
         raise Problem("idempotency-key-reused", str(error)) from error

@@ -1,7 +1,7 @@
 """The engine, its clock, and the two kinds of short transaction.
 
-The statements of this package run unchanged on SQLite and on PostgreSQL. What differs lies here: how a transaction
-begins, how the server tells the time, and which ``INSERT`` knows ``ON CONFLICT``.
+The statements of this package run unchanged on SQLite and on PostgreSQL. This module holds what differs: how a
+transaction begins, how the server's clock is read, and which ``INSERT`` has ``ON CONFLICT``.
 
 Time is an integer, microseconds since 1970 in UTC, read by the database in the statement that uses it. PostgreSQL
 answers with the moment the statement arrived, so that a statement that waited for a lock never grants more lease
@@ -28,7 +28,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-#: What a caller may catch to learn that the database cannot be reached just now.
+#: Raised when the database is unavailable.
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 
 BUSY_TIMEOUT_S = 30.0
@@ -52,7 +52,7 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else EPOCH + value * MICROSECOND
 
 
-class Words(TypeDecorator[str]):
+class SafeText(TypeDecorator[str]):
     """Text that every database takes: NUL and lone surrogates, which PostgreSQL refuses, become U+FFFD."""
 
     impl = Text
@@ -90,7 +90,7 @@ def microseconds(seconds: float) -> int:
 
 
 def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An ``INSERT`` that knows ``ON CONFLICT``, in the connection's dialect."""
+    """An ``INSERT`` with ``ON CONFLICT``, in the connection's dialect."""
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
@@ -187,6 +187,6 @@ class Database:
                 yield connection
 
     def ping(self) -> None:
-        """One round trip. Raises one of ``UNAVAILABLE`` when there is no answer."""
+        """One round trip. Raises one of ``UNAVAILABLE``."""
         with self.read() as connection:
             connection.execute(text("SELECT 1"))

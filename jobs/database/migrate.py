@@ -1,4 +1,4 @@
-"""The database's schema is brought to this version, and checked against it."""
+"""Migrates the database's schema to this version, and checks it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def current(engine: Engine) -> str | None:
 
 
 def upgrade(database: Engine | str, revision: str = "head") -> None:
-    """Bring the database up to a revision, in one transaction. Processes that try at once take turns.
+    """Bring the database up to a revision, in one transaction. Concurrent calls run one after the other.
 
-    Raises SchemaMismatch where a newer version has been at work.
+    Raises SchemaMismatch where a newer version has migrated the database.
     """
     with _opened(database) as engine, Database(engine).write() as connection:
-        _take_turns(connection)
+        _lock_migrations(connection)
         _check_known(MigrationContext.configure(connection).get_current_revision())
         command.upgrade(_over(connection), revision)
 
@@ -54,7 +54,7 @@ def upgrade(database: Engine | str, revision: str = "head") -> None:
 def downgrade(database: Engine | str, revision: str) -> None:
     """Take the database back to a revision, ``base`` for none. Data of the tables that go are lost."""
     with _opened(database) as engine, Database(engine).write() as connection:
-        _take_turns(connection)
+        _lock_migrations(connection)
         command.downgrade(_over(connection), revision)
 
 
@@ -80,8 +80,8 @@ def _over(connection: Connection) -> Config:
     return settings
 
 
-def _take_turns(connection: Connection) -> None:
-    # SQLite's writers take turns by themselves.
+def _lock_migrations(connection: Connection) -> None:
+    # SQLite serialises writers by itself.
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
 

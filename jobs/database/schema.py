@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from collegium.jobs.database.engine import Instant, Words
+from collegium.jobs.database.engine import Instant, SafeText
 from collegium.jobs.states import STATUSES
 
 metadata = MetaData(
@@ -34,23 +34,23 @@ metadata = MetaData(
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", Words, primary_key=True),
-    Column("kind", Words, nullable=False),
-    Column("status", Words, nullable=False),
-    Column("queue", Words, nullable=False),
-    Column("spec", Words, nullable=False),
-    Column("fingerprint", Words),
+    Column("id", SafeText, primary_key=True),
+    Column("kind", SafeText, nullable=False),
+    Column("status", SafeText, nullable=False),
+    Column("queue", SafeText, nullable=False),
+    Column("spec", SafeText, nullable=False),
+    Column("fingerprint", SafeText),
     Column("fraction", Double, nullable=False),
-    Column("message", Words, nullable=False),
-    Column("result", Words),
-    Column("failure", Words),
+    Column("message", SafeText, nullable=False),
+    Column("result", SafeText),
+    Column("failure", SafeText),
     Column("attempt", Integer, nullable=False),
     Column("released", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
-    Column("parent_id", Words, ForeignKey("jobs.id")),
-    Column("child_key", Words),
+    Column("parent_id", SafeText, ForeignKey("jobs.id")),
+    Column("child_key", SafeText),
     Column("cancel_requested", Boolean, nullable=False),
-    Column("worker", Words),
+    Column("worker", SafeText),
     Column("lease_until", Instant),  # null unless an attempt holds the job
     Column("queued_at", Instant),  # null unless queued
     Column("hinted_at", Instant),  # when a message was last sent, or is being sent; null unless queued
@@ -79,10 +79,10 @@ jobs = Table(
 events = Table(
     "events",
     metadata,
-    Column("job_id", Words, ForeignKey("jobs.id"), primary_key=True),
+    Column("job_id", SafeText, ForeignKey("jobs.id"), primary_key=True),
     Column("seq", BigInteger, primary_key=True),
-    Column("type", Words, nullable=False),
-    Column("data", Words, nullable=False),
+    Column("type", SafeText, nullable=False),
+    Column("data", SafeText, nullable=False),
     Column("at", Instant, nullable=False),
     Index(None, "job_id", "type", "seq"),
 )
@@ -90,48 +90,48 @@ events = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("job_id", Words, ForeignKey("jobs.id"), primary_key=True),
-    Column("name", Words, primary_key=True),
+    Column("job_id", SafeText, ForeignKey("jobs.id"), primary_key=True),
+    Column("name", SafeText, primary_key=True),
     Column("bytes", BigInteger, nullable=False),
-    Column("sha256", Words, nullable=False),
-    Column("media_type", Words, nullable=False),
-    Column("location", Words, nullable=False),
+    Column("sha256", SafeText, nullable=False),
+    Column("media_type", SafeText, nullable=False),
+    Column("location", SafeText, nullable=False),
 )
 
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("key", Words, primary_key=True),
-    Column("request", Words, nullable=False),  # SHA-256 of what was asked for
-    Column("job_id", Words, ForeignKey("jobs.id"), nullable=False),
+    Column("key", SafeText, primary_key=True),
+    Column("request", SafeText, nullable=False),  # SHA-256 of what was asked for
+    Column("job_id", SafeText, ForeignKey("jobs.id"), nullable=False),
     Column("created_at", Instant, nullable=False),
 )
 
 estimates = Table(
     "estimates",
     metadata,
-    Column("key", Words, primary_key=True),
-    Column("value", Words, nullable=False),
+    Column("key", SafeText, primary_key=True),
+    Column("value", SafeText, nullable=False),
     Column("updated_at", Instant, nullable=False),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", Words, primary_key=True),
-    Column("name", Words, nullable=False),
-    Column("hash", Words, nullable=False),
+    Column("id", SafeText, primary_key=True),
+    Column("name", SafeText, nullable=False),
+    Column("hash", SafeText, nullable=False),
     Column("created_at", Instant, nullable=False),
 )
 
 datasets = Table(
     "datasets",
     metadata,
-    Column("id", Words, primary_key=True),
-    Column("name", Words, nullable=False),
+    Column("id", SafeText, primary_key=True),
+    Column("name", SafeText, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("kind", Words, nullable=False),
-    Column("summary", Words, nullable=False),
+    Column("kind", SafeText, nullable=False),
+    Column("summary", SafeText, nullable=False),
     Column("created_at", Instant, nullable=False),
     Index(None, "created_at", "id"),
 )
@@ -139,6 +139,6 @@ datasets = Table(
 counters = Table(
     "counters",
     metadata,
-    Column("name", Words, primary_key=True),
+    Column("name", SafeText, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )

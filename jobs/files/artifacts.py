@@ -1,7 +1,7 @@
 """The files of jobs, in a folder or an object store.
 
-An attempt writes into its own place, ``JOB/ATTEMPT/NAME``, so that one that is superseded spoils nothing. A file
-becomes an artifact of its job with the transaction that ends the attempt; until then nobody looks for it.
+An attempt writes into its own place, ``JOB/ATTEMPT/NAME``, so that a superseded one overwrites nothing. A file
+becomes an artifact of its job with the transaction that ends the attempt; until then it has no row and cannot be found.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MEDIA_TYPES = {
 
 
 def media_type_of(name: str) -> str:
-    """By the name's ending; ``application/octet-stream`` where that says nothing."""
+    """By the name's ending; ``application/octet-stream`` for any other ending."""
     return MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
 
 
@@ -50,7 +50,7 @@ def check_name(name: str) -> str:
     its folder or hides in it.
     """
     if len(name) > NAME_LIMIT or not all(SEGMENT.fullmatch(segment) for segment in name.split("/")):
-        raise InvalidName(f"{name[:NAME_LIMIT]!r} is no name for a file that a job leaves")
+        raise InvalidName(f"{name[:NAME_LIMIT]!r} cannot be the name of an artifact")
     return name
 
 
@@ -74,7 +74,7 @@ class RangeReader:
             yield chunk
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> RangeReader:
@@ -85,13 +85,13 @@ class RangeReader:
 
 
 class ArtifactStore:
-    """Files under one URL that fsspec knows: ``file:///FOLDER``, a plain path, ``s3://BUCKET/PREFIX``, ``memory://``.
+    """Files under one URL that fsspec supports: ``file:///FOLDER``, a plain path, ``s3://BUCKET/PREFIX``, ``memory://``.
 
     The URL comes from the settings, never from a user; a location comes from the store's own rows.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        # Another process writes what this one reads: nothing is answered from a remembered listing.
+        # Another process writes what this one reads, so that listings are not cached.
         self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
@@ -162,17 +162,11 @@ class ArtifactStore:
             raise ValueError(f"bytes {start} to {stop} are no range of a file of {size}")
         return RangeReader(file, start, stop)
 
-    def delete_job(self, job_id: str) -> None:
-        """Remove everything the job's attempts have left, if anything."""
-        self._delete(check_name(job_id))
-
     def delete_attempt(self, job_id: str, attempt: int) -> None:
-        """Remove what one attempt has left, one that was superseded for example."""
-        self._delete(f"{check_name(job_id)}/{attempt}")
-
-    def _delete(self, place: str) -> None:
-        if self._fs.exists(f"{self._root}/{place}"):
-            self._fs.rm(f"{self._root}/{place}", recursive=True)
+        """Remove what one attempt has left, if anything; a superseded one, for example."""
+        folder = f"{self._root}/{check_name(job_id)}/{attempt}"
+        if self._fs.exists(folder):
+            self._fs.rm(folder, recursive=True)
 
 
 def _open_regular(path: str | Path) -> IO[bytes]:

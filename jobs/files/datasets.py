@@ -1,4 +1,4 @@
-"""The bytes of data sets: ``FOLDER/SHA256.KIND``, one file for each content, whoever sent it under whatever name.
+"""The bytes of data sets: ``FOLDER/SHA256.KIND``, one file for each content, whatever its name at upload.
 
 An upload grows in ``FOLDER/uploads/ID`` until it is finished. Its length there is the offset at which a broken one
 goes on. The folder is shared by the API and the workers, as the artifacts' folder is.
@@ -56,7 +56,7 @@ class DatasetStore:
         if not 1 <= len(name) <= NAME_LIMIT or not name.isprintable():
             raise InvalidName(f"a data set's name has 1 to {NAME_LIMIT} printable characters")
         upload_id = new_id()
-        place = self._place(upload_id)
+        place = self._upload_folder(upload_id)
         place.mkdir(parents=True)
         (place / "about.json").write_text(json.dumps({"name": name, "kind": kind}), "ascii")
         (place / f"data.{kind}").touch()
@@ -65,8 +65,8 @@ class DatasetStore:
     def get_upload(self, upload_id: str) -> Upload:
         """How far an upload has come. Raises UploadNotFound."""
         try:
-            about = json.loads((self._place(upload_id) / "about.json").read_text("ascii"))
-            offset = (self._place(upload_id) / f"data.{about['kind']}").stat().st_size
+            about = json.loads((self._upload_folder(upload_id) / "about.json").read_text("ascii"))
+            offset = (self._upload_folder(upload_id) / f"data.{about['kind']}").stat().st_size
         except FileNotFoundError:
             raise UploadNotFound(upload_id) from None
         return Upload(upload_id, about["name"], about["kind"], offset)
@@ -76,7 +76,7 @@ class DatasetStore:
 
         Raises UploadNotFound, OffsetMismatch, and TooLarge (nothing beyond the limit is written).
         """
-        with self._alone(upload_id) as (upload, file):
+        with self._locked(upload_id) as (upload, file):
             if offset != upload.offset:
                 raise OffsetMismatch(upload_id, upload.offset, offset)
             try:
@@ -100,11 +100,11 @@ class DatasetStore:
         """Make a data set of an upload, and whether it is new.
 
         ``sha256`` is what the sender announced. ``validate`` reads the file and returns its summary, or raises, which
-        passes through. A wrong hash and bad data end the upload; where the database does not answer it stays, and
+        passes through. A wrong hash and bad data end the upload; where the database is unavailable it stays, and
         can be finished later. Raises UploadNotFound, HashMismatch.
         """
-        place = self._place(upload_id)
-        with self._alone(upload_id) as (upload, file):
+        place = self._upload_folder(upload_id)
+        with self._locked(upload_id) as (upload, file):
             path = Path(file.name)
             with ExitStack() as bad_data:
                 bad_data.callback(shutil.rmtree, place, ignore_errors=True)
@@ -132,12 +132,12 @@ class DatasetStore:
         return published
 
     def abandon(self, upload_id: str) -> None:
-        """Throw an upload away. Raises UploadNotFound."""
-        with self._alone(upload_id):
-            shutil.rmtree(self._place(upload_id), ignore_errors=True)
+        """Remove an upload. Raises UploadNotFound."""
+        with self._locked(upload_id):
+            shutil.rmtree(self._upload_folder(upload_id), ignore_errors=True)
 
     def purge(self, older_than_s: float) -> int:
-        """Throw away uploads that nobody has touched for this long; how many."""
+        """Remove uploads that have not changed for this long; how many."""
         oldest, purged = time.time() - older_than_s, 0
         for place in (self.folder / "uploads").glob("*"):
             with suppress(FileNotFoundError):  # finished meanwhile
@@ -155,7 +155,7 @@ class DatasetStore:
         return path
 
     def delete(self, dataset_id: str) -> None:
-        """Forget a data set and remove its bytes; a training that still waits for it will fail.
+        """Remove a data set and its bytes; a training that still waits for it will fail.
 
         Raises DatasetNotFound.
         """
@@ -167,23 +167,23 @@ class DatasetStore:
     def _file(self, dataset_id: str, kind: str) -> Path:
         return self.folder / f"{dataset_id}.{kind}"
 
-    def _place(self, upload_id: str) -> Path:
+    def _upload_folder(self, upload_id: str) -> Path:
         if not UPLOAD_ID.fullmatch(upload_id):
             raise UploadNotFound(upload_id)
         return self.folder / "uploads" / upload_id
 
     @contextmanager
-    def _alone(self, upload_id: str) -> Iterator[tuple[Upload, IO[bytes]]]:
+    def _locked(self, upload_id: str) -> Iterator[tuple[Upload, IO[bytes]]]:
         """The upload, locked against other processes and threads, with its file open at the end."""
         upload = self.get_upload(upload_id)
         try:
             # Not "ab", which would make a new file where another process has just taken this one away.
-            file = (self._place(upload_id) / f"data.{upload.kind}").open("r+b")
+            file = (self._upload_folder(upload_id) / f"data.{upload.kind}").open("r+b")
         except FileNotFoundError:
             raise UploadNotFound(upload_id) from None
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held the lock before may have written on, or made a data set of it.
+            # The previous holder of the lock may have appended to it, or made a data set of it.
             upload = self.get_upload(upload_id)
             file.seek(upload.offset)
             yield upload, file

@@ -12,9 +12,9 @@ from collegium.jobs.database.json_text import encode
 from collegium.jobs.database.schema import artifacts as artifact_rows
 from collegium.jobs.database.schema import jobs
 from collegium.jobs.errors import CancelNotRequested
-from collegium.jobs.record import MESSAGE_LIMIT, Artifact, Beat, Failure, Job, Queue
-from collegium.jobs.states import CLAIM, FAIL, FINISH, GIVE_BACK, KEEP, STOP, Arrow
-from collegium.jobs.transactions.family import drop_queued_children
+from collegium.jobs.record import MESSAGE_LIMIT, Artifact, Failure, Heartbeat, Job, Queue
+from collegium.jobs.states import CLAIM, FAIL, FINISH, GIVE_BACK, KEEP, STOP, Transition
+from collegium.jobs.transactions.cancellation import drop_queued_children
 from collegium.jobs.transactions.transitions import LEASE_EXPIRIES, change, count, fenced, hold, move
 
 
@@ -42,15 +42,15 @@ class Attempts:
             job_id = connection.scalars(first.with_for_update(skip_locked=True)).one_or_none()
             return None if job_id is None else _claim(connection, job_id, worker, microseconds(lease_s))
 
-    def heartbeat(self, job_id: str, attempt: int, lease_s: float) -> Beat:
-        """Renew the lease from now on; learn whether to stop. Raises Superseded, JobNotFound.
+    def heartbeat(self, job_id: str, attempt: int, lease_s: float) -> Heartbeat:
+        """Renew the lease from now on; returns whether to stop. Raises Superseded, JobNotFound.
 
-        A lease that has run out and that nobody has reaped is renewed like any other.
+        A lease that has run out but was not reaped is renewed like any other.
         """
         with fenced(self.database) as connection:
             lease = now() + microseconds(lease_s)
             row = change(connection, job_id, attempt, jobs.c.cancel_requested, lease_until=lease)
-            return Beat(cancel_requested=row.cancel_requested)
+            return Heartbeat(cancel_requested=row.cancel_requested)
 
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any], artifacts: Sequence[Artifact] = ()) -> Job:
         """Publish the result and its files; children that still wait are dropped. Holds even after a request to
@@ -59,8 +59,8 @@ class Attempts:
         text = encode(dict(result))
         with fenced(self.database) as connection:
             job = hold(connection, job_id, attempt)
-            arrow = KEEP if job.cancel_requested else FINISH
-            return _end(connection, job, arrow, "succeeded", artifacts, result=text, fraction=1.0)
+            transition = KEEP if job.cancel_requested else FINISH
+            return _end(connection, job, transition, "succeeded", artifacts, result=text, fraction=1.0)
 
     def fail(
         self,
@@ -145,7 +145,7 @@ def lose(connection: Connection, job: Job) -> Job:
 def _end(
     connection: Connection,
     job: Job,
-    arrow: Arrow,
+    transition: Transition,
     outcome: str,
     artifacts: Sequence[Artifact],
     detail: Mapping[str, Any] | None = None,
@@ -154,7 +154,7 @@ def _end(
 ) -> Job:
     """Everything that an attempt's last write does, for a job that ``hold`` has locked."""
     _publish(connection, job.id, artifacts)
-    ended = _moved(move(connection, job.id, arrow, detail=detail, finished_at=now(), **values))
+    ended = _moved(move(connection, job.id, transition, detail=detail, finished_at=now(), **values))
     drop_queued_children(connection, job.id)
     count(connection, f"attempts.{outcome}", *also)
     return ended

@@ -1,4 +1,4 @@
-"""Jobs come into being: the row, its idempotency record and its first event in one transaction."""
+"""Creation of jobs: the row, its idempotency record and its first event in one transaction."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from collegium.jobs.database.schema import events, idempotency, jobs
 from collegium.jobs.errors import IdempotencyConflict, JobNotFound, ParentClosed
 from collegium.jobs.record import KINDS, QUEUES, Child, Job, Kind, Queue
 from collegium.jobs.states import ACTIVE
-from collegium.jobs.transactions.reading import find_answer
+from collegium.jobs.transactions.reading import latest_success
 from collegium.jobs.transactions.transitions import JOB_COLUMNS, fenced, hold, job_of
 
 KEY_LIMIT = 255
 
 
 def new_id() -> str:
-    """Eighty random bits in sixteen letters and digits, easy to paste and to say."""
+    """Eighty random bits in sixteen letters and digits, easy to paste and to read out."""
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
@@ -43,14 +43,14 @@ class Creation:
         parent_id: str | None = None,
         child_key: str | None = None,
         max_attempts: int = 3,
-        reuse_answer: bool = False,
+        reuse_result: bool = False,
     ) -> tuple[Job, bool]:
         """A queued job, and whether it is new.
 
         It is not new when the idempotency key made it before from the same kind, queue and spec, or when the parent
-        has a child of this key. With ``reuse_answer`` it is not new either when a job of the same fingerprint has
+        has a child of this key. With ``reuse_result`` it is not new either when a job of the same fingerprint has
         succeeded; the idempotency key then belongs to that one. Raises IdempotencyConflict, ParentClosed, JobNotFound
-        (the parent), NotStorable, and ValueError for arguments that make no sense.
+        (the parent), NotStorable, and ValueError for arguments that contradict each other.
         """
         if (parent_id is None) != (child_key is None):
             raise ValueError("parent_id and child_key belong together")
@@ -61,33 +61,33 @@ class Creation:
         row = _row(kind, spec, queue, fingerprint, parent_id, child_key, max_attempts)
         request = digest([kind, queue, dict(spec)]) if idempotency_key is not None else ""
         try:
-            return self._create_once(row, idempotency_key, request, reuse_answer)
+            return self._create_once(row, idempotency_key, request, reuse_result)
         except IntegrityError:
-            # Another transaction committed the same key between our look and our insert: now it is to be seen.
-            return self._create_once(row, idempotency_key, request, reuse_answer)
+            # Another transaction committed the same key between the read and the insert: now it is visible.
+            return self._create_once(row, idempotency_key, request, reuse_result)
 
     def _create_once(self, row: dict[str, Any], key: str | None, request: str, reuse: bool) -> tuple[Job, bool]:
         with self.database.write() as connection:
             if key is not None:
-                known = _known_request(connection, key, request)
-                if known is not None:
-                    return known, False
+                existing = _find_request(connection, key, request)
+                if existing is not None:
+                    return existing, False
             if row["parent_id"] is not None:
-                known = _known_child(connection, row["parent_id"], row["child_key"])
-                if known is not None:
-                    return known, False
-            answered = find_answer(connection, row["fingerprint"]) if reuse else None
-            if answered is None:
+                existing = _find_child(connection, row["parent_id"], row["child_key"])
+                if existing is not None:
+                    return existing, False
+            reused = latest_success(connection, row["fingerprint"]) if reuse else None
+            if reused is None:
                 _insert(connection, [row])
-            job = answered or _get(connection, row["id"])
+            job = reused or _get(connection, row["id"])
             if key is not None:
                 connection.execute(
                     insert(idempotency).values(key=key, request=request, job_id=job.id, created_at=now())
                 )
-            return job, answered is None
+            return job, reused is None
 
     def fan_out(self, parent_id: str, attempt: int, children: Sequence[Child]) -> list[Job]:
-        """The children, in the order given: those that exist as they stand, the others created, all at once.
+        """The children, in the order given: existing ones unchanged, the others created in one transaction.
 
         A parent that is run again finds what its earlier attempts have left. Raises Superseded, JobNotFound,
         ParentClosed (it is being cancelled), NotStorable; ValueError for two children of one key.
@@ -104,12 +104,12 @@ class Creation:
             parent = hold(connection, parent_id, attempt)
             if parent.cancel_requested:
                 raise ParentClosed(parent_id, parent.status)
-            known = _children(connection, parent_id)
-            fresh = [row for key, row in rows.items() if key not in known]
+            existing = _children(connection, parent_id)
+            fresh = [row for key, row in rows.items() if key not in existing]
             if fresh:
                 _insert(connection, fresh)
-                known = _children(connection, parent_id)
-            return [known[child.key] for child in children]
+                existing = _children(connection, parent_id)
+            return [existing[child.key] for child in children]
 
 
 def _row(
@@ -167,7 +167,7 @@ def _get(connection: Connection, job_id: str) -> Job:
     return job_of(connection.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one())
 
 
-def _known_request(connection: Connection, key: str, request: str) -> Job | None:
+def _find_request(connection: Connection, key: str, request: str) -> Job | None:
     row = connection.execute(select(idempotency).where(idempotency.c.key == key)).one_or_none()
     if row is None:
         return None
@@ -176,7 +176,7 @@ def _known_request(connection: Connection, key: str, request: str) -> Job | None
     return _get(connection, row.job_id)
 
 
-def _known_child(connection: Connection, parent_id: str, child_key: str) -> Job | None:
+def _find_child(connection: Connection, parent_id: str, child_key: str) -> Job | None:
     """The child, if there is one already; the parent is locked, so there will be no second."""
     query = select(jobs.c.status).where(jobs.c.id == parent_id).with_for_update()
     status = connection.scalars(query).one_or_none()

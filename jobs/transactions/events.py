@@ -1,4 +1,4 @@
-"""A job's history, written by the attempt that holds it and read by whoever follows it.
+"""A job's history, written by the attempt that holds it and read by its followers.
 
 To follow a job: read ``events(id, after)``, go on from the last ``seq``, sleep when there is nothing, stop at an event
 that is ``terminal``. None is missed and none comes twice, because numbers become visible in order: a writer holds
@@ -32,7 +32,7 @@ class History:
     database: Database
 
     def report(self, job_id: str, attempt: int, fraction: float, message: str) -> int:
-        """Set the progress, between 0 and 1, and say so in an event; its number.
+        """Set the progress, between 0 and 1, and record an event; its number.
 
         Raises Superseded, JobNotFound, ValueError for a fraction that is not finite.
         """

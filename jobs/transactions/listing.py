@@ -1,4 +1,4 @@
-"""Jobs are listed, newest first."""
+"""Lists of jobs, newest first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Listing:
     ) -> Page[Job]:
         """One page of the jobs that match, newest first.
 
-        ``parent_id`` asks for one job's children, ``top_level`` for jobs that are nobody's. ``results=False`` leaves
+        ``parent_id`` asks for one job's children, ``top_level`` for jobs without a parent. ``results=False`` leaves
         out what can be large: results, and specifications of more than ``SPEC_LIMIT`` characters. Raises InvalidCursor,
         and ValueError for a limit outside 1 … 1000.
         """

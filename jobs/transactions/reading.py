@@ -1,4 +1,4 @@
-"""Jobs are looked up, one by one or as a family."""
+"""Single jobs, their children and artifacts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from collegium.jobs.transactions.transitions import JOB_COLUMNS, job_of
 ARTIFACT_COLUMNS = tuple(artifact_rows.c[name] for name in Artifact.__dataclass_fields__)
 
 
-def find_answer(connection: Connection, fingerprint: str | None) -> Job | None:
-    """The latest job that has succeeded with this fingerprint; none has without one."""
+def latest_success(connection: Connection, fingerprint: str | None) -> Job | None:
+    """The latest job that has succeeded with this fingerprint; None without a fingerprint."""
     query = select(*JOB_COLUMNS).where(jobs.c.fingerprint == fingerprint, jobs.c.status == "succeeded")
     query = query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
     row = None if fingerprint is None else connection.execute(query).one_or_none()
@@ -39,11 +39,6 @@ class Reading:
         if row is None:
             raise JobNotFound(job_id)
         return job_of(row)
-
-    def find_succeeded(self, fingerprint: str) -> Job | None:
-        """The latest job that has answered this very request."""
-        with self.database.read() as connection:
-            return find_answer(connection, fingerprint)
 
     def children(self, parent_id: str) -> list[Job]:
         """All of a job's children, in the order of their creation."""

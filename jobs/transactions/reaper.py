@@ -1,14 +1,12 @@
-"""What keeps jobs moving when workers die and messages are lost, and the figures that show it."""
+"""Recovery of jobs whose worker died or whose message was lost, and metrics of the queues."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from collegium.jobs.database.engine import Database, microseconds, now
 from collegium.jobs.database.schema import jobs
-from collegium.jobs.record import Hint, Job, Metrics, Queue, Reaped
+from collegium.jobs.record import Hint, Job, Queue, QueueMetrics, Reaped
 from collegium.jobs.states import ACTIVE, Status
 from collegium.jobs.transactions.attempts import lose
 from collegium.jobs.transactions.transitions import JOB_COLUMNS, job_of, read_counters
@@ -55,21 +53,14 @@ class Reaping:
 
     def next_queued(self, queue: Queue) -> str | None:
         """The job that has waited longest in a queue. It may be taken before the caller claims it."""
-        return self._first(select(jobs.c.id).where(jobs.c.queue == queue))
-
-    def next_child(self, parent_id: str) -> str | None:
-        """The child of a job that has waited longest."""
-        return self._first(select(jobs.c.id).where(jobs.c.parent_id == parent_id))
-
-    def _first(self, candidates: Select[Any]) -> str | None:
-        query = candidates.where(jobs.c.status == "queued").order_by(jobs.c.created_at, jobs.c.id).limit(1)
+        query = select(jobs.c.id).where(jobs.c.queue == queue, jobs.c.status == "queued")
         with self.database.read() as connection:
-            return connection.scalars(query).one_or_none()
+            return connection.scalars(query.order_by(jobs.c.created_at, jobs.c.id).limit(1)).one_or_none()
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> QueueMetrics:
         """Queue depth, ages and counters, from one transaction."""
         with self.database.read() as connection:
-            return Metrics(_depth(connection), _oldest(connection), read_counters(connection))
+            return QueueMetrics(_depth(connection), _oldest(connection), read_counters(connection))
 
 
 def _depth(connection: Connection) -> dict[tuple[Queue, Status], int]:

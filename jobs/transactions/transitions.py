@@ -1,4 +1,4 @@
-"""The only statements that change a job: along an arrow of ``jobs.states``, or within an attempt that holds it."""
+"""The only statements that change a job: along a transition of ``jobs.states``, or within an attempt that holds it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collegium.jobs.database.json_text import decode, encode
 from collegium.jobs.database.schema import counters, events, jobs
 from collegium.jobs.errors import JobNotFound, Superseded
 from collegium.jobs.record import EventType, Failure, Job
-from collegium.jobs.states import HELD, Arrow
+from collegium.jobs.states import HELD, Transition
 
 JOB_FIELDS = tuple(Job.__dataclass_fields__)
 JOB_COLUMNS = tuple(jobs.c[name] for name in JOB_FIELDS)
@@ -31,7 +31,7 @@ def job_of(row: Row[Any]) -> Job:
 
 @contextmanager
 def fenced(database: Database) -> Iterator[Connection]:
-    """A write by an attempt. One that is superseded leaves no trace but its count."""
+    """A write by an attempt. A superseded attempt changes nothing but a counter."""
     try:
         with database.write() as connection:
             yield connection
@@ -65,22 +65,22 @@ def change(connection: Connection, job_id: str, attempt: int, *returning: Any, *
 def move(
     connection: Connection,
     job_id: str,
-    arrow: Arrow,
+    transition: Transition,
     *,
     detail: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> Job | None:
-    """Follow an arrow if the job still stands at its source, and say so in a state event; None if it does not."""
-    if arrow.target == "queued":
+    """Make a transition if the job is still in its source state, and record a state event; None otherwise."""
+    if transition.target == "queued":
         values |= {"queued_at": now(), "hinted_at": now()}
-    elif arrow.source == "queued":
+    elif transition.source == "queued":
         values |= {"queued_at": null(), "hinted_at": null()}
-    if arrow.target not in HELD:
+    if transition.target not in HELD:
         values |= {"lease_until": null(), "worker": null()}
     statement = (
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == arrow.source)
-        .values(status=arrow.target, updated_at=now(), revision=jobs.c.revision + 1, **values)
+        .where(jobs.c.id == job_id, jobs.c.status == transition.source)
+        .values(status=transition.target, updated_at=now(), revision=jobs.c.revision + 1, **values)
         .values(last_seq=jobs.c.last_seq + 1)
         .returning(*JOB_COLUMNS)
     )

@@ -113,5 +113,5 @@ def test_what_is_not_there(api: TestClient, services: Services, path: str) -> No
         assert answer.status_code == 404, name
         assert answer.headers["content-type"] == "application/problem+json"
     job_id = path.split("/")[3]
-    services.artifacts.delete_job(job_id)
+    services.artifacts.delete_attempt(job_id, 1)
     assert api.get(f"{path}/model.bin").status_code == 404

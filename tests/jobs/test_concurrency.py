@@ -54,7 +54,7 @@ def test_every_job_is_claimed_once_by_threads(store, queued, together):
             won.append((job.id, job.worker))
 
     together(*[lambda name=str(n): work(name) for n in range(6)])
-    # A worker may find every waiting job locked by another, and leave; whoever holds the lock takes the job.
+    # A worker may find every waiting job locked by another, and leave; the holder of the lock takes the job.
     work("last")
     assert Counter(job_id for job_id, _ in won) == Counter(job.id for job in jobs)
     for job_id, worker in won:
@@ -176,9 +176,9 @@ def test_a_request_to_cancel_that_meets_a_claim_is_not_lost(store, queued, toget
     assert store.heartbeat(job.id, 1, 60).cancel_requested
 
 
-def test_families_do_not_lock_each_other_out(store, running, together):
-    """Parents add children, end, are cancelled, and children end, all at once: nobody waits for ever, no child is
-    left behind in a family that was cancelled."""
+def test_parents_and_children_do_not_deadlock(store, running, together):
+    """Parents add children, end, are cancelled, and children end, all at once: there is no deadlock, and no child of
+    a cancelled parent stays active."""
     parents = [running() for _ in range(3)]
 
     def grow(parent):

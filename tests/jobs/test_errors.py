@@ -22,7 +22,7 @@ def test_the_tree_on_top_is_the_tree_below():
     assert drawn == {cls.__name__: cls.__bases__[0].__name__ for cls in CLASSES if cls is not JobsError}
 
 
-def test_every_error_is_one_of_ours_and_says_what_it_is():
+def test_every_error_derives_from_the_root_and_is_documented():
     for cls in CLASSES:
         assert issubclass(cls, JobsError)
         assert cls.__doc__

@@ -1,4 +1,4 @@
-"""The life of jobs, as a random sequence of everything that may happen to them, against a model in a few lines."""
+"""The state machine of jobs: random sequences of every operation, against a model in a few lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from collegium.jobs.database.engine import open_engine
 from collegium.jobs.database.schema import jobs
 from collegium.jobs.errors import CancelNotRequested, ParentClosed, Superseded
 from collegium.jobs.record import Artifact, Failure
-from collegium.jobs.states import ARROWS, TERMINAL
+from collegium.jobs.states import TERMINAL, TRANSITIONS
 from collegium.jobs.store import JobStore
 
 FAILURE = Failure("internal", "broke")
-ALLOWED = {(arrow.source, arrow.target) for arrow in ARROWS}
+ALLOWED = {(transition.source, transition.target) for transition in TRANSITIONS}
 
 
 @dataclass
@@ -220,7 +220,7 @@ class Life(RuleBasedStateMachine):
                     self.store.finish_cancelled(model.id, model.attempt)
 
 
-def test_any_sequence_of_happenings_is_one_of_the_drawing(database_url: str, request: pytest.FixtureRequest):
+def test_any_sequence_of_events_follows_the_transitions(database_url: str, request: pytest.FixtureRequest):
     store = JobStore(open_engine(database_url))
     Life.store = store
     run_state_machine_as_test(

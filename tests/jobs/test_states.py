@@ -1,8 +1,8 @@
-from collegium.jobs.states import ACTIVE, ARROWS, HELD, STATUSES, TERMINAL
+from collegium.jobs.states import ACTIVE, HELD, STATUSES, TERMINAL, TRANSITIONS
 
 
 def reachable(status):
-    return {arrow.target for arrow in ARROWS if arrow.source == status}
+    return {transition.target for transition in TRANSITIONS if transition.source == status}
 
 
 def test_every_state_is_active_or_terminal():
@@ -11,9 +11,9 @@ def test_every_state_is_active_or_terminal():
     assert {*HELD} < {*ACTIVE}
 
 
-def test_no_arrow_leaves_a_terminal_state_and_none_is_drawn_twice():
+def test_no_transition_leaves_a_terminal_state_and_none_is_listed_twice():
     assert not any(reachable(status) for status in TERMINAL)
-    assert len(set(ARROWS)) == len(ARROWS)
+    assert len(set(TRANSITIONS)) == len(TRANSITIONS)
 
 
 def test_every_active_state_reaches_an_end():

@@ -57,17 +57,17 @@ def processes_of(home: Path) -> list[int]:
 
 
 @dataclass
-class Desk:
+class JobClient:
     """Posts jobs and watches them, as the API does."""
 
     store: JobStore
     artifacts: ArtifactStore
     send: Callable[[str, str], Any] = lambda job_id, queue: None
 
-    def post(self, do: str, kind: str = "search", *, announce: bool = True, max_attempts: int = 3, **spec: Any) -> Job:
+    def post(self, do: str, kind: str = "search", *, publish: bool = True, max_attempts: int = 3, **spec: Any) -> Job:
         queue = "train" if kind in {"training", "study"} else "search"
         job, _ = self.store.create(kind, {"do": do, **spec}, queue=queue, max_attempts=max_attempts)
-        if announce:
+        if publish:
             self.send(job.id, queue)
         return job
 
@@ -79,7 +79,7 @@ class Desk:
         return self.get(job)
 
     def running(self, job: Job, message: str = "") -> Job:
-        """The job once it runs and has said ``message``."""
+        """The job once it runs and has messages ``message``."""
 
         def begun() -> bool:
             now = self.get(job)
@@ -112,7 +112,7 @@ class Desk:
 
 
 @dataclass
-class Announcer:
+class RecordingPublisher:
     """A broker that remembers what was sent."""
 
     sent: list[tuple[str, str]] = field(default_factory=list)
@@ -123,8 +123,8 @@ class Announcer:
 
 
 @pytest.fixture
-def announcer() -> Announcer:
-    return Announcer()
+def publisher() -> RecordingPublisher:
+    return RecordingPublisher()
 
 
 @pytest.fixture
@@ -136,23 +136,23 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
 
 
 @pytest.fixture
-def desk(request: pytest.FixtureRequest, settings: WorkerSettings) -> Iterator[Desk]:
-    """A desk on a fresh database: SQLite, or what an indirect parameter names."""
+def client(request: pytest.FixtureRequest, settings: WorkerSettings) -> Iterator[JobClient]:
+    """A client on a fresh database: SQLite, or what an indirect parameter names."""
     kind = getattr(request, "param", "sqlite")
     store = JobStore(open_engine(request.getfixturevalue(f"{kind}_url")))
-    yield Desk(store, ArtifactStore(settings.artifact_url))
+    yield JobClient(store, ArtifactStore(settings.artifact_url))
     store.close()
 
 
 @pytest.fixture
-def make_runner(desk: Desk, settings: WorkerSettings) -> Iterator[Callable[..., Runner]]:
+def make_runner(client: JobClient, settings: WorkerSettings) -> Iterator[Callable[..., Runner]]:
     """Runners within this process; when the test ends nothing is claimed and no process is left."""
     runners = []
 
     def make(slots: int = 1, name: str = "runner", store: JobStore | None = None, **changes: Any) -> Runner:
         chosen = settings.model_copy(update=changes)
         places = [Slot(f"{queue}-{i}", queue, "cpu", 1) for queue in ("search", "train") for i in range(slots)]
-        runner = Runner(name, chosen, store or desk.store, desk.artifacts, Announcer(), places)
+        runner = Runner(name, chosen, store or client.store, client.artifacts, RecordingPublisher(), places)
         runners.append(runner)
         runner.start()
         return runner
@@ -160,7 +160,7 @@ def make_runner(desk: Desk, settings: WorkerSettings) -> Iterator[Callable[..., 
     yield make
     for runner in runners:
         runner.close()
-    desk.assert_nothing_claimed()
+    client.assert_nothing_claimed()
     wait_until(lambda: not processes_of(settings.home), "every process is gone", 5.0)
 
 
@@ -202,10 +202,10 @@ def _parent(pid: int) -> int:
 
 
 @dataclass
-class SetUp:
+class Setup:
     """A database, a broker and a home, and workers on them."""
 
-    desk: Desk
+    client: JobClient
     environment: dict[str, str]
     command: list[str]
     home: Path
@@ -239,7 +239,7 @@ CELERY = [
 
 
 @pytest.fixture(params=["embedded", "full"])
-def set_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetUp]:
+def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     """SQLite, a folder and ``collegium.worker.embedded``; or PostgreSQL, Redis and ``celery -A collegium.worker``."""
     home = tmp_path / "home"
     if request.param == "embedded":
@@ -254,11 +254,11 @@ def set_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetUp]:
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])
     store = JobStore(open_engine(database))
     sender = request.getfixturevalue("make_sender")(broker)
-    desk = Desk(store, ArtifactStore(f"file://{home / 'artifacts'}"), sender)
-    made = SetUp(desk, environment, command, home)
+    client = JobClient(store, ArtifactStore(f"file://{home / 'artifacts'}"), sender)
+    made = Setup(client, environment, command, home)
     yield made
     made.close()
-    desk.assert_nothing_claimed()
+    client.assert_nothing_claimed()
     store.close()
 
 

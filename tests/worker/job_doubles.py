@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from collegium.worker.failures import Rejected
+from collegium.worker.failures import JobRejected
 
 
 def answer(spec, context):
@@ -20,7 +20,7 @@ def answer(spec, context):
 
 
 def sleep(spec, context):
-    """Reports all the while, and so stops when it is asked to."""
+    """Reports throughout, and so stops at a cancellation."""
     (context.artifact_dir / "begun.txt").write_text(f"attempt {context.attempt}\n")
     until = time.monotonic() + spec.get("seconds", 60)
     while time.monotonic() < until:
@@ -29,16 +29,16 @@ def sleep(spec, context):
     return {"slept": True}
 
 
-def deaf(spec, context):
+def unresponsive(spec, context):
     """Never reports; only a signal ends it."""
-    (context.artifact_dir / "begun.txt").write_text("deaf\n")
-    context.report(0.1, "deaf")
+    (context.artifact_dir / "begun.txt").write_text("unresponsive\n")
+    context.report(0.1, "unresponsive")
     time.sleep(60)
 
 
 def stubborn(spec, context):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return deaf(spec, context)
+    return unresponsive(spec, context)
 
 
 def crash(spec, context):
@@ -63,7 +63,7 @@ def fail(spec, context):
 
 
 def refuse(spec, context):
-    raise Rejected("user_error", "no data set is called 'nothing'", "Name another one.")
+    raise JobRejected("user_error", "no data set is called 'nothing'", "Name another one.")
 
 
 def allocate(spec, context):
@@ -123,14 +123,10 @@ def parent(spec, context):
 
 
 def estimate(spec, context):
-    before = context.known(spec["key"])
+    before = context.get_estimate(spec["key"])
     if spec.get("value") is not None:
-        context.remember(spec["key"], spec["value"])
-    return {"before": before, "after": context.known(spec["key"])}
-
-
-def look_up(spec, context):
-    return {"found": context.look_up(spec["job"])}
+        context.put_estimate(spec["key"], spec["value"])
+    return {"before": before, "after": context.get_estimate(spec["key"])}
 
 
 def not_numbers(spec, context):
@@ -139,21 +135,21 @@ def not_numbers(spec, context):
 
 
 def garble(spec, context):
-    os.write(context._channel._sink, b"this is no message\n")
+    os.write(context._supervisor._sink, b"this is no message\n")
     time.sleep(60)
 
 
-DEEDS = {
+ACTIONS = {
     function.__name__: function
     for function in (
-        answer, sleep, deaf, stubborn, crash, leave, killed, fail, refuse, allocate, spam, count, files, badly_named,
-        breed, parent, estimate, look_up, not_numbers, garble,
+        answer, sleep, unresponsive, stubborn, crash, leave, killed, fail, refuse, allocate, spam, count, files,
+        badly_named, breed, parent, estimate, not_numbers, garble,
     )
 }  # fmt: skip
 
 
 def do(spec, context):
-    return DEEDS[spec["do"]](spec, context)
+    return ACTIONS[spec["do"]](spec, context)
 
 
 HANDLERS = dict.fromkeys(("search", "shard", "training", "study"), do)

@@ -1,4 +1,4 @@
-"""Failures are told apart."""
+"""Every failure has its kind."""
 
 import errno
 import signal
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from collegium.jobs.record import FAILURE_KINDS
 from collegium.search.errors import InvalidSpec
 from collegium.train.errors import DataError, Diverged, DoesNotFit, Mismatch
-from collegium.worker.failures import REMEDIES, Cause, MemoryKills, Rejected, from_exception, from_exit
+from collegium.worker.failures import REMEDIES, Cause, JobRejected, MemoryKills, from_exception, from_exit
 
 
 def invalid():
@@ -23,7 +23,7 @@ def invalid():
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (Rejected("timeout", "too slow", "wait"), "timeout", "too slow"),
+        (JobRejected("timeout", "too slow", "wait"), "timeout", "too slow"),
         (Diverged("the loss is nan", "lower the rate"), "user_error", "the loss is nan"),
         (DoesNotFit("no room", "take less"), "out_of_memory", "no room"),
         (Mismatch("65 inputs", "give 64"), "invalid_spec", "65 inputs"),
@@ -71,7 +71,7 @@ def test_torch_runs_out_of_memory():
         (0, False, "internal", False),
     ],
 )
-def test_an_end_without_a_word_has_a_kind(returncode, for_memory, kind, retry):
+def test_an_end_without_an_outcome_has_a_kind(returncode, for_memory, kind, retry):
     cause = from_exit(returncode, for_memory)
     assert (cause.kind, cause.retry) == (kind, retry)
 
@@ -100,10 +100,9 @@ def test_without_counters_a_kill_is_put_down_to_memory(tmp_path):
     assert MemoryKills(((tmp_path / "missing", "oom_kill"),)).happened()
 
 
-def test_this_machine_says_whether_it_killed_for_memory():
+def test_the_counters_of_this_machine_ignore_other_kills():
     kills = MemoryKills()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     child.kill()
     child.wait()
-    if kills._read():
-        assert not kills.happened()
+    assert kills.happened() is (not kills._read())

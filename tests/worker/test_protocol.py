@@ -1,4 +1,4 @@
-"""Messages survive the line, and only messages do."""
+"""Messages survive encoding and decoding, and other lines are refused."""
 
 import json
 import math
@@ -11,21 +11,19 @@ from collegium.worker.protocol import ProtocolError, decode, encode
 EXAMPLES = [
     protocol.Run("j", "search", {"a": [1]}, "/w", "/c", attempt=2, environment={"X": "1"}, lease_s=3.0),
     protocol.Cancel(),
-    protocol.Alive(),
-    protocol.FanIn([{"key": "k", "status": "succeeded"}]),
-    protocol.FanInProgress(1, 2),
-    protocol.Known("k", None),
-    protocol.JobInfo("j", {"id": "j"}),
+    protocol.LeaseRenewed(),
+    protocol.ChildrenEnded([{"key": "k", "status": "succeeded"}]),
+    protocol.ChildrenProgress(1, 2),
+    protocol.Estimate("k", None),
     protocol.Ready(7, 0.5),
     protocol.Progress(0.25, "a\nb"),
-    protocol.Event("metric", {"loss": 1.5}),
-    protocol.FanOut([{"key": "k", "kind": "shard", "spec": {}}]),
-    protocol.KnownQuery("k"),
-    protocol.Remember("k", {"r": 1}),
-    protocol.JobQuery("j"),
-    protocol.Result({"ü": "\u2028"}, ["a.txt"]),
-    protocol.Failure("internal", "m", "r"),
-    protocol.Cancelled(),
+    protocol.AddEvent("metric", {"loss": 1.5}),
+    protocol.StartChildren([{"key": "k", "kind": "shard", "spec": {}}]),
+    protocol.GetEstimate("k"),
+    protocol.PutEstimate("k", {"r": 1}),
+    protocol.JobSucceeded({"ü": "\u2028"}, ["a.txt"]),
+    protocol.JobFailed("internal", "m", "r"),
+    protocol.JobCancelled(),
 ]
 
 
@@ -41,7 +39,7 @@ def test_every_kind_of_message_is_tried_here():
 
 
 def test_numbers_that_json_does_not_know_are_null():
-    line = encode(protocol.Result({"a": math.nan, "b": [math.inf, (1, -math.inf)], "c": {"d": 2.5}}))
+    line = encode(protocol.JobSucceeded({"a": math.nan, "b": [math.inf, (1, -math.inf)], "c": {"d": 2.5}}))
     assert json.loads(line)["result"] == {"a": None, "b": [None, [1, None]], "c": {"d": 2.5}}
 
 

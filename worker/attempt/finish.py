@@ -10,7 +10,7 @@ from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import CancelNotRequested, InvalidName, JobNotFound, NotStorable, Superseded
 from collegium.jobs.record import Artifact, Failure, Job
 from collegium.worker.attempt.lease import Lease
-from collegium.worker.attempt.resources import House
+from collegium.worker.attempt.resources import Resources
 from collegium.worker.attempt.workspace import NotPublished, Workspace
 from collegium.worker.failures import Cause
 from collegium.worker.process.process import LogTail
@@ -18,30 +18,30 @@ from collegium.worker.process.process import LogTail
 log = logging.getLogger("collegium.worker")
 
 
-class Conclusion:
+class Finisher:
     """Writes how one attempt ended."""
 
-    def __init__(self, house: House, job: Job, workspace: Workspace, lease: Lease, printed: LogTail) -> None:
-        self._house = house
-        self._store = house.store
+    def __init__(self, resources: Resources, job: Job, workspace: Workspace, lease: Lease, printed: LogTail) -> None:
+        self._resources = resources
+        self._store = resources.store
         self._job = job
         self._workspace = workspace
         self._lease = lease
         self._printed = printed
 
-    def write(self, verdict: Verdict) -> Job | None:
-        """Write it, and remove what the attempt no longer needs; the job afterwards, or None if it is not ours."""
+    def write(self, outcome: AttemptOutcome) -> Job | None:
+        """Write it, and remove what the attempt no longer needs; the job afterwards, or None if the attempt lost it."""
         try:
-            job = self._commit(verdict)
+            job = self._commit(outcome)
         except (Superseded, JobNotFound) as error:
             log.warning("job %s, attempt %d wrote nothing: %s", self._job.id, self._job.attempt, error)
-            self._take_back_files()
+            self._delete_files()
             job = None
         self._workspace.discard(ended=job is not None and job.terminal)
         return job
 
-    def _commit(self, verdict: Verdict) -> Job | None:
-        match verdict:
+    def _commit(self, outcome: AttemptOutcome) -> Job | None:
+        match outcome:
             case Succeeded(result):
                 return self._succeed(result)
             case Failed(cause):
@@ -55,11 +55,11 @@ class Conclusion:
 
     def _succeed(self, result: dict) -> Job:
         try:
-            files = self._workspace.publish(self._house.artifacts)
+            files = self._workspace.publish(self._resources.artifacts)
             return self._lease.settle(lambda: self._store.succeed(self._job.id, self._job.attempt, result, files))
         except NotPublished as error:
             log.exception("job %s: its files cannot be stored", self._job.id)
-            # The checkpoint is still there, so that a second attempt is short.
+            # The checkpoint remains, so that a second attempt is short.
             return self._fail(Cause("internal", f"The job's files cannot be stored: {error}", retry=True))
         except (InvalidName, NotStorable) as error:
             return self._fail(Cause("internal", f"The job's result cannot be stored: {error}"))
@@ -81,23 +81,23 @@ class Conclusion:
 
     def _files_if_possible(self) -> list[Artifact]:
         try:
-            return self._workspace.publish(self._house.artifacts)
+            return self._workspace.publish(self._resources.artifacts)
         except (InvalidName, NotPublished):
             log.exception("job %s: its files cannot be stored", self._job.id)
             return []
 
-    def _take_back_files(self) -> None:
-        # A commit whose answer was lost looks superseded when it is repeated; its files are the job's all the same.
+    def _delete_files(self) -> None:
+        # A commit whose reply was lost looks superseded when it is repeated; its files are the job's all the same.
         try:
             if self._store.get(self._job.id).attempt != self._job.attempt:
-                self._house.artifacts.delete_attempt(self._job.id, self._job.attempt)
+                self._resources.artifacts.delete_attempt(self._job.id, self._job.attempt)
         except (JobNotFound, OSError, *UNAVAILABLE) as error:
-            log.warning("job %s: files of attempt %d stay behind: %s", self._job.id, self._job.attempt, error)
+            log.warning("job %s: files of attempt %d are not removed: %s", self._job.id, self._job.attempt, error)
 
 
 @dataclass(frozen=True)
 class Succeeded:
-    """With an answer."""
+    """With a result."""
 
     result: dict[str, Any]
 
@@ -117,7 +117,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Because somebody cancelled the job."""
+    """The job was cancelled."""
 
     def __str__(self) -> str:
         return "cancelled"
@@ -125,7 +125,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Released:
-    """Because the worker shuts down; the job waits again."""
+    """The worker shuts down; the job is queued again."""
 
     def __str__(self) -> str:
         return "released"
@@ -133,7 +133,7 @@ class Released:
 
 @dataclass(frozen=True)
 class Lost:
-    """Somebody else may hold the job by now, so nothing is written."""
+    """Another attempt may hold the job by now, so nothing is written."""
 
     reason: str
 
@@ -141,4 +141,4 @@ class Lost:
         return f"lost: {self.reason}"
 
 
-Verdict = Succeeded | Failed | Stopped | Released | Lost
+AttemptOutcome = Succeeded | Failed | Stopped | Released | Lost

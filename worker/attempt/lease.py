@@ -17,17 +17,17 @@ from collegium.jobs.store import JobStore
 log = logging.getLogger("collegium.worker")
 
 T = TypeVar("T")
-AGAIN_S = 0.5
+RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
 class CancelRequested:
-    """Somebody asked for the end of the job."""
+    """Cancellation of the job was requested."""
 
 
 @dataclass(frozen=True)
 class LeaseLost:
-    """This attempt no longer holds the job, or cannot know whether it does."""
+    """This attempt no longer holds the job, or cannot confirm that it does."""
 
     reason: str
 
@@ -35,9 +35,9 @@ class LeaseLost:
 class Lease:
     """The lease of one attempt, renewed every ``heartbeat_s`` seconds until ``stop``.
 
-    ``renewed`` is called after each heartbeat. ``notify`` is told once of a cancellation, and once if the lease is
-    lost: the attempt was superseded, or the database was out of reach for as long as the lease lasts. ``lost``, called
-    before that, stops the computing at once.
+    ``renewed`` is called after each heartbeat. ``notify`` is called once with ``CancelRequested``, and once with
+    ``LeaseLost``: the attempt was superseded, or the database was unavailable for as long as the lease lasts. ``lost``,
+    called before that, stops the computation at once.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Lease:
         self._stopped = threading.Event()
         self._is_lost = threading.Event()
         self._settling = False
-        self._cancel_told = False
+        self._cancel_notified = False
         self._thread = threading.Thread(target=self._run, name=f"lease-{job.id}", daemon=True)
 
     @property
@@ -82,19 +82,19 @@ class Lease:
             self._thread.join()
 
     def insist(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns, asked again while the database does not answer. Raises Superseded once the lease is
-        lost, and whatever else the call raises.
+        """What ``call`` returns, repeated while the database is unavailable. Raises Superseded once the lease is lost,
+        and whatever else the call raises.
         """
         while True:
             try:
                 return call()
             except UNAVAILABLE as error:
-                log.warning("job %s: the database does not answer: %s", self._job.id, error)
-                if self._is_lost.wait(AGAIN_S):
+                log.warning("job %s: the database is unavailable: %s", self._job.id, error)
+                if self._is_lost.wait(RETRY_S):
                     raise Superseded(self._job.id, self._job.attempt) from error
 
     def settle(self, call: Callable[[], T]) -> T:
-        """``insist`` on the attempt's last write, after which it holds the job no longer and that is no loss."""
+        """``insist`` on the attempt's last write, which ends its hold on the job without losing the lease."""
         self._settling = True
         return self.insist(call)
 
@@ -103,8 +103,8 @@ class Lease:
             self._beat()
 
     def _beat(self) -> None:
-        # Counted from before the call: the database grants the lease at some moment during it.
-        asked = time.monotonic()
+        # Measured from before the call: the database grants the lease at some moment during it.
+        sent = time.monotonic()
         try:
             beat = self._store.heartbeat(self._job.id, self._job.attempt, self._lease_s)
         except (Superseded, JobNotFound) as error:
@@ -112,14 +112,14 @@ class Lease:
                 self._lose(str(error))
             return
         except UNAVAILABLE as error:
-            log.warning("job %s: no heartbeat, the database does not answer: %s", self._job.id, error)
+            log.warning("job %s: no heartbeat, the database is unavailable: %s", self._job.id, error)
             if time.monotonic() - self._held_since > self._lease_s:
                 self._lose("no heartbeat reached the database for the length of a lease")
             return
-        self._held_since = asked
+        self._held_since = sent
         self._renewed()
-        if beat.cancel_requested and not self._cancel_told:
-            self._cancel_told = True
+        if beat.cancel_requested and not self._cancel_notified:
+            self._cancel_notified = True
             self._notify(CancelRequested())
 
     def _lose(self, reason: str) -> None:

@@ -15,7 +15,7 @@ from collegium.worker.settings import WorkerSettings
 
 
 @dataclass(frozen=True)
-class House:
+class Resources:
     """A worker's name, settings and stores; ``run_claimed`` runs one more attempt in a slot that the caller holds."""
 
     name: str

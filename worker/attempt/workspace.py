@@ -3,7 +3,7 @@
 ::
 
     home/work/<job>/<attempt>/            the attempt's own: gone when it ends
-    home/work/<job>/<attempt>/artifacts/  what it leaves, published at its end
+    home/work/<job>/<attempt>/artifacts/  what it leaves, published when it ends
     home/checkpoints/<job>/               survives attempts; gone when the job has ended
 """
 
@@ -20,7 +20,7 @@ from collegium.jobs.store import JobStore
 
 
 class NotPublished(OSError):
-    """The artifact store did not take a file."""
+    """The artifact store did not accept a file."""
 
 
 class Workspace:
@@ -33,7 +33,7 @@ class Workspace:
         self.checkpoint_dir = home / "checkpoints" / job.id
 
     def create(self) -> None:
-        """Make them, the attempt's own empty."""
+        """Create them; the attempt's own is empty."""
         shutil.rmtree(self.workdir, ignore_errors=True)
         self.artifact_dir.mkdir(parents=True)
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _job(store: JobStore, job_id: str) -> Job | None:
-    # A folder of a job that this database does not know is somebody else's.
+    # A folder without a job in this database may belong to another one.
     try:
         return store.get(job_id)
     except JobNotFound:

@@ -1,7 +1,7 @@
-"""A computing process: loads torch, waits for a job, runs it, says how it ended, and waits for the next.
+"""A computing process: loads torch, waits for a job, runs it, sends its outcome, and waits for the next.
 
-``python -m collegium.worker.compute`` is started by a worker, as a spare that is already warm when a job comes. With
-``--once`` it runs the one job that it is told to, without a database: what ``collegium search`` does on this machine.
+``python -m collegium.worker.compute`` is started by a worker, as a spare that is already warm when a job arrives. With
+``--once`` it runs a single job without a database: what ``collegium search`` does on this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import FrameType
 
 from collegium.worker import failures, protocol
 from collegium.worker.compute import handlers
-from collegium.worker.compute.channel import Channel
+from collegium.worker.compute.connection import SupervisorConnection
 from collegium.worker.compute.context import Cancelled, Context
 from collegium.worker.compute.handlers import Handler
 from collegium.worker.compute.local import LocalContext
@@ -29,50 +29,50 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(Cancelled):
-    """SIGTERM: the job did not stop when it was asked to."""
+    """SIGTERM: the job did not stop at a cancellation."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the supervisor at the other end of the standard streams."""
     options = _options(arguments)
-    channel = Channel.over_standard_streams()
+    supervisor = SupervisorConnection.over_standard_streams()
     signal.signal(signal.SIGTERM, _on_sigterm)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel.listen()
+    supervisor.start()
     started = time.monotonic()
     preload(options.preload)
     table = handlers.table(options.handlers)
-    channel.send(protocol.Ready(os.getpid(), round(time.monotonic() - started, 3)))
+    supervisor.send(protocol.Ready(os.getpid(), round(time.monotonic() - started, 3)))
     try:
         while True:
-            run = channel.next_run()
+            run = supervisor.next_run()
             if options.once:
-                channel.send(execute(run, LocalContext(run, channel, table, options.cache), table))
+                supervisor.send(execute(run, LocalContext(run, supervisor, table, options.cache), table))
                 return 0
-            channel.send(execute(run, Context(run, channel), table))
-            channel.finished()
+            supervisor.send(execute(run, Context(run, supervisor), table))
+            supervisor.finished()
     except Terminated:
         return TERMINATED
 
 
 def execute(run: Run, context: Context, table: dict[str, Handler]) -> Message:
-    """Run one job and say how it ended; nothing that a handler raises passes."""
+    """Run one job; the message is its outcome. Nothing that a handler raises passes."""
     try:
         context.check()
-        _settle(run, context)
+        _prepare(run, context)
         handler = table.get(run.kind)
         if handler is None:
-            raise failures.Rejected("internal", f"this worker has no handler for jobs of kind {run.kind!r}")
+            raise failures.JobRejected("internal", f"this worker has no handler for jobs of kind {run.kind!r}")
         result = handler(run.spec, context)
         left = sorted(path.name for path in context.artifact_dir.iterdir() if not path.name.startswith("."))
-        return protocol.Result(result, left)
+        return protocol.JobSucceeded(result, left)
     except Cancelled:
-        return protocol.Cancelled()
+        return protocol.JobCancelled()
     except BaseException as error:
         # The traceback goes to standard error, and so to the end of the job's log.
         traceback.print_exc()
         cause = failures.from_exception(error)
-        return protocol.Failure(cause.kind, cause.message, cause.remedy)
+        return protocol.JobFailed(cause.kind, cause.message, cause.remedy)
 
 
 def preload(modules: str) -> None:
@@ -97,7 +97,7 @@ def bound_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def _settle(run: Run, context: Context) -> None:
+def _prepare(run: Run, context: Context) -> None:
     # CUDA reads the visible devices when it is first touched, which no import does.
     os.environ.update(run.environment)
     if run.threads:

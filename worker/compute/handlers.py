@@ -1,7 +1,6 @@
 """What each kind of job does: a function of its spec and a context, which returns the result.
 
-More kinds, or other functions for these, come from ``COLLEGIUM_EXTRA_HANDLERS=module:mapping``; ``mapping`` is
-``{kind: function}``. The science is imported when a job needs it, never before.
+The science is imported when a job needs it, never before.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from collegium.worker.compute.context import Context
-from collegium.worker.failures import Rejected, kind_of
+from collegium.worker.failures import JobRejected, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +22,11 @@ if TYPE_CHECKING:
     from collegium.search.spec import SearchSpec
 
 Handler = Callable[[dict[str, Any], Context], dict[str, Any]]
-M = TypeVar("M", bound=BaseModel)
 
 # A round of Monte Carlo beyond so many seconds of one core is divided among workers, in parts of so many.
 DIVIDED_SECONDS = 16.0
 PART_SECONDS = 4.0
-# Enough to know a data set's mean patch Gram, which averages at most 20 000 windows.
+# Enough for a data set's mean patch Gram, which averages at most 20 000 windows.
 MOST_IMAGES = 4096
 
 
@@ -44,17 +40,18 @@ def table(extra: str = "") -> dict[str, Handler]:
 
 
 def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Answer a search; leaves its plot."""
+    """Run a search; leaves its plot."""
     from collegium.search import engine, plot
+    from collegium.search.parse import parse_spec
     from collegium.search.spec import SearchSpec
 
-    asked = parse(SearchSpec, spec)
+    asked = parse_spec(SearchSpec, spec)
     result = engine.run(
         asked,
         report=context.report,
-        known=context.known,
-        remember=context.remember,
-        map_shards=Shards(context) if context.divides else None,
+        known=context.get_estimate,
+        remember=context.put_estimate,
+        map_shards=ShardMap(context) if context.divides else None,
         device=context.device,
         images=_images(asked, context),
     )
@@ -73,12 +70,12 @@ def shard(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Train an architecture; leaves the collapsed model."""
+    from collegium.search.parse import parse_spec
     from collegium.train import engine
     from collegium.train.spec.training import TrainingSpec
 
-    asked = parse(TrainingSpec, spec)
     return engine.run(
-        asked,
+        parse_spec(TrainingSpec, spec),
         report=context.report,
         event=context.event,
         checkpoint_dir=context.checkpoint_dir,
@@ -86,17 +83,17 @@ def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
         device=context.device,
         data_dir=context.data_dir,
         datasets_dir=context.datasets_dir,
-        search_result=finished_search(getattr(asked.architecture, "search", None), context),
     )
 
 
 def study(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Run several trainings as jobs of their own and compare them."""
+    from collegium.search.parse import parse_spec
     from collegium.train.spec.training import StudySpec
     from collegium.train.study import study as studies
 
     return studies.run(
-        parse(StudySpec, spec),
+        parse_spec(StudySpec, spec),
         fan_out=context.fan_out,
         report=context.report,
         event=context.event,
@@ -104,29 +101,8 @@ def study(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     )
 
 
-def parse(model: type[M], spec: dict[str, Any]) -> M:
-    """The spec as its model, as strictly as when it was posted. Raises ``ValidationError``."""
-    return model.model_validate_json(json.dumps(spec))
-
-
-def finished_search(job: str | None, context: Context) -> dict[str, Any] | None:
-    """The search that a training builds on, as ``{id, kind, status, spec, result}``. Raises ``Rejected``."""
-    if job is None:
-        return None
-    found = context.look_up(job)
-    if found is None or found["kind"] != "search":
-        raise Rejected("user_error", f"there is no search {job!r}", "Name the id of a finished search on this server.")
-    if found["status"] != "succeeded":
-        raise Rejected(
-            "user_error",
-            f"the search {job!r} is {found['status']}, so there is no answer to train",
-            "Wait until the search has succeeded, or name another one.",
-        )
-    return found
-
-
-class Shards:
-    """Computes the shards of a round: few of them here, many on all workers that have room.
+class ShardMap:
+    """Computes the shards of a round: little work in this process, much work on all workers that have room.
 
     A GPU computes all of them here: it takes less time for a round than a child's process takes to start.
     How a round is divided depends on its shards alone, so that a second attempt finds the parts of the first.
@@ -141,19 +117,19 @@ class Shards:
 
         parts = divided(shards)
         if len(parts) > 1 and self._context.device == "cpu":
-            return self._elsewhere(parts, report)
+            return self._compute_as_children(parts, report)
         return compute_here(self._context.device)(shards, report)
 
-    def _elsewhere(self, parts: list[list[ShardSpec]], report: Report) -> list[ShardResult]:
+    def _compute_as_children(self, parts: list[list[ShardSpec]], report: Report) -> list[ShardResult]:
         from collegium.search.sampling.shards import ShardResult
 
-        def tell(done: int, total: int) -> None:
+        def report_parts(done: int, total: int) -> None:
             report(done / total, f"{done} of {total} parts by all workers")
 
-        outcomes = self._context.fan_out([_child(part) for part in parts], tell)
+        outcomes = self._context.fan_out([_child(part) for part in parts], report_parts)
         for outcome in outcomes:
             if outcome["status"] != "succeeded":
-                raise _as_own(outcome)
+                raise _part_failed(outcome)
         return [ShardResult.model_validate(found) for outcome in outcomes for found in outcome["result"]["shards"]]
 
 
@@ -181,9 +157,9 @@ def _child(part: list[ShardSpec]) -> dict[str, Any]:
     return {"key": key, "kind": "shard", "spec": {"shards": shards}}
 
 
-def _as_own(outcome: dict[str, Any]) -> Rejected:
+def _part_failed(outcome: dict[str, Any]) -> JobRejected:
     failure = outcome["failure"] or {"kind": "internal", "message": f"it was {outcome['status']}", "remedy": ""}
-    return Rejected(
+    return JobRejected(
         kind_of(failure["kind"]), f"part {outcome['id']} of the search failed: {failure['message']}", failure["remedy"]
     )
 
@@ -200,7 +176,7 @@ def _images(asked: SearchSpec, context: Context) -> np.ndarray | None:
 
     data = load(DataSpec(name=name), context.data_dir, context.datasets_dir)
     if data.kind != "image":
-        raise Rejected(
+        raise JobRejected(
             "user_error",
             f"the data set {name!r} holds {data.kind}, not images",
             "Name a data set of images, or give inputs.correlation or inputs.gram.",

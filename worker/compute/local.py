@@ -1,4 +1,4 @@
-"""A job on this machine alone, without a database: what it remembers lies in a folder, its children run within it."""
+"""A job on this machine alone, without a database: estimates are kept in a folder, children run in its process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collegium.worker import failures, protocol
-from collegium.worker.compute.channel import Channel
-from collegium.worker.compute.context import Child, Context, Outcome
+from collegium.worker.compute.connection import SupervisorConnection
+from collegium.worker.compute.context import ChildOutcome, ChildSpec, Context
 from collegium.worker.protocol import Run
 
 if TYPE_CHECKING:
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 
 class LocalContext(Context):
-    """A context that asks nobody. ``cache`` keeps estimates between jobs; None keeps none."""
+    """A context without a store. ``cache`` is the folder that keeps estimates between jobs; None keeps none."""
 
     divides = False
 
-    def __init__(self, run: Run, channel: Channel, handlers: Mapping[str, Handler], cache: Path | None) -> None:
-        super().__init__(run, channel)
+    def __init__(
+        self, run: Run, supervisor: SupervisorConnection, handlers: Mapping[str, Handler], cache: Path | None
+    ) -> None:
+        super().__init__(run, supervisor)
         self._run = run
         self._handlers = handlers
         self._cache = cache
 
-    def known(self, key: str) -> dict[str, Any] | None:
+    def get_estimate(self, key: str) -> dict[str, Any] | None:
         """The estimate that an earlier job left in the folder."""
-        if key in self._given or self._cache is None:
-            return self._given.get(key)
+        if key in self._estimates or self._cache is None:
+            return self._estimates.get(key)
         try:
-            return json.loads(_place(self._cache, key).read_text())
+            return json.loads(_estimate_path(self._cache, key).read_text())
         except (OSError, ValueError):
             return None
 
-    def remember(self, key: str, value: Mapping[str, Any]) -> None:
+    def put_estimate(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep an estimate in the folder."""
-        self._given[key] = dict(value)
+        self._estimates[key] = dict(value)
         if self._cache is None:
             return
         self._cache.mkdir(parents=True, exist_ok=True)
-        place = _place(self._cache, key)
-        written = place.with_suffix(f".{os.getpid()}.part")
+        path = _estimate_path(self._cache, key)
+        written = path.with_suffix(f".{os.getpid()}.part")
         written.write_text(json.dumps(protocol.finite(dict(value))))
-        written.replace(place)
+        written.replace(path)
 
-    def look_up(self, job: str) -> dict[str, Any] | None:
-        """Nobody keeps jobs here."""
-        return None
-
-    def fan_out(self, children: Sequence[Child], progress: Callable[[int, int], None] | None = None) -> list[Outcome]:
+    def fan_out(
+        self, children: Sequence[ChildSpec], progress: Callable[[int, int], None] | None = None
+    ) -> list[ChildOutcome]:
         """Run the children one after another."""
         outcomes = []
         for index, child in enumerate(children):
@@ -64,8 +64,8 @@ class LocalContext(Context):
                 progress(index + 1, len(children))
         return outcomes
 
-    def _run_child(self, index: int, child: Child) -> Outcome:
-        outcome: Outcome = {"key": child["key"], "id": f"child-{index}", "result": None, "failure": None}
+    def _run_child(self, index: int, child: ChildSpec) -> ChildOutcome:
+        outcome: ChildOutcome = {"key": child["key"], "id": f"child-{index}", "result": None, "failure": None}
         folder = self.workdir / outcome["id"]
         run = replace(
             self._run,
@@ -74,9 +74,9 @@ class LocalContext(Context):
             workdir=str(folder),
             checkpoint_dir=str(folder / "checkpoints"),
         )
-        context = _ChildContext(run, self._channel)
-        for place in (context.artifact_dir, context.checkpoint_dir):
-            place.mkdir(parents=True, exist_ok=True)
+        context = _ChildContext(run, self._supervisor, self._handlers, self._cache)
+        for directory in (context.artifact_dir, context.checkpoint_dir):
+            directory.mkdir(parents=True, exist_ok=True)
         try:
             return outcome | {"status": "succeeded", "result": self._handlers[run.kind](run.spec, context)}
         except Exception as error:
@@ -85,19 +85,17 @@ class LocalContext(Context):
             return outcome | {"status": "failed", "failure": failure}
 
 
-class _ChildContext(Context):
-    """A child within its parent's process: it can be stopped, but the progress that is shown is the parent's."""
-
-    divides = False
+class _ChildContext(LocalContext):
+    """A child within its parent's process: it can be stopped; the progress that is shown is the parent's."""
 
     def report(self, fraction: float, message: str = "") -> None:
-        """Only look whether to stop."""
+        """Only check whether to stop."""
         self.check()
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Only look whether to stop."""
+        """Only check whether to stop."""
         self.check()
 
 
-def _place(cache: Path, key: str) -> Path:
+def _estimate_path(cache: Path, key: str) -> Path:
     return cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"

@@ -1,4 +1,4 @@
-"""Starts a computing process in a group of its own, listens to it, and ends it with all that it started."""
+"""Starts a computing process in a group of its own, reads its messages, and ends it with all that it started."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Exited:
 
 
 @dataclass(frozen=True)
-class Garbled:
-    """The process wrote something that is no message."""
+class MalformedMessage:
+    """The process wrote a line that is not a message."""
 
     line: str
 
@@ -42,13 +42,13 @@ class LogTail:
         self._lock = threading.Lock()
 
     def append(self, chunk: bytes) -> None:
-        """Add output, and forget the oldest beyond the limit."""
+        """Add output, and drop the oldest beyond the limit."""
         with self._lock:
             self._bytes += chunk
             del self._bytes[: max(0, len(self._bytes) - self._limit)]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         with self._lock:
             self._bytes.clear()
 
@@ -100,7 +100,7 @@ class ComputeProcess:
         return not self._ended.is_set()
 
     def send(self, message: Message) -> None:
-        """Write a message; one that has ended does not mind."""
+        """Write a message; no-op once the process has ended."""
         with self._write_lock, contextlib.suppress(OSError, ValueError):
             self._stdin.write(protocol.encode(message))
             self._stdin.flush()
@@ -132,7 +132,7 @@ class ComputeProcess:
                 try:
                     self.inbox.put(protocol.decode(line))
                 except ProtocolError:
-                    self.inbox.put(Garbled(line[:200].decode(errors="replace")))
+                    self.inbox.put(MalformedMessage(line[:200].decode(errors="replace")))
                     return
 
     def _read_log(self, stream: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Places at which jobs run: one per GPU, or a share of the processor's cores, for either queue."""
+"""Slots in which jobs run: one per GPU, or a share of the processor's cores, for either queue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Slot:
     environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
-def plan(settings: WorkerSettings, gpus: Sequence[str] | None = None, cores: int | None = None) -> list[Slot]:
+def plan_slots(settings: WorkerSettings, gpus: Sequence[str] | None = None, cores: int | None = None) -> list[Slot]:
     """The slots of this machine.
 
     A search and a training may share a GPU, so that a long training never holds up a search. Without GPUs there are at
@@ -57,7 +57,7 @@ def plan(settings: WorkerSettings, gpus: Sequence[str] | None = None, cores: int
 
 
 def _device(gpus: int) -> str:
-    """As the process names the devices that it is left with."""
+    """The process's name for the devices that are visible to it."""
     if gpus < 2:
         return "cuda" if gpus else "cpu"
     return "cuda:" + ",".join(map(str, range(gpus)))
@@ -125,7 +125,7 @@ def count_cores() -> int:
 
 
 def find_gpus(devices: str) -> list[str]:
-    """GPUs as ``CUDA_VISIBLE_DEVICES`` names them; found without loading torch, which would claim them.
+    """GPUs as ``CUDA_VISIBLE_DEVICES`` names them; found without loading torch, which would initialise them.
 
     ``auto`` finds none where torch is built for processors alone: each job would fail.
     """

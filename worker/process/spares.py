@@ -8,7 +8,7 @@ import time
 from collegium.worker.process.process import ComputeProcess
 from collegium.worker.settings import WorkerSettings
 
-# Between two children of one parent passes less; afterwards the memory is better free.
+# Longer than the time between two children of one parent; after it, the memory is better free.
 IDLE_S = 10.0
 
 
@@ -40,12 +40,12 @@ class Spares:
             waiting = [] if fresh else [process for _, process in self._used]
             waiting = [process for process in waiting + self._fresh if process.running]
             if waiting:
-                self._forget(waiting[0])
+                self._remove(waiting[0])
                 return waiting[0]
         return ComputeProcess(self._arguments)
 
     def give_back(self, process: ComputeProcess) -> None:
-        """Keep a process that has ended its job well, for another child."""
+        """Keep a process whose job succeeded, for another child."""
         with self._lock:
             if process.running and not self._closed:
                 while not process.inbox.empty():
@@ -60,12 +60,12 @@ class Spares:
         with self._lock:
             idle = [process for since, process in self._used if time.monotonic() - since > IDLE_S]
             for process in idle:
-                self._forget(process)
+                self._remove(process)
         for process in idle:
             process.end()
 
     def close(self) -> None:
-        """End those that wait; a process that is taken from now on is its taker's business alone."""
+        """End those that wait; processes that were taken are ended by their takers."""
         with self._lock:
             self._closed = True
             waiting = self._fresh + [process for _, process in self._used]
@@ -79,6 +79,6 @@ class Spares:
         with self._lock:
             return [process.pid for process in [*(process for _, process in self._used), *self._fresh]]
 
-    def _forget(self, process: ComputeProcess) -> None:
+    def _remove(self, process: ComputeProcess) -> None:
         self._fresh = [other for other in self._fresh if other is not process]
         self._used = [(since, other) for since, other in self._used if other is not process]

@@ -226,7 +226,7 @@ def test_a_name_never_leaves_its_folder(tmp_path: Path, name: str) -> None:
 
 def test_a_file_that_is_gone_is_refused(left: tuple[str, Services, dict[str, Any]], tmp_path: Path) -> None:
     url, services, artifact = left
-    services.artifacts.delete_job(artifact["link"].split("/")[3])
+    services.artifacts.delete_attempt(artifact["link"].split("/")[3], 1)
     with Client(url) as client, pytest.raises(Refused, match="cannot download"):
         download(client, artifact, tmp_path)
 

@@ -8,7 +8,16 @@ import pytest
 from sqlalchemy import literal, select, text
 from sqlalchemy.exc import IntegrityError
 
-from collegium.jobs.database.engine import UNAVAILABLE, Database, Instant, Words, insert, microseconds, now, open_engine
+from collegium.jobs.database.engine import (
+    UNAVAILABLE,
+    Database,
+    Instant,
+    SafeText,
+    insert,
+    microseconds,
+    now,
+    open_engine,
+)
 from collegium.jobs.database.schema import counters, jobs
 from collegium.jobs.store import JobStore
 
@@ -45,8 +54,8 @@ def test_instants_come_back_to_the_microsecond(database):
         assert connection.scalar(select(literal(None, Instant))) is None
 
 
-def test_words_hold_what_the_database_takes():
-    bind = Words().process_bind_param
+def test_safe_text_replaces_what_a_database_refuses():
+    bind = SafeText().process_bind_param
     assert bind(None, None) is None
     assert bind("plain", None) == "plain"
     assert bind("ü\U0001f600", None) == "ü\U0001f600"
@@ -155,7 +164,7 @@ def test_postgres_by_any_name(postgresql_url):
 
 
 def test_a_database_that_is_away_is_unavailable(tmp_path):
-    away = JobStore(open_engine("postgresql://nobody@127.0.0.1:1/nowhere"))
+    away = JobStore(open_engine("postgresql://missing@127.0.0.1:1/nowhere"))
     with pytest.raises(UNAVAILABLE):
         away.ping()
     with pytest.raises(UNAVAILABLE):

@@ -21,7 +21,7 @@ def test_what_is_encoded_comes_back(value):
 
 @settings(max_examples=25)
 @given(st.dictionaries(st.text(), values, min_size=2))
-def test_the_digest_knows_no_order_of_keys(value):
+def test_the_digest_ignores_the_order_of_keys(value):
     assert digest(dict(reversed(value.items()))) == digest(value)
     assert digest({**value, "one more key": 1, "and another": 2}) != digest(value)
 

@@ -98,7 +98,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(engine):
     assert migrate.current(engine) is None
 
 
-def test_processes_that_start_together_take_turns(empty_database_url, engine):
+def test_concurrent_migrations_run_one_after_the_other(empty_database_url, engine):
     errors = []
 
     def start():

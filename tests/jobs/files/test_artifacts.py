@@ -53,7 +53,7 @@ def test_a_range_is_read(artifacts, file):
             artifacts.open(location, start, end)
 
 
-def test_attempts_and_folders_lie_apart(artifacts, tmp_path):
+def test_attempts_have_separate_folders(artifacts, tmp_path):
     (tmp_path / "f").write_text("one")
     first = artifacts.put_file("job", 1, "hf/config.json", tmp_path / "f")
     (tmp_path / "f").write_text("two")
@@ -67,11 +67,11 @@ def test_attempts_and_folders_lie_apart(artifacts, tmp_path):
     with pytest.raises(ArtifactNotFound):
         artifacts.open(first.location)
     assert artifacts.open(second.location).read() == b"two"
-    artifacts.delete_job("job")
+    artifacts.delete_attempt("job", 2)
     with pytest.raises(ArtifactNotFound) as caught:
         artifacts.open(second.location)
     assert caught.value.location == second.location
-    artifacts.delete_job("job")
+    artifacts.delete_attempt("job", 2)
     artifacts.delete_attempt("job", 7)
 
 
@@ -96,7 +96,7 @@ def test_no_name_leaves_its_folder(artifacts, tmp_path, name):
     with pytest.raises(InvalidName):
         artifacts.open(name)
     with pytest.raises(InvalidName):
-        artifacts.delete_job(name)
+        artifacts.delete_attempt(name, 1)
 
 
 def test_plain_names_are_names():

@@ -157,7 +157,7 @@ def test_no_upload_id_leaves_the_folder(datasets):
     assert len(uploads(datasets)) == 1
 
 
-def test_uploads_that_nobody_touches_are_purged(datasets):
+def test_uploads_without_changes_are_purged(datasets):
     assert datasets.purge(0) == 0
     old, young = send(datasets), send(datasets)
     place = datasets.folder / "uploads" / old
@@ -195,7 +195,7 @@ def test_of_two_that_finish_at_once_one_does(datasets):
     assert sorted(map(str, results)) == ["True", "gone", "gone", "gone"]
 
 
-def test_who_appends_waits_for_the_other(datasets):
+def test_appends_wait_for_each_other(datasets):
     upload = datasets.begin("digits", "npz")
     begun, refused = threading.Event(), []
 

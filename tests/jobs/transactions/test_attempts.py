@@ -48,9 +48,7 @@ def test_claim_child_takes_only_children(store, running, queued):
     parent = running()
     queued()
     assert store.claim_child(parent.id, "w", 30) is None
-    assert store.next_child(parent.id) is None
     child, _ = store.create("shard", {}, queue="search", parent_id=parent.id, child_key="0")
-    assert store.next_child(parent.id) == child.id
     assert store.claim_child(parent.id, "w", 30).id == child.id
     assert store.claim_child(parent.id, "w", 30) is None
 
@@ -128,7 +126,7 @@ def test_cancelling_ends_as_cancelled_with_the_last_checkpoint(store, running):
     assert store.metrics().counters == {"attempts.cancelled": 1}
 
 
-def test_nobody_cancels_what_nobody_asked_to_cancel(store, running):
+def test_an_attempt_cannot_cancel_without_a_request(store, running):
     job = running()
     with pytest.raises(CancelNotRequested):
         store.finish_cancelled(job.id, 1)

@@ -86,15 +86,15 @@ def test_a_key_for_another_request_is_a_conflict(store):
     assert len(store.list().items) == 1
 
 
-def test_an_answer_may_be_used_again(store, running):
+def test_a_result_may_be_reused(store, running):
     make = lambda **options: store.create("search", {"a": 1}, queue="search", **options)  # noqa: E731
     waiting, _ = make(fingerprint="f")
-    assert make(fingerprint="f", reuse_answer=True)[1]
+    assert make(fingerprint="f", reuse_result=True)[1]
     answer = store.succeed(running(fingerprint="f").id, 1, {"n": 10})
-    assert make(fingerprint="f", reuse_answer=True, idempotency_key="k") == (answer, False)
+    assert make(fingerprint="f", reuse_result=True, idempotency_key="k") == (answer, False)
     assert make(fingerprint="g", idempotency_key="k") == (answer, False)
-    assert make(fingerprint="g", reuse_answer=True)[1]
-    assert make(reuse_answer=True)[1]
+    assert make(fingerprint="g", reuse_result=True)[1]
+    assert make(reuse_result=True)[1]
     fresh, created = make(fingerprint="f")
     assert created
     assert fresh.id not in (answer.id, waiting.id)

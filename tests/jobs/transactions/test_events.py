@@ -32,7 +32,7 @@ def test_progress_stays_between_nothing_and_everything(store, running):
             store.report(job.id, 1, fraction, "")
 
 
-def test_texts_that_a_database_refuses_are_mended(store, running):
+def test_characters_that_a_database_refuses_are_replaced(store, running):
     job = running()
     store.report(job.id, 1, 0.5, "a\0b \ud800 \U0001f600" + "x" * 3000)
     after = store.get(job.id)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-on_both = pytest.mark.parametrize("desk", ["sqlite", "postgresql"], indirect=True)
+on_both = pytest.mark.parametrize("client", ["sqlite", "postgresql"], indirect=True)
 
 
 @on_both
-def test_an_answer_is_stored_with_its_progress(desk, runner):
-    job = desk.ended(desk.post("answer", value=7))
+def test_an_answer_is_stored_with_its_progress(client, runner):
+    job = client.ended(client.post("answer", value=7))
     assert job.status == "succeeded"
     assert job.result["answer"] == 7
     assert job.result["threads"] == "1"
@@ -20,19 +20,19 @@ def test_an_answer_is_stored_with_its_progress(desk, runner):
     assert job.result["pid"] != os.getpid()
 
 
-def test_a_warm_spare_takes_the_job_and_is_replaced(desk, make_runner, settings):
+def test_a_warm_spare_takes_the_job_and_is_replaced(client, make_runner, settings):
     runner = make_runner(spares=1)
     (first,) = runner._spares.pids
-    assert desk.ended(desk.post("answer")).result["pid"] == first
+    assert client.ended(client.post("answer")).result["pid"] == first
     (second,) = runner._spares.pids
     assert second != first
-    assert desk.ended(desk.post("answer")).result["pid"] == second
+    assert client.ended(client.post("answer")).result["pid"] == second
 
 
-def test_without_spares_each_job_starts_its_process(desk, make_runner):
+def test_without_spares_each_job_starts_its_process(client, make_runner):
     runner = make_runner(spares=0)
     assert runner._spares.pids == []
-    assert desk.ended(desk.post("answer")).status == "succeeded"
+    assert client.ended(client.post("answer")).status == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,17 @@ def test_without_spares_each_job_starts_its_process(desk, make_runner):
         ("badly_named", "internal", "no such name"),
     ],
 )
-def test_failures_are_told_apart_and_end_one_job_alone(desk, runner, do, kind, words):
-    job = desk.ended(desk.post(do))
+def test_failures_have_kinds_and_end_one_job_alone(client, runner, do, kind, words):
+    job = client.ended(client.post(do))
     assert job.status == "failed"
     assert job.attempt == 1
     assert (job.failure.kind, words in job.failure.message) == (kind, True), job.failure
     assert job.failure.remedy
-    assert desk.ended(desk.post("answer")).status == "succeeded"
+    assert client.ended(client.post("answer")).status == "succeeded"
 
 
-def test_the_log_tail_is_the_end_of_what_was_printed(desk, runner):
-    tail = desk.ended(desk.post("spam")).failure.log_tail
+def test_the_log_tail_is_the_end_of_what_was_printed(client, runner):
+    tail = client.ended(client.post("spam")).failure.log_tail
     assert "line 19999" in tail
     assert "straight to the descriptor" in tail
     assert "RuntimeError: after much talk" in tail
@@ -65,149 +65,142 @@ def test_the_log_tail_is_the_end_of_what_was_printed(desk, runner):
     assert len(tail) <= 64_000
 
 
-def test_the_tail_of_a_crash_survives_it(desk, runner):
-    assert "about to crash" in desk.ended(desk.post("crash")).failure.log_tail
+def test_the_tail_of_a_crash_survives_it(client, runner):
+    assert "about to crash" in client.ended(client.post("crash")).failure.log_tail
 
 
 @on_both
-def test_a_killed_process_is_tried_again(desk, runner):
-    job = desk.ended(desk.post("killed", times=2))
+def test_a_killed_process_is_tried_again(client, runner):
+    job = client.ended(client.post("killed", times=2))
     assert job.status == "succeeded"
     assert job.result == {"attempt": 3}
 
 
-def test_attempts_are_bounded(desk, runner):
-    job = desk.ended(desk.post("killed", times=9, max_attempts=2))
+def test_attempts_are_bounded(client, runner):
+    job = client.ended(client.post("killed", times=9, max_attempts=2))
     assert (job.status, job.failure.kind, job.attempt) == ("failed", "worker_lost", 2)
 
 
-def test_a_kill_by_the_kernel_is_out_of_memory(desk, runner, monkeypatch):
+def test_a_kill_by_the_kernel_is_out_of_memory(client, runner, monkeypatch):
     monkeypatch.setattr("collegium.worker.failures.MemoryKills.happened", lambda self: True)
-    job = desk.ended(desk.post("killed"))
+    job = client.ended(client.post("killed"))
     assert (job.status, job.failure.kind, job.attempt) == ("failed", "out_of_memory", 1)
 
 
 @on_both
-@pytest.mark.parametrize("do", ["sleep", "deaf", "stubborn"])
-def test_cancel_asks_then_terminates_then_kills(desk, make_runner, do):
+@pytest.mark.parametrize("do", ["sleep", "unresponsive", "stubborn"])
+def test_cancel_asks_then_terminates_then_kills(client, make_runner, do):
     make_runner(cancel_grace_s=0.3, term_grace_s=0.3)
-    job = desk.running(desk.post(do), "asleep" if do == "sleep" else "deaf")
-    assert desk.store.request_cancel(job.id).status == "cancelling"
-    ended = desk.ended(job)
+    job = client.running(client.post(do), "asleep" if do == "sleep" else "unresponsive")
+    assert client.store.request_cancel(job.id).status == "cancelling"
+    ended = client.ended(job)
     assert ended.status == "cancelled"
-    assert set(desk.files(ended)) == {"begun.txt"}
+    assert set(client.files(ended)) == {"begun.txt"}
 
 
-def test_a_queued_job_is_cancelled_without_a_worker(desk):
-    job = desk.post("answer")
-    assert desk.store.request_cancel(job.id).status == "cancelled"
+def test_a_queued_job_is_cancelled_without_a_worker(client):
+    job = client.post("answer")
+    assert client.store.request_cancel(job.id).status == "cancelled"
 
 
 @pytest.mark.parametrize("do", ["sleep", "stubborn"])
-def test_a_job_that_takes_too_long_is_stopped(desk, make_runner, do):
+def test_a_job_that_takes_too_long_is_stopped(client, make_runner, do):
     make_runner(search_timeout_s=2.5, cancel_grace_s=0.3, term_grace_s=0.3)
-    job = desk.ended(desk.post(do))
+    job = client.ended(client.post(do))
     assert (job.status, job.failure.kind) == ("failed", "timeout")
     assert "2.5 seconds" in job.failure.message
-    assert set(desk.files(job)) == {"begun.txt"}
+    assert set(client.files(job)) == {"begun.txt"}
 
 
 @on_both
-def test_files_are_published_but_for_hidden_ones_and_links(desk, runner):
-    job = desk.ended(desk.post("files"))
-    assert desk.files(job) == {"a.txt": b"first", "inner/b.json": b"{}"}
+def test_files_are_published_but_for_hidden_ones_and_links(client, runner):
+    job = client.ended(client.post("files"))
+    assert client.files(job) == {"a.txt": b"first", "inner/b.json": b"{}"}
 
 
-def test_what_a_failure_leaves_is_published(desk, runner):
-    assert desk.files(desk.ended(desk.post("fail"))) == {"last.txt": b"what is left\n"}
+def test_what_a_failure_leaves_is_published(client, runner):
+    assert client.files(client.ended(client.post("fail"))) == {"last.txt": b"what is left\n"}
 
 
-def test_nothing_of_an_attempt_stays_on_the_machine(desk, runner, settings):
+def test_nothing_of_an_attempt_stays_on_the_machine(client, runner, settings):
     for do in ("files", "fail", "count"):
-        desk.ended(desk.post(do, to=2))
+        client.ended(client.post(do, to=2))
     runner.close()
     assert list(settings.home.glob("work/*/*")) == []
     assert list(settings.home.glob("checkpoints/*")) == []
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_processes_that_a_job_started_end_with_it(desk, runner, wait):
-    job = desk.running(desk.post("breed", wait=wait), "bred") if wait else desk.ended(desk.post("breed"))
-    grandchild = next(e.data["grandchild"] for e in desk.store.events(job.id) if e.type == "log")
+def test_processes_that_a_job_started_end_with_it(client, runner, wait):
+    job = client.running(client.post("breed", wait=wait), "bred") if wait else client.ended(client.post("breed"))
+    grandchild = next(e.data["grandchild"] for e in client.store.events(job.id) if e.type == "log")
     if wait:
-        desk.store.request_cancel(job.id)
-        desk.ended(job)
+        client.store.request_cancel(job.id)
+        client.ended(job)
     assert not Path(f"/proc/{grandchild}/cmdline").exists() or not Path(f"/proc/{grandchild}/cmdline").read_bytes()
 
 
-def test_numbers_that_json_does_not_know_become_null(desk, runner):
-    job = desk.ended(desk.post("not_numbers"))
+def test_numbers_that_json_does_not_know_become_null(client, runner):
+    job = client.ended(client.post("not_numbers"))
     assert job.result == {"worst": None, "list": [None, 1.5]}
-    assert [e.data for e in desk.store.events(job.id) if e.type == "metric"] == [{"loss": None, "step": 3}]
+    assert [e.data for e in client.store.events(job.id) if e.type == "metric"] == [{"loss": None, "step": 3}]
 
 
 @on_both
-def test_estimates_are_kept_between_jobs(desk, runner):
-    first = desk.ended(desk.post("estimate", key="k", value={"r": 1.5}))
+def test_estimates_are_kept_between_jobs(client, runner):
+    first = client.ended(client.post("estimate", key="k", value={"r": 1.5}))
     assert first.result == {"before": None, "after": {"r": 1.5}}
-    assert desk.ended(desk.post("estimate", key="k")).result["before"] == {"r": 1.5}
-
-
-def test_a_job_may_look_at_another(desk, runner):
-    other = desk.ended(desk.post("answer", value=3))
-    found = desk.ended(desk.post("look_up", job=other.id)).result["found"]
-    assert (found["status"], found["result"]["answer"]) == ("succeeded", 3)
-    assert desk.ended(desk.post("look_up", job="nobody")).result == {"found": None}
+    assert client.ended(client.post("estimate", key="k")).result["before"] == {"r": 1.5}
 
 
 @on_both
-def test_events_end_with_the_state(desk, runner):
-    job = desk.ended(desk.post("sleep", seconds=0.3))
-    events = desk.store.events(job.id)
+def test_events_end_with_the_state(client, runner):
+    job = client.ended(client.post("sleep", seconds=0.3))
+    events = client.store.events(job.id)
     assert [e.seq for e in events] == list(range(1, len(events) + 1))
     assert events[-1].data["status"] == "succeeded"
     assert any(e.type == "progress" and e.data["message"] == "asleep" for e in events)
 
 
 @on_both
-def test_a_superseded_attempt_is_killed_and_writes_nothing(desk, make_runner, settings):
+def test_a_superseded_attempt_is_killed_and_writes_nothing(client, make_runner, settings):
     """Its lease ran out unnoticed, as when a machine is suspended; meanwhile another worker took the job."""
     make_runner(heartbeat_s=1.0, lease_s=3.0, reap_s=60.0)
-    job = desk.running(desk.post("sleep"), "asleep")
-    desk.store.heartbeat(job.id, job.attempt, 0.0)
+    job = client.running(client.post("sleep"), "asleep")
+    client.store.heartbeat(job.id, job.attempt, 0.0)
     time.sleep(0.01)
-    assert [hint.id for hint in desk.store.reap().expired] == [job.id]
-    second = desk.store.claim(job.id, "another", 30.0)
+    assert [hint.id for hint in client.store.reap().expired] == [job.id]
+    second = client.store.claim(job.id, "another", 30.0)
     process_gone = lambda: not list(settings.home.glob(f"work/{job.id}/{job.attempt}"))  # noqa: E731
     deadline = time.monotonic() + 10
     while not process_gone() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert process_gone()
-    now = desk.get(job)
+    now = client.get(job)
     assert (now.status, now.attempt, now.worker) == ("running", second.attempt, "another")
-    assert not desk.store.artifacts(job.id)
-    desk.store.succeed(job.id, second.attempt, {"by": "another"})
+    assert not client.store.artifacts(job.id)
+    client.store.succeed(job.id, second.attempt, {"by": "another"})
 
 
 @on_both
-def test_shutdown_gives_the_job_back(desk, make_runner):
+def test_shutdown_gives_the_job_back(client, make_runner):
     runner = make_runner()
-    job = desk.running(desk.post("count", to=50, pause=0.05), "at 3")
+    job = client.running(client.post("count", to=50, pause=0.05), "at 3")
     runner.close()
-    waiting = desk.get(job)
+    waiting = client.get(job)
     assert (waiting.status, waiting.released, waiting.attempts_left) == ("queued", 1, waiting.max_attempts)
     make_runner(name="next")
-    ended = desk.ended(job)
+    ended = client.ended(job)
     assert ended.result["begun_at"] >= 3
     assert ended.result["attempt"] == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_computing_process_that_is_killed_is_resumed(desk, runner, number):
-    job = desk.running(desk.post("count", to=40, pause=0.03), "at 2")
+def test_a_computing_process_that_is_killed_is_resumed(client, runner, number):
+    job = client.running(client.post("count", to=40, pause=0.03), "at 2")
     for attempt in list(runner._attempts):
         os.killpg(attempt._process.pid, number)
-    ended = desk.ended(job)
+    ended = client.ended(job)
     assert ended.status == "succeeded", ended.failure
     assert ended.result["attempt"] == 2
     assert ended.result["begun_at"] >= 2

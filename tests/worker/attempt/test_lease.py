@@ -1,4 +1,4 @@
-"""A lease is renewed beside the work, survives a short silence of the database, and is given up after a long one."""
+"""A lease is renewed during the work, survives a short outage of the database, and is given up after a long one."""
 
 import queue
 import time
@@ -23,8 +23,8 @@ class Unreliable:
         return getattr(self._store, name)
 
 
-class Watch:
-    """What the lease told."""
+class Recorder:
+    """The calls that the lease made."""
 
     def __init__(self):
         self.notices = queue.SimpleQueue()
@@ -39,72 +39,72 @@ class Watch:
 
 
 @pytest.fixture
-def held(desk):
-    """A claimed job, a store that can fail, what is told, and the lease."""
-    store, watch = Unreliable(desk.store), Watch()
-    job = desk.store.claim(desk.post("answer").id, "w", 1.0)
+def held(client):
+    """A claimed job, a store that can fail, the recorded calls, and the lease."""
+    store, recorder = Unreliable(client.store), Recorder()
+    job = client.store.claim(client.post("answer").id, "w", 1.0)
     lease = Lease(
         store,
         job,
         lease_s=0.8,
         heartbeat_s=0.05,
-        renewed=watch.renewed,
-        lost=watch.lost,
-        notify=watch.notices.put,
+        renewed=recorder.renewed,
+        lost=recorder.lost,
+        notify=recorder.notices.put,
     )
     lease.start()
-    yield desk, job, store, watch, lease
+    yield client, job, store, recorder, lease
     lease.stop()
     store.reachable = True
-    if not desk.get(job).terminal:
-        desk.store.succeed(job.id, desk.get(job).attempt, {})
+    if not client.get(job).terminal:
+        client.store.succeed(job.id, client.get(job).attempt, {})
 
 
 def test_it_outlives_its_first_grant(held):
-    desk, _job, _, watch, lease = held
+    client, _job, _, recorder, lease = held
     time.sleep(1.2)
-    assert not desk.store.reap().expired
-    assert watch.renewals > 3
+    assert not client.store.reap().expired
+    assert recorder.renewals > 3
     assert lease.held
 
 
-def test_a_short_silence_is_no_loss(held):
-    _, _, store, watch, lease = held
+def test_a_short_outage_loses_no_lease(held):
+    _, _, store, recorder, lease = held
     store.reachable = False
     time.sleep(0.3)
     store.reachable = True
     time.sleep(0.3)
     assert lease.held
-    assert not watch.killed
+    assert not recorder.killed
 
 
-def test_a_silence_of_a_lease_kills(held):
-    _, _, store, watch, lease = held
+def test_an_outage_of_a_lease_kills(held):
+    _, _, store, recorder, lease = held
     store.reachable = False
     begun = time.monotonic()
-    notice = watch.notices.get(timeout=5)
+    notice = recorder.notices.get(timeout=5)
     assert isinstance(notice, LeaseLost)
     assert 0.5 < time.monotonic() - begun < 3
-    assert watch.killed
+    assert recorder.killed
     assert not lease.held
 
 
 def test_being_superseded_kills_at_once(held):
-    desk, job, _, watch, lease = held
-    desk.store.release(job.id, job.attempt)
-    desk.store.claim(job.id, "another", 30.0)
-    assert isinstance(watch.notices.get(timeout=5), LeaseLost)
-    assert watch.killed
+    client, job, _, recorder, lease = held
+    client.store.release(job.id, job.attempt)
+    client.store.claim(job.id, "another", 30.0)
+    assert isinstance(recorder.notices.get(timeout=5), LeaseLost)
+    assert recorder.killed
     assert not lease.held
 
 
-def test_a_cancellation_is_told_once(held):
-    desk, job, _, watch, _ = held
-    desk.store.request_cancel(job.id)
-    assert isinstance(watch.notices.get(timeout=5), CancelRequested)
+def test_a_cancellation_is_notified_once(held):
+    client, job, _, recorder, _ = held
+    client.store.request_cancel(job.id)
+    assert isinstance(recorder.notices.get(timeout=5), CancelRequested)
     time.sleep(0.3)
-    assert watch.notices.empty()
-    desk.store.finish_cancelled(job.id, job.attempt)
+    assert recorder.notices.empty()
+    client.store.finish_cancelled(job.id, job.attempt)
 
 
 def test_insisting_waits_for_the_database(held):
@@ -127,8 +127,8 @@ def test_insisting_ends_with_the_lease(held):
 
 
 def test_the_last_write_is_no_loss(held):
-    desk, job, _, watch, lease = held
-    lease.settle(lambda: desk.store.succeed(job.id, job.attempt, {}))
+    client, job, _, recorder, lease = held
+    lease.settle(lambda: client.store.succeed(job.id, job.attempt, {}))
     time.sleep(0.2)
-    assert watch.notices.empty()
-    assert not watch.killed
+    assert recorder.notices.empty()
+    assert not recorder.killed

@@ -8,8 +8,8 @@ from collegium.worker.attempt.workspace import NotPublished, Workspace
 
 
 @pytest.fixture
-def workspace(desk, settings):
-    made = Workspace(settings.home, desk.post("answer"))
+def workspace(client, settings):
+    made = Workspace(settings.home, client.post("answer"))
     made.create()
     return made
 
@@ -30,17 +30,17 @@ def test_checkpoints_go_when_the_job_has_ended(workspace):
     assert not workspace.checkpoint_dir.exists()
 
 
-def test_files_are_named_below_their_folder(workspace, desk):
+def test_files_are_named_below_their_folder(workspace, client):
     (workspace.artifact_dir / "model").mkdir()
     (workspace.artifact_dir / "model" / "config.json").write_text("{}")
     (workspace.artifact_dir / "model" / ".part").write_text("unfinished")
-    assert [(found.name, found.bytes) for found in workspace.publish(desk.artifacts)] == [("model/config.json", 2)]
+    assert [(found.name, found.bytes) for found in workspace.publish(client.artifacts)] == [("model/config.json", 2)]
 
 
-def test_a_name_that_cannot_be_is_refused(workspace, desk):
+def test_a_name_that_cannot_be_is_refused(workspace, client):
     (workspace.artifact_dir / "a b").write_text("x")
     with pytest.raises(InvalidName):
-        workspace.publish(desk.artifacts)
+        workspace.publish(client.artifacts)
 
 
 def test_a_store_that_does_not_take_a_file_says_so(workspace, tmp_path):
@@ -50,6 +50,6 @@ def test_a_store_that_does_not_take_a_file_says_so(workspace, tmp_path):
         workspace.publish(ArtifactStore(f"file://{tmp_path}/file/below"))
 
 
-def test_an_attempt_that_left_nothing_publishes_nothing(workspace, desk):
+def test_an_attempt_that_left_nothing_publishes_nothing(workspace, client):
     workspace.discard(ended=False)
-    assert workspace.publish(desk.artifacts) == []
+    assert workspace.publish(client.artifacts) == []

@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 import collegium.train.engine
 from collegium.jobs.subprocesses import environment, python
 from collegium.search import engine
+from collegium.search.errors import InvalidSpec
 from collegium.search.sampling import local
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
 from collegium.train.errors import DataError
+from collegium.train.models.resolve import answer_of as answer_of_search
+from collegium.train.spec.architecture import SearchedArchitecture
 from collegium.train.spec.training import TrainingSpec
 from collegium.worker.compute import handlers
 from collegium.worker.compute.context import Cancelled
-from collegium.worker.failures import Rejected, from_exception
+from collegium.worker.failures import JobRejected, from_exception
 from collegium.worker.settings import WorkerSettings
 
 BLOCK = {
@@ -48,7 +50,7 @@ TRAINING = {
 
 
 @dataclass
-class Alone:
+class FakeContext:
     """A context without a supervisor; children are run at once, as JSON."""
 
     artifact_dir: Path
@@ -56,9 +58,8 @@ class Alone:
     device: str = "cpu"
     data_dir: Path = Path("/nowhere")
     datasets_dir: Path = Path("/nowhere")
-    jobs: dict = field(default_factory=dict)
     children: list = field(default_factory=list)
-    said: list = field(default_factory=list)
+    messages: list = field(default_factory=list)
     cancelled: bool = False
 
     def check(self):
@@ -67,16 +68,13 @@ class Alone:
 
     def report(self, fraction, message=""):
         self.check()
-        self.said.append((fraction, message))
+        self.messages.append((fraction, message))
 
-    def known(self, key):
+    def get_estimate(self, key):
         return None
 
-    def remember(self, key, value):
+    def put_estimate(self, key, value):
         json.dumps(value)
-
-    def look_up(self, job):
-        return self.jobs.get(job)
 
     def fan_out(self, children, progress=None):
         self.children += children
@@ -90,7 +88,7 @@ class Alone:
 
 @pytest.fixture
 def context(tmp_path):
-    return Alone(tmp_path)
+    return FakeContext(tmp_path)
 
 
 @pytest.fixture
@@ -106,7 +104,7 @@ def answer_of(result):
 def test_a_search_is_answered_and_plotted(context):
     result = handlers.search({"baseline": {"preset": "resnet50"}}, context)
     assert result["primal"]["multiplicity"] == 12
-    assert context.said[-1][0] == 1.0
+    assert context.messages[-1][0] == 1.0
     assert b"<svg" in (context.artifact_dir / "plot.svg").read_bytes()[:500]
     assert not context.children
 
@@ -115,7 +113,7 @@ def test_a_divided_search_has_the_same_answer(context, dividing):
     divided = handlers.search(SAMPLED, context)
     assert len(context.children) > 3
     assert len({child["key"] for child in context.children}) == len(context.children)
-    told = [fraction for fraction, message in context.said if "parts by all workers" in message]
+    told = [fraction for fraction, message in context.messages if "parts by all workers" in message]
     assert len(set(told)) > 3
     assert told == sorted(told)
     whole = engine.run(SearchSpec.model_validate_json(json.dumps(SAMPLED))).model_dump(mode="json")
@@ -124,7 +122,7 @@ def test_a_divided_search_has_the_same_answer(context, dividing):
 
 def test_parts_are_the_same_in_a_second_attempt(context, dividing, tmp_path):
     handlers.search(SAMPLED, context)
-    again = Alone(tmp_path)
+    again = FakeContext(tmp_path)
     handlers.search(SAMPLED, again)
     assert [child["key"] for child in again.children] == [child["key"] for child in context.children]
 
@@ -148,16 +146,16 @@ def test_a_part_that_fails_fails_the_search_for_its_reason(context, dividing):
         return [{"id": "x", "status": "failed", "result": None, "failure": failure} for _ in children]
 
     context.fan_out = fail
-    with pytest.raises(Rejected, match="no room") as caught:
+    with pytest.raises(JobRejected, match="no room") as caught:
         handlers.search(SAMPLED, context)
     assert (caught.value.kind, caught.value.remedy) == ("out_of_memory", "buy some")
 
 
-def test_a_part_that_somebody_cancelled_fails_the_search(context, dividing):
+def test_a_part_that_was_cancelled_fails_the_search(context, dividing):
     context.fan_out = lambda children, progress=None: [
         {"id": "x", "status": "cancelled", "result": None, "failure": None} for _ in children
     ]
-    with pytest.raises(Rejected, match="cancelled"):
+    with pytest.raises(JobRejected, match="cancelled"):
         handlers.search(SAMPLED, context)
 
 
@@ -168,8 +166,9 @@ def test_sampling_can_be_cancelled(context):
 
 
 def test_a_wrong_spec_is_refused_as_when_it_is_posted(context):
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(InvalidSpec) as caught:
         handlers.search({"baseline": {"preset": "resnet50"}, "tolerance": "0.1"}, context)
+    assert caught.value.path == ("tolerance",)
     assert from_exception(caught.value).kind == "invalid_spec"
 
 
@@ -179,7 +178,7 @@ def test_the_inputs_of_a_search_may_be_a_data_set(context):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "no-such-data"])
-def test_data_that_are_not_there_are_the_users_affair(context, name):
+def test_missing_data_are_a_user_error(context, name):
     with pytest.raises(DataError) as caught:
         handlers.search({"baseline": {"preset": "resnet50"}, "inputs": {"data": name}}, context)
     cause = from_exception(caught.value)
@@ -188,22 +187,8 @@ def test_data_that_are_not_there_are_the_users_affair(context, name):
 
 
 def test_data_that_are_no_images_are_refused(context):
-    with pytest.raises(Rejected, match="not images"):
+    with pytest.raises(JobRejected, match="not images"):
         handlers.search({"baseline": {"preset": "resnet50"}, "inputs": {"data": "synthetic"}}, context)
-
-
-def test_a_training_needs_a_finished_search(context):
-    context.jobs = {
-        "good": {"id": "good", "kind": "search", "status": "succeeded", "spec": {}, "result": {}},
-        "running": {"id": "running", "kind": "search", "status": "running", "spec": {}, "result": None},
-        "training": {"id": "training", "kind": "training", "status": "succeeded", "spec": {}, "result": {}},
-    }
-    assert handlers.finished_search(None, context) is None
-    assert handlers.finished_search("good", context)["id"] == "good"
-    for name, words in (("running", "is running"), ("training", "no search"), ("missing", "no search")):
-        with pytest.raises(Rejected, match=words) as caught:
-            handlers.finished_search(name, context)
-        assert caught.value.kind == "user_error"
 
 
 def test_further_handlers_override_and_add(monkeypatch):
@@ -223,32 +208,29 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_training_that_is_killed_ends_in_the_same_weights(desk, make_runner, context, one_thread):
+def test_a_training_that_is_killed_ends_in_the_same_weights(client, make_runner, context, one_thread):
     """On a search's answer: once without interruption here, once killed in a worker and taken up again."""
     asked = {"baseline": TRAINING["architecture"]["baseline"]}
-    search = desk.store.create("search", asked, queue="search")[0]
-    desk.store.claim(search.id, "here", 60.0)
-    found = desk.store.succeed(search.id, 1, handlers.search(asked, context))
-    spec = TRAINING | {"architecture": {"search": search.id, "choice": "primal"}, "recipe": {"epochs": 30}}
+    searched = SearchedArchitecture(search="s", choice="primal")
+    architecture = answer_of_search(searched, asked, handlers.search(asked, context)).model_dump(mode="json")
+    spec = TRAINING | {"architecture": architecture, "recipe": {"epochs": 30}}
     whole = collegium.train.engine.run(
-        TrainingSpec.model_validate_json(json.dumps(spec)),
-        artifact_dir=context.artifact_dir,
-        search_result={"spec": found.spec, "result": found.result},
+        TrainingSpec.model_validate_json(json.dumps(spec)), artifact_dir=context.artifact_dir
     )
     runner = make_runner(preload="torch", extra_handlers="", heartbeat_s=0.5, lease_s=10.0)
-    cut = desk.store.create("training", spec, queue="train")[0]
+    cut = client.store.create("training", spec, queue="train")[0]
     deadline = time.monotonic() + 90
-    while not any(event.type == "metric" for event in desk.store.events(cut.id)) and time.monotonic() < deadline:
+    while not any(event.type == "metric" for event in client.store.events(cut.id)) and time.monotonic() < deadline:
         time.sleep(0.02)
     for attempt in list(runner._attempts):
         os.killpg(attempt._process.pid, signal.SIGKILL)
-    ended = desk.ended(cut, 90)
+    ended = client.ended(cut, 90)
     assert (ended.status, ended.attempt) == ("succeeded", 2), ended.failure
-    assert desk.files(cut)["model.safetensors"] == (context.artifact_dir / "model.safetensors").read_bytes()
+    assert client.files(cut)["model.safetensors"] == (context.artifact_dir / "model.safetensors").read_bytes()
     assert ended.result["accuracy"] == json.loads(json.dumps(whole))["accuracy"]
 
 
-def test_a_study_fans_out_over_its_trainings(desk, make_runner):
+def test_a_study_fans_out_over_its_trainings(client, make_runner):
     make_runner(preload="torch,collegium.train.engine", extra_handlers="", lease_s=10.0, heartbeat_s=0.5)
     single = {"name": "single", "architecture": {"baseline": TRAINING["architecture"]["baseline"]}}
     spec = {
@@ -257,31 +239,31 @@ def test_a_study_fans_out_over_its_trainings(desk, make_runner):
         "seeds": 2,
         "recipes": [{"name": "short", "recipe": {"epochs": 1}}],
     }
-    study = desk.store.create("study", spec, queue="train")[0]
-    ended = desk.ended(study, 120)
+    study = client.store.create("study", spec, queue="train")[0]
+    ended = client.ended(study, 120)
     assert ended.status == "succeeded", ended.failure
     assert ended.result["failed"] == 0
-    children = desk.store.children(study.id)
+    children = client.store.children(study.id)
     assert [child.kind for child in children] == ["training", "training"]
-    assert any(name.endswith(".csv") for name in desk.files(study))
+    assert any(name.endswith(".csv") for name in client.files(study))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_the_only_one_that_its_job_sees(desk, make_runner):
+def test_a_gpu_is_the_only_one_that_its_job_sees(client, make_runner):
     runner = make_runner(
         preload="torch,collegium.search.engine,collegium.search.sampling.local", extra_handlers="", devices="auto"
     )
     runner.close()
-    from collegium.worker.process.slots import plan
+    from collegium.worker.process.slots import plan_slots
     from collegium.worker.runner import Runner
 
     settings = runner._settings
-    on_gpu = Runner("gpu", settings, desk.store, desk.artifacts, runner._house.publisher, plan(settings))
+    on_gpu = Runner("gpu", settings, client.store, client.artifacts, runner._resources.publisher, plan_slots(settings))
     on_gpu.start()
     try:
-        job = desk.store.create("search", SAMPLED, queue="search")[0]
-        ended = desk.ended(job, 120)
+        job = client.store.create("search", SAMPLED, queue="search")[0]
+        ended = client.ended(job, 120)
     finally:
         on_gpu.close()
     assert ended.status == "succeeded", ended.failure

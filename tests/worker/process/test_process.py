@@ -1,4 +1,4 @@
-"""A computing process: heard, silenced, and gone with all that it started."""
+"""A computing process: its messages, its cancellation, and its end with all that it started."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def run(process, tmp_path, do, lease_s=0.0, **spec):
     process.send(order)
 
 
-def hear(process, kind, patience_s=20.0):
+def receive(process, kind, patience_s=20.0):
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         message = process.inbox.get(timeout=patience_s)
@@ -37,66 +37,66 @@ def hear(process, kind, patience_s=20.0):
 
 
 def test_it_runs_one_job_after_another(process, tmp_path):
-    assert hear(process, protocol.Ready).pid == process.pid
+    assert receive(process, protocol.Ready).pid == process.pid
     for value in (1, 2):
         run(process, tmp_path, "answer", value=value)
-        assert hear(process, protocol.Result).result["answer"] == value
+        assert receive(process, protocol.JobSucceeded).result["answer"] == value
 
 
-def test_cancel_is_heard_at_the_next_report_and_forgotten_with_the_job(process, tmp_path):
+def test_cancel_acts_at_the_next_report_and_ends_with_the_job(process, tmp_path):
     run(process, tmp_path, "sleep")
-    hear(process, protocol.Progress)
+    receive(process, protocol.Progress)
     process.send(protocol.Cancel())
-    hear(process, protocol.Cancelled)
+    receive(process, protocol.JobCancelled)
     run(process, tmp_path, "answer")
-    assert hear(process, protocol.Result).result["answer"] == 42
+    assert receive(process, protocol.JobSucceeded).result["answer"] == 42
 
 
 def test_cancel_before_the_job_begins_is_not_lost(process, tmp_path):
     run(process, tmp_path, "sleep")
     process.send(protocol.Cancel())
-    hear(process, protocol.Cancelled)
+    receive(process, protocol.JobCancelled)
     assert process.running
 
 
 def test_a_kind_without_handler_fails(process, tmp_path):
     process.send(protocol.Run("job", "riddle", {}, str(tmp_path / "w"), str(tmp_path / "c")))
-    assert "no handler for jobs of kind 'riddle'" in hear(process, protocol.Failure).message
+    assert "no handler for jobs of kind 'riddle'" in receive(process, protocol.JobFailed).message
 
 
 def test_it_ends_when_its_supervisor_is_gone(process, tmp_path):
     """As when a worker is killed: the end of its input is all that a process sees of it."""
     run(process, tmp_path, "breed", wait=True)
-    grandchild = hear(process, protocol.Event).data["grandchild"]
+    grandchild = receive(process, protocol.AddEvent).data["grandchild"]
     process._stdin.close()
-    assert hear(process, Exited).returncode == -signal.SIGKILL
+    assert receive(process, Exited).returncode == -signal.SIGKILL
     assert gone(grandchild)
 
 
 def test_it_ends_when_its_supervisor_is_silent_for_a_lease(process, tmp_path):
-    run(process, tmp_path, "deaf", lease_s=1.0)
-    hear(process, protocol.Progress)
+    run(process, tmp_path, "unresponsive", lease_s=1.0)
+    receive(process, protocol.Progress)
     for _ in range(4):
         time.sleep(0.5)
-        process.send(protocol.Alive())
+        process.send(protocol.LeaseRenewed())
     assert process.running
     begun = time.monotonic()
-    assert hear(process, Exited).returncode == -signal.SIGKILL
+    assert receive(process, Exited).returncode == -signal.SIGKILL
     assert 0.5 < time.monotonic() - begun < 10
 
 
 def test_an_idle_process_waits_without_a_lease(process, tmp_path):
     run(process, tmp_path, "answer", lease_s=0.6)
-    hear(process, protocol.Result)
+    receive(process, protocol.JobSucceeded)
     time.sleep(1.5)
     assert process.running
 
 
 def test_the_group_ends_when_its_leader_does(process, tmp_path):
     run(process, tmp_path, "breed", wait=True)
-    grandchild = hear(process, protocol.Event).data["grandchild"]
+    grandchild = receive(process, protocol.AddEvent).data["grandchild"]
     os.kill(process.pid, signal.SIGKILL)
-    hear(process, Exited)
+    receive(process, Exited)
     assert gone(grandchild)
 
 
@@ -111,7 +111,7 @@ def test_a_message_to_one_that_has_ended_does_no_harm(process):
 def test_a_module_that_is_broken_does_not_stop_it(settings, tmp_path):
     process = ComputeProcess(["--preload", "no_such_module", "--handlers", "job_doubles:HANDLERS"])
     run(process, tmp_path, "answer")
-    assert hear(process, protocol.Result)
+    assert receive(process, protocol.JobSucceeded)
     assert "no_such_module" in process.log.text()
     process.end()
 

@@ -7,7 +7,7 @@ import torch
 
 from collegium.jobs.subprocesses import environment, python
 from collegium.worker.process import slots
-from collegium.worker.process.slots import Slot, SlotPool, count_cores, find_gpus, plan
+from collegium.worker.process.slots import Slot, SlotPool, count_cores, find_gpus, plan_slots
 from collegium.worker.settings import WorkerSettings
 
 
@@ -19,7 +19,7 @@ def settings(**values):
     ("cores", "searches", "threads"), [(1, 2, 1), (2, 2, 2), (4, 2, 2), (8, 4, 2), (16, 8, 2), (64, 8, 8)]
 )
 def test_a_machine_without_gpu_shares_its_cores(cores, searches, threads):
-    slots = plan(settings(), gpus=[], cores=cores)
+    slots = plan_slots(settings(), gpus=[], cores=cores)
     assert [(s.queue, s.device, s.threads) for s in slots] == [
         *[("search", "cpu", threads)] * searches,
         ("train", "cpu", cores),
@@ -28,14 +28,14 @@ def test_a_machine_without_gpu_shares_its_cores(cores, searches, threads):
 
 
 def test_each_gpu_is_a_slot_of_either_queue():
-    slots = plan(settings(), gpus=["0", "3"], cores=16)
+    slots = plan_slots(settings(), gpus=["0", "3"], cores=16)
     assert [(s.queue, s.device, s.threads) for s in slots] == [("search", "cuda", 8)] * 2 + [("train", "cuda", 8)] * 2
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "0", "3"]
     assert {slot.environment["CUDA_DEVICE_ORDER"] for slot in slots} == {"PCI_BUS_ID"}
 
 
 def test_a_training_may_have_several_gpus():
-    slots = [s for s in plan(settings(train_gpus=2), gpus=["0", "1", "2", "3"], cores=8) if s.queue == "train"]
+    slots = [s for s in plan_slots(settings(train_gpus=2), gpus=["0", "1", "2", "3"], cores=8) if s.queue == "train"]
     assert [(slot.device, slot.environment["CUDA_VISIBLE_DEVICES"]) for slot in slots] == [
         ("cuda:0,1", "0,1"),
         ("cuda:0,1", "2,3"),
@@ -43,7 +43,7 @@ def test_a_training_may_have_several_gpus():
 
 
 def test_counts_may_be_given():
-    slots = plan(settings(search_slots=3, train_slots=2), gpus=[], cores=6)
+    slots = plan_slots(settings(search_slots=3, train_slots=2), gpus=[], cores=6)
     assert [slot.name for slot in slots] == ["search-0", "search-1", "search-2", "train-0", "train-1"]
     assert [slot.threads for slot in slots] == [2, 2, 2, 3, 3]
 

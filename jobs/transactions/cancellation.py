@@ -1,8 +1,8 @@
-"""What happens to a job happens to those below it.
+"""Cancellation, which extends to all descendants of a job.
 
 Locks are taken from the top down, and within a level in the order of ids, by every transaction that takes several;
-so no two of them wait for each other. A level is read after its parents are locked: a parent that was just about to
-add a child has either done so, and the child is seen, or finds itself cancelled.
+so no two of them wait for each other. A level is read after its parents are locked: a parent that was about to add a
+child has either done so, and the child is read, or is cancelled first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collegium.jobs.transactions.transitions import JOB_COLUMNS, job_of, move
 
 
 class Cancellation:
-    """Part of ``JobStore``: a user asks for the end of a job."""
+    """Part of ``JobStore``: cancellation by a user."""
 
     database: Database
 
@@ -57,7 +57,7 @@ def cancel_tree(connection: Connection, roots: Sequence[str], reason: str) -> No
 
 
 def drop_queued_children(connection: Connection, parent_id: str) -> None:
-    """The parent has ended: children that no worker has taken have no reader. Those that run are left to finish."""
+    """The parent has ended: queued children have no reader. Those that run are left to finish."""
     query = select(jobs.c.id).where(jobs.c.parent_id == parent_id, jobs.c.status == "queued")
     waiting = list(connection.scalars(query.order_by(jobs.c.id).with_for_update()))
     if waiting:

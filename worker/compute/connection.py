@@ -13,14 +13,14 @@ import time
 from typing import NoReturn
 
 from collegium.worker import protocol
-from collegium.worker.protocol import Alive, Cancel, Message, ProtocolError, Run
+from collegium.worker.protocol import Cancel, LeaseRenewed, Message, ProtocolError, Run
 
 
-class Channel:
-    """Lines in, lines out, and a listener that ends the process when its supervisor is gone.
+class SupervisorConnection:
+    """Sends and receives messages, and ends the process when its supervisor is gone.
 
-    The supervisor is gone when the input ends, or when it was silent for the lease that it gave: then another attempt
-    may already hold the job, and this process kills its whole group.
+    The supervisor is gone when the input ends, or when nothing arrived for the length of the lease: then another
+    attempt may already hold the job, and this process kills its whole group.
     """
 
     def __init__(self, source: int, sink: int) -> None:
@@ -33,7 +33,7 @@ class Channel:
         self.cancelled = threading.Event()
 
     @classmethod
-    def over_standard_streams(cls) -> Channel:
+    def over_standard_streams(cls) -> SupervisorConnection:
         """Take standard input and output for the protocol, and point what jobs print at standard error."""
         sys.stdout.flush()
         source, sink = os.dup(0), os.dup(1)
@@ -44,12 +44,12 @@ class Channel:
         sys.stdout = sys.stderr
         return cls(source, sink)
 
-    def listen(self) -> None:
-        """Start the listener."""
-        threading.Thread(target=self._listen, name="listener", daemon=True).start()
+    def start(self) -> None:
+        """Start the thread that receives."""
+        threading.Thread(target=self._receive_lines, name="supervisor", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Write one line; a supervisor that no longer reads is a supervisor that is gone."""
+        """Write one line; ends the process where the supervisor no longer reads."""
         line = memoryview(protocol.encode(message))
         try:
             with self._write_lock:
@@ -63,32 +63,32 @@ class Channel:
         return self._runs.get()
 
     def reply(self, timeout: float) -> Message | None:
-        """The next answer to a question, or None after ``timeout`` seconds."""
+        """The next reply to a request, or None after ``timeout`` seconds."""
         try:
             return self._replies.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def finished(self) -> None:
-        """Forget the job that has ended."""
+        """Discard what belongs to the job that has ended."""
         self._lease_s = 0.0
         while not self._replies.empty():
             self._replies.get()
         gc.collect()
 
-    def _listen(self) -> None:
+    def _receive_lines(self) -> None:
         pending = bytearray()
-        heard = time.monotonic()
+        last_received = time.monotonic()
         while True:
             # A short wait, since the lease may begin or end meanwhile.
             if not select.select([self._source], [], [], 0.5)[0]:
-                if self._lease_s and time.monotonic() - heard > self._lease_s:
+                if self._lease_s and time.monotonic() - last_received > self._lease_s:
                     die()
                 continue
             chunk = os.read(self._source, 1 << 16)
             if not chunk:
                 die()
-            heard = time.monotonic()
+            last_received = time.monotonic()
             pending += chunk
             *lines, rest = pending.split(b"\n") if b"\n" in chunk else (pending,)
             for line in lines:
@@ -108,7 +108,7 @@ class Channel:
                 self._runs.put(message)
             case Cancel():
                 self.cancelled.set()
-            case Alive():
+            case LeaseRenewed():
                 pass
             case _:
                 self._replies.put(message)

@@ -93,7 +93,7 @@ def test_a_queued_job_is_cancelled_at_once(store, queued):
     assert store.metrics().depth == {}
 
 
-def test_there_is_nobody_to_cancel(store):
+def test_cancelling_an_unknown_job_raises(store):
     with pytest.raises(JobNotFound):
         store.request_cancel("nobody")
 
