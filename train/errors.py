@@ -3,20 +3,20 @@
 ::
 
     TrainingError
+    ├── DataError     data that cannot be used
     ├── Diverged      the loss is no longer a finite number
     ├── DoesNotFit    the device has too little memory for this training
     ├── Mismatch      architecture, method and data do not go together
     └── MissingExtra  an optional package is needed and not installed
 
-A wrong specification raises :class:`collegium.search.errors.InvalidSpec`, wrong data
-:class:`collegium.train.errors.DataError`.
+A wrong specification raises :class:`collegium.search.errors.InvalidSpec`.
 """
 
 from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """A training that cannot go on; repeating it would end in the same way."""
+    """A training that cannot go on; a second attempt would end in the same way."""
 
     kind = "user_error"
 
@@ -46,12 +46,11 @@ class MissingExtra(TrainingError):
     """An optional package is needed and not installed."""
 
 
-class DataError(ValueError):
-    """Data that cannot be used: ``message`` says what is wrong with it, ``remedy`` what would be right."""
-
-    kind = "user_error"
+class DataError(TrainingError):
+    """Data that cannot be used: ``message`` is what is wrong with it, ``remedy`` what would be right."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        self.message = message
-        self.remedy = remedy
-        super().__init__(f"{message}. {remedy}" if remedy else message)
+        super().__init__(message, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.remedy}" if self.remedy else self.message

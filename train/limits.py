@@ -28,15 +28,15 @@ TRANSFORMER_DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrainingCost:
     """``parameters`` of the plain model, ``bytes`` of memory that training it needs at least, data not included."""
 
     parameters: int
     bytes: int
 
 
-def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
-    """What a training costs, or None where only the worker can know (a search's answer, a pretrained folder).
+def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> TrainingCost | None:
+    """What a training costs, or None where it follows from a search's result or a pretrained folder.
 
     Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
     """
@@ -45,14 +45,14 @@ def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
         raise InvalidSpec(
             ("data", "validation"), "a greedy soup is chosen by validation samples: hold some out, such as 0.1"
         )
-    if spec.resolved_recipe().patience and not spec.data.validation:
+    if spec.merged_recipe().patience and not spec.data.validation:
         raise InvalidSpec(
             ("recipe", "patience"), "early stopping watches the validation loss: hold some samples out, such as 0.1"
         )
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
-        members = grouped(architecture)
-        parameters, features = members.parameters, features_per_sample(members)
+        ensemble = grouped(architecture)
+        parameters, features = ensemble.parameters, features_per_sample(ensemble)
     elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
         parameters, features = _transformer(architecture, spec)
     else:
@@ -61,7 +61,7 @@ def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
         raise InvalidSpec(
             ("architecture",), f"the network has {parameters:.3g} parameters; the most that is trained is 1e10"
         )
-    cost = Cost(parameters, _bytes(spec, parameters, features))
+    cost = TrainingCost(parameters, _bytes(spec, parameters, features))
     if cost.bytes > available:
         raise InvalidSpec(
             ("architecture",),
@@ -71,14 +71,14 @@ def check(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Cost | None:
     return cost
 
 
-def check_study(spec: StudySpec) -> None:
+def check_study_cost(spec: StudySpec) -> None:
     """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
     for index, item in enumerate(spec.architectures):
         for method in spec.methods:
             for recipe in spec.recipes:
-                member = spec.training(item, method, recipe)
+                training = spec.training(item, method, recipe)
                 try:
-                    check(member)
+                    check_training_cost(training)
                 except InvalidSpec as problem:
                     raise InvalidSpec(("architectures", index, *problem.path), problem.message) from None
 
@@ -98,7 +98,7 @@ def _check_expansion(spec: TrainingSpec) -> None:
 
 
 def _bytes(spec: TrainingSpec, parameters: int, features: int) -> int:
-    recipe = spec.resolved_recipe()
+    recipe = spec.merged_recipe()
     copies = spec.expansion.copies
     trained = parameters * (copies if spec.method in EXPANDING or spec.method == "subset" else 1)
     kept = parameters * copies if spec.method in ("distilled", "soup", "ensemble") else 0
@@ -107,15 +107,15 @@ def _bytes(spec: TrainingSpec, parameters: int, features: int) -> int:
     return FLOAT * (trained * STATE[recipe.optimizer] + kept) + number * features * batch
 
 
-def features_per_sample(members: Grouped) -> int:
+def features_per_sample(ensemble: Grouped) -> int:
     """Numbers that the forward pass of one sample leaves for the backward pass."""
-    network: Network = members.network
+    network: Network = ensemble.network
     if isinstance(network, ResidualNetwork):
-        return _residual_features(network, members.widths, members.multiplicity)
-    shapes = network.chain.shapes(members.widths)
+        return _residual_features(network, ensemble.widths, ensemble.multiplicity)
+    shapes = network.chain.shapes(ensemble.widths)
     per_member = sum(channels * height * width for channels, height, width in shapes[1:])
     channels, height, width = shapes[0]
-    return channels * height * width + 2 * members.multiplicity * per_member
+    return channels * height * width + 2 * ensemble.multiplicity * per_member
 
 
 def _residual_features(network: ResidualNetwork, widths: tuple[int, ...], multiplicity: int) -> int:

@@ -1,4 +1,4 @@
-"""What a training and a study answer. Nothing here loads torch.
+"""Results of trainings and studies. Nothing here loads torch.
 
 Accuracies are fractions of 1. A result is read back from JSON, where a tuple is an array, so these models are closed
 and frozen but not strict.
@@ -13,7 +13,7 @@ from collegium.train.spec.recipes import Recipe
 
 
 class Splits(Part):
-    """One figure on each split; ``validation`` is null where no samples were held out."""
+    """One metric on each split; ``validation`` is null where no samples were held out."""
 
     train: float
     validation: float | None
@@ -37,14 +37,14 @@ class Artifact(Part):
 
 
 class Note(Part):
-    """Something to know about a result that is right as it stands."""
+    """A remark on a result that is correct."""
 
     kind: str
     message: str
 
 
 class Diagnostics(Part):
-    """Figures asked for by ``diagnostics``.
+    """Measurements that the specification names in ``diagnostics``.
 
     ``sharpness`` is Δ = |E_p L(θ_p) − L(θ̄)| over training samples (Mazzawi et al. 2024, Lemma B.1), with its standard
     error over draws of p; ``loss_gap`` and ``accuracy_gap`` are test loss − train loss and train accuracy − test
@@ -62,10 +62,10 @@ class Diagnostics(Part):
 class TrainingResult(Part):
     """A finished training.
 
-    ``accuracy``, ``top5`` and ``loss`` are those of the collapsed model, which is also the model that is left as an
-    artifact; ``sampled`` are those of the weights that training saw, where they differ. ``parameters`` counts the
-    collapsed model's; ``models`` is how many such models answer together (``ensemble``), else 1. ``widths`` and
-    ``multiplicity`` are null for transformers.
+    ``accuracy``, ``top5`` and ``loss`` are those of the collapsed model, which is also the model that is exported;
+    ``sampled`` are those of the weights that the last steps were trained under, where they differ. ``parameters``
+    counts the collapsed model's; ``models`` is how many such models are averaged (``ensemble``), else 1. ``widths``
+    and ``multiplicity`` are null for transformers.
     """
 
     accuracy: Splits
@@ -95,7 +95,7 @@ class TrainingResult(Part):
     versions: dict[str, str]
 
     def metrics(self, history: dict[str, Any]) -> dict[str, Any]:
-        """What ``metrics.json`` holds: the figures, and the rows of every epoch by loop."""
+        """The contents of ``metrics.json``: the metrics, and the rows of every epoch by loop."""
         names = {
             "accuracy",
             "top5",
@@ -111,7 +111,7 @@ class TrainingResult(Part):
 
 
 class Run(Part):
-    """One training of a study, with the figures that its table needs; ``failure`` where it has none."""
+    """One training of a study, with the metrics of its table, or with its ``failure``."""
 
     key: str
     id: str | None = None

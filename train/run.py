@@ -89,12 +89,12 @@ def run_study(
     >>> run_study(study | {"recipes": [{"name": "short", "recipe": {"epochs": 1}}]}).trainings
     2
     """
-    from collegium.train.study.pool import Place, Pool
+    from collegium.train.study.pool import PoolOptions, Pool
     from collegium.train.study.study import run
 
     asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
     callbacks: dict[str, Any] = {} if report is None else {"report": report}
-    with Pool(processes, Place(device, _path(data_dir))) as pool:
+    with Pool(processes, PoolOptions(device, _path(data_dir))) as pool:
         return StudyResult.model_validate(run(asked, fan_out=pool, artifact_dir=_path(folder), **callbacks))
 
 

@@ -14,8 +14,8 @@ from collegium.app.services.services import Given
 from collegium.app.services.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
 from collegium.search.errors import InvalidSpec
-from collegium.train.limits import check, check_study
-from collegium.train.spec.recipes import describe
+from collegium.train.limits import check_study_cost, check_training_cost
+from collegium.train.spec.recipes import describe_recipes
 from collegium.train.spec.training import StudySpec, TrainingSpec
 
 router = APIRouter(tags=["trainings"])
@@ -29,7 +29,7 @@ class RecipeList(View):
 
 @router.get("/recipes", responses={200: {"model": RecipeList}}, summary="List the named recipes")
 def list_recipes() -> JSONResponse:
-    return JSONResponse({"items": describe()})
+    return JSONResponse({"items": describe_recipes()})
 
 
 async def _training_spec(request: Request, services: Given) -> TrainingSpec:
@@ -55,7 +55,7 @@ def create_training(
 ) -> JSONResponse:
     try:
         definite = resolved_training(services.store, spec, services.settings)
-        check(definite)
+        check_training_cost(definite)
     except InvalidSpec as error:
         raise spec_problem([(error.path, error.message)]) from error
     return submit(services, "training", definite, "train", key, fresh)
@@ -76,7 +76,7 @@ def create_study(
 ) -> JSONResponse:
     try:
         definite = resolved_study(services.store, spec, services.settings)
-        check_study(definite)
+        check_study_cost(definite)
     except InvalidSpec as error:
         raise spec_problem([(error.path, error.message)]) from error
     return submit(services, "study", definite, "train", key, fresh)

@@ -68,11 +68,11 @@ def test_a_training_measures_its_collapsed_model_on_every_split(digits_spec, tmp
 
 
 def test_small_steps_take_one_thread_and_give_the_others_back(digits_spec):
-    before, heard = torch.get_num_threads(), []
+    before, counts = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        run(digits_spec(), event=lambda *_: heard.append(torch.get_num_threads()))
-        assert set(heard) == {1}
+        run(digits_spec(), event=lambda *_: counts.append(torch.get_num_threads()))
+        assert set(counts) == {1}
         with threads_for(SMALL_STEP):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 2
@@ -193,7 +193,7 @@ def test_the_answer_of_a_search_is_trained(digits_spec):
     assert [note["kind"] for note in result["notes"]] == ["head_replaced"]
     with pytest.raises(InvalidSpec, match="None fits"):
         run(digits_spec(architecture={"search": "job-1", "choice": "dual"}), search_result=search)
-    with pytest.raises(InvalidSpec, match="not known here"):
+    with pytest.raises(InvalidSpec, match="result is not given"):
         run(spec)
 
 
@@ -201,8 +201,8 @@ def test_what_does_not_go_together_is_refused_before_training(digits_spec):
     wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
     with pytest.raises(Mismatch, match="64 inputs and the network takes 784"):
         run(digits_spec(architecture=wide))
-    with pytest.raises(DataError, match="unheard-of"):
-        run(digits_spec(data="unheard-of"))
+    with pytest.raises(DataError, match="unknown"):
+        run(digits_spec(data="unknown"))
 
 
 def test_residual_networks_of_grey_images_train(tmp_path):
@@ -226,7 +226,7 @@ def load_and_evaluate(folder: Path):
 
 
 @pytest.mark.parametrize("family", ["mlp", "resnext", "block"])
-def test_a_stranger_gets_the_recorded_accuracy(digits_spec, tmp_path, family):
+def test_the_exported_folder_alone_gives_the_recorded_accuracy(digits_spec, tmp_path, family):
     relu = {"type": "relu"}
     layers = [{"type": "conv", "out": "a", "kernel": 3}, relu, {"type": "dense", "out": "b"}, relu]
     baseline = {

@@ -1,7 +1,7 @@
 import pytest
 
 from collegium.search.errors import InvalidSpec
-from collegium.train.limits import check, check_study
+from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.spec.training import StudySpec, TrainingSpec
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
@@ -12,15 +12,15 @@ def training(architecture, **fields):
 
 
 def test_a_small_training_costs_little():
-    cost = check(training({"baseline": MLP}))
+    cost = check_training_cost(training({"baseline": MLP}))
     assert cost is not None
     assert cost.parameters == 64 * 100 + 100 * 100 + 100 * 10
     assert 4 * 4 * cost.parameters < cost.bytes < 2**22
 
 
 def test_copies_cost_memory():
-    vanilla = check(training({"baseline": MLP}))
-    majority = check(training({"baseline": MLP}, method="majority", expansion=5))
+    vanilla = check_training_cost(training({"baseline": MLP}))
+    majority = check_training_cost(training({"baseline": MLP}, method="majority", expansion=5))
     assert majority.bytes - vanilla.bytes == 4 * 4 * 4 * vanilla.parameters
 
 
@@ -32,20 +32,20 @@ def test_copies_cost_memory():
         {"transformer": "t5", "config": {"d_model": 1_000_000, "d_ff": 1_000_000, "num_layers": 1000}},
     ],
 )
-def test_networks_that_nobody_can_train_are_refused(architecture):
+def test_networks_too_large_to_train_are_refused(architecture):
     with pytest.raises(InvalidSpec, match="parameters") as raised:
-        check(training(architecture))
+        check_training_cost(training(architecture))
     assert raised.value.path == ("architecture",)
 
 
 def test_a_training_that_does_not_fit_is_refused():
     with pytest.raises(InvalidSpec, match="GiB of memory"):
-        check(training({"baseline": {"preset": "resnet50"}}, recipe={"batch_size": 256}), available=2**30)
+        check_training_cost(training({"baseline": {"preset": "resnet50"}}, recipe={"batch_size": 256}), available=2**30)
 
 
 def test_a_soup_needs_validation_samples():
     with pytest.raises(InvalidSpec) as raised:
-        check(training({"baseline": MLP}, method="soup"))
+        check_training_cost(training({"baseline": MLP}, method="soup"))
     assert raised.value.path == ("data", "validation")
 
 
@@ -53,14 +53,14 @@ def test_a_study_names_the_architecture_that_is_wrong():
     bad = {"baseline": MLP, "widths": [3], "multiplicity": 1}
     architectures = [{"name": "A", "architecture": {"baseline": MLP}}, {"name": "B", "architecture": bad}]
     with pytest.raises(InvalidSpec) as raised:
-        check_study(StudySpec.model_validate({"architectures": architectures, "data": "digits"}))
+        check_study_cost(StudySpec.model_validate({"architectures": architectures, "data": "digits"}))
     assert raised.value.path == ("architectures", 1, "architecture", "widths")
 
 
 def test_early_stopping_needs_validation_samples():
     spec = training({"baseline": MLP}, recipe={"patience": 3})
     with pytest.raises(InvalidSpec) as raised:
-        check(spec)
+        check_training_cost(spec)
     assert raised.value.path == ("recipe", "patience")
     study = StudySpec.model_validate(
         {
@@ -69,7 +69,7 @@ def test_early_stopping_needs_validation_samples():
             "data": "digits",
         }
     )
-    check_study(study)
+    check_study_cost(study)
     assert study.training(study.architectures[0], study.methods[0], study.recipes[0]).data.validation == 0.1
 
 
@@ -85,7 +85,7 @@ def test_early_stopping_needs_validation_samples():
 )
 def test_an_option_that_the_method_does_not_have_is_refused(method, field, value):
     with pytest.raises(InvalidSpec, match=method) as raised:
-        check(training({"baseline": MLP}, method=method, expansion={field: value}))
+        check_training_cost(training({"baseline": MLP}, method=method, expansion={field: value}))
     assert raised.value.path == ("expansion", field)
     study = {
         "architectures": [{"name": "A", "architecture": {"baseline": MLP}}],
@@ -93,16 +93,18 @@ def test_an_option_that_the_method_does_not_have_is_refused(method, field, value
         "expansion": {field: value},
         "data": "digits",
     }
-    check_study(StudySpec.model_validate(study))
+    check_study_cost(StudySpec.model_validate(study))
 
 
 def test_copies_of_pretrained_weights_have_no_scale_to_correct():
     fields = {"method": "majority", "data": "synthetic-text"}
     pretrained = {"transformer": "t5", "pretrained": "folder"}
     with pytest.raises(InvalidSpec, match="replicas") as raised:
-        check(training(pretrained, **fields, expansion={"correct_scale": True}))
+        check_training_cost(training(pretrained, **fields, expansion={"correct_scale": True}))
     assert raised.value.path == ("expansion", "correct_scale")
     assert (
-        check(training(pretrained, **fields, expansion={"correct_scale": True, "initialization": "independent"}))
+        check_training_cost(
+            training(pretrained, **fields, expansion={"correct_scale": True, "initialization": "independent"})
+        )
         is None
     )

@@ -35,7 +35,7 @@ class OnTokens(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """Scores ``(batch, classes)`` or ``(batch, tokens, vocabulary)``."""
-        return self._task.scores(self.model, inputs, inputs if labels is None else labels)
+        return self._task.logits(self.model, inputs, inputs if labels is None else labels)
 
 
 def write_transformer(package: Package, folder: Path) -> None:

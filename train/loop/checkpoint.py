@@ -12,7 +12,7 @@ import torch
 class Checkpoints:
     """Named checkpoints in a folder. Without a folder, nothing is kept.
 
-    ``fingerprint`` identifies the training; a checkpoint of another one is as good as none. Tensors, numbers, strings,
+    ``fingerprint`` identifies the training; a checkpoint of another one is not used. Tensors, numbers, strings,
     lists and dictionaries can be kept; reading never unpickles anything else.
     """
 
@@ -27,7 +27,7 @@ class Checkpoints:
         return self._folder is not None
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Replace the checkpoint ``name`` at one stroke: written beside it, flushed to disk, then renamed."""
+        """Replace the checkpoint ``name`` atomically: written to a second file, flushed to disk, then renamed."""
         if self._folder is None:
             return
         path = self._path(name)

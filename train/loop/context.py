@@ -1,4 +1,4 @@
-"""Everything a training needs before its first step: data, a way to make models, a task, a place to run."""
+"""Everything a training needs before its first step: data, a way to make models, a task, a device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
 from collegium.train.errors import DoesNotFit
-from collegium.train.limits import check
+from collegium.train.limits import check_training_cost
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
@@ -32,8 +32,8 @@ from collegium.train.spec.training import EXPANDING, TrainingSpec
 
 
 @dataclass(frozen=True)
-class Request:
-    """A training and the places it may touch; plain enough to be sent to another process."""
+class TrainingRequest:
+    """A training and the folders it may touch; it can be pickled and sent to another process."""
 
     spec: TrainingSpec
     checkpoint_dir: Path | None = None
@@ -44,30 +44,30 @@ class Request:
 
 
 @dataclass
-class Setting:
+class TrainingContext:
     """What the phases of one training share."""
 
-    request: Request
+    request: TrainingRequest
     data: Dataset
     runtime: Runtime
-    members: Grouped | None
+    ensemble: Grouped | None
     blueprint: Blueprint | None
     checkpoints: Checkpoints
     notes: list[Note] = field(default_factory=list)
 
     @property
     def spec(self) -> TrainingSpec:
-        """The training that was asked for."""
+        """The specification of the training."""
         return self.request.spec
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of a step, forward and backward; infinite where nobody counted them."""
-        if self.members is None:
+        """Floating-point operations of a step, forward and backward; infinite where they are not counted."""
+        if self.ensemble is None:
             return math.inf
         recipe = self.runtime.recipe
         # Multiply–accumulates are two operations each, and the backward pass takes twice the forward pass.
-        forward = self.members.network.count("flops", self.members.widths, self.members.multiplicity)
+        forward = self.ensemble.network.count("flops", self.ensemble.widths, self.ensemble.multiplicity)
         return 6 * forward * -(-recipe.batch_size // recipe.accumulate)
 
     def model(self, seed: int) -> nn.Module:
@@ -85,7 +85,7 @@ class Setting:
         return build_transformer(architecture, self.data, seed=seed, data_dir=self.request.data_dir)
 
     def task(self, model: nn.Module) -> Task:
-        """What models are asked, with the recipe's label smoothing in the loss."""
+        """How ``model`` is run on a batch, with the recipe's label smoothing in the loss."""
         return task_for(self.data, model, smoothing=self.runtime.recipe.label_smoothing)
 
     def method(self, name: str | None = None) -> Method:
@@ -117,25 +117,27 @@ def method_options(spec: TrainingSpec) -> dict[str, Any]:
 
 
 def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSpec:
-    """``spec`` with a search's answer in place of the search; ``search`` has that job's ``spec`` and ``result``.
+    """``spec`` with a search's result in place of the search; ``search`` has that job's ``spec`` and ``result``.
 
-    Raises ``InvalidSpec`` where the search is needed and not given, or has no such answer.
+    Raises ``InvalidSpec`` where the search is needed and not given, or has no such result.
     """
     if not isinstance(spec.architecture, SearchedArchitecture):
         return spec
     if search is None:
-        raise InvalidSpec(("architecture", "search"), "the search is not known here; give its answer as a 'baseline'")
+        raise InvalidSpec(
+            ("architecture", "search"), "the search's result is not given; name the architecture as a 'baseline'"
+        )
     architecture = answer_of(spec.architecture, search["spec"], search["result"])
     return spec.model_copy(update={"architecture": architecture})
 
 
-def assemble(request: Request, fabric: Fabric) -> Setting:
+def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     """Load the data, fit the architecture to it, and make sure that the training fits the device's memory.
 
-    Raises ``InvalidSpec``, ``DataError`` or ``TrainingError`` before anything large is allocated.
+    Raises ``InvalidSpec`` or ``TrainingError`` before anything large is allocated.
     """
     spec = request.spec
-    runtime = Runtime(fabric, spec.resolved_recipe())
+    runtime = Runtime(fabric, spec.merged_recipe())
     _check_memory(spec, runtime)
     if "onnx" in spec.formats:
         from collegium.train.export.onnx import require_onnx
@@ -143,23 +145,25 @@ def assemble(request: Request, fabric: Fabric) -> Setting:
         require_onnx()
     data = load(spec.data, request.data_dir, request.datasets_dir)
     notes: list[Note] = []
-    members, plan = None, None
+    ensemble, plan = None, None
     if isinstance(spec.architecture, BaselineArchitecture):
-        asked = grouped(spec.architecture)
-        members, channels = fitted(asked, data)
-        plan = blueprint(members)
-        if members.outputs != asked.outputs:
-            message = f"The head has {members.outputs} outputs, for the data's classes, in place of {asked.outputs}."
+        requested = grouped(spec.architecture)
+        ensemble, channels = fitted(requested, data)
+        plan = blueprint(ensemble)
+        if ensemble.outputs != requested.outputs:
+            message = (
+                f"The head has {ensemble.outputs} outputs, for the data's classes, in place of {requested.outputs}."
+            )
             notes.append(Note(kind="head_replaced", message=message))
         last = runtime.recipe.channels_last and data.kind == "image" and plan.network != "MlpEnsemble"
         data = replace(data, preprocessing=replace(data.preprocessing, channels=channels, channels_last=last))
     checkpoints = Checkpoints(request.checkpoint_dir, fingerprint(spec))
-    return Setting(request, data.to(runtime.device), runtime, members, plan, checkpoints, notes)
+    return TrainingContext(request, data.to(runtime.device), runtime, ensemble, plan, checkpoints, notes)
 
 
 def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:
     available = free_memory(runtime.device)
-    cost = check(spec)
+    cost = check_training_cost(spec)
     if cost is not None and cost.bytes > available:
         raise DoesNotFit(
             f"training needs about {cost.bytes / 2**30:.1f} GiB of memory and the device has {available / 2**30:.1f}",
@@ -168,6 +172,6 @@ def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:
 
 
 def fingerprint(spec: TrainingSpec) -> str:
-    """Identifies the training that a checkpoint belongs to; what is left afterwards does not enter."""
+    """Identifies the training that a checkpoint belongs to; its exports and diagnostics do not enter."""
     text = spec.model_dump_json(exclude={"formats", "diagnostics"})
     return hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()

@@ -7,7 +7,7 @@ from torch import nn
 
 from collegium.train.data.batches import evaluation_batches
 from collegium.train.data.dataset import Preprocessing, Split
-from collegium.train.loop.metrics import Figures, Tally
+from collegium.train.loop.metrics import Metrics, MetricSum
 from collegium.train.loop.runtime import Runtime
 from collegium.train.loop.task import Task
 
@@ -21,12 +21,12 @@ def evaluate(
     runtime: Runtime,
     *,
     most: int | None = None,
-) -> Figures:
+) -> Metrics:
     """Loss and accuracy of ``model`` in evaluation mode on ``split``, or on its first ``most`` samples.
 
     The model's mode is left as it was.
     """
-    tally = Tally(runtime.device, runtime.sum())
+    total = MetricSum(runtime.device, runtime.sum())
     was_training = model.training
     model.eval()
     try:
@@ -40,7 +40,7 @@ def evaluate(
         )
         with runtime.autocast():
             for x, y in batches:
-                tally.add(task.scores(model, x, y), y)
+                total.add(task.logits(model, x, y), y)
     finally:
         model.train(was_training)
-    return tally.figures()
+    return total.mean()

@@ -1,7 +1,7 @@
-"""A training in several processes of one machine, heard and stopped as if it ran in this one.
+"""A training in several processes of one machine, with the callbacks of one process.
 
-The first process's reports and events come back through a queue; when the listener raises, that process is told so,
-raises at its next report, and the launcher ends the others.
+The first process's reports and events come back through a queue. When the callback raises, an event is set, that
+process raises at its next report, and the launcher ends the others.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ import torch.multiprocessing as processes
 from lightning_fabric import Fabric
 
 from collegium.train.errors import TrainingError
-from collegium.train.loop.context import Request
-from collegium.train.loop.loop import Listener
+from collegium.train.loop.context import TrainingRequest
+from collegium.train.loop.loop import TrainingCallback
 
-Execute = Callable[[Fabric, Request, Listener], dict[str, Any]]
+Execute = Callable[[Fabric, TrainingRequest, TrainingCallback], dict[str, Any]]
 POLL_SECONDS = 0.1
 
 
 class Stopped(Exception):
-    """Whoever listens wants the training stopped."""
+    """The callback in the launching process raised, so the training stops."""
 
 
-def in_processes(execute: Execute, fabric: Fabric, request: Request, listener: Listener) -> dict[str, Any]:
+def in_processes(
+    execute: Execute, fabric: Fabric, request: TrainingRequest, callback: TrainingCallback
+) -> dict[str, Any]:
     """Run ``execute`` in every process that ``fabric`` names, and return what the first one returns.
 
-    Raises what the listener or the first process raised.
+    Raises what the callback or the first process raised.
     """
     import threading
 
-    context = processes.get_context("spawn")
-    messages, stop = context.Queue(), context.Event()
+    spawning = processes.get_context("spawn")
+    messages, stop = spawning.Queue(), spawning.Event()
     outcome: dict[str, Any] = {}
 
     def launch() -> None:
@@ -46,10 +48,10 @@ def in_processes(execute: Execute, fabric: Fabric, request: Request, listener: L
 
     thread = threading.Thread(target=launch, name="training-processes")
     thread.start()
-    heard = _listen(thread, messages, stop, listener, outcome)
+    raised = _forward(thread, messages, stop, callback, outcome)
     thread.join()
-    if heard is not None:
-        raise heard
+    if raised is not None:
+        raise raised
     if "failure" in outcome:
         raise _rebuilt(*outcome["failure"])
     if "launch" in outcome:
@@ -64,7 +66,10 @@ def _rebuilt(kind: type[Exception], text: str, attributes: dict[str, Any]) -> Ex
     return error
 
 
-def _listen(thread: Any, messages: Any, stop: Any, listener: Listener, outcome: dict[str, Any]) -> BaseException | None:
+def _forward(
+    thread: Any, messages: Any, stop: Any, callback: TrainingCallback, outcome: dict[str, Any]
+) -> BaseException | None:
+    """Pass messages to the callback until the processes end; returns what the callback raised."""
     raised: BaseException | None = None
     while thread.is_alive() or not messages.empty():
         try:
@@ -75,29 +80,29 @@ def _listen(thread: Any, messages: Any, stop: Any, listener: Listener, outcome: 
             outcome[kind] = content[0]
         elif raised is None:
             try:
-                (listener.report if kind == "report" else listener.event)(*content)
-            except BaseException as error:  # whatever stops a training stops its processes first
+                (callback.report if kind == "report" else callback.event)(*content)
+            except BaseException as error:  # re-raised once the processes have ended
                 raised = error
                 stop.set()
     return raised
 
 
-def _work(fabric: Fabric, execute: Execute, request: Request, messages: Any, stop: Any) -> None:
+def _work(fabric: Fabric, execute: Execute, request: TrainingRequest, messages: Any, stop: Any) -> None:
     def report(fraction: float, message: str) -> None:
         if stop.is_set():
             raise Stopped
         messages.put(("report", fraction, message))
 
     first = fabric.global_rank == 0
-    listener = Listener(
+    callback = TrainingCallback(
         report if first else lambda fraction, message: None,
         (lambda kind, row: messages.put(("event", kind, row))) if first else lambda kind, row: None,
     )
     try:
-        result = execute(fabric, request, listener)
-    except (TrainingError, ValueError) as problem:
+        result = execute(fabric, request, callback)
+    except (TrainingError, ValueError) as error:
         if first:
-            messages.put(("failure", (type(problem), str(problem), vars(problem))))
+            messages.put(("failure", (type(error), str(error), vars(error))))
         raise
     if first:
         messages.put(("result", result))

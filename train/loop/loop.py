@@ -1,4 +1,4 @@
-"""The one training loop: every method, one process or several, resumable at any step.
+"""The training loop of every method, in one process or several, resumable at any step.
 
 Random numbers follow from the seed and the step alone (the order of samples from the epoch, augmentation and dropout
 from the step, a method's from what it keeps), so that a checkpoint holds a position and no generator, and a run that
@@ -22,7 +22,7 @@ from collegium.train.data.dataset import Augment, Batch, Dataset
 from collegium.train.errors import Diverged
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.evaluation import evaluate
-from collegium.train.loop.metrics import Figures, Tally
+from collegium.train.loop.metrics import Metrics, MetricSum
 from collegium.train.loop.optimization import make_optimizer, rate_at
 from collegium.train.loop.runtime import Runtime, used_memory
 from collegium.train.loop.task import Task
@@ -33,10 +33,10 @@ from collegium.train.spec.recipes import Recipe
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds between looks up from the work: to report and listen, and to save a checkpoint.
+    """Seconds between two reports of progress, and between two checkpoints.
 
-    A killed run repeats about ``checkpoint`` seconds of work. Checkpoints that take long come more rarely, so that they
-    cost at most a twentieth of the time; 0 saves at every report, whatever it costs.
+    A killed run repeats about ``checkpoint`` seconds of work. Checkpoints that take long are saved less often, so that
+    they cost at most a twentieth of the time; 0 saves at every report, whatever it costs.
     """
 
     report: float = 0.5
@@ -45,7 +45,7 @@ class Pace:
 
 @dataclass
 class Position:
-    """Where a training stands, and all that its checkpoint holds beside weights and optimizer state."""
+    """How far a training is: all that its checkpoint holds besides the states of model, optimizer and method."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -59,8 +59,11 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Listener:
-    """Who is told: ``report(fraction, message)`` may raise to stop the training; ``event(type, data)`` is recorded."""
+class TrainingCallback:
+    """Called during a training: ``report(fraction, message)``, which may raise to stop it, and ``event(type, data)``.
+
+    An exception of either is re-raised after a checkpoint is saved.
+    """
 
     report: Callable[[float, str], None]
     event: Callable[[str, dict[str, Any]], None]
@@ -69,8 +72,8 @@ class Listener:
 class Loop:
     """Trains one model by one method.
 
-    ``model`` is the prepared model: expanded, until the method's ``finish`` collapses it. ``name`` tells checkpoints
-    and events of several loops of one training apart.
+    ``model`` is the prepared model: expanded, until the method's ``finish`` collapses it. ``name`` distinguishes the
+    checkpoints and events of several loops of one training.
     """
 
     def __init__(
@@ -84,12 +87,12 @@ class Loop:
         seed: int,
         name: str,
         checkpoints: Checkpoints,
-        listener: Listener,
+        callback: TrainingCallback,
         pace: Pace,
     ) -> None:
         self.method, self.data, self.task, self.runtime = method, data, task, runtime
         self.recipe, self._seed, self._name = runtime.recipe, seed, name
-        self._checkpoints, self._listener, self._pace = checkpoints, listener, pace
+        self._checkpoints, self._callback, self._pace = checkpoints, callback, pace
         self.batches = TrainingBatches(
             data.train,
             data.preprocessing,
@@ -107,7 +110,7 @@ class Loop:
         self._best: dict[str, torch.Tensor] | None = None
         self._resumed = self._restore()
         self._running, self._stepper, self._execution = runtime.setup(self.model, self._optimizer)
-        self._tally = self._new_tally()
+        self._sum = self._new_sum()
         self._draws = data.kind == "tokens"  # the only models here with dropout
 
     @property
@@ -129,12 +132,12 @@ class Loop:
     def _begin(self) -> None:
         now = time.monotonic()
         self._started_at, self._started_step = now - self.position.seconds, self.step
-        self._began_at, self._next_pulse, self._next_save = now, now + self._pace.report, now + self._pace.checkpoint
+        self._began_at, self._next_report, self._next_save = now, now + self._pace.report, now + self._pace.checkpoint
         if self.position.sums is not None:
-            self._tally.restore(self.position.sums)
+            self._sum.restore(self.position.sums)
 
-    def _new_tally(self) -> Tally:
-        return Tally(self.runtime.device, self.runtime.sum())
+    def _new_sum(self) -> MetricSum:
+        return MetricSum(self.runtime.device, self.runtime.sum())
 
     def _epoch(self) -> None:
         self.model.train()
@@ -145,8 +148,8 @@ class Loop:
             position.step_in_epoch += 1
             if position.step_in_epoch % recipe.metric_steps == 0:
                 self._step_event(entered, first)
-            if time.monotonic() >= self._next_pulse:
-                self._pulse()
+            if time.monotonic() >= self._next_report:
+                self._report_progress()
         self._end_epoch(entered, first)
 
     def _take_step(self, batch: Batch) -> None:
@@ -164,32 +167,32 @@ class Loop:
         if self.recipe.clip_norm:
             clip_gradient_norm(self.model, self._optimizer, self.recipe.clip_norm)
         self._stepper.step()
-        scores = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
-        self._tally.add(scores, batch[1], output.loss)
+        logits = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
+        self._sum.add(logits, batch[1], output.loss)
 
     def _end_epoch(self, entered: float, first: int) -> None:
         position, recipe = self.position, self.recipe
-        figures = self._finite(self._tally.figures())
-        row = self._row(figures, entered, first)
+        metrics = self._finite(self._sum.mean())
+        row = self._row(metrics, entered, first)
         last = position.epoch + 1 == recipe.epochs
         position.epoch, position.step_in_epoch, position.sums = position.epoch + 1, 0, None
-        self._tally = self._new_tally()
+        self._sum = self._new_sum()
         if self.data.validation is not None and (last or position.epoch % recipe.evaluate_every == 0):
             validation = self.evaluate_on_validation()
             row["validation"] = {"loss": validation.loss, "top1": validation.top1, "top5": validation.top5}
-            self._judge(validation.loss)
+            self._record_validation(validation.loss)
         position.history.append(row)
         position.finished = last or bool(recipe.patience and position.stale >= recipe.patience)
-        self._tell(self._listener.event, "metric", {"phase": self._name, "scope": "epoch", **row})
-        if time.monotonic() >= self._next_pulse or position.finished:
-            self._pulse()
+        self._call(self._callback.event, "metric", {"phase": self._name, "scope": "epoch", **row})
+        if time.monotonic() >= self._next_report or position.finished:
+            self._report_progress()
 
-    def evaluate_on_validation(self) -> Figures:
-        """Figures of the model as it is now, in evaluation mode."""
+    def evaluate_on_validation(self) -> Metrics:
+        """Metrics of the model as it is now, in evaluation mode."""
         assert self.data.validation is not None
         return evaluate(self._running, self.data.validation, self.data.preprocessing, self.task, self.runtime)
 
-    def _judge(self, loss: float) -> None:
+    def _record_validation(self, loss: float) -> None:
         position = self.position
         if position.best_loss is not None and loss >= position.best_loss:
             position.stale += 1
@@ -198,17 +201,17 @@ class Loop:
         if self.recipe.patience:
             self._best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
-    def _finite(self, figures: Figures) -> Figures:
-        if not math.isfinite(figures.loss):
+    def _finite(self, metrics: Metrics) -> Metrics:
+        if not math.isfinite(metrics.loss):
             raise Diverged(
-                f"the loss is {figures.loss} in epoch {self.position.epoch + 1}, at a learning rate of "
+                f"the loss is {metrics.loss} in epoch {self.position.epoch + 1}, at a learning rate of "
                 f"{self._rate(self.step):.3g}",
                 "lower learning_rate, add warmup_epochs, or clip gradients with clip_norm; "
                 "the last good checkpoint is kept",
             )
-        return figures
+        return metrics
 
-    def _row(self, figures: Figures, entered: float, first: int) -> dict[str, Any]:
+    def _row(self, metrics: Metrics, entered: float, first: int) -> dict[str, Any]:
         now = time.monotonic()
         samples = (self.position.step_in_epoch - first) * self.recipe.batch_size
         done, total = self.step, self.recipe.epochs * self.batches.steps
@@ -216,40 +219,40 @@ class Loop:
         return {
             "epoch": self.position.epoch + 1,
             "step": done,
-            "loss": figures.loss,
-            "top1": figures.top1,
-            "top5": figures.top5,
+            "loss": metrics.loss,
+            "top1": metrics.top1,
+            "top5": metrics.top5,
             "learning_rate": self._rate(max(0, done - 1)),
-            "images_per_second": min(samples, figures.samples) / max(1e-9, now - entered),
+            "images_per_second": min(samples, metrics.samples) / max(1e-9, now - entered),
             "memory_bytes": used_memory(self.runtime.device),
             "eta_seconds": per_step * (total - done),
             "seconds": now - self._started_at,
         }
 
     def _step_event(self, entered: float, first: int) -> None:
-        row = self._row(self._finite(self._tally.figures()), entered, first)
-        self._tell(self._listener.event, "metric", {"phase": self._name, "scope": "step", **row})
+        row = self._row(self._finite(self._sum.mean()), entered, first)
+        self._call(self._callback.event, "metric", {"phase": self._name, "scope": "step", **row})
 
-    def _pulse(self) -> None:
-        """Look up from the work: is it still finite, does anybody want it stopped, is a checkpoint due?"""
-        figures = self._tally.figures(here=True)  # processes look up at different moments
-        if figures.samples:
-            self._finite(figures)
+    def _report_progress(self) -> None:
+        """Check that the loss is finite, report progress, and save a checkpoint if one is due."""
+        metrics = self._sum.mean(local=True)  # processes report at different moments
+        if metrics.samples:
+            self._finite(metrics)
         total = self.recipe.epochs * self.batches.steps
         message = f"{self._name}: epoch {min(self.position.epoch + 1, self.recipe.epochs)} of {self.recipe.epochs}"
-        self._tell(self._listener.report, self.step / total, message)
+        self._call(self._callback.report, self.step / total, message)
         now = time.monotonic()
-        self._next_pulse = now + self._pace.report
+        self._next_report = now + self._pace.report
         if now >= self._next_save:
             self._save()
             after = time.monotonic()
             self._next_save = after + (self._pace.checkpoint and max(self._pace.checkpoint, 20 * (after - now)))
 
-    def _tell(self, listen: Callable[..., None], *words: Any) -> None:
+    def _call(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
-            listen(*words)
+            callback(*arguments)
         except BaseException:
-            self._save()  # whoever stops a training finds it where it stood
+            self._save()  # a training that is stopped resumes where it was
             raise
 
     def _save(self) -> None:
@@ -257,7 +260,7 @@ class Loop:
             return
         position = self.position
         position.seconds = time.monotonic() - self._started_at
-        position.sums = self._tally.state()
+        position.sums = self._sum.state()
         state = {
             "position": asdict(position),
             "model": self.model.state_dict(),
@@ -280,7 +283,7 @@ class Loop:
 
 
 def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
-    """What the recipe does to training images."""
+    """The recipe's augmentation of training images; None for other data."""
     return compose(recipe.augment) if data.kind == "image" else None
 
 

@@ -11,15 +11,15 @@ from torch.nn import functional
 
 IGNORED = -100
 PENDING = 4_000_000
-"""Scores kept before they are counted: counting many batches at once costs a small network next to nothing."""
+"""Numbers among the logits that are kept before they are counted: many batches at once cost little."""
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Mean ``loss``, and the fractions of samples whose label has the best score (``top1``) or one of the five best.
+class Metrics:
+    """Mean ``loss``, and the fractions of samples whose label has the largest logit (``top1``) or one of the five best.
 
     Where labels are sequences, the loss is the mean over tokens, and a sample is right where each of its tokens has
-    the best score given the right tokens before it, which is when greedy decoding writes the label.
+    the largest logit given the right tokens before it, which is when greedy decoding writes the label.
     """
 
     loss: float
@@ -28,27 +28,27 @@ class Figures:
     samples: int
 
 
-def loss_of(scores: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy of scores ``(…, classes)`` and labels ``(…)``; labels of −100 do not count."""
+def loss_of(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of logits ``(…, classes)`` and labels ``(…)``; labels of −100 do not count."""
     if labels.ndim > 1:
-        scores, labels = scores.flatten(0, -2), labels.flatten()
-    return functional.cross_entropy(scores, labels, ignore_index=IGNORED, label_smoothing=smoothing)
+        logits, labels = logits.flatten(0, -2), labels.flatten()
+    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
 
-def count(scores: Tensor, labels: Tensor) -> Tensor:
+def count(logits: Tensor, labels: Tensor) -> Tensor:
     """Sums ``(loss, weights of the loss, right at once, right among five, samples)`` of one batch, as float64."""
-    scores = scores.float()
+    logits = logits.float()
     if labels.ndim > 1:
-        return _count_sequences(scores, labels)
-    loss = functional.cross_entropy(scores, labels, reduction="sum")
-    best = scores.topk(min(5, scores.shape[-1])).indices == labels[:, None]
+        return _count_sequences(logits, labels)
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
     return _sums(loss, len(labels), best[:, 0].sum(), best.sum(), len(labels))
 
 
-def _count_sequences(scores: Tensor, labels: Tensor) -> Tensor:
+def _count_sequences(logits: Tensor, labels: Tensor) -> Tensor:
     counts = labels != IGNORED
-    loss = functional.cross_entropy(scores.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    best = scores.topk(min(5, scores.shape[-1])).indices == labels[..., None]
+    loss = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    best = logits.topk(min(5, logits.shape[-1])).indices == labels[..., None]
     first, five = ((hit | ~counts).all(1).sum() for hit in (best[..., 0], best.any(-1)))
     return _sums(loss, counts.sum(), first, five, len(labels))
 
@@ -60,8 +60,8 @@ def _sums(*values: Tensor | int) -> Tensor:
     return torch.stack([number.double() for number in numbers])
 
 
-class Tally:
-    """Sums over batches. Nothing leaves the device before ``figures`` is asked for.
+class MetricSum:
+    """Sums over batches, whose means are :class:`Metrics`. Nothing leaves the device before ``mean`` is called.
 
     ``reduce`` adds the sums of several processes.
     """
@@ -69,39 +69,39 @@ class Tally:
     def __init__(self, device: torch.device, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
         self._reduce = reduce
-        self._scores: list[Tensor] = []
+        self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._numbers = 0
 
-    def add(self, scores: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
-        """Count one batch. ``loss``, where given, is the mean loss to report in place of the scores' cross entropy."""
-        self._scores.append(scores)
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+        """Count one batch. ``loss``, where given, is the mean loss to report in place of the logits' cross entropy."""
+        self._logits.append(logits)
         self._labels.append(labels)
         if loss is not None:
             self._losses.append(loss * len(labels))
-        self._numbers += scores.numel()
+        self._numbers += logits.numel()
         if self._numbers > PENDING or labels.ndim > 1:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._scores:
+        if not self._logits:
             return
         labels = torch.cat(self._labels)
-        sums = count(torch.cat(self._scores), labels)
+        sums = count(torch.cat(self._logits), labels)
         if self._losses:
             sums[0] = torch.stack(self._losses).double().sum()
             sums[1] = len(labels)
         self._sums += sums
-        self._scores, self._labels, self._losses, self._numbers = [], [], [], 0
+        self._logits, self._labels, self._losses, self._numbers = [], [], [], 0
 
-    def figures(self, *, here: bool = False) -> Figures:
-        """Means over everything counted so far; ``here``, by this process alone, so that others need not ask too."""
+    def mean(self, *, local: bool = False) -> Metrics:
+        """Means over everything counted so far, in all processes; with ``local``, in this one, without waiting."""
         self._flush()
-        sums = self._sums if here or self._reduce is None else self._reduce(self._sums.clone())
+        sums = self._sums if local or self._reduce is None else self._reduce(self._sums.clone())
         loss, weights, first, five, samples = sums.tolist()
         total = max(samples, 1.0)
-        return Figures(loss / max(weights, 1.0), first / total, five / total, int(samples))
+        return Metrics(loss / max(weights, 1.0), first / total, five / total, int(samples))
 
     def state(self) -> list[float]:
         """The sums, for a checkpoint."""

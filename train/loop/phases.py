@@ -12,10 +12,10 @@ from torch import nn
 from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches
 from collegium.train.data.dataset import Split
 from collegium.train.errors import Mismatch
-from collegium.train.loop.context import Setting
+from collegium.train.loop.context import TrainingContext
 from collegium.train.loop.evaluation import evaluate
-from collegium.train.loop.loop import Listener, Loop, augmentation
-from collegium.train.loop.metrics import Figures
+from collegium.train.loop.loop import Loop, TrainingCallback, augmentation
+from collegium.train.loop.metrics import Metrics
 from collegium.train.loop.norms import reestimate_norms
 from collegium.train.majority.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
 from collegium.train.majority.fused import majority_copies
@@ -31,7 +31,7 @@ NORM_BATCHES = 200
 
 @dataclass
 class Trained:
-    """What the phases end in.
+    """The outcome of the phases.
 
     ``model`` is collapsed and on the device. ``loop`` is the last loop that ran, its model still expanded where the
     method expands; ``history`` has the rows of every loop by name.
@@ -47,54 +47,54 @@ class Trained:
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
 
-def train_all(setting: Setting, listener: Listener) -> Trained:
+def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
     """Run every loop of the training's method; a loop that an earlier attempt finished is not repeated.
 
-    Raises ``Diverged``; lets pass what ``listener`` raises.
+    Raises ``Diverged``; lets pass what ``callback`` raises.
     """
-    method = setting.method()
-    phases = method.members + int(method.trains)
+    method = context.method()
+    phases = method.independent_models + int(method.trains)
     history: dict[str, list[dict[str, Any]]] = {}
     finished: list[nn.Module] = []
     loop: Loop | None = None
-    for index in range(method.members):
-        start = derive_seed(setting.spec.seed, INITIAL, 0 if method.shared_start else index)
-        member, name = setting.method("vanilla"), member_name(index)
-        loop = _loop(setting, member, start, index, name, _part(listener, index, phases))
+    for index in range(method.independent_models):
+        start = derive_seed(context.spec.seed, INITIAL, 0 if method.shared_start else index)
+        plain, name = context.method("vanilla"), model_name(index)
+        loop = _loop(context, plain, start, index, name, _part(callback, index, phases))
         loop.run()
         history[name] = loop.position.history
-        finished.append(member.finish(loop.model))
-    combined = method.combine(finished, _evaluate(setting)) if finished else None
+        finished.append(plain.finish(loop.model))
+    combined = method.combine(finished, _evaluate(context)) if finished else None
     if not method.trains:
         assert loop is not None
         assert combined is not None
         if method.name == "soup":
-            renew_norms(setting, combined)
+            renew_norms(context, combined)
         trained = sum(parameters(model) for model in finished)
         return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history)
-    start = derive_seed(setting.spec.seed, INITIAL, method.members)
-    loop = _loop(setting, method, start, method.members, TRAINING, _part(listener, phases - 1, phases))
+    start = derive_seed(context.spec.seed, INITIAL, method.independent_models)
+    loop = _loop(context, method, start, method.independent_models, TRAINING, _part(callback, phases - 1, phases))
     loop.run()
     history[TRAINING] = loop.position.history
-    return _collapsed(setting, method, loop, history)
+    return _collapsed(context, method, loop, history)
 
 
-def last_good(setting: Setting) -> tuple[nn.Module, list[dict[str, Any]]] | None:
+def last_good(context: TrainingContext) -> tuple[nn.Module, list[dict[str, Any]]] | None:
     """The collapsed model of the checkpoint that was saved last, and its loop's history; None where there is none."""
-    method = setting.method()
+    method = context.method()
     loops = [(TRAINING, method)]
-    loops += [(member_name(index), setting.method("vanilla")) for index in reversed(range(method.members))]
+    loops += [(model_name(index), context.method("vanilla")) for index in reversed(range(method.independent_models))]
     for name, own in loops:
-        state = setting.checkpoints.load(name, setting.runtime.device)
+        state = context.checkpoints.load(name, context.runtime.device)
         if state is not None:
-            model = own.prepare(setting.model(0), seed=0)
+            model = own.prepare(context.model(0), seed=0)
             model.load_state_dict(state["model"])
             own.load_state_dict(state["method"])
             return own.finish(model), state["position"]["history"]
     return None
 
 
-def member_name(index: int) -> str:
+def model_name(index: int) -> str:
     """Name of the loop of one of several models."""
     return f"model-{index + 1}"
 
@@ -104,59 +104,65 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _loop(setting: Setting, method: Method, start: int, index: int, name: str, listener: Listener) -> Loop:
-    model = setting.model(start)
+def _loop(
+    context: TrainingContext, method: Method, start: int, index: int, name: str, callback: TrainingCallback
+) -> Loop:
+    model = context.model(start)
     return Loop(
         model,
         method,
-        setting.data,
-        setting.task(model),
-        setting.runtime,
-        seed=derive_seed(setting.spec.seed, ORDER, index),
+        context.data,
+        context.task(model),
+        context.runtime,
+        seed=derive_seed(context.spec.seed, ORDER, index),
         name=name,
-        checkpoints=setting.checkpoints,
-        listener=listener,
-        pace=setting.request.pace,
+        checkpoints=context.checkpoints,
+        callback=callback,
+        pace=context.request.pace,
     )
 
 
-def _collapsed(setting: Setting, method: Method, loop: Loop, history: dict[str, list[dict[str, Any]]]) -> Trained:
-    """What a method's loop ends in; what is asked of the expanded model is measured before it is collapsed."""
+def _collapsed(
+    context: TrainingContext, method: Method, loop: Loop, history: dict[str, list[dict[str, Any]]]
+) -> Trained:
+    """The outcome of a method's loop; what concerns the expanded model is measured before it is collapsed."""
     trained = parameters(loop.model)
-    sampled = sampled_scores(setting, method, loop.model)
-    diagnostics = diagnose(setting, loop.model)
+    sampled = sampled_scores(context, method, loop.model)
+    diagnostics = diagnose(context, loop.model)
     model = method.finish(loop.model)
     if method.name in EXPANDING or method.name == "subset":
-        renew_norms(setting, model)
+        renew_norms(context, model)
     return Trained(model, method, loop, trained, 1, history, sampled, diagnostics)
 
 
-def renew_norms(setting: Setting, model: nn.Module) -> None:
+def renew_norms(context: TrainingContext, model: nn.Module) -> None:
     """Estimate the statistics of batch norms under the model's present weights; the same in every process."""
     batches = TrainingBatches(
-        setting.data.train,
-        setting.data.preprocessing,
-        batch_size=setting.runtime.recipe.batch_size,
-        seed=derive_seed(setting.spec.seed, NORMS),
-        device=setting.runtime.device,
-        augment=augmentation(setting.data, setting.runtime.recipe),
+        context.data.train,
+        context.data.preprocessing,
+        batch_size=context.runtime.recipe.batch_size,
+        seed=derive_seed(context.spec.seed, NORMS),
+        device=context.runtime.device,
+        augment=augmentation(context.data, context.runtime.recipe),
     )
     reestimate_norms(model, islice(batches.epoch(0), NORM_BATCHES))
 
 
-def _part(listener: Listener, index: int, phases: int) -> Listener:
-    return Listener(lambda fraction, message: listener.report((index + fraction) / phases, message), listener.event)
+def _part(callback: TrainingCallback, index: int, phases: int) -> TrainingCallback:
+    return TrainingCallback(
+        lambda fraction, message: callback.report((index + fraction) / phases, message), callback.event
+    )
 
 
-def _evaluate(setting: Setting) -> Callable[[nn.Module], float]:
+def _evaluate(context: TrainingContext) -> Callable[[nn.Module], float]:
     """Accuracy on the validation split, of weights that may have been averaged."""
 
     def accuracy(model: nn.Module) -> float:
-        if setting.data.validation is None:
+        if context.data.validation is None:
             raise Mismatch("this method chooses by validation samples", "hold some out: set data.validation")
-        renew_norms(setting, model)
-        data = setting.data
-        return evaluate(model, data.validation, data.preprocessing, setting.task(model), setting.runtime).top1  # type: ignore[arg-type]
+        renew_norms(context, model)
+        data = context.data
+        return evaluate(model, data.validation, data.preprocessing, context.task(model), context.runtime).top1  # type: ignore[arg-type]
 
     return accuracy
 
@@ -167,18 +173,18 @@ DRAWS = 8
 """Draws of p over which the stochastic sharpness is averaged."""
 
 
-def figures_on(setting: Setting, model: nn.Module, split: Split, *, most: int | None = None) -> Figures:
-    """Figures of ``model``, in evaluation mode, on a split."""
-    task = setting.task(model)
-    return evaluate(model, split, setting.data.preprocessing, task, setting.runtime, most=most)
+def metrics_on(context: TrainingContext, model: nn.Module, split: Split, *, most: int | None = None) -> Metrics:
+    """Metrics of ``model``, in evaluation mode, on a split."""
+    task = context.task(model)
+    return evaluate(model, split, context.data.preprocessing, task, context.runtime, most=most)
 
 
-def scores_of(setting: Setting, model: nn.Module) -> Scores:
-    """Figures of ``model``, in evaluation mode, on every split."""
-    data = setting.data
-    train = figures_on(setting, model, data.train, most=MOST_TRAINING_SAMPLES)
-    validation = None if data.validation is None else figures_on(setting, model, data.validation)
-    test = figures_on(setting, model, data.test)
+def scores_of(context: TrainingContext, model: nn.Module) -> Scores:
+    """Metrics of ``model``, in evaluation mode, on every split."""
+    data = context.data
+    train = metrics_on(context, model, data.train, most=MOST_TRAINING_SAMPLES)
+    validation = None if data.validation is None else metrics_on(context, model, data.validation)
+    test = metrics_on(context, model, data.test)
     return Scores(
         accuracy=Splits(train=train.top1, validation=validation and validation.top1, test=test.top1),
         top5=Splits(train=train.top5, validation=validation and validation.top5, test=test.top5),
@@ -186,20 +192,20 @@ def scores_of(setting: Setting, model: nn.Module) -> Scores:
     )
 
 
-def sampled_scores(setting: Setting, method: Method, model: nn.Module) -> Scores | None:
-    """Figures of the weights that training sees, for one draw of them; None where they are the collapsed model's."""
-    context = method.sampled(model)
-    if context is None:
+def sampled_scores(context: TrainingContext, method: Method, model: nn.Module) -> Scores | None:
+    """Metrics of the weights that training sees, for one draw of them; None where they are the collapsed model's."""
+    sampling = method.sampled(model)
+    if sampling is None:
         return None
-    with context:
-        return scores_of(setting, model)
+    with sampling:
+        return scores_of(context, model)
 
 
-def diagnose(setting: Setting, model: nn.Module) -> Diagnostics:
-    """What the spec's ``diagnostics`` ask of an expanded model; nothing of one without copies."""
-    asked = setting.spec.diagnostics
-    spread = kernel_spread(model) if "spread" in asked else {}
-    sharpness = _sharpness(setting, model) if "sharpness" in asked and majority_copies(model) else None
+def diagnose(context: TrainingContext, model: nn.Module) -> Diagnostics:
+    """The spec's ``diagnostics`` of an expanded model; none of a model without copies."""
+    chosen = context.spec.diagnostics
+    spread = kernel_spread(model) if "spread" in chosen else {}
+    sharpness = _sharpness(context, model) if "sharpness" in chosen and majority_copies(model) else None
     return Diagnostics(
         sharpness=sharpness and sharpness.delta,
         sharpness_error=sharpness and sharpness.standard_error,
@@ -207,8 +213,8 @@ def diagnose(setting: Setting, model: nn.Module) -> Diagnostics:
     )
 
 
-def _sharpness(setting: Setting, model: nn.Module) -> Sharpness:
-    data, most = setting.data, MOST_TRAINING_SAMPLES
-    size = setting.runtime.evaluation_batch
+def _sharpness(context: TrainingContext, model: nn.Module) -> Sharpness:
+    data, most = context.data, MOST_TRAINING_SAMPLES
+    size = context.runtime.evaluation_batch
     batches = list(evaluation_batches(data.train, data.preprocessing, batch_size=size, most=most))
-    return stochastic_sharpness(model, batches, setting.task(model).compute_loss, draws=DRAWS)
+    return stochastic_sharpness(model, batches, context.task(model).compute_loss, draws=DRAWS)

@@ -26,14 +26,14 @@ PRECISION = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceLayout:
     """Where to run, parsed from text: ``cpu``, ``cpu:2`` (two processes), ``cuda``, ``cuda:1`` or ``cuda:0,1``."""
 
     accelerator: str
     devices: int | list[int]
 
     @classmethod
-    def parse(cls, device: str) -> Place:
+    def parse(cls, device: str) -> DeviceLayout:
         """Raises ``ValueError`` for anything else."""
         kind, _, which = device.partition(":")
         if kind not in ("cpu", "cuda") or (which and not all(part.isdigit() for part in which.split(","))):
@@ -48,7 +48,7 @@ class Place:
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
     def fabric(self, precision: str) -> Fabric:
-        """A Fabric for this place; several processes are spawned, and average their gradients."""
+        """A Fabric for this layout; several processes are spawned, and average their gradients."""
         strategy = "auto" if self.world == 1 else "ddp_spawn"
         return Fabric(
             accelerator=self.accelerator,

@@ -1,4 +1,4 @@
-"""What a network is asked: how a batch goes in, and which scores come out."""
+"""How a batch goes into a network, and which logits come out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PADDING = 0
 
 @dataclass(frozen=True)
 class Task:
-    """``scores(model, inputs, labels)`` are the logits, ``(batch, classes)`` or ``(batch, tokens, vocabulary)``."""
+    """``logits(model, inputs, labels)`` are the logits, ``(batch, classes)`` or ``(batch, tokens, vocabulary)``."""
 
-    scores: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    logits: Callable[[nn.Module, Tensor, Tensor], Tensor]
     smoothing: float = 0.0
 
     def compute_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss over the batch, with graph, and the logits."""
         inputs, labels = batch
-        scores = self.scores(model, inputs, labels)
-        return loss_of(scores, labels, smoothing=self.smoothing), scores
+        logits = self.logits(model, inputs, labels)
+        return loss_of(logits, labels, smoothing=self.smoothing), logits
 
 
 def task_for(data: Dataset, model: nn.Module, *, smoothing: float = 0.0) -> Task:

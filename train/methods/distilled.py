@@ -27,7 +27,7 @@ class Distilled(Vanilla):
         super().__init__(expansion)
         if not 0 <= alpha <= 1 or temperature <= 0:
             raise ValueError(f"alpha must be in [0, 1] and temperature positive, not {alpha} and {temperature}")
-        self.members, self.alpha, self.temperature = expansion, alpha, temperature
+        self.independent_models, self.alpha, self.temperature = expansion, alpha, temperature
         self._teachers: list[nn.Module] = []
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> None:

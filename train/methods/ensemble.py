@@ -17,7 +17,7 @@ class Ensemble(Vanilla):
 
     def __init__(self, expansion: int = 3) -> None:
         super().__init__(expansion)
-        self.members = expansion
+        self.independent_models = expansion
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
         """Return the average of ``models`` as functions."""

@@ -1,4 +1,4 @@
-"""What a training method is, as the training loop sees it.
+"""The protocol between the training loop and a training method.
 
 A method owns everything between "here are the microbatches of one optimizer step" and "the gradients are in
 place". The loop owns data, schedule, clipping, checkpoints and metrics, and runs the same lines for each method::
@@ -67,7 +67,7 @@ class StepOutput:
     """What one step saw: ``loss`` (detached, 0-dim, mean over the step) and ``logits`` per microbatch (detached).
 
     Both belong to the pass whose gradient the optimizer applies, before that update. ``loss`` is the loss that
-    ``compute_loss`` returned, so that it compares between methods; ``extra`` holds a method's own figures.
+    ``compute_loss`` returned, so that it compares between methods; ``extra`` holds a method's own metrics.
     """
 
     loss: Tensor
@@ -81,7 +81,7 @@ class Method(Protocol):
 
     name: str
     expansion: int  # e: copies of each kernel, rows per kept row, or members; 1 for vanilla
-    members: int  # models to train independently before this method; 0 for most
+    independent_models: int  # models to train by vanilla training before this method; 0 for most
     shared_start: bool  # whether those members start from the same weights (soups) or from their own seeds
     trains: bool  # whether the single-model loop runs at all (not for ensembles and soups)
 

@@ -26,7 +26,7 @@ class Soup(Vanilla):
         super().__init__(expansion)
         if selection not in ("uniform", "greedy"):
             raise ValueError(f"selection must be 'uniform' or 'greedy', not {selection!r}")
-        self.members, self.selection = expansion, selection
+        self.independent_models, self.selection = expansion, selection
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
         """Return one plain model. Its batch norms' statistics are averages: estimate them again."""

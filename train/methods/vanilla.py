@@ -14,7 +14,7 @@ class Vanilla:
     """One model, one gradient a step. Other methods override what they change."""
 
     name = "vanilla"
-    members = 0
+    independent_models = 0
     shared_start = False
     trains = True
 

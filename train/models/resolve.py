@@ -16,7 +16,7 @@ from collegium.train.errors import Mismatch
 from collegium.train.spec.architecture import (
     Architecture,
     BaselineArchitecture,
-    Member,
+    Grouping,
     SearchedArchitecture,
     TransformerArchitecture,
 )
@@ -156,7 +156,7 @@ def answer_of(
     """
     baseline = SearchSpec.model_validate_json(_json(search)).baseline
     choice = architecture.choice
-    if isinstance(choice, Member):
+    if isinstance(choice, Grouping):
         return BaselineArchitecture(
             baseline=baseline, width=choice.width, widths=choice.widths, multiplicity=choice.multiplicity
         )

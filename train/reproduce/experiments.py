@@ -1,4 +1,4 @@
-"""``collegium reproduce`` by training: the experiments of both papers that fit a small machine, beside the papers'.
+"""``collegium reproduce`` by training: the experiments of both papers that fit a small machine, with published values.
 
 ``python -m collegium.train.reproduce figure4 --data digits`` prints a table, and writes it as Markdown and JSON, with
 a plot.
@@ -20,7 +20,7 @@ from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.data.known import PLACES, is_missing
 from collegium.train.result import StudyResult
 from collegium.train.spec.training import StudySpec
-from collegium.train.study.pool import Place, Pool
+from collegium.train.study.pool import Pool, PoolOptions
 from collegium.train.study.study import run
 
 #: Name → (module, one line about it).
@@ -32,7 +32,7 @@ EXPERIMENTS = {
     "table5": ("collegium.train.reproduce.table5", "Mazzawi et al. 2024, Table 5: methods on fully connected networks"),
     "noise": (
         "collegium.train.reproduce.noise",
-        "where majority kernels earn their keep: clean and noisy labels, tuned alike",
+        "majority kernels and vanilla training on clean and noisy labels, tuned alike",
     ),
     "t5": ("collegium.train.reproduce.t5", "Mazzawi et al. 2024, Table 2, in small: fine-tuning T5 on synthetic text"),
 }
@@ -44,9 +44,9 @@ INPUTS = {"digits": 64, "synthetic": 16, "mnist": 784, "cifar10": 3072, "cifar10
 
 @dataclass(frozen=True)
 class Options:
-    """What an experiment may be told: the data, how many seeds, and where to train.
+    """Options of an experiment: the data, the number of seeds, and where to train.
 
-    ``effort`` below 1 shortens sweeps and trainings, for a look at what an experiment does.
+    ``effort`` below 1 shortens sweeps and trainings, for a quick run of the whole experiment.
     """
 
     data: str = "digits"
@@ -63,16 +63,16 @@ class Options:
 
     @property
     def inputs(self) -> int:
-        """Features of one sample. Raises ``ValueError`` for data that these experiments do not know."""
+        """Features of one sample. Raises ``ValueError`` for data that these experiments are not made for."""
         if self.data not in INPUTS:
             raise ValueError(f"this experiment runs on {', '.join(INPUTS)}, not on {self.data!r}")
         return INPUTS[self.data]
 
     def study(self, spec: StudySpec, *, data_dir: Path | None = None) -> StudyResult:
         """Run a study here, ``processes`` trainings at a time; progress goes to standard error."""
-        place = Place(self.device, data_dir or self.data_dir)
+        pool_options = PoolOptions(self.device, data_dir or self.data_dir)
         progress = _Progress(spec.title)
-        with Pool(self.processes, place) as pool:
+        with Pool(self.processes, pool_options) as pool:
             return StudyResult.model_validate(run(spec, fan_out=pool, report=progress))
 
 
@@ -87,7 +87,7 @@ class _Progress:
 
 
 def reproduce(name: str, options: Options) -> Reproduction:
-    """Do an experiment again. Raises ``KeyError`` for an unknown name."""
+    """Run an experiment. Raises ``KeyError`` for an unknown name."""
     module, _ = EXPERIMENTS[ALIASES.get(name, name)]
     experiment: Callable[[Options], Reproduction] = import_module(module).experiment
     return experiment(options)
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--effort", type=float, default=1.0, help="below 1: shorter sweeps and trainings, for a look")
+    parser.add_argument("--effort", type=float, default=1.0, help="below 1: shorter sweeps and trainings")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
     given = parser.parse_args(arguments)
     if given.data not in INPUTS:

@@ -21,12 +21,12 @@ WIDTH = {"digits": 100, "synthetic": 100}
 USUAL_WIDTH = 200
 LAYERS = 5
 FRACTIONS = (0.06, 0.08, 0.1, 0.12, 0.24, 0.32, 0.4, 0.5, 0.64)
-"""Members' widths beside the optimum, as fractions of the baseline's."""
+"""Members' widths that are trained besides the optimum, as fractions of the baseline's."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One ensemble: how it came about, its size and its kernel's relative variance."""
+    """One ensemble: its name, its size and its kernel's relative variance."""
 
     name: str
     width: int
@@ -35,7 +35,7 @@ class Point:
 
 
 def experiment(options: Options) -> Reproduction:
-    """Train the baseline, primal ensembles of about its parameter count, and the dual one; error beside Var/m."""
+    """Train the baseline, primal ensembles of about its parameter count, and the dual one; error against Var/m."""
     baseline = {
         "family": "mlp",
         "inputs": options.inputs,
@@ -67,7 +67,7 @@ def experiment(options: Options) -> Reproduction:
 
 
 def ensembles(answer: SearchResult) -> list[Point]:
-    """The baseline, the primal and dual optima, and primal ensembles at the widths of the curve that were asked for."""
+    """The baseline, the primal and dual optima, and primal ensembles at those of ``FRACTIONS`` that the curve has."""
     assert answer.primal is not None
     assert answer.dual is not None
     full, best = answer.baseline.widths[0], answer.primal.widths[0]

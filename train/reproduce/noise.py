@@ -84,7 +84,7 @@ def _row(noise: float, cell: Cell) -> tuple[str, ...]:
 
 
 def _figure(options: Options, found: dict[tuple[float, str], Cell]) -> Figure:
-    """Validation accuracy over the whole grid, so that it can be seen that neither method was starved."""
+    """Validation accuracy over the whole grid, which shows whether the best points lie inside it."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     panels = figure.subplots(1, len(NOISE))
     for panel, noise in zip(panels, NOISE, strict=True):

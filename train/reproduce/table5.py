@@ -56,7 +56,7 @@ def study_of(options: Options) -> StudySpec:
 
 
 def experiment(options: Options) -> Reproduction:
-    """Run the study and set the published accuracies beside ours."""
+    """Run the study, and compare its accuracies with the published values."""
     result = options.study(study_of(options))
     cells = {(cell.architecture, cell.method, cell.recipe): cell for cell in result.cells}
     rows = [

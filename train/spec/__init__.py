@@ -1,1 +1,1 @@
-"""What a training and a study are asked: frozen, strict models that load no torch."""
+"""Specifications of trainings and studies: frozen, strict models that load no torch."""

@@ -1,4 +1,4 @@
-"""The architecture that a training names: a search's answer, a baseline at given widths, or a transformer."""
+"""The architecture that a training names: a search's result, a baseline at given widths, or a transformer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Multiplicity = Annotated[int, Field(ge=1, le=1_000_000)]
 Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
 
 
-class Member(Strict):
+class Grouping(Strict):
     """One point of the curve: ``multiplicity`` members of tied ``width``, or of the width vector ``widths``."""
 
     width: Width | None = None
@@ -20,23 +20,23 @@ class Member(Strict):
     multiplicity: Multiplicity
 
     @model_validator(mode="after")
-    def _one_width(self) -> Member:
+    def _one_width(self) -> Grouping:
         if (self.width is None) == (self.widths is None):
             raise ValueError("give either 'width' or 'widths'")
         return self
 
 
 class SearchedArchitecture(Strict):
-    """The answer of a finished search: its primal or dual optimum, its baseline, or any member."""
+    """The result of a finished search: its primal or dual optimum, its baseline, or any grouping."""
 
     search: Key
-    choice: Literal["primal", "dual", "baseline"] | Member = "primal"
+    choice: Literal["primal", "dual", "baseline"] | Grouping = "primal"
 
 
 class BaselineArchitecture(Strict):
     """A baseline, as a search takes it, at given widths and multiplicity; without them, the baseline itself.
 
-    ``origin`` says of which search's answer this is, where it was taken from one.
+    ``origin`` is the search whose result this is, where it was taken from one.
     """
 
     baseline: Baseline
@@ -60,8 +60,8 @@ class TransformerArchitecture(Strict):
     """A transformer of the ``transformers`` library: a model type with its configuration, or a local pretrained folder.
 
     ``pretrained`` names a folder inside the data folder; nothing is fetched from a network. ``config`` overrides
-    fields of the model type's configuration (``d_model``, ``num_layers``, ``vocab_size``, …). ``head`` is what stands
-    on top: a decoder that writes a sequence, or a classifier; by default the model type's own.
+    fields of the model type's configuration (``d_model``, ``num_layers``, ``vocab_size``, …). ``head`` is a decoder
+    that generates a sequence, or a classifier; by default the model type's own.
     """
 
     transformer: Literal["t5", "bart", "bert", "roberta", "distilbert", "electra"]
@@ -73,7 +73,7 @@ class TransformerArchitecture(Strict):
 
     @property
     def is_decoder(self) -> bool:
-        """Whether the model type has a decoder beside its encoder."""
+        """Whether the model type has a decoder as well as an encoder."""
         return self.transformer in ("t5", "bart")
 
 

@@ -1,7 +1,7 @@
 """How a network is trained: the recipes of the two papers by name, every field of which can be overridden.
 
-A :class:`RecipeSpec` is what a user posts: a name, some fields, or both. :func:`resolve` fills the rest from the named
-recipe, or from the one that suits the data, and gives a complete :class:`Recipe`. Nothing here loads torch.
+A :class:`RecipeSpec` is what a user posts: a name, some fields, or both. :func:`merge_recipe` fills the rest from the
+named recipe, or from the one that suits the data, and gives a complete :class:`Recipe`. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "mk-t5": Recipe(epochs=10, batch_size=32, optimizer="adamw", learning_rate=3e-4, clip_norm=1.0),
 }
-"""Recipes by name. ``ce-*`` are those of Littwin et al. 2020, ``mk-*`` those of Mazzawi et al. 2024; what the papers
-leave open (the epochs of ``mk-fc-*``, the rates of ``ce-mnist`` and ``mk-t5``) is ours."""
+"""Recipes by name. ``ce-*`` are those of Littwin et al. 2020, ``mk-*`` those of Mazzawi et al. 2024. The papers give
+neither the epochs of ``mk-fc-*`` nor the rates of ``ce-mnist`` and ``mk-t5``; these are chosen here."""
 
 _FOR_DATA = {
     "digits": "digits", "synthetic": "synthetic", "synthetic-text": "mk-t5", "mnist": "ce-mnist",
@@ -195,7 +195,7 @@ def default_recipe(data: str, *, transformer: bool = False) -> str:
     return "mk-t5" if transformer else _FOR_DATA.get(data, "synthetic")
 
 
-def resolve(spec: RecipeSpec, default: str) -> Recipe:
+def merge_recipe(spec: RecipeSpec, default: str) -> Recipe:
     """The complete recipe: ``spec``'s own fields over those of the recipe it names, or of ``default``.
 
     Raises ``ValueError`` where the fields together make no sense.
@@ -204,6 +204,6 @@ def resolve(spec: RecipeSpec, default: str) -> Recipe:
     return Recipe(**{**named, **spec.model_dump(exclude_none=True, exclude={"name"})})
 
 
-def describe() -> list[dict[str, Any]]:
+def describe_recipes() -> list[dict[str, Any]]:
     """Every recipe with its name, as JSON-able dictionaries."""
     return [{"name": name, **recipe.model_dump(mode="json")} for name, recipe in RECIPES.items()]

@@ -1,8 +1,8 @@
-"""What a training and a study are asked: architecture, method, data, recipe and seed.
+"""Specifications of trainings and studies: architecture, method, data, recipe and seed.
 
 Every model is frozen, strict and closed, as in :mod:`collegium.search.spec`; sizes are bounded here, and what they
-cost together is bounded by :func:`collegium.train.limits.check`. Nothing here loads torch or allocates memory in
-proportion to the sizes named.
+cost together is bounded by :func:`collegium.train.limits.check_training_cost`. Nothing here loads torch or allocates
+memory in proportion to the sizes named.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from collegium.search.spec import Strict
 from collegium.train.spec.architecture import Architecture, Key, TransformerArchitecture
-from collegium.train.spec.recipes import PAPER_RATES, Fraction, Recipe, RecipeSpec, default_recipe, resolve
+from collegium.train.spec.recipes import PAPER_RATES, Fraction, Recipe, RecipeSpec, default_recipe, merge_recipe
 
 Method = Literal[
     "vanilla", "majority", "adversarial", "adversarial_majority", "learned", "ensemble", "distilled", "subset", "soup"
@@ -150,7 +150,7 @@ class TrainingSpec(Strict):
 
     @model_validator(mode="after")
     def _recipe_holds_together(self) -> TrainingSpec:
-        self.resolved_recipe()
+        self.merged_recipe()
         return self
 
     @property
@@ -158,9 +158,9 @@ class TrainingSpec(Strict):
         """Whether the architecture is a transformer."""
         return isinstance(self.architecture, TransformerArchitecture)
 
-    def resolved_recipe(self) -> Recipe:
+    def merged_recipe(self) -> Recipe:
         """The complete recipe of this training."""
-        return resolve(self.recipe, default_recipe(self.data.name, transformer=self.is_transformer))
+        return merge_recipe(self.recipe, default_recipe(self.data.name, transformer=self.is_transformer))
 
 
 class StudyArchitecture(Strict):
@@ -333,7 +333,7 @@ class StudySpec(Strict):
 
     def optimizer_of(self, method: StudyMethod, recipe: StudyRecipe, *, transformer: bool) -> str:
         """The optimizer that one cell ends up with."""
-        return resolve(
+        return merge_recipe(
             self.recipe_for(method, recipe), default_recipe(self.data.name, transformer=transformer)
         ).optimizer
 

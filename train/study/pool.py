@@ -1,4 +1,4 @@
-"""Trainings side by side on this machine, for studies without a service."""
+"""Trainings in parallel on this machine, for studies without a service."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where each training runs and finds its data; ``threads`` is what one of them may use of the processor."""
+class PoolOptions:
+    """Device and data folders of each training, and how many ``threads`` each may use."""
 
     device: str = "cpu"
     data_dir: Path | None = None
@@ -31,15 +31,17 @@ class Place:
 class Pool:
     """A study's ``fan_out``: ``processes`` trainings at a time, each process kept for the next one."""
 
-    def __init__(self, processes: int, place: Place | None = None) -> None:
-        self._place = place or Place()
+    def __init__(self, processes: int, options: PoolOptions | None = None) -> None:
+        self._options = options or PoolOptions()
         self._executor = ProcessPoolExecutor(
-            processes, get_context("spawn"), initializer=_bound_threads, initargs=(self._place.threads,)
+            processes, get_context("spawn"), initializer=_bound_threads, initargs=(self._options.threads,)
         )
 
     def __call__(self, children: Sequence[dict[str, Any]], progress: Progress | None = None) -> list[Outcome]:
         """Outcomes in the order of ``children``; a training that fails does not raise."""
-        futures = {self._executor.submit(train_one, child, self._place): index for index, child in enumerate(children)}
+        futures = {
+            self._executor.submit(train_one, child, self._options): index for index, child in enumerate(children)
+        }
         outcomes: dict[int, Outcome] = {}
         for future in as_completed(futures):
             outcomes[futures[future]] = future.result()
@@ -54,15 +56,15 @@ class Pool:
         self._executor.shutdown(cancel_futures=True)
 
 
-def train_one(child: dict[str, Any], place: Place) -> Outcome:
+def train_one(child: dict[str, Any], options: PoolOptions) -> Outcome:
     """Train one child here; a failure becomes part of the outcome."""
     from collegium.train import engine
 
     outcome: Outcome = {"key": child["key"], "id": None, "status": "failed", "result": None, "failure": None}
     try:
         spec = TrainingSpec.model_validate(child["spec"])
-        result = engine.run(spec, device=place.device, data_dir=place.data_dir, datasets_dir=place.datasets_dir)
-    except Exception as error:  # one failed member must not lose the others
+        result = engine.run(spec, device=options.device, data_dir=options.data_dir, datasets_dir=options.datasets_dir)
+    except Exception as error:  # one failed training must not lose the others
         kind = getattr(error, "kind", "invalid_spec" if isinstance(error, InvalidSpec) else "internal")
         tail = traceback.format_exc()[-2000:]
         failure = {"kind": kind, "message": str(error), "remedy": getattr(error, "remedy", ""), "log_tail": tail}

@@ -2,7 +2,7 @@
 
 For each cell the sweep's grid is run with a validation split held out, the best point is taken, and the seeds run with
 it; what is reported is the mean over seeds and its standard error (Mazzawi et al. 2024, Appendix G). Trainings are
-children of the study, run wherever ``fan_out`` runs them; one that fails is missing from its cell, and no more.
+children of the study, run by ``fan_out``; one that fails is missing from its cell, and the study goes on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Cell:
 
 
 def _silent(*_: Any) -> None:
-    """Hear nothing."""
+    """Discard progress and events."""
 
 
 def run(

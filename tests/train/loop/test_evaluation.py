@@ -3,7 +3,7 @@ from torch import nn
 
 from collegium.train.data.dataset import ArraySplit, Preprocessing
 from collegium.train.loop.evaluation import evaluate
-from collegium.train.loop.runtime import Place, Runtime
+from collegium.train.loop.runtime import DeviceLayout, Runtime
 from collegium.train.loop.task import Task
 from collegium.train.spec.recipes import Recipe
 
@@ -16,7 +16,7 @@ def network():
 
 
 def runtime(batch=16):
-    return Runtime(Place.parse("cpu").fabric("fp32"), Recipe(batch_size=batch))
+    return Runtime(DeviceLayout.parse("cpu").fabric("fp32"), Recipe(batch_size=batch))
 
 
 def test_evaluation_changes_nothing():

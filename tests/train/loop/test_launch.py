@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from collegium.train.engine import run
 from collegium.train.errors import Mismatch
 from collegium.train.loop.loop import Pace
-from collegium.train.loop.runtime import Place, float32_as
+from collegium.train.loop.runtime import DeviceLayout, float32_as
 from collegium.train.result import TrainingResult
 
 
@@ -18,14 +18,14 @@ class Stop(BaseException):
     [("cpu", "cpu", 1), ("cpu:2", "cpu", 2), ("cuda", "cuda", 1), ("cuda:3", "cuda", 1), ("cuda:0,2", "cuda", 2)],
 )
 def test_a_device_is_named_by_text(text, accelerator, world):
-    place = Place.parse(text)
-    assert (place.accelerator, place.world) == (accelerator, world)
+    layout = DeviceLayout.parse(text)
+    assert (layout.accelerator, layout.world) == (accelerator, world)
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "cpu:x", "cuda:1;rm", "cuda:0,-1"])
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="device"):
-        Place.parse(text)
+        DeviceLayout.parse(text)
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False)])
@@ -47,13 +47,13 @@ def test_a_training_in_full_precision_rounds_no_convolution(digits_spec):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_and_are_heard(digits_spec, tmp_path):
-    heard, rows = [], []
+def test_two_processes_train_one_model_and_report_it(digits_spec, tmp_path):
+    fractions, rows = [], []
     result = TrainingResult.model_validate(
         run(
             digits_spec({"epochs": 4, "learning_rate": 5e-3}),
             device="cpu:2",
-            report=lambda fraction, message: heard.append(fraction),
+            report=lambda fraction, message: fractions.append(fraction),
             event=lambda kind, row: rows.append(row),
             artifact_dir=tmp_path,
             pace=Pace(report=0),
@@ -62,12 +62,12 @@ def test_two_processes_train_one_model_and_are_heard(digits_spec, tmp_path):
     assert result.accuracy.test > 0.5
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["validation"]["top1"] == pytest.approx(result.accuracy.validation)
-    assert heard[-1] == 1
+    assert fractions[-1] == 1
     assert (tmp_path / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
-def test_processes_end_when_the_listener_stops_them(digits_spec):
+def test_processes_end_when_the_callback_raises(digits_spec):
     def stop(fraction, message):
         raise Stop
 
@@ -76,7 +76,7 @@ def test_processes_end_when_the_listener_stops_them(digits_spec):
 
 
 @pytest.mark.slow
-def test_a_problem_of_a_process_is_raised_here(digits_spec):
+def test_an_error_of_a_process_is_raised_in_the_launching_one(digits_spec):
     wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
     with pytest.raises(Mismatch, match="784"):
         run(digits_spec(architecture=wide), device="cpu:2")

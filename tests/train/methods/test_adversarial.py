@@ -62,10 +62,10 @@ def test_the_ascent_raises_the_loss(task):
 def test_d2_with_u_zero_is_majority_majority_kernels(task):
     """Where the ascent does not move p, what is left is Algorithm 2.1 with the same draws."""
     batch = task.batch()
-    ours, theirs = create("adversarial_majority", step_size=0.0), create("majority")
-    one, two = ours.prepare(task.model(), seed=5), theirs.prepare(task.model(), seed=5)
-    first = ours.step(one, [batch], task.compute_loss, step=4)
-    second = theirs.step(two, [batch], task.compute_loss, step=4)
+    tilted, random = create("adversarial_majority", step_size=0.0), create("majority")
+    one, two = tilted.prepare(task.model(), seed=5), random.prepare(task.model(), seed=5)
+    first = tilted.step(one, [batch], task.compute_loss, step=4)
+    second = random.step(two, [batch], task.compute_loss, step=4)
     torch.testing.assert_close(first.loss, second.loss)
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)

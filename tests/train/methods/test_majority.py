@@ -28,15 +28,15 @@ def test_a_resumed_run_ends_in_the_same_weights(task):
     half, optimizer = run(task, create("majority"), steps=3)
     state = copy.deepcopy((half.state_dict(), optimizer.state_dict()))
     rest, _ = run(task, create("majority"), steps=3, first=3, state=state, seed=99)
-    for ours, theirs in zip(rest.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for one, other in zip(rest.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_accumulation_takes_the_step_of_the_whole_batch(task):
     whole, _ = run(task, create("majority"), steps=3)
     parts, _ = run(task, create("majority"), steps=3, parts=3)
-    for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_fusing_the_update_changes_nothing(task):
@@ -46,8 +46,8 @@ def test_fusing_the_update_changes_nothing(task):
 
     fused, _ = run(task, create("majority"), steps=5)
     plain, _ = run(task, Plain(), steps=5)
-    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_it_learns_and_leaves_a_plain_model(task):
@@ -91,8 +91,8 @@ def test_evaluation_of_sampled_weights_leaves_the_training_alone(task):
         model.eval()(task.batch()[0])
         model.train()
     task.train(method, model, optimizer, steps=2, first=2)
-    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_options(task):

@@ -17,7 +17,7 @@ def test_every_method_can_be_made(name):
     assert isinstance(method, Method)
     assert method.name == name
     assert method.expansion == (1 if name == "vanilla" else 4)
-    assert method.members == (4 if name in ("ensemble", "distilled", "soup") else 0)
+    assert method.independent_models == (4 if name in ("ensemble", "distilled", "soup") else 0)
     assert method.trains == (name not in ("ensemble", "soup"))
     method.load_state_dict(method.state_dict())
 

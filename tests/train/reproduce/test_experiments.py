@@ -4,7 +4,7 @@ import pytest
 
 from collegium.search.engine import run as search
 from collegium.search.spec import SearchSpec
-from collegium.train.limits import check_study
+from collegium.train.limits import check_study_cost
 from collegium.train.reproduce import noise as reproduce_noise
 from collegium.train.reproduce import t5 as reproduce_t5
 from collegium.train.reproduce import table5 as reproduce_table5
@@ -72,7 +72,7 @@ def test_the_other_experiments_are_studies_that_can_be_posted():
     t5 = reproduce_t5.study_of(options, "first")
     assert t5.methods[1].expansion.initialization == "replicated"
     for study in (table5, noise, t5):
-        check_study(study)
+        check_study_cost(study)
 
 
 def test_every_published_figure_of_table5_is_there():

@@ -1,12 +1,19 @@
 import pytest
 
-from collegium.train.spec.recipes import PAPER_RATES, RECIPES, RecipeSpec, default_recipe, describe, resolve
+from collegium.train.spec.recipes import (
+    PAPER_RATES,
+    RECIPES,
+    RecipeSpec,
+    default_recipe,
+    describe_recipes,
+    merge_recipe,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_posted_by_name_and_whole(name):
-    assert resolve(RecipeSpec(name=name), "digits") == RECIPES[name]
-    assert resolve(RecipeSpec(**RECIPES[name].model_dump()), "digits") == RECIPES[name]
+    assert merge_recipe(RecipeSpec(name=name), "digits") == RECIPES[name]
+    assert merge_recipe(RecipeSpec(**RECIPES[name].model_dump()), "digits") == RECIPES[name]
 
 
 def test_fields_of_the_papers_recipes():
@@ -21,8 +28,8 @@ def test_fields_of_the_papers_recipes():
 
 
 def test_a_field_given_wins_over_the_named_recipe_and_the_data_choose_the_default():
-    assert resolve(RecipeSpec(epochs=3), default_recipe("cifar10")).epochs == 3
-    assert resolve(RecipeSpec(epochs=3), default_recipe("cifar10")).batch_size == 128
+    assert merge_recipe(RecipeSpec(epochs=3), default_recipe("cifar10")).epochs == 3
+    assert merge_recipe(RecipeSpec(epochs=3), default_recipe("cifar10")).batch_size == 128
     assert default_recipe("cifar100") == "ce-cifar"
     assert default_recipe("0" * 64) == "synthetic"
     assert default_recipe("digits", transformer=True) == "mk-t5"
@@ -35,6 +42,6 @@ def test_the_papers_sweeps_have_ten_rates():
 
 
 def test_descriptions_are_plain_values():
-    rows = describe()
+    rows = describe_recipes()
     assert [row["name"] for row in rows] == list(RECIPES)
     assert all(isinstance(row["epochs"], int) for row in rows)

@@ -52,7 +52,7 @@ def test_short_forms_mean_the_long_ones():
         ({"recipe": {"epochs": True}}, ("recipe", "epochs")),
         ({"recipe": {"epochs": "3"}}, ("recipe", "epochs")),
         ({"recipe": {"epoch": 3}}, ("recipe", "epoch")),
-        ({"recipe": "unheard-of"}, ("recipe", "name")),
+        ({"recipe": "unknown"}, ("recipe", "name")),
         ({"recipe": {"learning_rate": 0}}, ("recipe", "learning_rate")),
         ({"expansion": 0}, ("expansion", "copies")),
         ({"expansion": 10**6}, ("expansion", "copies")),
@@ -109,7 +109,7 @@ def test_a_cell_takes_the_methods_fields_over_the_recipes():
         StudySpec,
     )
     cell = spec.training(spec.architectures[0], spec.methods[0], spec.recipes[0], seed=3, learning_rate=0.5)
-    recipe = cell.resolved_recipe()
+    recipe = cell.merged_recipe()
     assert (recipe.optimizer, recipe.epochs, recipe.learning_rate) == ("sgd", 9, 0.5)
     assert (cell.expansion.copies, cell.seed, cell.formats) == (5, 3, ())
 

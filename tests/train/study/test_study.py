@@ -6,7 +6,7 @@ import pytest
 
 from collegium.train.result import StudyResult
 from collegium.train.spec.training import StudySpec
-from collegium.train.study.pool import Place, Pool, train_one
+from collegium.train.study.pool import Pool, PoolOptions, train_one
 from collegium.train.study.study import mean_and_error, run
 from collegium.train.study.table import markdown
 
@@ -25,7 +25,7 @@ def study(**fields):
 
 
 class Invented:
-    """Answers trainings with made-up accuracies: best at a rate of 0.01, and diverging at 1."""
+    """Returns trainings with made-up accuracies: best at a rate of 0.01, and diverging at 1."""
 
     def __init__(self, failing=()):
         self.children = []
@@ -97,11 +97,11 @@ def test_a_cell_whose_sweep_failed_everywhere_is_left_out():
 
 
 def test_the_table_is_left_in_every_form(tmp_path):
-    heard, events = [], []
+    fractions, events = [], []
     result = run(
         study(title="Two widths"),
         fan_out=Invented(),
-        report=lambda fraction, message: heard.append(fraction),
+        report=lambda fraction, message: fractions.append(fraction),
         event=lambda kind, row: events.append(row["architecture"]),
         artifact_dir=tmp_path,
     )
@@ -112,13 +112,13 @@ def test_the_table_is_left_in_every_form(tmp_path):
     assert "| wide | vanilla | Adam | 1 × (16) | 1184 |" in (tmp_path / "table.md").read_text()
     assert json.loads((tmp_path / "table.json").read_text())["title"] == "Two widths"
     assert (tmp_path / "plot.svg").read_bytes().startswith(b"<?xml")
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
     assert events == ["wide", "narrow"]
 
 
 def test_a_study_trains_for_real_in_a_pool():
-    with Pool(1, Place()) as pool:
+    with Pool(1, PoolOptions()) as pool:
         result = StudyResult.model_validate(run(study(seeds=2), fan_out=pool))
     assert [cell.succeeded for cell in result.cells] == [2, 2]
     assert result.cells[0].parameters == 64 * 16 + 16 * 10
@@ -127,8 +127,8 @@ def test_a_study_trains_for_real_in_a_pool():
 def test_a_training_that_fails_here_says_why():
     spec = study().training(study().architectures[0], study().methods[0], study().recipes[0])
     child = {"key": "k", "kind": "training", "spec": spec.model_dump(mode="json", exclude_none=True)}
-    child["spec"]["data"]["name"] = "unheard-of"
-    outcome = train_one(child, Place())
+    child["spec"]["data"]["name"] = "unknown"
+    outcome = train_one(child, PoolOptions())
     assert outcome["status"] == "failed"
     assert outcome["failure"]["kind"] == "user_error"
-    assert "unheard-of" in outcome["failure"]["message"]
+    assert "unknown" in outcome["failure"]["message"]
