@@ -89,7 +89,7 @@ def run_study(
     >>> run_study(study | {"recipes": [{"name": "short", "recipe": {"epochs": 1}}]}).trainings
     2
     """
-    from collegium.train.study.pool import PoolOptions, Pool
+    from collegium.train.study.pool import Pool, PoolOptions
     from collegium.train.study.study import run
 
     asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
