@@ -12,7 +12,8 @@ from collegium.train.data.known import NAMES, PLACES, is_missing, known_shape
 from collegium.train.errors import Mismatch
 from collegium.train.models.resolve import answer_of, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
-from collegium.train.spec.training import DataSpec, StudySpec, TrainingSpec
+from collegium.train.spec.data import DataSpec
+from collegium.train.spec.training import StudySpec, TrainingSpec
 
 _DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
 

@@ -16,7 +16,7 @@ from collegium.train.data.formats.text import load_text_arrays
 from collegium.train.data.formats.upload import load_upload
 from collegium.train.data.split import split_arrays
 from collegium.train.errors import DataError
-from collegium.train.spec.training import DataSpec
+from collegium.train.spec.data import DataSpec
 
 Loader = Callable[[DataSpec], Arrays]
 PublishedLoader = Callable[[Path], Arrays]

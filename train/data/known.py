@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from collegium.train.data.formats.cifar import VERSIONS
-from collegium.train.spec.training import DataSpec
+from collegium.train.spec.data import DataSpec
 
 #: The shape of one sample of each named data set whose samples are arrays; the teacher's follows from its spec.
 SHAPES: dict[str, tuple[int, ...]] = {

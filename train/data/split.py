@@ -7,7 +7,7 @@ import torch
 
 from collegium.train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
 from collegium.train.errors import DataError
-from collegium.train.spec.training import DataSpec
+from collegium.train.spec.data import DataSpec
 
 MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
 

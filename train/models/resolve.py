@@ -20,7 +20,7 @@ from collegium.train.spec.architecture import (
     SearchedArchitecture,
     TransformerArchitecture,
 )
-from collegium.train.spec.training import DataSpec
+from collegium.train.spec.data import DataSpec
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _images(asked: SearchSpec, context: Context) -> np.ndarray | None:
     import torch
 
     from collegium.train.data import load
-    from collegium.train.spec.training import DataSpec
+    from collegium.train.spec.data import DataSpec
 
     data = load(DataSpec(name=name), context.data_dir, context.datasets_dir)
     if data.kind != "image":

@@ -8,7 +8,7 @@ from collegium.train.data.batches import TrainingBatches, derive_seed, evaluatio
 from collegium.train.data.dataset import Arrays, ArraySplit, Preprocessing
 from collegium.train.data.split import replace_labels, split_arrays
 from collegium.train.errors import DataError
-from collegium.train.spec.training import DataSpec
+from collegium.train.spec.data import DataSpec
 
 CPU = torch.device("cpu")
 

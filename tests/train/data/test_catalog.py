@@ -11,7 +11,7 @@ from collegium.train.data.catalog import BUILT_IN, PUBLISHED, load
 from collegium.train.data.formats.image_folder import FolderSplit
 from collegium.train.data.known import NAMES, PLACES, known_shape
 from collegium.train.errors import DataError
-from collegium.train.spec.training import DataSpec, SyntheticSpec
+from collegium.train.spec.data import DataSpec, SyntheticSpec
 
 
 def spec(name, **more):

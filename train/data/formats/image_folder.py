@@ -24,7 +24,7 @@ from collegium.train.data.augment import RATIO, SCALE
 from collegium.train.data.dataset import Batch, Dataset, Preprocessing
 from collegium.train.data.split import held_out_first, replace_labels
 from collegium.train.errors import DataError
-from collegium.train.spec.training import DataSpec
+from collegium.train.spec.data import DataSpec
 
 SIZE = 224
 SHORT_SIDE = 256

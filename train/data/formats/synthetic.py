@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from collegium.train.data.dataset import Arrays
-from collegium.train.spec.training import SyntheticSpec
+from collegium.train.spec.data import SyntheticSpec
 
 END = 1
 FIRST_WORD = 2

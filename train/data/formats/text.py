@@ -12,7 +12,7 @@ import numpy as np
 
 from collegium.train.data.dataset import Arrays
 from collegium.train.errors import DataError
-from collegium.train.spec.training import TextSpec
+from collegium.train.spec.data import TextSpec
 
 PAD, END, BYTES_FROM = 0, 1, 3
 BYTE_VOCABULARY = 256 + BYTES_FROM
