@@ -72,6 +72,7 @@ def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_doctor_says_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("collegium.app.local.doctor._device", lambda: Finding("ok", "device", "not looked at"))
+    monkeypatch.setattr("collegium.app.local.doctor._broker", lambda settings: iter(()))
     for url, word in (
         (f"sqlite:///{tmp_path}/none.db", "does not exist yet"),
         ("postgresql://me:secret@127.0.0.1:1/none", "does not answer"),

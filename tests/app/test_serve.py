@@ -23,6 +23,8 @@ from collegium.app.settings import load_settings
 from collegium.jobs.subprocesses import environment
 
 START_LIMIT_S = 60
+# The searches of these tests need a closed form alone; no process waits with torch loaded.
+LIGHT = {"COLLEGIUM_SPARES": "0", "COLLEGIUM_PRELOAD": "json"}
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def running(pid: int) -> bool:
 def test_a_search_is_served_and_the_end_is_clean(
     serve: Callable[..., Any], mlp: dict[str, Any], tmp_path: Path
 ) -> None:
-    process = serve("--port", "0")
+    process = serve("--port", "0", **LIGHT)
     url = address(process)
     assert httpx.get(f"{url}/readyz").json()["status"] == "ok"
     (worker,) = children(process.pid)
@@ -90,7 +92,7 @@ def test_a_search_is_served_and_the_end_is_clean(
     assert "collegium has ended" in output
     assert "Traceback" not in output
     assert not running(worker)
-    again = serve("--port", "0")
+    again = serve("--port", "0", **LIGHT)
     with Client(address(again)) as client:
         assert client.wait(waiting["id"])["status"] == "succeeded"
     assert (tmp_path / "home/worker.log").stat().st_size > 0
@@ -99,7 +101,7 @@ def test_a_search_is_served_and_the_end_is_clean(
 
 
 def test_a_worker_that_dies_is_started_again(serve: Callable[..., Any]) -> None:
-    process = serve("--port", "0")
+    process = serve("--port", "0", **LIGHT)
     address(process)
     deadline = time.monotonic() + START_LIMIT_S
     while not (first := children(process.pid)) and time.monotonic() < deadline:

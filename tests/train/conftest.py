@@ -1,5 +1,10 @@
 """Small trainings that take a fraction of a second."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -30,3 +35,25 @@ def cifar10(tmp_path):
         rows[:, 0] %= 10
         (folder / f"{name}.bin").write_bytes(rows.tobytes())
     return folder.parent
+
+
+@pytest.fixture(scope="session")
+def plain_torch():
+    """A process that runs the ``load.py`` of exported folders without this project: see ``load_exported.py``."""
+    command = [sys.executable, "-I", str(Path(__file__).parent / "load_exported.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def load_and_evaluate(plain_torch):
+    """A function of an exported folder to what its ``load.py`` prints."""
+
+    def evaluate(folder):
+        print(folder, file=plain_torch.stdin, flush=True)
+        answer = json.loads(plain_torch.stdout.readline())
+        assert answer["status"] == 0, answer
+        return json.loads(answer["printed"])
+
+    return evaluate

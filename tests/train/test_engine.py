@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -219,14 +218,8 @@ def test_residual_networks_of_grey_images_train(tmp_path):
     assert weights(tmp_path)["layer1.0.conv2.weight"].shape == (12, 4, 3, 3)
 
 
-def load_and_evaluate(folder: Path):
-    """What ``load.py`` prints, run by itself in a process that sees none of this project."""
-    command = [sys.executable, "-I", str(folder / "load.py")]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
-
-
 @pytest.mark.parametrize("family", ["mlp", "resnext", "block"])
-def test_the_exported_folder_alone_gives_the_recorded_accuracy(digits_spec, tmp_path, family):
+def test_the_exported_folder_alone_gives_the_recorded_accuracy(digits_spec, load_and_evaluate, tmp_path, family):
     relu = {"type": "relu"}
     layers = [{"type": "conv", "out": "a", "kernel": 3}, relu, {"type": "dense", "out": "b"}, relu]
     baseline = {
@@ -243,16 +236,26 @@ def test_the_exported_folder_alone_gives_the_recorded_accuracy(digits_spec, tmp_
     assert load_and_evaluate(tmp_path) == {"accuracy": result["accuracy"]["test"], "samples": 200}
 
 
-def test_resnext29_trains_on_data_in_cifars_format_end_to_end(tmp_path, cifar10):
+@pytest.mark.parametrize(
+    ("baseline", "parameters"),
+    [
+        ({"family": "resnext", "layout": "cifar", "blocks": [1, 1, 1], "cardinality": 1, "base_width": 128}, 1_682_818),
+        pytest.param({"preset": "resnext29-1x128d"}, 4_223_986, marks=pytest.mark.slow),
+    ],
+    ids=["one block a stage", "resnext29"],
+)
+def test_a_resnext_trains_on_data_in_cifars_format_end_to_end(
+    load_and_evaluate, tmp_path, cifar10, baseline, parameters
+):
     spec = TrainingSpec.model_validate(
         {
-            "architecture": {"baseline": {"preset": "resnext29-1x128d"}, "width": 10, "multiplicity": 10},
+            "architecture": {"baseline": baseline, "width": 10, "multiplicity": 10},
             "data": {"name": "cifar10", "validation": 0.2},
             "recipe": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
         }
     )
     result = run(spec, data_dir=cifar10, artifact_dir=tmp_path / "left")
-    assert result["parameters"] == 4_223_986
+    assert result["parameters"] == parameters
     assert result["recipe"]["augment"] == ["flip", "pad_crop"]
     assert result["data"]["train"] == 24
     assert load_and_evaluate(tmp_path / "left") == {"accuracy": result["accuracy"]["test"], "samples": 6}
@@ -278,7 +281,7 @@ def test_precision_schedules_and_clipping_train(digits_spec, fields):
         ("soup", 1, 3),
     ],
 )
-def test_every_method_ends_in_a_plain_model(digits_spec, tmp_path, method, models, trained):
+def test_every_method_ends_in_a_plain_model(digits_spec, load_and_evaluate, tmp_path, method, models, trained):
     spec = digits_spec({"epochs": 1}, method=method, diagnostics=["spread", "sharpness", "gap"])
     result = TrainingResult.model_validate(run(spec, artifact_dir=tmp_path))
     plain = 64 * 24 + 3 * 64 + 24 * 10

@@ -9,6 +9,7 @@ import time
 import pytest
 from celery import Celery
 
+pytestmark = pytest.mark.slow
 embedded_alone = pytest.mark.parametrize("setup", ["embedded"], indirect=True)
 full_alone = pytest.mark.parametrize("setup", ["full"], indirect=True)
 

@@ -15,6 +15,7 @@ from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
 
 STEPS = 3
+pytestmark = pytest.mark.slow
 
 
 def network():

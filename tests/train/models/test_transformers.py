@@ -1,7 +1,3 @@
-import json
-import subprocess
-import sys
-
 import pytest
 
 from collegium.search.errors import InvalidSpec
@@ -43,11 +39,9 @@ def test_a_t5_learns_and_leaves_what_from_pretrained_takes(pretrained):
     assert result["widths"] is None
 
 
-def test_a_stranger_gets_the_recorded_accuracy_of_a_transformer(pretrained):
+def test_a_stranger_gets_the_recorded_accuracy_of_a_transformer(pretrained, load_and_evaluate):
     folder, result = pretrained
-    command = [sys.executable, "-I", str(folder / "small-t5" / "load.py")]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert found == {"accuracy": result["accuracy"]["test"], "samples": 100}
+    assert load_and_evaluate(folder / "small-t5") == {"accuracy": result["accuracy"]["test"], "samples": 100}
 
 
 def test_fine_tuning_starts_from_the_pretrained_weights(pretrained):

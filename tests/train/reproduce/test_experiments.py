@@ -36,6 +36,7 @@ def test_figure4_is_printed_and_written(tmp_path, capsys):
     assert "| primal | 20 × 17 |" in (tmp_path / "figure4-digits.md").read_text()
 
 
+@pytest.mark.slow
 def test_table5_runs_on_cifar_where_it_lies(cifar10, tmp_path, capsys):
     short = ["table5", "--data", "cifar10", "--seeds", "1", "--effort", "0.01", "--output", str(tmp_path)]
     assert main([*short, "--data-dir", str(cifar10)]) == 0

@@ -117,6 +117,7 @@ def test_the_table_is_left_in_every_form(tmp_path):
     assert events == ["wide", "narrow"]
 
 
+@pytest.mark.slow
 def test_a_study_trains_for_real_in_a_pool():
     with Pool(1, PoolOptions()) as pool:
         result = StudyResult.model_validate(run(study(seeds=2), fan_out=pool))
