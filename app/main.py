@@ -26,7 +26,8 @@ from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.files.datasets import DatasetStore
 from collegium.jobs.store import JobStore
 from collegium.search.spec import SearchSpec
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 _BODIES = (SearchSpec, TrainingSpec, StudySpec)
 

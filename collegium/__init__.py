@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collegium.train.majority.kernel import majority_kernels
     from collegium.train.result import StudyResult, TrainingResult
     from collegium.train.run import build_model, run_study, run_training
-    from collegium.train.spec.training import StudySpec, TrainingSpec
+    from collegium.train.spec.study import StudySpec
+    from collegium.train.spec.training import TrainingSpec
 
     __version__: str
 
@@ -39,7 +40,7 @@ _EXPORTS = {
     "SearchResult": "collegium.search.result",
     "SearchSpec": "collegium.search.spec",
     "StudyResult": "collegium.train.result",
-    "StudySpec": "collegium.train.spec.training",
+    "StudySpec": "collegium.train.spec.study",
     "TrainingError": "collegium.train.errors",
     "TrainingResult": "collegium.train.result",
     "TrainingSpec": "collegium.train.spec.training",

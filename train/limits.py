@@ -9,7 +9,8 @@ from collegium.search.errors import InvalidSpec
 from collegium.search.networks.network import Network, ResidualNetwork
 from collegium.train.models.resolve import Grouped, grouped
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
-from collegium.train.spec.training import EXPANDING, METHODS_OF_FIELDS, StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import EXPANDING, METHODS_OF_FIELDS, TrainingSpec
 
 MAX_PARAMETERS = 10**10
 MAX_BYTES = 2**40

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from collegium.search.parse import parse_spec
 from collegium.train.result import StudyResult, TrainingResult
 from collegium.train.spec.architecture import BaselineArchitecture
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,7 +16,8 @@ from collegium.app.services.views import View
 from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.spec.recipes import describe_recipes
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 router = APIRouter(tags=["trainings"])
 

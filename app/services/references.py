@@ -13,7 +13,8 @@ from collegium.train.errors import Mismatch
 from collegium.train.models.resolve import answer_of, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 _DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
 

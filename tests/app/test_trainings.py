@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 
 from collegium.app.services.services import Services
 from collegium.jobs.record import Job
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 DIGITS = {"baseline": {"preset": "mlp-digits-6x100"}}
 TRAINING: dict[str, Any] = {"architecture": {**DIGITS, "width": 16, "multiplicity": 21}, "data": "digits"}

@@ -2,7 +2,8 @@ import pytest
 
 from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
 

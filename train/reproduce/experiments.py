@@ -19,7 +19,7 @@ from pathlib import Path
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.data.known import PLACES, is_missing
 from collegium.train.result import StudyResult
-from collegium.train.spec.training import StudySpec
+from collegium.train.spec.study import StudySpec
 from collegium.train.study.pool import Pool, PoolOptions
 from collegium.train.study.study import run
 

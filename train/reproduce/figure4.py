@@ -13,7 +13,7 @@ from collegium.search.result import CurveRow, SearchResult
 from collegium.search.spec import SearchSpec
 from collegium.train.reproduce.experiments import Options
 from collegium.train.result import Cell
-from collegium.train.spec.training import StudySpec
+from collegium.train.spec.study import StudySpec
 from collegium.train.study.study import mean_and_error
 from collegium.train.study.table import percent
 

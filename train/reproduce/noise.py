@@ -8,7 +8,7 @@ from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.reproduce.experiments import Options
 from collegium.train.reproduce.figure4 import paired
 from collegium.train.result import Cell
-from collegium.train.spec.training import StudySpec
+from collegium.train.spec.study import StudySpec
 from collegium.train.study.table import percent
 
 HIDDEN = [200, 100]

@@ -13,7 +13,8 @@ from collegium.train.engine import run as train
 from collegium.train.reproduce.experiments import Options
 from collegium.train.reproduce.figure4 import paired
 from collegium.train.result import Cell
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 from collegium.train.study.table import percent
 
 CONFIG = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.reproduce.experiments import Options
 from collegium.train.result import Cell, StudyResult
-from collegium.train.spec.training import StudySpec
+from collegium.train.spec.study import StudySpec
 from collegium.train.study.table import percent
 
 ARCHITECTURES = {"A1": [100], "A2": [200, 100], "A3": [400, 200, 100]}

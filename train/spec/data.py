@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -55,3 +55,8 @@ class DataSpec(Strict):
     seed: Seed = 0
     synthetic: SyntheticSpec = SyntheticSpec()
     text: TextSpec = TextSpec()
+
+
+def by_name(value: Any) -> Any:
+    """A bare name as an object with that name; anything else as it is."""
+    return {"name": value} if isinstance(value, str) else value

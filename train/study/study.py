@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from collegium.train.export.package import describe_file
 from collegium.train.result import Cell, Note, Run, Splits, StudyResult, SweepPoint
-from collegium.train.spec.training import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec, TrainingSpec
+from collegium.train.spec.study import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec
+from collegium.train.spec.training import TrainingSpec
 from collegium.train.study.table import write_tables
 
 SWEEP_SEED = 1_000_000

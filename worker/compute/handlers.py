@@ -89,7 +89,7 @@ def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 def study(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     """Run several trainings as jobs of their own and compare them."""
     from collegium.search.parse import parse_spec
-    from collegium.train.spec.training import StudySpec
+    from collegium.train.spec.study import StudySpec
     from collegium.train.study import study as studies
 
     return studies.run(

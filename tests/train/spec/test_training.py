@@ -5,7 +5,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from collegium.train.spec.training import StudySpec, TrainingSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
 
@@ -116,7 +117,7 @@ def test_a_cell_takes_the_methods_fields_over_the_recipes():
 
 def test_specifications_and_results_do_not_load_torch():
     code = (
-        "import sys, collegium.train.spec.training, collegium.train.spec.recipes, collegium.train.result, "
+        "import sys, collegium.train.spec.study, collegium.train.spec.recipes, collegium.train.result, "
         "collegium.train.limits, collegium.train.models.resolve; "
         "assert 'torch' not in sys.modules"
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from collegium.train.result import StudyResult
-from collegium.train.spec.training import StudySpec
+from collegium.train.spec.study import StudySpec
 from collegium.train.study.pool import Pool, PoolOptions, train_one
 from collegium.train.study.study import mean_and_error, run
 from collegium.train.study.table import markdown

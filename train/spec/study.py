@@ -1,0 +1,196 @@
+"""Specifications of studies: architectures × methods × recipes, over several seeds on the same data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from collegium.search.spec import Strict
+from collegium.train.spec.architecture import Architecture
+from collegium.train.spec.data import DataSpec, Seed, by_name
+from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec, default_recipe, merge_recipe
+from collegium.train.spec.training import Diagnostic, ExpansionSpec, Method, TrainingSpec
+
+Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
+
+
+class StudyArchitecture(Strict):
+    """An architecture and the name it has in the study's table."""
+
+    name: Label
+    architecture: Architecture
+
+
+class StudyMethod(Strict):
+    """A method and the name it has in the study's table; ``recipe`` overrides fields of the study's recipes."""
+
+    name: Label | None = None
+    method: Method
+    expansion: ExpansionSpec | None = None
+    recipe: RecipeSpec = RecipeSpec()
+
+    @property
+    def label(self) -> str:
+        """The method's name in the table."""
+        return self.name or self.method
+
+
+class StudyRecipe(Strict):
+    """A recipe, usually an optimizer, and the name it has in the study's table."""
+
+    name: Label
+    recipe: RecipeSpec
+
+
+class SweepSpec(Strict):
+    """Values that are tried before the seeds are run; the best on the validation split is taken, for each cell.
+
+    ``learning_rate`` may be ``paper``: the ten rates of Mazzawi et al. 2024, Appendix G, for the cell's optimizer.
+    Several fields make a grid. ``seeds`` trainings are averaged at each point of it.
+    """
+
+    learning_rate: (
+        Literal["paper"]
+        | Annotated[
+            tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=1, max_length=64, strict=False)
+        ]
+        | None
+    ) = None
+    epochs: (
+        Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(min_length=1, max_length=16, strict=False)]
+        | None
+    ) = None
+    weight_decay: (
+        Annotated[tuple[Annotated[float, Field(ge=0, le=10)], ...], Field(min_length=1, max_length=16, strict=False)]
+        | None
+    ) = None
+    seeds: Annotated[int, Field(ge=1, le=20)] = 1
+    select: Literal["accuracy", "loss"] = "accuracy"
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _something(self) -> SweepSpec:
+        if self.learning_rate is None and self.epochs is None and self.weight_decay is None:
+            raise ValueError("name at least one of 'learning_rate', 'epochs' and 'weight_decay'")
+        return self
+
+    def grid(self, optimizer: str) -> list[dict[str, Any]]:
+        """Every point of the grid, as recipe fields."""
+        rates = PAPER_RATES[optimizer] if self.learning_rate == "paper" else self.learning_rate
+        points: list[dict[str, Any]] = [{}]
+        for field, values in (("learning_rate", rates), ("epochs", self.epochs), ("weight_decay", self.weight_decay)):
+            points = [{**point, field: value} for point in points for value in values] if values else points
+        return points
+
+
+MAX_TRAININGS = 5000
+
+
+class StudySpec(Strict):
+    """Architectures × methods × recipes, each over several seeds on the same data.
+
+    Each combination is a cell. With a ``sweep``, its grid is run first with a validation split held out, the best
+    point is taken, and the seeds run with it; ``retrain`` gives them the validation samples back. ``seeds`` is a list,
+    or a number of seeds counted from 0. With ``resplit``, each seed also seeds the data (``digits`` is split anew), so
+    that standard errors include that of the split; a sweep would see the other splits' test samples, and excludes it.
+    Each method takes of the common ``expansion`` the fields that it has.
+    """
+
+    title: Annotated[str, Field(max_length=200)] = ""
+    architectures: Annotated[tuple[StudyArchitecture, ...], Field(min_length=1, max_length=64, strict=False)]
+    methods: Annotated[tuple[StudyMethod, ...], Field(min_length=1, max_length=32, strict=False)] = (
+        StudyMethod(method="vanilla"),
+    )
+    recipes: Annotated[tuple[StudyRecipe, ...], Field(min_length=1, max_length=16, strict=False)] = (
+        StudyRecipe(name="default", recipe=RecipeSpec()),
+    )
+    expansion: ExpansionSpec = ExpansionSpec()
+    data: DataSpec
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000, strict=False)] = (0, 1, 2)
+    sweep: SweepSpec | None = None
+    retrain: bool = True
+    resplit: bool = False
+    diagnostics: Annotated[tuple[Diagnostic, ...], Field(max_length=3, strict=False)] = ()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _method_names(cls, value: Any) -> Any:
+        return [{"method": v} if isinstance(v, str) else v for v in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_name(cls, value: Any) -> Any:
+        return by_name(value)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_of_seeds(cls, value: Any) -> Any:
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1000
+        return tuple(range(value)) if is_count else value
+
+    @model_validator(mode="after")
+    def _distinct_and_bounded(self) -> StudySpec:
+        for what, names in (
+            ("architectures", [a.name for a in self.architectures]),
+            ("methods", [m.label for m in self.methods]),
+            ("recipes", [r.name for r in self.recipes]),
+            ("seeds", list(self.seeds)),
+        ):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what} must have distinct names")
+        if self.resplit and self.sweep is not None:
+            raise ValueError("a sweep is chosen on one split of the data: leave resplit off")
+        if self.trainings() > MAX_TRAININGS:
+            raise ValueError(f"the study would run {self.trainings()} trainings; at most {MAX_TRAININGS} are allowed")
+        return self
+
+    def recipe_for(self, method: StudyMethod, recipe: StudyRecipe, **fields: Any) -> RecipeSpec:
+        """The recipe of one cell: the study's, overridden by the method's, overridden by ``fields``."""
+        merged = {
+            **recipe.recipe.model_dump(exclude_none=True), **method.recipe.model_dump(exclude_none=True), **fields,
+        }  # fmt: skip
+        return RecipeSpec(**merged)
+
+    def training(
+        self,
+        architecture: StudyArchitecture,
+        method: StudyMethod,
+        recipe: StudyRecipe,
+        *,
+        seed: int = 0,
+        validation: float | None = None,
+        **fields: Any,
+    ) -> TrainingSpec:
+        """One training of a cell; ``fields`` override the recipe, ``validation`` the fraction held out.
+
+        It leaves no model. A soup, which chooses by validation samples, and early stopping, which watches them, keep
+        those of the sweep.
+        """
+        held_out = self.data.validation if validation is None else validation
+        cell = self.recipe_for(method, recipe, **fields)
+        if (method.method == "soup" or cell.patience) and not held_out:
+            held_out = self.sweep.validation if self.sweep else 0.1
+        data_seed = self.data.seed + seed if self.resplit else self.data.seed
+        return TrainingSpec(
+            architecture=architecture.architecture,
+            method=method.method,
+            expansion=method.expansion or self.expansion.of(method.method),
+            data=self.data.model_copy(update={"validation": held_out, "seed": data_seed}),
+            recipe=cell,
+            seed=seed,
+            formats=(),
+            diagnostics=self.diagnostics,
+        )
+
+    def optimizer_of(self, method: StudyMethod, recipe: StudyRecipe, *, transformer: bool) -> str:
+        """The optimizer that one cell ends up with."""
+        return merge_recipe(
+            self.recipe_for(method, recipe), default_recipe(self.data.name, transformer=transformer)
+        ).optimizer
+
+    def trainings(self) -> int:
+        """How many trainings the study runs, sweep included."""
+        points = len(self.sweep.grid("adam")) * self.sweep.seeds if self.sweep else 0
+        cells = len(self.architectures) * len(self.methods) * len(self.recipes)
+        return cells * (points + len(self.seeds))
