@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ from collegium.train.spec.architecture import BaselineArchitecture
 
 EXPANSION = 3
 Batch = tuple[Tensor, Tensor]
-Scores = Callable[[nn.Module, Tensor], Tensor]
+Logits = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Case:
     title: str
     model: Callable[[], nn.Module]
     batches: Callable[[], list[Batch]]
-    scores: Scores
+    logits: Logits
     turns: int
     target: float
     heavy: bool = False
@@ -83,22 +84,27 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
     return model(x)
 
 
-def fully_connected(hidden: list[int], turns: int, target: float) -> Case:
-    def model() -> nn.Module:
-        layers = [layer for a, b in pairwise([3072, *hidden]) for layer in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*layers, nn.Linear(hidden[-1], 10))
+def perceptron(hidden: list[int]) -> nn.Module:
+    layers = [layer for a, b in pairwise([3072, *hidden]) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1], 10))
 
+
+def fully_connected(hidden: list[int], turns: int, target: float) -> Case:
     def batches() -> list[Batch]:
         return [(torch.randn(256, 3072), torch.randint(10, (256,)))]
 
-    return Case(f"fully connected {hidden}", model, batches, forward, turns, target)
+    return Case(f"fully connected {hidden}", lambda: perceptron(hidden), batches, forward, turns, target)
+
+
+def residual(baseline: dict[str, Any], **member: int) -> nn.Module:
+    """A baseline as it is, or with ``width`` and ``multiplicity`` of its own."""
+    asked = {"baseline": baseline, **member}
+    return blueprint(grouped(BaselineArchitecture.model_validate(asked))).build(seed=0)
 
 
 def resnext(turns: int) -> Case:
     def model() -> nn.Module:
-        return blueprint(
-            grouped(BaselineArchitecture.model_validate({"baseline": {"preset": "resnext29-3x64d"}}))
-        ).build(seed=0)
+        return residual({"preset": "resnext29-3x64d"})
 
     def batches() -> list[Batch]:
         return [(torch.randn(64, 3, 32, 32), torch.randint(10, (64,)))]
@@ -106,20 +112,22 @@ def resnext(turns: int) -> Case:
     return Case("ResNeXt-29 3×64d, batch 64", model, batches, forward, turns, 9, heavy=True)
 
 
+def t5_small(**changes: int) -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "vocab_size": 32128}
+    return T5ForConditionalGeneration(T5Config(**sizes | changes))
+
+
+def first_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+    return model(input_ids=tokens, decoder_input_ids=tokens[:, :4]).logits
+
+
 def t5(turns: int) -> Case:
-    def model() -> nn.Module:
-        from transformers import T5Config, T5ForConditionalGeneration
-
-        config = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128)
-        return T5ForConditionalGeneration(config)
-
     def batches() -> list[Batch]:  # accumulated, to fit the memory of a small machine
         return [(torch.randint(1, 32128, (32, 128)), torch.randint(1, 32128, (32, 4))) for _ in range(8)]
 
-    def scores(model: nn.Module, tokens: Tensor) -> Tensor:
-        return model(input_ids=tokens, decoder_input_ids=tokens[:, :4]).logits
-
-    return Case("T5-small, 128 → 4 tokens", model, batches, scores, turns, 2, heavy=True)
+    return Case("T5-small, 128 → 4 tokens", t5_small, batches, first_tokens, turns, 2, heavy=True)
 
 
 CASES: dict[str, Callable[[bool], Case]] = {
@@ -138,7 +146,7 @@ def stepper(case: Case, method: Method, batches: list[Batch]) -> Callable[[], No
     taken = 0
 
     def compute_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = case.scores(model, batch[0])
+        logits = case.logits(model, batch[0])
         return functional.cross_entropy(logits.flatten(0, -2), batch[1].flatten()), logits
 
     def step() -> None:

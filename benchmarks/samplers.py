@@ -93,8 +93,9 @@ def ours(case: Case) -> tuple[int, Callable[[], object]]:
     return count, lambda: sampler.draw(count, generator)
 
 
-def by_vmap(case: Case, chunk: int) -> tuple[int, Callable[[], object]]:
-    module, x, generator = module_of(case.peer, (), case.entry), peer_input(case), torch.Generator().manual_seed(1)
+def by_vmap(case: Case, chunk: int, device: str = "cpu") -> tuple[int, Callable[[], object]]:
+    module, x = module_of(case.peer, (), case.entry).to(device), peer_input(case).to(device)
+    generator = torch.Generator(device).manual_seed(1)
     return chunk, lambda: kernel_samples(module, x, x, chunk, generator, chunk)
 
 
@@ -172,12 +173,12 @@ class Bench:
             pipe.send(None)
 
 
-def samples_for(case: Case, drawn: int, relative_error: float = 0.01) -> tuple[float, float]:
+def samples_for(case: Case, drawn: int, device: str = "cpu", relative_error: float = 0.01) -> tuple[float, float]:
     """ln r, and the samples after which its relative standard error is ``relative_error``."""
-    sampler, generator = sampler_of(case.point), torch.Generator().manual_seed(2)
+    sampler, generator = sampler_of(case.point, device), torch.Generator(device).manual_seed(2)
     moments = Moments()
     for _ in range(8):
-        moments = moments.merge(Moments.of(sampler.draw(drawn // 8, generator).double().numpy()))
+        moments = moments.merge(Moments.of(sampler.draw(drawn // 8, generator).double().cpu().numpy()))
     estimate = moments.estimate()
     return estimate.log_ratio, drawn * (estimate.relative_error / relative_error) ** 2
 
