@@ -46,8 +46,14 @@ REDIS_DEFAULT = "redis://127.0.0.1:6379/15"
 START_LIMIT_S = 20
 PATIENCE_S = 30.0
 
-settings.register_profile("collegium", deadline=None, derandomize=bool(os.environ.get("CI")))
-settings.load_profile("collegium")
+# Several processes beat several threads here: threads of one wait in loops for cores that another has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `pytest --hypothesis-profile thorough` looks longer; in CI the examples are the same each time.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(scope="session")

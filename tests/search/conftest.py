@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from collegium.search.networks.chain import Chain, Free, WeightLayer
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Several processes beat several threads here, and small batches lose by threads altogether."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

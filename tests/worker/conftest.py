@@ -132,6 +132,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
     home = tmp_path / "home"
     monkeypatch.setenv("COLLEGIUM_HOME", str(home))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(HERE)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a job has the threads of its slot, whatever is inherited
     return WorkerSettings(home=home, **DOUBLES, **TIMES)
 
 
