@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ def failure() -> Failure:
 
 
 @pytest.fixture
-def live(settings: Settings) -> Iterator[Callable[..., tuple[str, Services]]]:
+def live(settings: Settings, wait_until: Callable[..., Any]) -> Iterator[Callable[..., tuple[str, Services]]]:
     """Start the service behind a real socket; its address and its parts."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
@@ -133,10 +132,7 @@ def live(settings: Settings) -> Iterator[Callable[..., tuple[str, Services]]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running.append((server, thread))
-        deadline = time.monotonic() + 10
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert server.started
+        wait_until(lambda: server.started, "the service is up")
         return f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.services
 
     yield start

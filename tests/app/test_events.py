@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -63,19 +62,26 @@ def test_events_come_as_they_happen_with_signs_of_life_between(
 ) -> None:
     url, services = live()
     job, _ = services.store.create("search", mlp, queue="search")
+    idle, idle_again = threading.Event(), threading.Event()
 
     def work() -> None:
-        time.sleep(0.3)
+        idle.wait(10)
         claimed = services.store.claim(job.id, "worker", 60)
         assert claimed is not None
         services.store.report(job.id, 1, 0.5, "half\nway ⅓")
-        time.sleep(0.2)
+        idle_again.wait(10)
         services.store.succeed(job.id, 1, {"answer": 1})
 
     worker = threading.Thread(target=work)
     worker.start()
     with httpx.stream("GET", f"{url}/v1/jobs/{job.id}/events", timeout=10) as response:
-        text = "".join(response.iter_text())
+        text = ""
+        for received in response.iter_text():
+            text += received
+            if ": keep-alive" in text:
+                idle.set()
+            if ": keep-alive" in text.partition("half")[2]:
+                idle_again.set()
     worker.join()
     events = parse(text)
     assert [kind for _, kind, _ in events] == ["state", "state", "progress", "state"]
@@ -89,14 +95,19 @@ def test_a_future_event_id_does_not_hide_what_comes(
 ) -> None:
     url, services = live()
     job, _ = services.store.create("search", mlp, queue="search")
-    timer = threading.Timer(0.2, services.store.request_cancel, [job.id])
-    timer.start()
-    text = httpx.get(f"{url}/v1/jobs/{job.id}/events", headers={"Last-Event-ID": "500"}, timeout=10).text
-    timer.join()
+    text = ""
+    path, headers = f"{url}/v1/jobs/{job.id}/events", {"Last-Event-ID": "500"}
+    with httpx.stream("GET", path, headers=headers, timeout=10) as response:
+        for received in response.iter_text():
+            text += received
+            if ": keep-alive" in text:
+                services.store.request_cancel(job.id)
     assert [data["status"] for _, _, data in parse(text)] == ["cancelled"]
 
 
-def test_places_are_limited_and_given_back(live: Callable[..., tuple[str, Services]], mlp: dict[str, Any]) -> None:
+def test_places_are_limited_and_given_back(
+    live: Callable[..., tuple[str, Services]], mlp: dict[str, Any], wait_until: Callable[..., Any]
+) -> None:
     url, services = live(max_streams=2)
     job, _ = services.store.create("search", mlp, queue="search")
     path = f"{url}/v1/jobs/{job.id}/events"
@@ -107,19 +118,19 @@ def test_places_are_limited_and_given_back(live: Callable[..., tuple[str, Servic
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "5"
         services.store.request_cancel(job.id)
-        deadline = time.monotonic() + 5
-        while (answer := client.get(path)).status_code == 503 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert answer.status_code == 200
+        answered = lambda: (answer := client.get(path)).status_code != 503 and answer  # noqa: E731
+        assert wait_until(answered, "a place is free", 5).status_code == 200
 
 
 def test_streams_close_when_the_service_ends(live: Callable[..., tuple[str, Services]], mlp: dict[str, Any]) -> None:
     url, services = live()
     job, _ = services.store.create("search", mlp, queue="search")
-    timer = threading.Timer(1.0, services.stopping.set)
-    timer.start()
-    text = httpx.get(f"{url}/v1/jobs/{job.id}/events", timeout=10).text
-    timer.join()
+    text = ""
+    with httpx.stream("GET", f"{url}/v1/jobs/{job.id}/events", timeout=10) as response:
+        for received in response.iter_text():
+            text += received
+            if ": keep-alive" in text:
+                services.stopping.set()
     assert [kind for _, kind, _ in parse(text)] == ["state"]
     assert httpx.get(f"{url}/v1/jobs/{job.id}/events").status_code == 503
 

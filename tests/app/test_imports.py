@@ -20,8 +20,8 @@ CLI = "import collegium.app.cli.root, sys"
 @pytest.mark.parametrize(
     ("program", "forbidden"),
     [
-        (API, ["torch", "worker", "matplotlib", "sklearn", "transformers"]),
-        (CLI, ["torch", "worker", "fastapi", "celery"]),
+        (API, ["torch", "collegium.worker", "matplotlib", "sklearn", "transformers"]),
+        (CLI, ["torch", "collegium.worker", "fastapi", "celery"]),
     ],
     ids=["api", "command line"],
 )

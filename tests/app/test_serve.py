@@ -100,22 +100,17 @@ def test_a_search_is_served_and_the_end_is_clean(
     assert again.wait(40) == 0
 
 
-def test_a_worker_that_dies_is_started_again(serve: Callable[..., Any]) -> None:
+def test_a_worker_that_dies_is_started_again(serve: Callable[..., Any], wait_until: Callable[..., Any]) -> None:
     process = serve("--port", "0", **LIGHT)
     address(process)
-    deadline = time.monotonic() + START_LIMIT_S
-    while not (first := children(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(first[0], signal.SIGKILL)
-    while (now := children(process.pid)) in ([], first) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(now) == 1
-    assert now != first
+    (first,) = wait_until(lambda: children(process.pid), "a worker is started", START_LIMIT_S)
+    os.kill(first, signal.SIGKILL)
+    (second,) = wait_until(lambda: set(children(process.pid)) - {first}, "it is started again", START_LIMIT_S)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=40)
     assert process.returncode == 0
     assert "starting it again" in output
-    assert not running(now[0])
+    assert not running(second)
 
 
 def test_a_busy_port_is_said(serve: Callable[..., Any]) -> None:

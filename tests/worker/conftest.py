@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,15 +33,6 @@ TIMES = {
 DOUBLES = {"preload": "json", "extra_handlers": "job_doubles:HANDLERS", "devices": "cpu", "spares": 0}
 
 
-def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"not within {patience_s} s: {what}", pytrace=False)
-
-
 def processes_of(home: Path) -> list[int]:
     """Every process, living or orphaned, that was started for this home."""
     marker = f"COLLEGIUM_HOME={home}".encode()
@@ -62,6 +52,7 @@ class JobClient:
 
     store: JobStore
     artifacts: ArtifactStore
+    wait_until: Callable[..., Any]
     send: Callable[[str, str], Any] = lambda job_id, queue: None
 
     def post(self, do: str, kind: str = "search", *, publish: bool = True, max_attempts: int = 3, **spec: Any) -> Job:
@@ -75,7 +66,7 @@ class JobClient:
         return self.store.get(job.id)
 
     def ended(self, job: Job, patience_s: float = PATIENCE_S) -> Job:
-        wait_until(lambda: self.get(job).terminal, f"job {job.spec} ended", patience_s)
+        self.wait_until(lambda: self.get(job).terminal, f"job {job.spec} ended", patience_s)
         return self.get(job)
 
     def running(self, job: Job, message: str = "") -> Job:
@@ -86,7 +77,7 @@ class JobClient:
             assert not now.terminal, now.failure
             return now.status == "running" and message in now.message
 
-        wait_until(begun, f"job {job.spec} runs")
+        self.wait_until(begun, f"job {job.spec} runs")
         return self.get(job)
 
     def children_running(self, parent: Job, count: int = 1) -> list[Job]:
@@ -95,7 +86,7 @@ class JobClient:
         def running() -> list[Job]:
             return [child for child in self.store.children(parent.id) if child.status == "running"]
 
-        wait_until(lambda: len(running()) >= count, f"{count} children run")
+        self.wait_until(lambda: len(running()) >= count, f"{count} children run")
         return running()
 
     def files(self, job: Job) -> dict[str, bytes]:
@@ -137,11 +128,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest, settings: WorkerSettings) -> Iterator[JobClient]:
+def client(
+    request: pytest.FixtureRequest, settings: WorkerSettings, wait_until: Callable[..., Any]
+) -> Iterator[JobClient]:
     """A client on a fresh database: SQLite, or what an indirect parameter names."""
     kind = getattr(request, "param", "sqlite")
     store = JobStore(open_engine(request.getfixturevalue(f"{kind}_url")))
-    yield JobClient(store, ArtifactStore(settings.artifact_url))
+    yield JobClient(store, ArtifactStore(settings.artifact_url), wait_until)
     store.close()
 
 
@@ -162,7 +155,7 @@ def make_runner(client: JobClient, settings: WorkerSettings) -> Iterator[Callabl
     for runner in runners:
         runner.close()
     client.assert_nothing_claimed()
-    wait_until(lambda: not processes_of(settings.home), "every process is gone", 5.0)
+    client.wait_until(lambda: not processes_of(settings.home), "every process is gone", 5.0)
 
 
 @pytest.fixture
@@ -178,7 +171,7 @@ class Worker:
     home: Path
     log: Path
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, wait_until: Callable[..., Any]) -> None:
         wait_until(lambda: b"ready" in self.log.read_bytes() or self.popen.poll() is not None, "the worker is ready")
         assert self.popen.poll() is None, self.log.read_text()
 
@@ -222,14 +215,14 @@ class Setup:
         worker = Worker(popen, self.home, log)
         self.workers.append(worker)
         if wait:
-            worker.wait_ready()
+            worker.wait_ready(self.client.wait_until)
         return worker
 
     def close(self) -> None:
         for worker in self.workers:
             if worker.popen.poll() is None:
                 worker.terminate()
-        wait_until(lambda: not processes_of(self.home), "every process is gone", 5.0)
+        self.client.wait_until(lambda: not processes_of(self.home), "every process is gone", 5.0)
 
 
 EMBEDDED = [sys.executable, "-m", "collegium.worker.embedded"]
@@ -255,7 +248,8 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])
     store = JobStore(open_engine(database))
     sender = request.getfixturevalue("make_sender")(broker)
-    client = JobClient(store, ArtifactStore(f"file://{home / 'artifacts'}"), sender)
+    artifacts = ArtifactStore(f"file://{home / 'artifacts'}")
+    client = JobClient(store, artifacts, request.getfixturevalue("wait_until"), sender)
     made = Setup(client, environment, command, home)
     yield made
     made.close()

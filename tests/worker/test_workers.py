@@ -129,8 +129,7 @@ def test_the_embedded_worker_ends_with_its_parent(setup):
     parent = setup.start(command=[sys.executable, "-c", program])
     job = client.running(client.post("sleep"), "asleep")
     parent.kill()
-    while client.get(job).status != "queued":
-        time.sleep(0.05)
+    client.wait_until(lambda: client.get(job).status == "queued", "the job is given back")
     assert client.get(job).released == 1
     client.store.request_cancel(job.id)
 
@@ -162,7 +161,5 @@ def test_a_broker_that_is_down_delays_and_loses_nothing(setup):
 
 
 def _attempt_of(client, job, attempt):
-    deadline = time.monotonic() + 30
-    while client.get(job).attempt < attempt and time.monotonic() < deadline:
-        time.sleep(0.05)
+    client.wait_until(lambda: client.get(job).attempt >= attempt, f"attempt {attempt} has begun")
     return client.get(job)

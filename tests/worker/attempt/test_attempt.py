@@ -172,10 +172,7 @@ def test_a_superseded_attempt_is_killed_and_writes_nothing(client, make_runner, 
     assert [hint.id for hint in client.store.reap().expired] == [job.id]
     second = client.store.claim(job.id, "another", 30.0)
     process_gone = lambda: not list(settings.home.glob(f"work/{job.id}/{job.attempt}"))  # noqa: E731
-    deadline = time.monotonic() + 10
-    while not process_gone() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process_gone()
+    client.wait_until(process_gone, "its process is gone", 10)
     now = client.get(job)
     assert (now.status, now.attempt, now.worker) == ("running", second.attempt, "another")
     assert not client.store.artifacts(job.id)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -64,10 +63,7 @@ def test_a_used_process_ends_when_no_child_comes(client, make_runner, monkeypatc
     monkeypatch.setattr("collegium.worker.process.spares.IDLE_S", 0.2)
     runner = make_runner(slots=1)
     client.ended(client.post("parent", children=children(2)))
-    deadline = time.monotonic() + 10
-    while runner._spares.pids and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert runner._spares.pids == []
+    client.wait_until(lambda: runner._spares.pids == [], "no process is left", 10)
 
 
 @on_both
@@ -117,8 +113,7 @@ def test_a_second_attempt_finds_the_children_of_the_first(client, runner):
     several[2]["key"] = "slow"
     parent = client.post("parent", children=several)
     client.running(parent)
-    while client.children_running(parent)[-1].child_key != "slow":
-        time.sleep(0.02)
+    client.wait_until(lambda: client.children_running(parent)[-1].child_key == "slow", "the slow child runs")
     kill_process_of(runner, parent)
     ended = client.ended(parent)
     assert ended.status == "succeeded", ended.failure

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -219,9 +218,8 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(client, make_runner,
     )
     runner = make_runner(preload="torch", extra_handlers="", heartbeat_s=0.5, lease_s=10.0)
     cut = client.store.create("training", spec, queue="train")[0]
-    deadline = time.monotonic() + 90
-    while not any(event.type == "metric" for event in client.store.events(cut.id)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    measured = lambda: any(event.type == "metric" for event in client.store.events(cut.id))  # noqa: E731
+    client.wait_until(measured, "an epoch is measured", 90)
     for attempt in list(runner._attempts):
         os.killpg(attempt._process.pid, signal.SIGKILL)
     ended = client.ended(cut, 90)
