@@ -4,7 +4,15 @@ from __future__ import annotations
 
 
 class InvalidSpec(ValueError):
-    """A specification that is well-formed but wrong: ``path`` names the field, ``message`` says what would be right."""
+    """A specification that is well-formed but wrong: ``path`` names the field, ``message`` says what would be right.
+
+    >>> from collegium import InvalidSpec, find_ensemble
+    >>> try:
+    ...     find_ensemble("resnet50", space={"multiple_of": 0})
+    ... except InvalidSpec as error:
+    ...     print(error.path, error.message)
+    ('space', 'multiple_of') Input should be greater than or equal to 1
+    """
 
     def __init__(self, path: tuple[str | int, ...], message: str) -> None:
         self.path = path

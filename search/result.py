@@ -241,6 +241,13 @@ class SearchResult(Part):
 
     ``variance_from`` says where the curve's variances come from: the closed form, a smooth fit through sampled
     points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further things to know.
+
+    >>> from collegium import SearchResult, find_ensemble
+    >>> answer = find_ensemble("resnet50")
+    >>> answer.near_optimal.min_width, answer.near_optimal.max_width
+    (7, 15)
+    >>> SearchResult.model_validate_json(answer.model_dump_json()) == answer
+    True
     """
 
     title: str

@@ -211,7 +211,13 @@ class SpaceSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """A search: everything that determines its answer."""
+    """A search: everything that determines its answer.
+
+    >>> from collegium import SearchSpec, find_ensemble
+    >>> spec = SearchSpec.model_validate({"baseline": {"preset": "mlp-digits-6x100"}, "efficiency": "flops"})
+    >>> find_ensemble(spec).measure
+    'flops'
+    """
 
     baseline: Baseline
     efficiency: Literal["parameters", "flops"] = "parameters"

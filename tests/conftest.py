@@ -19,7 +19,9 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -302,3 +304,25 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server) as client:
         client.flushdb()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of `collegium serve` with its worker, for tests that only need one to be there."""
+    home = tmp_path_factory.mktemp("service")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLLEGIUM_")}
+    command = [sys.executable, "-m", "collegium", "serve", "--port", "0"]
+    environment = inherited | {"COLLEGIUM_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    with (
+        (home / "serve.log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            address = next((line for line in process.stdout if line.startswith("collegium is at ")), None)
+            assert address is not None, (home / "serve.log").read_text()
+            threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop the service
+            yield address.removeprefix("collegium is at ").strip()
+        finally:
+            process.terminate()
+            process.wait(40)

@@ -16,7 +16,16 @@ from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """A training that cannot go on; a second attempt would end in the same way."""
+    """A training that cannot go on; a second attempt would end in the same way.
+
+    >>> from collegium import TrainingError, run_training
+    >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
+    >>> try:
+    ...     run_training({"architecture": mlp, "data": "digits", "recipe": {"epochs": 1}})
+    ... except TrainingError as error:
+    ...     print(error.remedy)
+    give 'inputs': 64
+    """
 
     kind = "user_error"
 

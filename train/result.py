@@ -66,6 +66,12 @@ class TrainingResult(Part):
     ``sampled`` are those of the weights that the last steps were trained under, where they differ. ``parameters``
     counts the collapsed model's; ``models`` is how many such models are averaged (``ensemble``), else 1. ``widths``
     and ``multiplicity`` are null for transformers.
+
+    >>> from collegium import TrainingResult, run_training
+    >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
+    >>> result = run_training({"architecture": mlp, "data": "synthetic", "recipe": {"epochs": 1}})
+    >>> TrainingResult.model_validate_json(result.model_dump_json()) == result
+    True
     """
 
     accuracy: Splits
@@ -157,7 +163,15 @@ class Cell(Part):
 
 
 class StudyResult(Part):
-    """A finished study: one cell for each combination, in the order of architectures, methods, recipes."""
+    """A finished study: one cell for each combination, in the order of architectures, methods, recipes.
+
+    >>> from collegium import run_study
+    >>> mlp = {"name": "mlp", "architecture": {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8], "outputs": 10}}}
+    >>> recipe = {"name": "short", "recipe": {"epochs": 1}}
+    >>> result = run_study({"architectures": [mlp], "recipes": [recipe], "data": "synthetic", "seeds": 1})
+    >>> [(cell.architecture, len(cell.runs)) for cell in result.cells]
+    [('mlp', 1)]
+    """
 
     title: str
     cells: tuple[Cell, ...]

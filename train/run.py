@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +50,7 @@ def run_training(
     ...         "architecture": {"baseline": {"family": "mlp", "inputs": 64, "hidden": [32, 32], "outputs": 10}},
     ...         "method": "majority",
     ...         "data": "digits",
-    ...         "recipe": {"epochs": 2},
+    ...         "recipe": {"epochs": 10},
     ...     }
     ... )
     >>> result.accuracy.test > 0.5
@@ -80,9 +82,9 @@ def run_study(
 ) -> StudyResult:
     """Compare architectures and methods over seeds on this machine, ``processes`` trainings at a time.
 
-    ``folder`` receives the table as JSON, Markdown and CSV, and a plot. Each process is started anew, so a script calls
-    this below ``if __name__ == "__main__":``. A training that fails is missing from its cell and counted in ``failed``.
-    Raises ``InvalidSpec`` with the path of a field that is wrong.
+    ``folder`` receives the table as JSON, Markdown and CSV, and a plot. Several processes are started anew, so a script
+    that asks for them calls this below ``if __name__ == "__main__":``. A training that fails is missing from its cell
+    and counted in ``failed``. Raises ``InvalidSpec`` with the path of a field that is wrong.
 
     >>> from collegium import run_study
     >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
@@ -90,13 +92,14 @@ def run_study(
     >>> run_study(study | {"recipes": [{"name": "short", "recipe": {"epochs": 1}}]}).trainings
     2
     """
-    from collegium.train.study.pool import Pool, PoolOptions
+    from collegium.train.study.pool import Pool, PoolOptions, train_in_turn
     from collegium.train.study.study import run
 
     asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
     callbacks: dict[str, Any] = {} if report is None else {"report": report}
-    with Pool(processes, PoolOptions(device, _path(data_dir))) as pool:
-        return StudyResult.model_validate(run(asked, fan_out=pool, artifact_dir=_path(folder), **callbacks))
+    options = PoolOptions(device, _path(data_dir))
+    with nullcontext(partial(train_in_turn, options=options)) if processes == 1 else Pool(processes, options) as fan_out:
+        return StudyResult.model_validate(run(asked, fan_out=fan_out, artifact_dir=_path(folder), **callbacks))
 
 
 def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int = 0) -> nn.Module:

@@ -29,7 +29,15 @@ _STREAM_SILENCE_S = 60.0
 
 
 class ClientError(Exception):
-    """Root of what a call may raise."""
+    """Root of what a call may raise.
+
+    >>> from collegium import Client, ClientError
+    >>> try:
+    ...     Client("http://127.0.0.1:9").search("resnet50")
+    ... except ClientError as error:
+    ...     print(type(error).__name__)
+    Unreachable
+    """
 
 
 class Unreachable(ClientError):
@@ -247,7 +255,7 @@ class RemoteJob:
     ...     job = client.search({"baseline": {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}})
     ...     answer = job.wait().result
     >>> job.status, answer.primal.multiplicity
-    ('succeeded', 9)
+    ('succeeded', 17)
     """
 
     def __init__(self, client: Client, document: Mapping[str, Any]) -> None:
@@ -274,7 +282,8 @@ class RemoteJob:
         """The ``SearchResult``, ``TrainingResult`` or ``StudyResult`` of a job that succeeded, else None."""
         if self.document["result"] is None:
             return None
-        return _result_type(self.document["kind"]).model_validate(self.document["result"])
+        # The service adds links, and a newer one may add fields.
+        return _result_type(self.document["kind"]).model_validate(self.document["result"], extra="ignore")
 
     def refresh(self) -> RemoteJob:
         """Read the job again, and return it. Raises ``ClientError``."""

@@ -17,6 +17,14 @@ def reestimate_norms(model: nn.Module, batches: Iterable[Any], device: torch.dev
     Statistics gathered while weights were sampled belong to noisier activations than those of the mean weights. Each
     batch is the model's input, or a sequence that starts with it; dropout is off. Models without batch norm are left
     alone. Raises ``ValueError`` for a model with batch norm and no batch, whose statistics would be reset to nothing.
+
+    >>> import torch
+    >>> from collegium import collapse, expand, reestimate_norms
+    >>> model = expand(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8)), expansion=3)
+    >>> inputs = torch.randn(32, 4)
+    >>> reestimate_norms(collapse(model), [inputs])
+    >>> torch.allclose(model[1].running_mean, model[0](inputs).mean(0), atol=1e-5)
+    True
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:

@@ -43,6 +43,16 @@ def stochastic_sharpness(
     Losses are averaged over batches and taken in evaluation mode: batch norms use their running statistics, dropout
     is off. The draws are the same in every call and differ from all draws of training. Raises ``ValueError`` where
     nothing is expanded or there is no batch.
+
+    >>> import torch
+    >>> from collegium import expand, stochastic_sharpness
+    >>> model = expand(torch.nn.Linear(4, 2), expansion=3)
+    >>> batches = [(torch.ones(8, 4), torch.zeros(8, dtype=torch.long))]
+    >>> def compute_loss(model, batch):
+    ...     logits = model(batch[0])
+    ...     return torch.nn.functional.cross_entropy(logits, batch[1]), logits
+    >>> stochastic_sharpness(model, batches, compute_loss, draws=4).delta >= 0
+    True
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
@@ -77,6 +87,12 @@ def kernel_spread(model: nn.Module) -> dict[str, float]:
 
     The root mean square over copies of |w_k − w̄|, divided by |w̄|: 0 for replicated copies, √(e − 1) for independent
     ones, infinite where the mean vanishes.
+
+    >>> import torch
+    >>> from collegium import expand, kernel_spread
+    >>> spread = kernel_spread(expand(torch.nn.Linear(4, 2), expansion=3, init="replicated"))
+    >>> spread["weight"] < 1e-6
+    True
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {}

@@ -87,6 +87,15 @@ def expand(
     generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
 
     Raises ``ValueError`` where nothing is to be expanded, or what is to be expanded already is parametrized.
+
+    >>> import torch
+    >>> from collegium import collapse, expand
+    >>> model = expand(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), expansion=3)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> model(torch.ones(5, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> collapse(model)[0].weight.shape
+    torch.Size([8, 4])
     """
     if expansion < 1:
         raise ValueError(f"expansion must be at least 1, not {expansion}")
@@ -115,6 +124,15 @@ def collapse(model: nn.Module) -> nn.Module:
 
     Classes and parameter names are those from before ``expand``; parameters keep their identity and their ties. Batch
     norms have gathered their statistics under sampled weights: estimate them again (``collegium.train.loop.norms``).
+
+    >>> import torch
+    >>> from collegium import collapse, expand
+    >>> model = expand(torch.nn.Linear(4, 2), expansion=3).eval()
+    >>> before = model(torch.ones(1, 4))
+    >>> torch.allclose(collapse(model)(torch.ones(1, 4)), before)
+    True
+    >>> [name for name, _ in model.named_parameters()]
+    ['weight', 'bias']
     """
     with mixing(model, "mean"):
         remove(model, MajorityKernel)
@@ -122,7 +140,17 @@ def collapse(model: nn.Module) -> nn.Module:
 
 
 def set_step(model: nn.Module, step: int) -> None:
-    """Make p that of optimizer step ``step``, for loops that count steps themselves or use no ``torch.optim``."""
+    """Make p that of optimizer step ``step``, for loops that count steps themselves or use no ``torch.optim``.
+
+    >>> import torch
+    >>> from collegium import expand, set_step
+    >>> model = expand(torch.nn.Linear(4, 2), expansion=3, seed=0)
+    >>> set_step(model, 7)
+    >>> seventh = model.weight.clone()
+    >>> set_step(model, 8)
+    >>> torch.equal(model.weight, seventh)
+    False
+    """
     for clock in {id(k.clock): k.clock for k in majority_kernels(model).values()}.values():
         clock.step = step
 

@@ -37,6 +37,13 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     float64 copies. Elsewhere nothing changes: a GPU's optimizer already is one launch over all tensors, and a
     distributed wrapper needs the gradients of the parameters themselves. Gradients of a fused kernel are not in
     ``copies.grad``: clip them with ``clip_gradient_norm``, clear them with the optimizer's ``zero_grad``.
+
+    >>> import torch
+    >>> from collegium import expand, fuse
+    >>> model = expand(torch.nn.Linear(64, 64), expansion=3)
+    >>> optimizer = fuse(torch.optim.Adam(model.parameters()), model)
+    >>> model(torch.ones(5, 64)).sum().backward()
+    >>> optimizer.step()
     """
     if type(optimizer) not in _KINDS or _is_distributed():
         return optimizer
@@ -60,6 +67,14 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
 
     The norm is that of the gradients the optimizer applies, p_k ∘ g for each copy, whether or not they exist as
     tensors. For plain optimizers this is ``torch.nn.utils.clip_grad_norm_``.
+
+    >>> import torch
+    >>> from collegium import clip_gradient_norm, expand, fuse
+    >>> model = expand(torch.nn.Linear(64, 64), expansion=3)
+    >>> optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    >>> model(torch.ones(5, 64)).sum().backward()
+    >>> norm = clip_gradient_norm(model, optimizer, max_norm=1.0)
+    >>> optimizer.step()
     """
     fused: list[FusedKernel] = [item for item in getattr(optimizer, "_kernels", []) if item.gradient is not None]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -134,7 +134,14 @@ class MajorityKernel(nn.Module):
 
 
 def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:
-    """The majority kernels of ``model`` by the name of their parametrization; shared ones once."""
+    """The majority kernels of ``model`` by the name of their parametrization; shared ones once.
+
+    >>> import torch
+    >>> from collegium import expand, majority_kernels
+    >>> model = expand(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), expansion=3)
+    >>> {name: kernel.expansion for name, kernel in majority_kernels(model).items()}
+    {'0.parametrizations.weight.0': 3, '1.parametrizations.weight.0': 3}
+    """
     return {name: module for name, module in model.named_modules() if isinstance(module, MajorityKernel)}
 
 

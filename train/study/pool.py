@@ -56,6 +56,18 @@ class Pool:
         self._executor.shutdown(cancel_futures=True)
 
 
+def train_in_turn(
+    children: Sequence[dict[str, Any]], progress: Progress | None = None, *, options: PoolOptions
+) -> list[Outcome]:
+    """A study's ``fan_out`` without processes: one training after the other, here."""
+    outcomes: list[Outcome] = []
+    for child in children:
+        outcomes.append(train_one(child, options))
+        if progress is not None:
+            progress(len(outcomes), len(children))
+    return outcomes
+
+
 def train_one(child: dict[str, Any], options: PoolOptions) -> Outcome:
     """Train one child here; a failure becomes part of the outcome."""
     from collegium.train import engine

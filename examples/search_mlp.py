@@ -1,0 +1,18 @@
+"""Into how many members of which width should a fully connected network be split? Answered without training."""
+
+import collegium
+
+baseline = {"family": "mlp", "inputs": 784, "hidden": [200] * 5, "outputs": 10}
+answer = collegium.find_ensemble(baseline)
+
+print(answer.outcome.message)
+for name, found in (("primal", answer.primal), ("dual", answer.dual)):
+    assert found is not None, answer.outcome.remedy
+    share = found.variance / answer.baseline.variance
+    ensemble = f"{found.multiplicity:3} × {found.width:<4}"
+    print(f"{name:8}{ensemble}{found.parameters:>10,} parameters, variance × {share:.2f}")
+
+# Any width vector may be better than a tied width.
+vector = collegium.find_ensemble(baseline, space={"mode": "vector"}).primal
+assert vector is not None
+print(f"vector  {vector.multiplicity:3} × {vector.widths}")

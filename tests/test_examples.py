@@ -1,0 +1,62 @@
+"""The examples: short, linked from the README, and each runs as a user would run it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_linked(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+    assert f"examples/{path.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_mlp_is_split(tmp_path: Path) -> None:
+    printed = run("search_mlp", tmp_path)
+    assert re.search(r"primal +7 × 45 +306,810 parameters, variance × 0\.73", printed)
+    assert "vector" in printed
+
+
+def test_a_resnet_is_split_by_flops(tmp_path: Path) -> None:
+    printed = run("search_resnet", tmp_path)
+    assert "11×10 has 67 %" in printed
+    assert printed.rstrip().endswith("agree: True")
+
+
+def test_majority_kernels_train_in_a_loop_of_ones_own(tmp_path: Path) -> None:
+    printed = run("majority_kernels", tmp_path)
+    parameters, accuracy = re.search(r"([\d,]+) parameters, test accuracy (0\.\d+)", printed).groups()
+    assert parameters == "7,510"
+    assert float(accuracy) > 0.9
+
+
+@pytest.mark.slow
+def test_a_service_searches_trains_and_hands_over_the_checkpoint(tmp_path: Path, service_url: str) -> None:
+    printed = run("http_client", tmp_path, service_url)
+    assert float(re.search(r"test accuracy (0\.\d+)", printed)[1]) > 0.5
+    assert {"load.py", "model.safetensors"} <= {path.name for path in (tmp_path / "checkpoint").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_study_compares_the_ensemble_with_its_baseline(tmp_path: Path) -> None:
+    rows = [line.split() for line in run("study", tmp_path).splitlines()]
+    assert [tuple(row[:2]) for row in rows] == [
+        ("baseline", "vanilla"), ("baseline", "majority"), ("primal", "vanilla"), ("primal", "majority"),
+    ]  # fmt: skip
+    assert all(float(row[2]) > 0.3 for row in rows)
+    assert (tmp_path / "study").is_dir()
