@@ -166,9 +166,10 @@ class StudyResult(Part):
     """A finished study: one cell for each combination, in the order of architectures, methods, recipes.
 
     >>> from collegium import run_study
-    >>> mlp = {"name": "mlp", "architecture": {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8], "outputs": 10}}}
+    >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8], "outputs": 10}}
     >>> recipe = {"name": "short", "recipe": {"epochs": 1}}
-    >>> result = run_study({"architectures": [mlp], "recipes": [recipe], "data": "synthetic", "seeds": 1})
+    >>> study = {"architectures": [{"name": "mlp", "architecture": mlp}], "data": "synthetic", "seeds": 1}
+    >>> result = run_study(study | {"recipes": [recipe]})
     >>> [(cell.architecture, len(cell.runs)) for cell in result.cells]
     [('mlp', 1)]
     """
