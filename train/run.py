@@ -98,9 +98,8 @@ def run_study(
     asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
     callbacks: dict[str, Any] = {} if report is None else {"report": report}
     options = PoolOptions(device, _path(data_dir))
-    with (
-        nullcontext(partial(train_in_turn, options=options)) if processes == 1 else Pool(processes, options) as fan_out
-    ):
+    here = nullcontext(partial(train_in_turn, options=options))
+    with here if processes == 1 else Pool(processes, options) as fan_out:
         return StudyResult.model_validate(run(asked, fan_out=fan_out, artifact_dir=_path(folder), **callbacks))
 
 

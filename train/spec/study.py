@@ -95,6 +95,11 @@ class StudySpec(Strict):
     or a number of seeds counted from 0. With ``resplit``, each seed also seeds the data (``digits`` is split anew), so
     that standard errors include that of the split; a sweep would see the other splits' test samples, and excludes it.
     Each method takes of the common ``expansion`` the fields that it has.
+
+    >>> from collegium import StudySpec
+    >>> mlp = {"name": "mlp", "architecture": {"baseline": {"preset": "mlp-digits-6x100"}}}
+    >>> StudySpec(architectures=(mlp,), methods=("vanilla", "majority"), data="digits", seeds=5).trainings()
+    10
     """
 
     title: Annotated[str, Field(max_length=200)] = ""

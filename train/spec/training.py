@@ -78,6 +78,12 @@ class TrainingSpec(Strict):
     """A training: everything that determines its weights, together with the software's version and the device.
 
     ``expansion`` may be given as the bare number of copies, ``data`` and ``recipe`` as bare names.
+
+    >>> from collegium import TrainingSpec
+    >>> architecture = {"baseline": {"preset": "mlp-digits-6x100"}, "width": 17, "multiplicity": 20}
+    >>> spec = TrainingSpec(architecture=architecture, method="majority", expansion=3, data="digits")
+    >>> spec.expansion.copies, spec.resolved_recipe().optimizer
+    (3, 'adam')
     """
 
     architecture: Architecture
