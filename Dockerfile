@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image for the API, the workers and the reaper. Built in one stage, run in another without compilers, as nobody in particular.
+# One image for the API and the workers. Built in one stage, run in another without compilers, as an unprivileged user.
 
 FROM python:3.12-slim-bookworm AS build
 # A package index with another build of torch than the usual one, which runs on processors and NVIDIA GPUs and is large:

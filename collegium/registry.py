@@ -6,7 +6,7 @@ and a line in its ``pyproject.toml``::
     [project.entry-points."collegium.methods"]
     ema = "my_package.ema:Ema"
 
-Tables are read by the API process too, which never loads torch: a module that an extension lies in imports torch
+Tables are read by the API process too, which never loads torch: a module that defines an extension imports torch
 inside the functions that use it.
 """
 
