@@ -48,6 +48,7 @@ class Registry(Generic[Extension]):
         self.group = group
         self._built_in = dict(built_in)
         self._loaded: dict[str, Extension] = {}
+        self._broken: dict[str, str] = {}
 
     @cached_property
     def _foreign(self) -> dict[str, EntryPoint]:
@@ -64,8 +65,14 @@ class Registry(Generic[Extension]):
 
     def __getitem__(self, name: str) -> Extension:
         """The extension of this name. Raises ``UnknownExtension`` and ``BrokenExtension``."""
+        if name in self._broken:
+            raise BrokenExtension(self._broken[name])
         if name not in self._loaded:
-            self._loaded[name] = self._load(name)
+            try:
+                self._loaded[name] = self._load(name)
+            except BrokenExtension as error:
+                self._broken[name] = str(error)
+                raise
         return self._loaded[name]
 
     def usable(self) -> Iterator[tuple[str, Extension]]:
@@ -78,13 +85,9 @@ class Registry(Generic[Extension]):
 
     def broken(self) -> dict[str, str]:
         """Why each extension that cannot be used cannot, by name."""
-        found = {}
-        for name in self._foreign:
-            try:
-                self[name]
-            except BrokenExtension as error:
-                found[name] = str(error)
-        return found
+        for _ in self.usable():
+            pass
+        return dict(self._broken)
 
     def _load(self, name: str) -> Extension:
         if name in self._built_in:
