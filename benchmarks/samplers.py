@@ -30,8 +30,8 @@ from collegium.search.kernel.moments import Moments
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.chain import Chain, WeightLayer
-from collegium.search.sampling.local import sampler_of
 from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of
+from collegium.search.sampling.sampler import build_sampler
 from collegium.search.sampling.unfold import conv_shapes
 
 PROCESSES = 2
@@ -85,7 +85,7 @@ CASES = {
 
 
 def ours(case: Case) -> tuple[int, Callable[[], object]]:
-    sampler, generator = sampler_of(case.point), torch.Generator().manual_seed(1)
+    sampler, generator = build_sampler(case.point), torch.Generator().manual_seed(1)
     sampler.draw(64, generator)
     start = time.thread_time()
     sampler.draw(256, generator)
@@ -175,7 +175,7 @@ class Bench:
 
 def samples_for(case: Case, drawn: int, device: str = "cpu", relative_error: float = 0.01) -> tuple[float, float]:
     """ln r, and the samples after which its relative standard error is ``relative_error``."""
-    sampler, generator = sampler_of(case.point, device), torch.Generator(device).manual_seed(2)
+    sampler, generator = build_sampler(case.point, device), torch.Generator(device).manual_seed(2)
     moments = Moments()
     for _ in range(8):
         moments = moments.merge(Moments.of(sampler.draw(drawn // 8, generator).double().cpu().numpy()))

@@ -15,24 +15,25 @@ from collegium.search.curve.fit import Point
 from collegium.search.curve.source import Exact, LogRatios, Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import alpha_of, exact_points
-from collegium.search.estimate.sampled_curve import part_of, sample_correlations, sample_curve
+from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
 from collegium.search.optimize.members import between
 from collegium.search.optimize.near_optimal import near_optimal
-from collegium.search.optimize.problem import Case, case_of
+from collegium.search.optimize.problem import GroupingProblem, build_problem
 from collegium.search.optimize.solve import Solved
 from collegium.search.optimize.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
 from collegium.search.optimize.vector import solve_vectors
 from collegium.search.outcomes import Evidence, judge
-from collegium.search.result import Baseline, Check, CorrelationRow, SearchResult, Verification
-from collegium.search.sampling.estimation import Compute, Estimation, Report
+from collegium.search.progress import Report, discard, scaled
+from collegium.search.result import BaselineSummary, CorrelationRow, SearchResult, SpotCheck, Verification
+from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
 
 
 @dataclass(frozen=True)
 class Curve:
-    """ln r of the case, the points of the α fit, and the members considered."""
+    """ln r of the problem, the points of the α fit, and the members considered."""
 
     log_ratios: LogRatios
     points: tuple[Point, ...]
@@ -42,16 +43,16 @@ class Curve:
 def run(
     spec: SearchSpec,
     *,
-    report: Report | None = None,
+    report: Report = discard,
     known: Callable[[str], dict[str, Any] | None] | None = None,
     remember: Callable[[str, dict[str, Any]], None] | None = None,
     map_shards: Compute | None = None,
     device: str = "cpu",
     images: np.ndarray | None = None,
 ) -> SearchResult:
-    """Answer a search.
+    """SolvedEnsemble a search.
 
-    ``report(fraction, message)`` is told of progress and may raise to cancel. ``known(key)`` and
+    ``report(fraction, message)`` is called with the progress and may raise to cancel. ``known(key)`` and
     ``remember(key, record)`` reach stored estimates of kernel entries. ``map_shards(shards, report)`` computes
     Monte Carlo shards elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels,
     height, width), are what ``spec.inputs.data`` names.
@@ -59,9 +60,8 @@ def run(
     Raises ``InvalidSpec`` for a specification that is wrong; what is off with an answer is its ``outcome``.
     """
     started = time.perf_counter()
-    tell = report or _silent
-    tell(0.0, "reading the specification")
-    case = case_of(spec, images)
+    report(0.0, "reading the specification")
+    problem = build_problem(spec, images)
     estimator = spec.estimator
     estimation = Estimation(
         relative_error=estimator.relative_error,
@@ -71,35 +71,35 @@ def run(
         known=known,
         remember=remember,
     )
-    curve = _curve(case, estimation, part_of(tell, 0.02, 0.7))
-    solved = _solve(case, curve)
-    tell(0.7, "solving the primal and the dual")
-    correlations = _correlations(case, curve, estimation, part_of(tell, 0.7, 0.8))
-    grouped = case.network.members_matter
-    primal = solved.primal_answer(solved.primal) if grouped else None
-    dual = solved.dual_answer(solved.dual) if grouped else None
-    check = _check(case, solved, estimation, part_of(tell, 0.8, 0.9))
+    curve = _curve(problem, estimation, scaled(report, 0.02, 0.7))
+    solved = _solve(problem, curve)
+    report(0.7, "solving the primal and the dual")
+    correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
+    grouped = problem.network.grouping_matters
+    primal = solved.primal_ensemble(solved.primal) if grouped else None
+    dual = solved.dual_ensemble(solved.dual) if grouped else None
+    check = _check(problem, solved, estimation, scaled(report, 0.8, 0.9))
     verification: Verification | None = None
     if spec.verify:
-        verification = verify(case, primal, dual, estimation, part_of(tell, 0.9, 1.0))
-    alpha = alpha_of(case, curve.points)
+        verification = verify(problem, primal, dual, estimation, scaled(report, 0.9, 1.0))
+    alpha = alpha_of(problem, curve.points)
     outcome, notes = judge(
-        Evidence(case, solved, curve.log_ratios, alpha, curve.points, check, verification, (primal, dual))
+        Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, verification, (primal, dual))
     )
-    network = case.network
+    network = problem.network
     result = SearchResult(
         title=network.title,
         space="widths" if spec.space.widths is not None else spec.space.mode,
         method=alpha.method if curve.log_ratios.source != "closed_form" else "exact",
         variance_from=curve.log_ratios.source,
         measure=spec.efficiency,
-        budget=case.budget,
+        budget=problem.budget,
         alpha=alpha,
-        baseline=Baseline(
+        baseline=BaselineSummary(
             widths=network.baseline,
             title=network.title,
             multiplicity=network.multiplicity,
-            variance=solved.question.baseline_variance,
+            variance=solved.constraints.baseline_variance,
             parameters=network.count("parameters", network.baseline, network.multiplicity),
             flops=network.count("flops", network.baseline, network.multiplicity),
         ),
@@ -107,7 +107,7 @@ def run(
         dual=dual,
         curve=tuple(solved.row(index) for index in range(len(solved.widths))),
         near_optimal=near_optimal(solved, spec.tolerance) if grouped else None,
-        confidence=_confidence(case, solved, curve) if grouped else None,
+        confidence=_confidence(problem, solved, curve) if grouped else None,
         correlations=correlations,
         check=check,
         verification=verification,
@@ -119,7 +119,7 @@ def run(
         versions=versions(),
         seconds=time.perf_counter() - started,
     )
-    tell(1.0, outcome.message)
+    report(1.0, outcome.message)
     return result
 
 
@@ -134,74 +134,72 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _silent(fraction: float, message: str) -> None:
-    """Nobody listens."""
-
-
-def _curve(case: Case, estimation: Estimation, report: Report) -> Curve:
-    log_ratios = case.log_ratios
+def _curve(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
+    log_ratios = problem.log_ratios
     if log_ratios is None:
-        sampled = sample_curve(case, estimation, report)
+        sampled = sample_curve(problem, estimation, report)
         return Curve(sampled.log_ratios, sampled.points, sampled.members)
-    return Curve(log_ratios, exact_points(case) if case.closed_form else (), case.members)
+    return Curve(log_ratios, exact_points(problem) if problem.closed_form else (), problem.members)
 
 
-def _solve(case: Case, curve: Curve) -> Solved:
+def _solve(problem: GroupingProblem, curve: Curve) -> Solved:
     """Both problems over the members, with gaps of a thinned range filled around the optimum, or over vectors."""
-    solved = case.solve(curve.members, curve.log_ratios)
-    space = case.spec.space
+    solved = problem.solve(curve.members, curve.log_ratios)
+    space = problem.spec.space
     if solved.optimum is None or space.widths is not None:
         return solved
     if space.mode == "vector":
-        return solve_vectors(case, curve.log_ratios, solved)
-    band = np.flatnonzero(solved.objective <= 1 + case.spec.tolerance)
+        return solve_vectors(problem, curve.log_ratios, solved)
+    band = np.flatnonzero(solved.objective <= 1 + problem.spec.tolerance)
     first = [widths[0] for widths in solved.widths]
     low, high = first[max(0, band.min() - 1)], first[min(len(first) - 1, band.max() + 1)]
-    members = sorted({*solved.widths, *between(case.network, space, low, high)})
-    return solved if len(members) == len(solved.widths) else case.solve(members, curve.log_ratios)
+    members = sorted({*solved.widths, *between(problem.network, space, low, high)})
+    return solved if len(members) == len(solved.widths) else problem.solve(members, curve.log_ratios)
 
 
-def _check(case: Case, solved: Solved, estimation: Estimation, report: Report) -> Check | None:
+def _check(problem: GroupingProblem, solved: Solved, estimation: Estimation, report: Report) -> SpotCheck | None:
     """The short Monte Carlo check of method ``auto``: at the baseline, n*, and the recommended member."""
-    if case.spec.estimator.method != "auto" or not case.closed_form:
+    if problem.spec.estimator.method != "auto" or not problem.closed_form:
         return None
-    members = [case.network.baseline]
-    band = near_optimal(solved, case.spec.tolerance)
+    members = [problem.network.baseline]
+    band = near_optimal(solved, problem.spec.tolerance)
     if solved.optimum is not None:
         members.append(solved.widths[solved.optimum])
     if band is not None:
         members.append(band.recommended.widths)
-    return spot_check(case, members, estimation, report)
+    return spot_check(problem, members, estimation, report)
 
 
-def _correlations(case: Case, curve: Curve, estimation: Estimation, report: Report) -> tuple[CorrelationRow, ...]:
+def _correlations(
+    problem: GroupingProblem, curve: Curve, estimation: Estimation, report: Report
+) -> tuple[CorrelationRow, ...]:
     """n* under other inputs, among the members in the baseline's ratio; empty where one position is all there is."""
     members = curve.members
-    if not members or case.positions == 1 or not case.network.members_matter:
+    if not members or problem.positions == 1 or not problem.network.grouping_matters:
         return ()
     if isinstance(curve.log_ratios, Exact):
-        own = () if case.inputs.correlation is None else (case.inputs.correlation,)
+        own = () if problem.inputs.correlation is None else (problem.inputs.correlation,)
         wanted: list[float] = sorted({*CORRELATIONS, *own})
-        at = {c: case.at_correlation(c).exact for c in wanted}
+        at = {c: problem.at_correlation(c).exact for c in wanted}
     elif isinstance(curve.log_ratios, Smooth | Surface):
-        at = sample_correlations(case, estimation, curve.points, report)
+        at = sample_correlations(problem, estimation, curve.points, report)
     else:
         return ()
     return by_correlation(
-        question_at=lambda c: case.question(at[c]),
+        constraints_at=lambda c: problem.constraints(at[c]),
         widths=members,
         log_ratio_at=lambda c: at[c](np.array(members)),
         correlations=tuple(at),
     )
 
 
-def _confidence(case: Case, solved: Solved, curve: Curve):
-    generator = np.random.default_rng(case.spec.estimator.seed)
+def _confidence(problem: GroupingProblem, solved: Solved, curve: Curve):
+    generator = np.random.default_rng(problem.spec.estimator.seed)
     redrawn = curve.log_ratios.redraw(np.array(solved.widths), generator, DRAWS) if solved.widths else None
-    return confidence(solved, redrawn, case.spec.tolerance)
+    return confidence(solved, redrawn, problem.spec.tolerance)
 
 
-def _samples(curve: Curve, check: Check | None, verification: Verification | None) -> int:
+def _samples(curve: Curve, check: SpotCheck | None, verification: Verification | None) -> int:
     total = sum(point.samples for point in curve.points)
     total += sum(point.samples for point in check.points) if check else 0
     if verification:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from collegium.search.networks.build import describe_presets
 from collegium.search.parse import parse_spec
+from collegium.search.progress import Report, discard
 from collegium.search.result import SearchResult
 from collegium.search.spec import SearchSpec
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def find_ensemble(
     baseline: str | Mapping[str, Any] | BaseModel,
     *,
-    report: Callable[[float, str], None] | None = None,
+    report: Report = discard,
     device: str = "cpu",
     images: np.ndarray | None = None,
     **fields: Any,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from collegium.search.curve.fit import Point
 from collegium.search.curve.source import LogRatios, Smooth
 from collegium.search.curve.surface import Surface
-from collegium.search.optimize.problem import Case
+from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
-from collegium.search.result import Alpha, Answer, Check, Outcome, OutcomeKind, Verification
+from collegium.search.result import Alpha, Outcome, OutcomeKind, SolvedEnsemble, SpotCheck, Verification
 
 #: Relative miss of ln r by the fitted line that is worth a word.
 POOR_LINE = 0.1
@@ -37,14 +37,14 @@ ORDER: tuple[OutcomeKind, ...] = (
 class Evidence:
     """All that an outcome is judged by."""
 
-    case: Case
+    problem: GroupingProblem
     solved: Solved
     log_ratios: LogRatios
     alpha: Alpha
     points: Sequence[Point]
-    check: Check | None = None
+    check: SpotCheck | None = None
     verification: Verification | None = None
-    answers: tuple[Answer | None, Answer | None] = field(default=(None, None))
+    ensembles: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
 
 
 def judge(evidence: Evidence) -> tuple[Outcome, tuple[Outcome, ...]]:
@@ -72,14 +72,14 @@ def judge(evidence: Evidence) -> tuple[Outcome, tuple[Outcome, ...]]:
 
 
 def _found(evidence: Evidence) -> Outcome:
-    primal, dual = evidence.answers
+    primal, dual = evidence.ensembles
     parts = []
     if primal is not None:
-        share = primal.variance / evidence.solved.question.baseline_variance
+        share = primal.variance / evidence.solved.constraints.baseline_variance
         parts.append(f"{_named(primal)} has {100 * share:.0f} % of the baseline's variance at its cost")
     if dual is not None:
-        measure = evidence.case.spec.efficiency
-        share = dual.variance / evidence.solved.question.baseline_variance
+        measure = evidence.problem.spec.efficiency
+        share = dual.variance / evidence.solved.constraints.baseline_variance
         parts.append(f"{_named(dual)} has {100 * share:.0f} % of it with {dual.efficiency:.2f} times fewer {measure}")
     return Outcome(kind="found", message="; ".join(parts))
 
@@ -105,16 +105,16 @@ def _budget(evidence: Evidence) -> Outcome | None:
     if not solved.widths or solved.primal_optimum is not None:
         return None
     least = int((solved.fixed + solved.per_member).min())
-    measure = evidence.case.spec.efficiency
+    measure = evidence.problem.spec.efficiency
     return Outcome(
         kind="infeasible_budget",
-        message=f"No member of the space fits a budget of {evidence.case.budget:,} {measure}.",
+        message=f"No member of the space fits a budget of {evidence.problem.budget:,} {measure}.",
         remedy=f"Raise the budget to at least {least:,}, or allow narrower members.",
     )
 
 
 def _single_layer(evidence: Evidence) -> Outcome | None:
-    if evidence.case.network.members_matter:
+    if evidence.problem.network.grouping_matters:
         return None
     return Outcome(
         kind="nothing_to_gain",
@@ -180,11 +180,11 @@ def _poor_fit(evidence: Evidence) -> Outcome | None:
 
 def _edge(evidence: Evidence) -> Outcome | None:
     """n* at an end of the space that is not a natural one."""
-    solved, network = evidence.solved, evidence.case.network
+    solved, network = evidence.solved, evidence.problem.network
     best = solved.optimum
-    if best is None or not network.members_matter or len(solved.widths) < 2:
+    if best is None or not network.grouping_matters or len(solved.widths) < 2:
         return None
-    if evidence.case.spec.space.mode == "vector" or evidence.case.spec.space.widths is not None:
+    if evidence.problem.spec.space.mode == "vector" or evidence.problem.spec.space.widths is not None:
         return None
     first = sorted(widths[0] for widths in solved.widths)
     at = solved.widths[best][0]
@@ -204,8 +204,8 @@ def _edge(evidence: Evidence) -> Outcome | None:
 
 
 def _baseline(evidence: Evidence) -> Outcome | None:
-    primal, network = evidence.answers[0], evidence.case.network
-    if primal is None or not network.members_matter:
+    primal, network = evidence.ensembles[0], evidence.problem.network
+    if primal is None or not network.grouping_matters:
         return None
     if (primal.widths, primal.multiplicity) != (network.baseline, network.multiplicity):
         return None
@@ -235,7 +235,7 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
     )
 
 
-def _named(answer: Answer) -> str:
+def _named(answer: SolvedEnsemble) -> str:
     return f"{answer.multiplicity}×{_width(answer.widths)}"
 
 

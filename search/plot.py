@@ -15,13 +15,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from collegium.search.result import CurveRow, SearchResult
 
-Format = Literal["svg", "png"]
+PlotFormat = Literal["svg", "png"]
 
 #: Colours that colour-blind readers tell apart (Okabe and Ito).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 
 
-def render(figure: Figure, format: Format = "svg", dpi: int = 120) -> bytes:
+def render(figure: Figure, format: PlotFormat = "svg", dpi: int = 120) -> bytes:
     """The figure as an SVG or PNG file. Equal figures give equal bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "collegium", "svg.fonttype": "path"}):
@@ -30,7 +30,7 @@ def render(figure: Figure, format: Format = "svg", dpi: int = 120) -> bytes:
     return buffer.getvalue()
 
 
-def plot(result: SearchResult, format: Format = "svg") -> bytes:
+def plot(result: SearchResult, format: PlotFormat = "svg") -> bytes:
     """The four panels of ``figure`` as a file."""
     return render(figure(result), format)
 

@@ -40,7 +40,7 @@ class Outcome(Part):
     remedy: str | None = None
 
 
-class Member(Part):
+class MemberWidths(Part):
     """The width vector of one member; ``width`` is its value where all free widths are equal, else null."""
 
     widths: tuple[int, ...] = Field(min_length=1)
@@ -55,7 +55,7 @@ class Member(Part):
         return data
 
 
-class AlphaPoint(Member):
+class AlphaPoint(MemberWidths):
     """One width at which ln r is known: exactly (no samples, no error), or by sampling.
 
     ``residual`` is ln r − α·s(n), for every point; ``used`` says whether the point lay in the fit's window. The
@@ -94,7 +94,7 @@ class Alpha(Part):
     largest_relative_residual: float | None = None
 
 
-class Baseline(Member):
+class BaselineSummary(MemberWidths):
     """The network that was posted: its counts, and the variance Var(K_ñ) / m of its kernel."""
 
     title: str
@@ -104,7 +104,7 @@ class Baseline(Member):
     flops: int
 
 
-class Answer(Member):
+class SolvedEnsemble(MemberWidths):
     """An m × n ensemble: ``multiplicity`` is the integer to build, ``multiplicity_real`` solves the constraint.
 
     ``variance``, ``parameters``, ``flops`` and ``efficiency`` (ρ, Littwin et al. 2020, Eq. 8, in the measure asked
@@ -119,7 +119,7 @@ class Answer(Member):
     efficiency: float
 
 
-class CurveRow(Member):
+class CurveRow(MemberWidths):
     """One member considered.
 
     ``variance`` is that of a single member. ``primal_*`` are at the budget's count, ``dual_*`` at the baseline's
@@ -143,13 +143,13 @@ class CurveRow(Member):
     efficiency_real: float | None
 
 
-class Recommendation(Member):
+class Recommendation(MemberWidths):
     """A member inside the band that hardware likes, with both its ensembles and the reason it was picked."""
 
     reason: str
     loss: float = Field(description="relative increase of the objective over the optimum; 0.01 is 1 %")
-    primal: Answer | None
-    dual: Answer | None
+    primal: SolvedEnsemble | None
+    dual: SolvedEnsemble | None
 
 
 class NearOptimal(Part):
@@ -165,7 +165,7 @@ class NearOptimal(Part):
     recommended: Recommendation
 
 
-class Win(Member):
+class Win(MemberWidths):
     """A member and how often it is the optimum when the estimate is redrawn within its error."""
 
     frequency: float
@@ -187,7 +187,7 @@ class Confidence(Part):
     wins: tuple[Win, ...]
 
 
-class CorrelationRow(Member):
+class CorrelationRow(MemberWidths):
     """n* had the inputs another correlation between neighbouring positions."""
 
     correlation: float
@@ -199,7 +199,7 @@ class CorrelationRow(Member):
     slope: float
 
 
-class CheckPoint(Member):
+class SpotCheckPoint(MemberWidths):
     """The closed form beside a short Monte Carlo estimate of ln r at one member."""
 
     samples: int
@@ -209,15 +209,15 @@ class CheckPoint(Member):
     standard_errors_apart: float
 
 
-class Check(Part):
+class SpotCheck(Part):
     """The Monte Carlo check of the closed form; ``agrees`` where no point lies over four standard errors apart."""
 
-    points: tuple[CheckPoint, ...]
+    points: tuple[SpotCheckPoint, ...]
     largest: float
     agrees: bool
 
 
-class Measured(Member):
+class MeasuredVariance(MemberWidths):
     """The variance of a built ensemble's own kernel beside the prediction."""
 
     multiplicity: int
@@ -231,8 +231,8 @@ class Measured(Member):
 class Verification(Part):
     """Measurements of the ensembles found; null where a side has none."""
 
-    primal: Measured | None
-    dual: Measured | None
+    primal: MeasuredVariance | None
+    dual: MeasuredVariance | None
     agrees: bool
 
 
@@ -257,14 +257,14 @@ class SearchResult(Part):
     measure: Literal["parameters", "flops"]
     budget: int
     alpha: Alpha
-    baseline: Baseline
-    primal: Answer | None
-    dual: Answer | None
+    baseline: BaselineSummary
+    primal: SolvedEnsemble | None
+    dual: SolvedEnsemble | None
     curve: tuple[CurveRow, ...]
     near_optimal: NearOptimal | None
     confidence: Confidence | None
     correlations: tuple[CorrelationRow, ...]
-    check: Check | None
+    check: SpotCheck | None
     verification: Verification | None
     outcome: Outcome
     notes: tuple[Outcome, ...]

@@ -130,7 +130,7 @@ Baseline = Annotated[
 ]
 
 
-class Window(Strict):
+class FitWindowSpec(Strict):
     """Widths that take part in the α fit."""
 
     min_width: Width = 1
@@ -150,7 +150,7 @@ class EstimatorSpec(Strict):
     samples: Annotated[int, Field(ge=100, le=100_000_000)] | None = None
     entry: Literal["unit", "pooled"] = "unit"
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
-    window: Window | None = None
+    window: FitWindowSpec | None = None
 
     @model_validator(mode="after")
     def _alpha_goes_with_given(self) -> EstimatorSpec:

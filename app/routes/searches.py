@@ -15,7 +15,7 @@ from collegium.app.services.services import Given
 from collegium.app.services.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
 from collegium.search.errors import InvalidSpec
-from collegium.search.networks.build import check, describe_presets
+from collegium.search.networks.build import describe_presets, validate_search
 from collegium.search.spec import SearchSpec
 
 router = APIRouter(tags=["searches"])
@@ -60,7 +60,7 @@ def create_search(
     fresh: Fresh = False,
 ) -> JSONResponse:
     try:
-        check(spec)
+        validate_search(spec)
         if spec.inputs.data is not None:
             check_data(services.store, spec.inputs.data, services.settings, ("inputs", "data"))
     except InvalidSpec as error:

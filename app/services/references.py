@@ -10,7 +10,7 @@ from collegium.jobs.store import JobStore
 from collegium.search.errors import InvalidSpec
 from collegium.train.data.known import NAMES, PLACES, is_missing, known_shape
 from collegium.train.errors import Mismatch
-from collegium.train.models.resolve import answer_of, check_samples
+from collegium.train.models.resolve import architecture_from_search, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
 from collegium.train.spec.study import StudySpec
@@ -100,7 +100,7 @@ def _answer(store: JobStore, asked: SearchedArchitecture, path: tuple[str | int,
     if job.status != "succeeded" or job.result is None:
         raise InvalidSpec(field, f"this search is {job.status}; a training needs a succeeded one")
     try:
-        return answer_of(asked, job.spec, job.result).model_copy(update={"origin": asked})
+        return architecture_from_search(asked, job.spec, job.result).model_copy(update={"origin": asked})
     except InvalidSpec as error:
         # Its path begins with the field that holds the architecture, which only we know.
         raise InvalidSpec((*path, *error.path[1:]), error.message) from None

@@ -22,7 +22,7 @@ MISFIT_FLOOR = 2e-3
 
 
 @dataclass(frozen=True)
-class Curve:
+class Polynomial:
     """ln r(t) = Σ_k coefficient_k · t^power_k; the coefficients' covariance is root · rootᵀ."""
 
     powers: tuple[int, ...]
@@ -48,7 +48,7 @@ class Curve:
         return np.stack([np.asarray(t, float) ** power for power in self.powers], axis=-1)
 
 
-def fit_curve(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Curve:
+def fit_polynomial(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Polynomial:
     """The shortest polynomial that agrees with the points within their errors.
 
     ``t`` is the varying part of s(n) at each point; ``offset`` allows a constant term.
@@ -59,7 +59,7 @@ def fit_curve(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Curve:
     y = np.array([point.log_ratio for point in points])
     sigma = np.maximum([point.standard_error for point in points], MISFIT_FLOOR * np.abs(y) + 1e-300)
     first = 0 if offset else 1
-    best: Curve | None = None
+    best: Polynomial | None = None
     extra = 1 if offset else 0
     fewest = FEWEST_TERMS + extra if len(points) > FEWEST_TERMS + extra else 1
     for terms in range(fewest, min(MOST_TERMS + extra, len(points)) + 1):
@@ -70,7 +70,7 @@ def fit_curve(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Curve:
     return best
 
 
-def _solve(t: np.ndarray, y: np.ndarray, sigma: np.ndarray, powers: tuple[int, ...]) -> Curve:
+def _solve(t: np.ndarray, y: np.ndarray, sigma: np.ndarray, powers: tuple[int, ...]) -> Polynomial:
     """Weighted least squares with columns scaled to one, so that high powers of a small t stay well conditioned."""
     design = np.stack([t**power for power in powers], axis=-1) / sigma[:, None]
     scale = np.linalg.norm(design, axis=0)
@@ -80,7 +80,7 @@ def _solve(t: np.ndarray, y: np.ndarray, sigma: np.ndarray, powers: tuple[int, .
     degrees = len(t) - len(powers)
     widen = max(1.0, chi_squared / degrees) if degrees > 0 else 1.0
     root = (vt.T / singular) / scale[:, None] * widen**0.5
-    return Curve(powers, coefficients, root, chi_squared, degrees)
+    return Polynomial(powers, coefficients, root, chi_squared, degrees)
 
 
 def constant_sum(network: Network) -> float:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from collegium.search.curve.smooth import Curve, constant_sum, varying_sums
+from collegium.search.curve.smooth import Polynomial, constant_sum, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
 from collegium.search.networks.network import Network
 
@@ -70,7 +70,7 @@ class Smooth:
     """A smooth fit through sampled points; unknown where the widths are narrower than all that were sampled."""
 
     network: Network
-    curve: Curve
+    curve: Polynomial
     largest: float
     source: Source = "smooth"
 

@@ -12,7 +12,7 @@ from collegium.search.curve.fit import Line, Point, fit_line
 from collegium.search.curve.smooth import varying_sums
 from collegium.search.errors import InvalidSpec
 from collegium.search.optimize.members import scaled_members
-from collegium.search.optimize.problem import Case
+from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import LARGEST_LOG_RATIO
 from collegium.search.result import Alpha, AlphaPoint, FitWindow
 from collegium.search.spec import SpaceSpec
@@ -21,32 +21,32 @@ from collegium.search.spec import SpaceSpec
 EXACT_POINTS = 40
 
 
-def exact_points(case: Case) -> tuple[Point, ...]:
+def exact_points(problem: GroupingProblem) -> tuple[Point, ...]:
     """The closed form at widths in the baseline's ratio, whatever the space of the search."""
-    members = scaled_members(case.network, SpaceSpec())
+    members = scaled_members(problem.network, SpaceSpec())
     first = np.array([widths[0] for widths in members], float)
     wanted = np.geomspace(first.min(), first.max(), EXACT_POINTS)
     chosen = [members[index] for index in np.unique(np.abs(first[None] - wanted[:, None]).argmin(axis=1))]
-    log_ratio = case.exact(np.array(chosen))
+    log_ratio = problem.exact(np.array(chosen))
     points = [
-        Point(widths, case.network.inverse_fan_in_sum(widths), float(value))
+        Point(widths, problem.network.inverse_fan_in_sum(widths), float(value))
         for widths, value in zip(chosen, log_ratio, strict=True)
     ]
     return tuple([point for point in points if point.log_ratio <= LARGEST_LOG_RATIO] or points)
 
 
-def alpha_of(case: Case, points: Sequence[Point]) -> Alpha:
+def alpha_of(problem: GroupingProblem, points: Sequence[Point]) -> Alpha:
     """The weighted fit through the origin to ``points``, or the given α with its residuals there.
 
     Raises ``InvalidSpec`` where the fit's window holds no point that shows any variance.
     """
-    given = case.spec.estimator.alpha
+    given = problem.spec.estimator.alpha
     if given is not None:
         return _given(given, points)
-    if case.spec.space.mode == "vector" and case.spec.space.widths is None:
-        tied = set(case.members)
+    if problem.spec.space.mode == "vector" and problem.spec.space.widths is None:
+        tied = set(problem.members)
         points = [point for point in points if point.widths in tied or not point.samples]
-    window = case.spec.estimator.window
+    window = problem.spec.estimator.window
     bounds = None if window is None else (window.min_width, window.max_width)
     try:
         line = fit_line(points, bounds)
@@ -60,7 +60,7 @@ def alpha_of(case: Case, points: Sequence[Point]) -> Alpha:
         window=FitWindow(min_width=line.window[0], max_width=line.window[1]),
         r_squared=line.r_squared,
         points=_described(points, line.residuals, line.used),
-        slope=_slope(case, points, line),
+        slope=_slope(problem, points, line),
         largest_relative_residual=line.largest_relative_residual(points),
     )
 
@@ -79,9 +79,9 @@ def _given(alpha: float, points: Sequence[Point]) -> Alpha:
     )
 
 
-def _slope(case: Case, points: Sequence[Point], line: Line) -> float:
+def _slope(problem: GroupingProblem, points: Sequence[Point], line: Line) -> float:
     """The same points against the part of s(n) that varies."""
-    varying = varying_sums(case.network, np.array([point.widths for point in points]))
+    varying = varying_sums(problem.network, np.array([point.widths for point in points]))
     moved = [replace(point, inverse_fan_in_sum=float(t)) for point, t in zip(points, varying, strict=True)]
     return fit_line([point for point, used in zip(moved, line.used, strict=True) if used], (1, None)).alpha
 

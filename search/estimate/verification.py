@@ -7,16 +7,17 @@ least of all, goes into the measurement.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import ensemble_chain
-from collegium.search.optimize.problem import Case
-from collegium.search.result import Answer, Check, CheckPoint, Measured, Verification
-from collegium.search.sampling.estimation import Estimation, Report
+from collegium.search.optimize.problem import GroupingProblem
+from collegium.search.progress import Report, scaled
+from collegium.search.result import MeasuredVariance, SolvedEnsemble, SpotCheck, SpotCheckPoint, Verification
+from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.shards import work_per_sample
 
 #: Samples per member; ln r is known to 1–2 % from them.
@@ -25,19 +26,21 @@ SAMPLES = 16_384
 DISAGREE = 4.0
 
 
-def spot_check(case: Case, members: Sequence[tuple[int, ...]], estimation: Estimation, report: Report) -> Check:
+def spot_check(
+    problem: GroupingProblem, members: Sequence[tuple[int, ...]], estimation: Estimation, report: Report
+) -> SpotCheck:
     """ln r at a few members by both ways; ``estimation`` says where the samples are drawn."""
     members = list(dict.fromkeys(members))
-    exact = case.exact(np.array(members))
+    exact = problem.exact(np.array(members))
     short = replace(estimation, samples=SAMPLES)
-    states = short.run([case.point(widths) for widths in members], report, "checking the closed form")
+    states = short.run([problem.point(widths) for widths in members], report, "checking the closed form")
     points = []
     for widths, truth, state in zip(members, exact, states, strict=True):
         estimate = state.estimate
         if not math.isfinite(estimate.standard_error):
             continue
         points.append(
-            CheckPoint(
+            SpotCheckPoint(
                 widths=widths,
                 samples=estimate.samples,
                 exact=float(truth),
@@ -47,7 +50,7 @@ def spot_check(case: Case, members: Sequence[tuple[int, ...]], estimation: Estim
             )
         )
     largest = max((abs(point.standard_errors_apart) for point in points), default=0.0)
-    return Check(points=tuple(points), largest=largest, agrees=largest <= DISAGREE)
+    return SpotCheck(points=tuple(points), largest=largest, agrees=largest <= DISAGREE)
 
 
 def apart(expected: float, found: float, standard_error: float) -> float:
@@ -63,20 +66,17 @@ FEWEST_SAMPLES, MOST_SAMPLES = 1_024, 8_192
 
 
 def verify(
-    case: Case,
-    primal: Answer | None,
-    dual: Answer | None,
+    problem: GroupingProblem,
+    primal: SolvedEnsemble | None,
+    dual: SolvedEnsemble | None,
     estimation: Estimation,
-    report: Callable[[float, str], None],
+    report: Report,
 ) -> Verification | None:
     """Measure both ensembles; None where neither exists or can be built as one chain."""
-    measured: list[Measured | None] = []
+    measured: list[MeasuredVariance | None] = []
     for index, answer in enumerate((primal, dual)):
-
-        def part(fraction: float, message: str, index: int = index) -> None:
-            report((index + fraction) / 2, message)
-
-        measured.append(None if answer is None else _measure(case, answer, estimation, part))
+        part = scaled(report, index / 2, (index + 1) / 2)
+        measured.append(None if answer is None else _measure(problem, answer, estimation, part))
     found = [one for one in measured if one is not None]
     if not found:
         return None
@@ -85,12 +85,12 @@ def verify(
 
 
 def _measure(
-    case: Case, answer: Answer, estimation: Estimation, report: Callable[[float, str], None]
-) -> Measured | None:
-    chain = ensemble_chain(case.network.chain, answer.widths, answer.multiplicity)
+    problem: GroupingProblem, answer: SolvedEnsemble, estimation: Estimation, report: Report
+) -> MeasuredVariance | None:
+    chain = ensemble_chain(problem.network.chain, answer.widths, answer.multiplicity)
     if chain is None:
         return None
-    point = KernelPoint.of(chain, (), case.spec.estimator.entry, case.inputs)
+    point = KernelPoint.of(chain, (), problem.spec.estimator.entry, problem.inputs)
     samples = int(min(MOST_SAMPLES, max(FEWEST_SAMPLES, WORK / work_per_sample(point))))
     message = f"measuring {answer.multiplicity} members as built"
     (state,) = replace(estimation, samples=samples).run([point], report, message)
@@ -99,7 +99,7 @@ def _measure(
         return None
     variance = math.expm1(estimate.log_ratio)
     error = estimate.ratio * estimate.standard_error
-    return Measured(
+    return MeasuredVariance(
         widths=answer.widths,
         multiplicity=answer.multiplicity,
         samples=estimate.samples,

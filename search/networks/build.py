@@ -41,7 +41,7 @@ IMAGENET_BLOCKS = {
 LAYOUTS = {"cifar": (32, 10), "imagenet": (224, 1000), "imagenet32": (32, 1000), "imagenet64": (64, 1000)}
 
 
-def resolve(baseline: Posted) -> MlpBaseline | ResNextBaseline | BlockBaseline:
+def expand_preset(baseline: Posted) -> MlpBaseline | ResNextBaseline | BlockBaseline:
     """The full baseline behind a preset's name. Raises ``InvalidSpec`` for an unknown one."""
     if not isinstance(baseline, PresetBaseline):
         return baseline
@@ -51,9 +51,9 @@ def resolve(baseline: Posted) -> MlpBaseline | ResNextBaseline | BlockBaseline:
     return PRESETS[baseline.preset][0]
 
 
-def network_of(baseline: Posted) -> Network:
+def build_network(baseline: Posted) -> Network:
     """Lower a baseline; counts are exact and nothing is allocated. Raises ``InvalidSpec`` with the field's path."""
-    full = resolve(baseline)
+    full = expand_preset(baseline)
     if isinstance(full, MlpBaseline):
         network: Network = _mlp(full)
     elif isinstance(full, ResNextBaseline):
@@ -64,9 +64,9 @@ def network_of(baseline: Posted) -> Network:
     return network
 
 
-def check(spec: SearchSpec) -> Network:
+def validate_search(spec: SearchSpec) -> Network:
     """Validate a search and cost it analytically, before anything is stored or allocated. Raises ``InvalidSpec``."""
-    network = network_of(spec.baseline)
+    network = build_network(spec.baseline)
     check_search(spec, network)
     return network
 
@@ -75,7 +75,7 @@ def describe_presets() -> list[dict[str, Any]]:
     """Every preset with its full baseline and its parameters and FLOPs, as ``GET /v1/presets`` lists them."""
     rows = []
     for name, (baseline, about) in PRESETS.items():
-        network = network_of(baseline)
+        network = build_network(baseline)
         rows.append(
             {
                 "name": name,

@@ -16,7 +16,7 @@ from collegium.search.networks.network import Measure, Network
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostPolynomial:
     """``fixed`` and the polynomial ``constant + linear · n + n · quadratic · n`` of one member's count."""
 
     fixed: float
@@ -29,7 +29,7 @@ class Cost:
         return self.constant + widths @ self.linear + np.einsum("vi,ij,vj->v", widths, self.quadratic, widths)
 
 
-def cost_of(network: Network, measure: Measure) -> Cost:
+def cost_polynomial(network: Network, measure: Measure) -> CostPolynomial:
     """The polynomial through exact counts at small width vectors; adjacent layers alone share a product."""
     grains = width_grains(network.chain)
     size = len(grains)
@@ -52,7 +52,7 @@ def cost_of(network: Network, measure: Measure) -> Cost:
     at = np.array(grains, float)
     linear = np.array([first[i] - second[i, i] * grains[i] ** 2 for i in range(size)]) / at - 2 * second @ at
     constant = base - linear @ at - at @ second @ at
-    return Cost(float(network.affine(measure, grains)[0]), float(constant), linear, second)
+    return CostPolynomial(float(network.affine(measure, grains)[0]), float(constant), linear, second)
 
 
 def width_grains(chain: Chain) -> tuple[int, ...]:

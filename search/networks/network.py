@@ -57,7 +57,7 @@ class Network(ABC):
         return tuple(max(1, round(ratio * value)) for value in self.baseline)
 
     @property
-    def members_matter(self) -> bool:
+    def grouping_matters(self) -> bool:
         """False for a single hidden layer: m members of width n *are* one layer of width m·n."""
         return len(self.chain.layers) > 2
 

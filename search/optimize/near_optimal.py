@@ -45,8 +45,8 @@ def near_optimal(solved: Solved, tolerance: float) -> NearOptimal | None:
             widths=solved.widths[best],
             reason=_reason(solved.widths[best], objective[best] - 1),
             loss=max(0.0, float(objective[best] - 1)),
-            primal=solved.primal_answer(best),
-            dual=solved.dual_answer(best),
+            primal=solved.primal_ensemble(best),
+            dual=solved.dual_ensemble(best),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""One search's question made concrete: the network, the inputs as a Gram matrix, the budget."""
+"""The grouping problem of a search: the network, the inputs as a Gram matrix, the budget."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from collegium.search.kernel.inputs import mean_patch_gram, resolve_gram
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.kernel.receptive_field import windows
 from collegium.search.kernel.stem import Stem
-from collegium.search.networks.build import check
+from collegium.search.networks.build import validate_search
 from collegium.search.networks.network import Network, ResidualNetwork
 from collegium.search.optimize.members import listed_members, scaled_members
-from collegium.search.optimize.solve import Question, Solved, solve
+from collegium.search.optimize.solve import Constraints, Solved, solve
 from collegium.search.spec import InputsSpec, SearchSpec
 
 #: Largest ln r whose variance is still a number.
@@ -26,7 +26,7 @@ LARGEST_FINITE = 700.0
 
 
 @dataclass(frozen=True)
-class Case:
+class GroupingProblem:
     """A checked specification with its network; ``inputs`` holds a correlation or a Gram matrix, never a data set."""
 
     spec: SearchSpec
@@ -80,14 +80,14 @@ class Case:
         """The kernel entry of one member."""
         return KernelPoint.of(self.network.chain, widths, self.spec.estimator.entry, self.inputs)
 
-    def at_correlation(self, correlation: float) -> Case:
-        """The same case with inputs of another correlation between neighbouring positions."""
+    def at_correlation(self, correlation: float) -> GroupingProblem:
+        """The same problem with inputs of another correlation between neighbouring positions."""
         return replace(self, inputs=InputsSpec(correlation=correlation, pair=self.inputs.pair))
 
-    def question(self, log_ratios: LogRatios) -> Question:
+    def constraints(self, log_ratios: LogRatios) -> Constraints:
         """The problem with the baseline's variance, Var(K_ñ) / m."""
         baseline = float(log_ratios(np.array([self.network.baseline]))[0])
-        return Question(
+        return Constraints(
             network=self.network,
             measure=self.spec.efficiency,
             budget=self.budget,
@@ -98,18 +98,18 @@ class Case:
     def solve(self, members: Sequence[tuple[int, ...]], log_ratios: LogRatios) -> Solved:
         """Primal and dual over ``members``."""
         table = np.array(members, dtype=float).reshape(len(members), len(self.network.baseline))
-        return solve(self.question(log_ratios), members, log_ratios(table))
+        return solve(self.constraints(log_ratios), members, log_ratios(table))
 
 
-def case_of(spec: SearchSpec, images: np.ndarray | None = None) -> Case:
+def build_problem(spec: SearchSpec, images: np.ndarray | None = None) -> GroupingProblem:
     """Check a specification and turn ``inputs.data`` into the mean patch Gram of ``images``.
 
     ``images`` has shape (images, channels, height, width) or (images, height, width). Raises ``InvalidSpec``, also
     where the closed form is asked for and there is none, or the images do not fit.
     """
-    network = check(spec)
+    network = validate_search(spec)
     try:
-        return Case(spec, network, _resolved(spec, network, images))
+        return GroupingProblem(spec, network, _resolved(spec, network, images))
     except InvalidSpec:
         raise
     except ValueError as error:

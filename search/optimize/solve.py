@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from collegium.search.networks.network import Measure, Network, ResidualNetwork
-from collegium.search.result import Answer, CurveRow
+from collegium.search.result import CurveRow, SolvedEnsemble
 
 #: Most by which rounding m may violate the constraint it comes from: the budget, or the baseline's variance.
 VIOLATION = 0.025
@@ -27,7 +27,7 @@ MOST_MEMBERS = 10**9
 
 
 @dataclass(frozen=True)
-class Question:
+class Constraints:
     """What is asked: the network, the measure of cost, the budget in that measure, and the variance to match."""
 
     network: Network
@@ -55,7 +55,7 @@ class Solved:
     ``dual_integer`` are what is built.
     """
 
-    question: Question
+    constraints: Constraints
     widths: tuple[tuple[int, ...], ...]
     log_ratio: np.ndarray
     fixed: np.ndarray
@@ -102,13 +102,13 @@ class Solved:
 
         That is n*, or the best integer ensemble where rounding at n* costs over 5 % or all that was gained.
         """
-        built, bound = self.variance / self.primal_integer, self.question.baseline_variance
+        built, bound = self.variance / self.primal_integer, self.constraints.baseline_variance
         return _built(self.primal_optimum, self.primal_variance, built, bound)
 
     @property
     def dual(self) -> int | None:
         """Index of the ensemble to build at the baseline's variance; see ``primal``."""
-        built, bound = self.fixed + self.dual_integer * self.per_member, self.question.baseline_count
+        built, bound = self.fixed + self.dual_integer * self.per_member, self.constraints.baseline_count
         return _built(self.dual_optimum, self.dual_count, built, bound)
 
     @cached_property
@@ -129,20 +129,20 @@ class Solved:
             return (self.fixed + self.dual_integer * self.per_member) / self.dual_count[self.dual_optimum]
         return np.full(len(self.widths), np.nan)
 
-    def primal_answer(self, index: int | None) -> Answer | None:
+    def primal_ensemble(self, index: int | None) -> SolvedEnsemble | None:
         """The integer ensemble of one member at the budget."""
         return None if index is None else self._answer(index, self.primal_integer[index], self.primal_real[index])
 
-    def dual_answer(self, index: int | None) -> Answer | None:
+    def dual_ensemble(self, index: int | None) -> SolvedEnsemble | None:
         """The integer ensemble of one member at the baseline's variance."""
         return None if index is None else self._answer(index, self.dual_integer[index], self.dual_real[index])
 
     def row(self, index: int) -> CurveRow:
         """One row of the curve."""
-        primal, dual = self.primal_answer(index), self.dual_answer(index)
+        primal, dual = self.primal_ensemble(index), self.dual_ensemble(index)
         return CurveRow(
             widths=self.widths[index],
-            inverse_fan_in_sum=self.question.network.inverse_fan_in_sum(self.widths[index]),
+            inverse_fan_in_sum=self.constraints.network.inverse_fan_in_sum(self.widths[index]),
             variance=float(self.variance[index]),
             objective=_number(self.objective[index]),
             primal_multiplicity=None if primal is None else primal.multiplicity,
@@ -155,25 +155,25 @@ class Solved:
             parameters=None if dual is None else dual.parameters,
             flops=None if dual is None else dual.flops,
             efficiency=None if dual is None else dual.efficiency,
-            efficiency_real=_number(self.question.baseline_count / self.dual_count[index]),
+            efficiency_real=_number(self.constraints.baseline_count / self.dual_count[index]),
         )
 
-    def _answer(self, index: int, multiplicity: float, real: float) -> Answer | None:
+    def _answer(self, index: int, multiplicity: float, real: float) -> SolvedEnsemble | None:
         if math.isnan(multiplicity):
             return None
-        network, widths, m = self.question.network, self.widths[index], int(multiplicity)
-        return Answer(
+        network, widths, m = self.constraints.network, self.widths[index], int(multiplicity)
+        return SolvedEnsemble(
             widths=widths,
             multiplicity=m,
             multiplicity_real=float(real),
             variance=float(self.variance[index]) / m,
             parameters=network.count("parameters", widths, m),
             flops=network.count("flops", widths, m),
-            efficiency=self.question.baseline_count / network.count(self.question.measure, widths, m),
+            efficiency=self.constraints.baseline_count / network.count(self.constraints.measure, widths, m),
         )
 
 
-def solve(question: Question, widths: Sequence[tuple[int, ...]], log_ratio: np.ndarray) -> Solved:
+def solve(constraints: Constraints, widths: Sequence[tuple[int, ...]], log_ratio: np.ndarray) -> Solved:
     """Solve both problems for every member of ``widths``; ``log_ratio`` is ln r of each, shape (members,).
 
     Members whose ln r is beyond ``LARGEST_LOG_RATIO`` are left out.
@@ -181,46 +181,50 @@ def solve(question: Question, widths: Sequence[tuple[int, ...]], log_ratio: np.n
     log_ratio = np.asarray(log_ratio, float)
     keep = np.flatnonzero(log_ratio <= LARGEST_LOG_RATIO).tolist()
     kept = tuple(tuple(widths[index]) for index in keep)
-    affine = np.array([question.network.affine(question.measure, member) for member in kept], float).reshape(-1, 2)
+    affine = np.array([constraints.network.affine(constraints.measure, member) for member in kept], float).reshape(
+        -1, 2
+    )
     fixed, per_member = affine[:, 0], affine[:, 1]
-    primal_real = _primal_real(question, fixed, per_member)
-    dual_real = np.expm1(log_ratio[keep]) / question.baseline_variance
+    primal_real = _primal_real(constraints, fixed, per_member)
+    dual_real = np.expm1(log_ratio[keep]) / constraints.baseline_variance
     return Solved(
-        question=question,
+        constraints=constraints,
         widths=kept,
         log_ratio=log_ratio[keep],
         fixed=fixed,
         per_member=per_member,
         primal_real=primal_real,
-        primal_integer=_primal_integer(question, primal_real, fixed, per_member),
+        primal_integer=_primal_integer(constraints, primal_real, fixed, per_member),
         dual_real=dual_real,
-        dual_integer=_dual_integer(question, dual_real),
+        dual_integer=_dual_integer(constraints, dual_real),
     )
 
 
-def _primal_real(question: Question, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
+def _primal_real(constraints: Constraints, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
     """m of Eq. 12 on the whole network: fixed + m · per_member = budget. NaN where not even one member fits."""
-    fits = fixed + per_member <= (1 + VIOLATION) * question.budget
-    return np.where(fits, np.minimum((question.budget - fixed) / per_member, question.most), np.nan)
+    fits = fixed + per_member <= (1 + VIOLATION) * constraints.budget
+    return np.where(fits, np.minimum((constraints.budget - fixed) / per_member, constraints.most), np.nan)
 
 
-def _primal_integer(question: Question, real: np.ndarray, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
+def _primal_integer(
+    constraints: Constraints, real: np.ndarray, fixed: np.ndarray, per_member: np.ndarray
+) -> np.ndarray:
     """The nearest integer; rounded down where rounding up exceeds the budget by more than 2.5 %."""
     nearest = np.round(real)
-    over = fixed + nearest * per_member > (1 + VIOLATION) * question.budget
+    over = fixed + nearest * per_member > (1 + VIOLATION) * constraints.budget
     return np.maximum(1.0, np.where(over, np.floor(real), nearest))
 
 
-def _dual_integer(question: Question, real: np.ndarray) -> np.ndarray:
+def _dual_integer(constraints: Constraints, real: np.ndarray) -> np.ndarray:
     """The nearest integer; rounded up where rounding down exceeds the baseline's variance by more than 2.5 %.
 
     A residual network's m is that of its module, which stands for the network no more exactly than the nearest
     integer does: there the nearest is taken, as in Littwin et al. 2020. NaN beyond the largest m allowed.
     """
     nearest = np.maximum(1.0, np.round(real))
-    if not isinstance(question.network, ResidualNetwork):
+    if not isinstance(constraints.network, ResidualNetwork):
         nearest = np.where(real > (1 + VIOLATION) * nearest, np.ceil(real), nearest)
-    return np.where(nearest <= question.most, nearest, np.nan)
+    return np.where(nearest <= constraints.most, nearest, np.nan)
 
 
 def _built(optimum: int | None, real: np.ndarray, integer: np.ndarray, bound: float) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from collegium.search.curve.smooth import varying_sums
-from collegium.search.optimize.solve import Question, Solved, solve
+from collegium.search.optimize.solve import Constraints, Solved, solve
 from collegium.search.result import Confidence, CorrelationRow, Win
 
 #: Redrawn estimates.
@@ -60,27 +60,27 @@ def _objectives(solved: Solved, redrawn: np.ndarray) -> np.ndarray:
     variance = np.expm1(np.maximum(redrawn, 1e-12))
     if solved.primal_optimum is not None:
         return variance / solved.primal_real
-    real = np.maximum(1.0, variance / solved.question.baseline_variance)
+    real = np.maximum(1.0, variance / solved.constraints.baseline_variance)
     dual = solved.fixed + real * solved.per_member
     return np.where(np.isnan(solved.dual_count), np.nan, dual)
 
 
 def by_correlation(
-    question_at: Callable[[float], Question],
+    constraints_at: Callable[[float], Constraints],
     widths: Sequence[tuple[int, ...]],
     log_ratio_at: Callable[[float], np.ndarray],
     correlations: Sequence[float] = CORRELATIONS,
 ) -> tuple[CorrelationRow, ...]:
     """n* at each correlation between neighbouring positions of the input.
 
-    ``log_ratio_at(c)`` is ln r of every member at correlation c, and ``question_at(c)`` the question with the
+    ``log_ratio_at(c)`` is ln r of every member at correlation c, and ``constraints_at(c)`` the constraints with the
     baseline's variance there. ``slope`` is that of ln r on the part of s(n) that varies, at n*.
     """
     rows = []
     for correlation in correlations:
-        solved = solve(question_at(correlation), widths, log_ratio_at(correlation))
+        solved = solve(constraints_at(correlation), widths, log_ratio_at(correlation))
         best = solved.primal_optimum
-        primal, dual = solved.primal_answer(best), solved.dual_answer(best)
+        primal, dual = solved.primal_ensemble(best), solved.dual_ensemble(best)
         if best is None or primal is None or dual is None:
             continue
         rows.append(
@@ -99,4 +99,4 @@ def by_correlation(
 
 
 def _varying(solved: Solved, index: int) -> float:
-    return float(varying_sums(solved.question.network, np.array([solved.widths[index]]))[0])
+    return float(varying_sums(solved.constraints.network, np.array([solved.widths[index]]))[0])

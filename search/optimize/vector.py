@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from collegium.search.curve.source import LogRatios
-from collegium.search.networks.cost import Cost, cost_of
+from collegium.search.networks.cost import CostPolynomial, cost_polynomial
 from collegium.search.optimize.members import vector_values
-from collegium.search.optimize.problem import Case
-from collegium.search.optimize.solve import VIOLATION, Question, Solved
+from collegium.search.optimize.problem import GroupingProblem
+from collegium.search.optimize.solve import VIOLATION, Constraints, Solved
 
 #: ln r of many width vectors, (vectors, free widths) → (vectors,).
 Evaluate = Callable[[np.ndarray], np.ndarray]
@@ -38,7 +38,7 @@ NEIGHBOURS = 120
 
 
 @dataclass(frozen=True)
-class Found:
+class VectorOptimum:
     """The best vector, how it was found, and how many of the starts ended there (within 10⁻⁴ of its objective)."""
 
     widths: tuple[int, ...]
@@ -51,8 +51,8 @@ class Found:
 class Objective:
     """Variance of the primal ensemble (Eq. 12) at many width vectors; infinite where none fits the budget."""
 
-    question: Question
-    cost: Cost
+    constraints: Constraints
+    cost: CostPolynomial
     evaluate: Evaluate
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
@@ -61,9 +61,9 @@ class Objective:
 
     def _batch(self, widths: np.ndarray) -> np.ndarray:
         per_member = self.cost.per_member(widths.astype(float))
-        room = self.question.budget - self.cost.fixed
-        multiplicity = np.minimum(room / per_member, self.question.most)
-        fits = self.cost.fixed + per_member <= (1 + VIOLATION) * self.question.budget
+        room = self.constraints.budget - self.cost.fixed
+        multiplicity = np.minimum(room / per_member, self.constraints.most)
+        fits = self.cost.fixed + per_member <= (1 + VIOLATION) * self.constraints.budget
         with np.errstate(over="ignore"):
             variance = np.expm1(self.evaluate(widths))
         # where nothing fits, slope towards what does
@@ -72,7 +72,7 @@ class Objective:
 
 def search_vectors(
     objective: Objective, values: Sequence[np.ndarray], starts: Sequence[tuple[int, ...]], seed: int
-) -> Found:
+) -> VectorOptimum:
     """The best vector whose i-th width is one of ``values[i]`` (sorted).
 
     ``starts`` are moved to the nearest allowed values; a few more are drawn log-uniformly from ``seed``.
@@ -90,7 +90,7 @@ def search_vectors(
             break
     best = int(np.argmin(scores))
     agreeing = int(np.sum(scores <= scores[best] * (1 + 1e-4)))
-    return Found(_vector(states[best]), False, len(states), agreeing)
+    return VectorOptimum(_vector(states[best]), False, len(states), agreeing)
 
 
 def neighbours(widths: tuple[int, ...], values: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
@@ -122,9 +122,9 @@ def _snapped(widths: tuple[int, ...], values: Sequence[np.ndarray], multiple: in
     return {tuple(int(value) for value in vector) for vector in itertools.product(*choices)}
 
 
-def _exhaustive(objective: Objective, values: Sequence[np.ndarray]) -> Found:
+def _exhaustive(objective: Objective, values: Sequence[np.ndarray]) -> VectorOptimum:
     grid = np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, len(values))
-    return Found(_vector(grid[int(np.argmin(objective(grid)))]), True, 1, 1)
+    return VectorOptimum(_vector(grid[int(np.argmin(objective(grid)))]), True, 1, 1)
 
 
 def _starts(values: Sequence[np.ndarray], starts: Sequence[tuple[int, ...]], seed: int) -> np.ndarray:
@@ -185,20 +185,20 @@ def _vector(state: np.ndarray) -> tuple[int, ...]:
     return tuple(int(value) for value in state)
 
 
-def best_vector(case: Case, log_ratios: LogRatios, tied: Solved) -> Found | None:
+def best_vector(problem: GroupingProblem, log_ratios: LogRatios, tied: Solved) -> VectorOptimum | None:
     """The best width vector under ``log_ratios``; None where the tied members show that nothing fits."""
-    values = vector_values(case.network, case.spec.space)
+    values = vector_values(problem.network, problem.spec.space)
     if tied.primal_optimum is None or any(len(allowed) == 0 for allowed in values):
         return None
-    objective = Objective(tied.question, cost_of(case.network, case.spec.efficiency), log_ratios)
-    starts = [tied.widths[tied.primal_optimum], case.network.baseline]
-    return search_vectors(objective, values, starts, case.spec.estimator.seed)
+    objective = Objective(tied.constraints, cost_polynomial(problem.network, problem.spec.efficiency), log_ratios)
+    starts = [tied.widths[tied.primal_optimum], problem.network.baseline]
+    return search_vectors(objective, values, starts, problem.spec.estimator.seed)
 
 
-def solve_vectors(case: Case, log_ratios: LogRatios, tied: Solved) -> Solved:
+def solve_vectors(problem: GroupingProblem, log_ratios: LogRatios, tied: Solved) -> Solved:
     """Both problems over the tied members, the best vector and the vectors around it."""
-    found = best_vector(case, log_ratios, tied)
+    found = best_vector(problem, log_ratios, tied)
     if found is None:
         return tied
-    around = neighbours(found.widths, vector_values(case.network, case.spec.space))
-    return case.solve(sorted({*tied.widths, *around}), log_ratios)
+    around = neighbours(found.widths, vector_values(problem.network, problem.spec.space))
+    return problem.solve(sorted({*tied.widths, *around}), log_ratios)

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from collegium.search.curve.fit import Point, fit_line
 from collegium.search.curve.smooth import constant_sum, varying_sums
 from collegium.search.curve.source import GivenAlpha
-from collegium.search.optimize.problem import Case, case_of
+from collegium.search.optimize.problem import GroupingProblem, build_problem
 from collegium.search.optimize.solve import Solved
 from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
+from collegium.search.progress import Report
 from collegium.search.reproduce.published import ALPHA, FIGURE3
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.search.sampling.estimation import Report
 from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec
 
 #: Correlations of neighbouring input positions, from white noise to images.
@@ -37,18 +37,18 @@ class _Optimum:
         assert best is not None
         width, real = self.solved.widths[best][0], self.solved.primal_real[best]
         dual = self.solved.dual_real[best]
-        efficiency = self.solved.question.baseline_count / self.solved.dual_count[best]
+        efficiency = self.solved.constraints.baseline_count / self.solved.dual_count[best]
         return (self.label, str(width), f"{real:.1f}", f"{dual:.2f}", f"{efficiency:.2f}")
 
 
 def figure3(seed: int, report: Report) -> Reproduction:
     """Primal and dual of the MLP 748 → 500 (5 hidden layers) → 1."""
-    case = case_of(SearchSpec(baseline=PresetBaseline(preset="mlp-mnist-6x500")))
-    fitted = GivenAlpha(case.network, _alpha_over(case, 50))
-    wider = case_of(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=784, hidden=(500,) * 5, outputs=1)))
+    problem = build_problem(SearchSpec(baseline=PresetBaseline(preset="mlp-mnist-6x500")))
+    fitted = GivenAlpha(problem.network, _alpha_over(problem, 50))
+    wider = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=784, hidden=(500,) * 5, outputs=1)))
     ways = (
-        _Optimum("ours, closed form", case.solve(case.members, case.exact)),
-        _Optimum(f"ours, α = {fitted.alpha:.2f} fitted over n ≥ 50", case.solve(case.members, fitted)),
+        _Optimum("ours, closed form", problem.solve(problem.members, problem.exact)),
+        _Optimum(f"ours, α = {fitted.alpha:.2f} fitted over n ≥ 50", problem.solve(problem.members, fitted)),
         _Optimum("ours, closed form, 784 inputs", wider.solve(wider.members, wider.exact)),
     )
     paper = (
@@ -74,12 +74,12 @@ def figure3(seed: int, report: Report) -> Reproduction:
 
 def alpha(seed: int, report: Report) -> Reproduction:
     """ln r of the bottleneck block 256 → n → n → 256 against s(n), by the inputs' correlation."""
-    case = case_of(SearchSpec(baseline=PresetBaseline(preset="resnext29-1x128d")))
+    problem = build_problem(SearchSpec(baseline=PresetBaseline(preset="resnext29-1x128d")))
     widths = np.arange(1, WIDEST + 1)
     table = np.stack([widths, widths], axis=1)
-    varying = varying_sums(case.network, table)
-    s = constant_sum(case.network) + varying
-    curves = {c: case.at_correlation(c).exact(table) for c in CORRELATIONS}
+    varying = varying_sums(problem.network, table)
+    s = constant_sum(problem.network) + varying
+    curves = {c: problem.at_correlation(c).exact(table) for c in CORRELATIONS}
     rows = [("paper", "", "", f"{ALPHA:.2f}", "")]
     for correlation, log_ratio in curves.items():
         wide = widths >= 8
@@ -111,10 +111,10 @@ def alpha(seed: int, report: Report) -> Reproduction:
     )
 
 
-def _alpha_over(case: Case, narrowest: int) -> float:
-    members = tuple(widths for widths in case.members if widths[0] >= narrowest)
-    s = np.array([case.network.inverse_fan_in_sum(widths) for widths in members])
-    return fit_line(_points(s, case.exact(np.array(members))), (1, None)).alpha
+def _alpha_over(problem: GroupingProblem, narrowest: int) -> float:
+    members = tuple(widths for widths in problem.members if widths[0] >= narrowest)
+    s = np.array([problem.network.inverse_fan_in_sum(widths) for widths in members])
+    return fit_line(_points(s, problem.exact(np.array(members))), (1, None)).alpha
 
 
 def _points(s: np.ndarray, log_ratio: np.ndarray) -> list[Point]:
@@ -128,7 +128,7 @@ def _curves(ways: tuple[_Optimum, ...]) -> Figure:
         solved = way.solved
         widths = np.array([member[0] for member in solved.widths])
         shown = (widths >= 8) & (widths <= 300)
-        efficiency = solved.question.baseline_count / solved.dual_count
+        efficiency = solved.constraints.baseline_count / solved.dual_count
         primal.plot(widths[shown], solved.primal_variance[shown], color=color, label=way.label)
         dual.plot(widths[shown], efficiency[shown], color=color, label=way.label)
         best = solved.primal_optimum

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from collegium.search.progress import Report, discard
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.search.sampling.estimation import Report
 
 #: Name → (module, one line about it).
 EXPERIMENTS: dict[str, tuple[str, str]] = {
@@ -34,14 +34,14 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
 }
 
 
-def reproduce(name: str, *, seed: int = 0, report: Report | None = None) -> Reproduction:
+def reproduce(name: str, *, seed: int = 0, report: Report = discard) -> Reproduction:
     """Do an experiment again. Raises ``KeyError`` for an unknown name.
 
     What needs samples takes up to some twenty seconds on one core; ``report(fraction, message)`` may raise to end it.
     """
     module, _ = EXPERIMENTS[name]
     experiment: Callable[[int, Report], Reproduction] = getattr(import_module(module), name)
-    return experiment(seed, report or _silent)
+    return experiment(seed, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
-    found = reproduce(given.name, seed=given.seed, report=_told if sys.stderr.isatty() else None)
+    found = reproduce(given.name, seed=given.seed, report=_print_progress if sys.stderr.isatty() else discard)
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / found.name
     path.with_suffix(".md").write_text(found.markdown() + "\n")
@@ -65,9 +65,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if found.agrees else 1
 
 
-def _told(fraction: float, message: str) -> None:
+def _print_progress(fraction: float, message: str) -> None:
     print(f"\r{100 * fraction:3.0f} %  {message:<60}", end="\n" if fraction >= 1 else "", file=sys.stderr, flush=True)
-
-
-def _silent(fraction: float, message: str) -> None:
-    """Nobody listens."""

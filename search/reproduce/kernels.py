@@ -14,9 +14,9 @@ from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import Chain
 from collegium.search.networks.network import mlp_chain
 from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
+from collegium.search.progress import Report, scaled
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.search.sampling.estimation import Report
-from collegium.search.sampling.local import sampler_of
+from collegium.search.sampling.sampler import build_sampler
 from collegium.search.spec import InputsSpec
 
 #: Figure 2: 4 weight layers of width 1000, inputs (cos γ, sin γ).
@@ -32,8 +32,8 @@ def figure2(seed: int, report: Report) -> Reproduction:
     """K(x_0, x_γ) over the circle for ensembles of 1, 10 and 100 members, beside its infinite-width limit."""
     angles = torch.linspace(-math.pi, math.pi, 33)
     generator = torch.Generator().manual_seed(seed)
-    wide = _circle_kernels(WIDTH, MEMBERS, angles, generator, report, 0.0, 0.9)
-    narrow = _circle_kernels(WIDTH // 10, MEMBERS, angles, generator, report, 0.9, 1.0)
+    wide = _circle_kernels(WIDTH, MEMBERS, angles, generator, scaled(report, 0.0, 0.9))
+    narrow = _circle_kernels(WIDTH // 10, MEMBERS, angles, generator, scaled(report, 0.9, 1.0))
     limit = _limit(angles.double().numpy())
     chain = mlp_chain(2, HIDDEN, 1)
     single = math.sqrt(math.expm1(log_moment_ratio(chain, (WIDTH,) * HIDDEN)))
@@ -100,7 +100,7 @@ def lemma1(seed: int, report: Report) -> Reproduction:
 
 
 def _deviation(chain: Chain, widths: tuple[int, ...], members: int, seed: int) -> float:
-    sampler = sampler_of(KernelPoint.of(chain, widths, "unit", InputsSpec()))
+    sampler = build_sampler(KernelPoint.of(chain, widths, "unit", InputsSpec()))
     generator = torch.Generator().manual_seed(seed)
     truth = mean(chain, widths)
     part, draws = max(1, 200_000 // members), _draws(members)
@@ -115,16 +115,14 @@ def _draws(members: int) -> int:
     return min(MOST_DRAWS, MOST_KERNELS // members)
 
 
-def _circle_kernels(
-    width: int, members: int, angles: Tensor, generator: torch.Generator, report: Report, low: float, high: float
-) -> Tensor:
+def _circle_kernels(width: int, members: int, angles: Tensor, generator: torch.Generator, report: Report) -> Tensor:
     """K(x_0, x_γ) of independent members, shape (members, angles), in the NTK parameterization."""
     x = torch.stack([angles.cos(), angles.sin()], dim=1)  # (angles, 2)
     centre = len(angles) // 2
     kernels = []
     for member in range(members):
         if member % 10 == 0:
-            report(low + (high - low) * member / members, f"drawing kernels of width {width}")
+            report(member / members, f"drawing kernels of width {width}")
         kernels.append(_circle_kernel(x, width, centre, generator))
     return torch.stack(kernels)
 

@@ -17,7 +17,7 @@ FIGURE3 = {"width": 48, "primal_multiplicity": 30, "dual_multiplicity": 12, "eff
 
 
 @dataclass(frozen=True)
-class Model:
+class PublishedModel:
     """A row of Table 1 or 2: ``multiplicity`` × ``width``d.
 
     ``side`` is the half of the table; ``baseline`` the width of the 1 × ñ network that ρ refers to.
@@ -58,16 +58,16 @@ class Model:
         return f"{count / 1e6:.{decimals}f}" == number
 
 
-def _cifar(side, multiplicity, width, baseline, parameters, efficiency=None, solved=False) -> Model:
-    return Model(1, side, "ResNeXt-29", multiplicity, width, baseline, parameters, efficiency, solved)
+def _cifar(side, multiplicity, width, baseline, parameters, efficiency=None, solved=False) -> PublishedModel:
+    return PublishedModel(1, side, "ResNeXt-29", multiplicity, width, baseline, parameters, efficiency, solved)
 
 
-def _imagenet(side, depth, multiplicity, width, parameters, efficiency=None, solved=False) -> Model:
-    return Model(2, side, f"ResNet-{depth}", multiplicity, width, 64, parameters, efficiency, solved)
+def _imagenet(side, depth, multiplicity, width, parameters, efficiency=None, solved=False) -> PublishedModel:
+    return PublishedModel(2, side, f"ResNet-{depth}", multiplicity, width, 64, parameters, efficiency, solved)
 
 
 #: Every distinct model of Tables 1 and 2 that the layouts cover: 14 and 12 rows.
-MODELS: tuple[Model, ...] = (
+MODELS: tuple[PublishedModel, ...] = (
     _cifar("primal", 1, 128, 128, "13.8M", 1.0),
     _cifar("primal", 3, 64, 128, "13.3M"),
     _cifar("primal", 37, 10, 128, "13.7M", solved=True),

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from collegium.search.plot import Format, render
+from collegium.search.plot import PlotFormat, render
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Reproduction:
             "notes": list(self.notes),
         }
 
-    def plot(self, format: Format = "svg") -> bytes:
+    def plot(self, format: PlotFormat = "svg") -> bytes:
         """The plot as a file."""
         return render(self.figure, format)
 

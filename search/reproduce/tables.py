@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from collegium.search.curve.source import GivenAlpha, LogRatios
-from collegium.search.optimize.problem import Case, case_of
+from collegium.search.optimize.problem import GroupingProblem, build_problem
 from collegium.search.plot import BLUE, GREY, ORANGE
-from collegium.search.reproduce.published import ALPHA, MODELS, Model
+from collegium.search.progress import Report
+from collegium.search.reproduce.published import ALPHA, MODELS, PublishedModel
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.search.sampling.estimation import Report
 from collegium.search.spec import SearchSpec
 
 COLUMNS = (
@@ -58,20 +58,22 @@ def _table(number: int, title: str) -> Reproduction:
     )
 
 
-def _case(model: Model) -> Case:
+def _problem(model: PublishedModel) -> GroupingProblem:
     """The 1 × ñ baseline that the model is compared with."""
-    return case_of(SearchSpec(baseline=model.spec.model_copy(update={"cardinality": 1, "base_width": model.baseline})))
+    return build_problem(
+        SearchSpec(baseline=model.spec.model_copy(update={"cardinality": 1, "base_width": model.baseline}))
+    )
 
 
-def _row(model: Model) -> tuple[tuple[str, ...], bool]:
-    case = _case(model)
-    network = case.network
+def _row(model: PublishedModel) -> tuple[tuple[str, ...], bool]:
+    problem = _problem(model)
+    network = problem.network
     widths = (model.width,) * len(network.baseline)
     count = network.count("parameters", widths, model.multiplicity)
     own = network.count("parameters", network.baseline, 1)
     efficiency = own / count
-    solved = _multiplicity(model, case, widths, GivenAlpha(network, ALPHA))
-    exact = _multiplicity(model, case, widths, case.exact)
+    solved = _multiplicity(model, problem, widths, GivenAlpha(network, ALPHA))
+    exact = _multiplicity(model, problem, widths, problem.exact)
     agrees = (
         model.agrees(count)
         and (model.efficiency is None or f"{efficiency:.1f}" == f"{model.efficiency:.1f}")
@@ -87,29 +89,31 @@ def _row(model: Model) -> tuple[tuple[str, ...], bool]:
         f"{solved:.2f}" if model.solved else "–",
         str(model.multiplicity),
         f"{exact:.2f}" if model.solved else "–",
-        f"{_variance(case, widths, model.multiplicity) / _variance(case, network.baseline, 1):.2f}",
+        f"{_variance(problem, widths, model.multiplicity) / _variance(problem, network.baseline, 1):.2f}",
     )
     return row, agrees
 
 
-def _multiplicity(model: Model, case: Case, widths: tuple[int, ...], log_ratios: LogRatios) -> float:
-    solved = case.solve([widths], log_ratios)
+def _multiplicity(
+    model: PublishedModel, problem: GroupingProblem, widths: tuple[int, ...], log_ratios: LogRatios
+) -> float:
+    solved = problem.solve([widths], log_ratios)
     return float((solved.primal_real if model.side == "primal" else solved.dual_real)[0])
 
 
-def _variance(case: Case, widths: tuple[int, ...], multiplicity: int) -> float:
-    return math.expm1(float(case.exact(np.array([widths]))[0])) / multiplicity
+def _variance(problem: GroupingProblem, widths: tuple[int, ...], multiplicity: int) -> float:
+    return math.expm1(float(problem.exact(np.array([widths]))[0])) / multiplicity
 
 
-def _figure(models: list[Model], title: str) -> Figure:
+def _figure(models: list[PublishedModel], title: str) -> Figure:
     """Every model by its size and its exact variance."""
     sheet = Figure(figsize=(8, 5.5), layout="constrained")
     axes = sheet.add_subplot()
     for model in models:
-        case = _case(model)
-        widths = (model.width,) * len(case.network.baseline)
-        size = case.network.count("parameters", widths, model.multiplicity) / 1e6
-        variance = _variance(case, widths, model.multiplicity)
+        problem = _problem(model)
+        widths = (model.width,) * len(problem.network.baseline)
+        size = problem.network.count("parameters", widths, model.multiplicity) / 1e6
+        variance = _variance(problem, widths, model.multiplicity)
         color = GREY if not model.solved else BLUE if model.side == "primal" else ORANGE
         axes.plot([size], [variance], "o", color=color)
         below = -9 if model.multiplicity == 8 else 4  # keeps neighbours' names apart

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from collegium.search.plot import BLUE, GREEN, GREY, ORANGE
+from collegium.search.progress import Report
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.search.sampling.estimation import Report
 
 #: Ensembles trained: every m with every n, each with this many independent starts.
 MULTIPLICITIES = (1, 4, 16)

@@ -45,7 +45,7 @@ class DenseSampler:
             covariance = covariance / 2
         fans = chain.fan_ins(())
         self._layers = [
-            DenseLayer(
+            LayerLaw(
                 layer.out if index < len(fans) - 1 else 1,  # type: ignore[arg-type]
                 (2 if layer.activation == "relu" and index < len(fans) - 1 else 1) / fan,
                 layer.activation == "relu",
@@ -59,7 +59,7 @@ class DenseSampler:
         """``count`` draws of K, shape ``(count,)``, float64."""
         if self._root is None:
             first, *others = self._layers
-            own = DenseLayer(first.width, self._size, first.rectified)
+            own = LayerLaw(first.width, self._size, first.rectified)
             return draw_dense([own, *others], count, generator).kernel
         upper = draw_dense(self._layers[1:], count, generator)
         return torch.cat(list(self._tiles(self._root, upper, generator)))
@@ -106,7 +106,7 @@ def _root(covariance: np.ndarray, device: torch.device, dtype: torch.dtype) -> T
 
 
 @dataclass(frozen=True)
-class DenseLayer:
+class LayerLaw:
     """``width`` units over inputs of which each is weighted with variance ``scale`` = gain / fan-in."""
 
     width: int
@@ -127,7 +127,7 @@ class DenseDraw:
     backward: Tensor
 
 
-def draw_dense(layers: Sequence[DenseLayer], count: int, generator: torch.Generator) -> DenseDraw:
+def draw_dense(layers: Sequence[LayerLaw], count: int, generator: torch.Generator) -> DenseDraw:
     """``count`` independent draws for ``layers``, the last of which is linear with the one unit F."""
     *hidden, last = layers
     sizes, opens, scattered = [], [], []
@@ -157,7 +157,7 @@ def draw_dense(layers: Sequence[DenseLayer], count: int, generator: torch.Genera
     return DenseDraw(kernel * alive, output, (scale * gradient).sqrt() * alive)
 
 
-def _open_units(layer: DenseLayer, count: int, generator: torch.Generator) -> Tensor:
+def _open_units(layer: LayerLaw, count: int, generator: torch.Generator) -> Tensor:
     """How many units let their input through, shape ``(count,)``."""
     units = torch.full((count,), float(layer.width), dtype=torch.float64, device=generator.device)
     return torch.binomial(units, torch.full_like(units, 0.5), generator=generator) if layer.rectified else units

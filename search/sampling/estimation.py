@@ -13,10 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from collegium.search.kernel.point import KernelPoint
+from collegium.search.progress import Report, scaled
 from collegium.search.sampling.shards import PointProgress, ShardResult, ShardSpec, next_shards
 
-#: ``report(fraction, message)``; may raise, to cancel.
-Report = Callable[[float, str], None]
 #: Shards → their results, in any order; the report runs from 0 to 1 over them, its message adds to the round's.
 Compute = Callable[[list[ShardSpec], Report], list[ShardResult]]
 #: Share of the progress that the pilot round counts for, before it is known how many samples there will be.
@@ -48,7 +47,7 @@ class Estimation:
             low = max(fraction, self._done(states, shards))
             fraction = max(low, PILOT if low == 0 else 0.98)
             text = f"{message}: {sum(state.moments.count for state in states):,} samples so far"
-            results = self.compute(shards, _within(report, low, fraction, text))
+            results = self.compute(shards, _prefixed(scaled(report, low, fraction), text))
             states = [state.with_results(results) for state in states]
             if self.remember is not None:
                 sampled = {shard.point.key for shard in shards}
@@ -82,12 +81,12 @@ class Estimation:
         return have / (have + sum(shard.samples for shard in shards))
 
 
-def _within(report: Report, low: float, high: float, text: str) -> Report:
-    def inner(fraction: float, message: str) -> None:
-        report(low + (high - low) * fraction, f"{text}, {message}" if message else text)
+def _prefixed(report: Report, text: str) -> Report:
+    def prefixed(fraction: float, message: str) -> None:
+        report(fraction, f"{text}, {message}" if message else text)
 
-    inner(0.0, "")
-    return inner
+    prefixed(0.0, "")
+    return prefixed
 
 
 def relaxed(estimation: Estimation, factor: float) -> Estimation:

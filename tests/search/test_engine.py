@@ -11,9 +11,9 @@ import pytest
 
 from collegium.search.engine import run
 from collegium.search.errors import InvalidSpec
+from collegium.search.progress import Report, discard
 from collegium.search.result import SearchResult
-from collegium.search.sampling.estimation import Report
-from collegium.search.sampling.local import compute_shard
+from collegium.search.sampling.sampler import compute_shard
 from collegium.search.sampling.shards import ShardResult, ShardSpec
 from collegium.search.spec import SearchSpec
 
@@ -40,7 +40,9 @@ def spec_of(baseline, **asked):
     return SearchSpec.model_validate_json(json.dumps({"baseline": baseline, **asked}))
 
 
-def answer(baseline, *, images=None, report=None, known=None, remember=None, map_shards=None, **asked) -> SearchResult:
+def answer(
+    baseline, *, images=None, report=discard, known=None, remember=None, map_shards=None, **asked
+) -> SearchResult:
     return run(
         spec_of(baseline, **asked),
         images=images,

@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from collegium.search.result import Answer, Member, SearchResult
+from collegium.search.result import MemberWidths, SearchResult, SolvedEnsemble
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_the_width_is_a_number_where_all_are_equal(widths):
-    member = Member(widths=tuple(widths))
+    member = MemberWidths(widths=tuple(widths))
     assert member.width == (widths[0] if len(set(widths)) == 1 else None)
-    assert Member.model_validate_json(member.model_dump_json()) == member
+    assert MemberWidths.model_validate_json(member.model_dump_json()) == member
 
 
 def test_closed_frozen_and_finite():
     answer = {"widths": [4], "multiplicity": 2, "multiplicity_real": 2.1, "variance": 0.1, "parameters": 8, "flops": 8}
-    made = Answer(**answer, efficiency=1.0)
+    made = SolvedEnsemble(**answer, efficiency=1.0)
     with pytest.raises(ValidationError):
-        Answer(**answer, efficiency=float("inf"))
+        SolvedEnsemble(**answer, efficiency=float("inf"))
     with pytest.raises(ValidationError):
-        Answer(**answer, efficiency=1.0, surprise=1)
+        SolvedEnsemble(**answer, efficiency=1.0, surprise=1)
     with pytest.raises(ValidationError):
         made.multiplicity = 3
 
@@ -31,9 +31,9 @@ def test_closed_frozen_and_finite():
 def test_every_field_that_was_promised():
     fields = SearchResult.model_json_schema()["$defs"]
     assert {"value", "standard_error", "method", "window", "r_squared", "points"} <= set(fields["Alpha"]["properties"])
-    assert {"parameters", "flops", "variance"} <= set(fields["Baseline"]["properties"])
+    assert {"parameters", "flops", "variance"} <= set(fields["BaselineSummary"]["properties"])
     answer = {"width", "widths", "multiplicity", "multiplicity_real", "variance", "parameters", "flops", "efficiency"}
-    assert answer <= set(fields["Answer"]["properties"])
+    assert answer <= set(fields["SolvedEnsemble"]["properties"])
     row = {"width", "variance", "primal_multiplicity", "dual_multiplicity", "parameters", "efficiency"}
     assert row <= set(fields["CurveRow"]["properties"])
     promised = {"alpha", "baseline", "primal", "dual", "curve", "near_optimal", "outcome", "confidence", "verification"}

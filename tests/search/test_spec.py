@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.networks.build import check
+from collegium.search.networks.build import validate_search
 from collegium.search.spec import SearchSpec
 
 MLP = {"family": "mlp", "inputs": 784, "hidden": [500, 500], "outputs": 10}
@@ -92,7 +92,7 @@ def test_malformed_searches_are_refused(text):
 def test_an_inconsistent_baseline_is_refused_by_path(baseline, path):
     spec = SearchSpec.model_validate_json(json.dumps({"baseline": baseline}))
     with pytest.raises(InvalidSpec) as caught:
-        check(spec)
+        validate_search(spec)
     assert caught.value.path == path
     assert caught.value.message
 
@@ -106,21 +106,21 @@ def test_an_inconsistent_baseline_is_refused_by_path(baseline, path):
 )
 def test_a_space_that_does_not_fit_the_baseline_is_refused(more, path):
     with pytest.raises(InvalidSpec) as caught:
-        check(SearchSpec.model_validate_json(json.dumps({"baseline": MLP} | more)))
+        validate_search(SearchSpec.model_validate_json(json.dumps({"baseline": MLP} | more)))
     assert caught.value.path == path
 
 
 def test_ten_lines_that_describe_a_trillion_parameters_are_refused():
     huge = {"family": "mlp", "inputs": 1, "hidden": [500_000] * 5, "outputs": 1}
     with pytest.raises(InvalidSpec, match="parameters"):
-        check(SearchSpec.model_validate_json(json.dumps({"baseline": huge})))
+        validate_search(SearchSpec.model_validate_json(json.dumps({"baseline": huge})))
 
 
 def test_a_pooled_entry_over_a_huge_map_is_refused():
     layers = [conv("n", kernel=3), {"type": "relu"}, conv("n", kernel=3), {"type": "relu"}, conv(8)]
     spec = {"baseline": block(layers, height=2048, width=2048), "estimator": {"entry": "pooled"}}
     with pytest.raises(InvalidSpec, match="positions"):
-        check(SearchSpec.model_validate_json(json.dumps(spec)))
+        validate_search(SearchSpec.model_validate_json(json.dumps(spec)))
 
 
 @pytest.mark.parametrize(
@@ -135,5 +135,5 @@ def test_a_pooled_entry_over_a_huge_map_is_refused():
 )
 def test_an_estimate_that_cannot_be_made_is_refused_before_it_is_stored(more, path):
     with pytest.raises(InvalidSpec) as caught:
-        check(SearchSpec.model_validate_json(json.dumps({"baseline": {"preset": "resnet50"}} | more)))
+        validate_search(SearchSpec.model_validate_json(json.dumps({"baseline": {"preset": "resnet50"}} | more)))
     assert caught.value.path == path

@@ -25,7 +25,7 @@ from collegium.train.loop.task import Task, task_for
 from collegium.train.methods import create
 from collegium.train.methods.method import Method
 from collegium.train.models.build import Blueprint, blueprint, fitted
-from collegium.train.models.resolve import Grouped, answer_of, grouped
+from collegium.train.models.resolve import Grouped, architecture_from_search, grouped
 from collegium.train.result import Note
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
 from collegium.train.spec.training import EXPANDING, TrainingSpec
@@ -127,7 +127,7 @@ def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSp
         raise InvalidSpec(
             ("architecture", "search"), "the search's result is not given; name the architecture as a 'baseline'"
         )
-    architecture = answer_of(spec.architecture, search["spec"], search["result"])
+    architecture = architecture_from_search(spec.architecture, search["spec"], search["result"])
     return spec.model_copy(update={"architecture": architecture})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.networks.build import network_of, resolve
+from collegium.search.networks.build import build_network, expand_preset
 from collegium.search.networks.network import MlpNetwork, Network, ResidualNetwork
 from collegium.search.spec import SearchSpec
 from collegium.train.data.known import SEQUENCES
@@ -78,7 +78,7 @@ class Grouped:
 def grouped(architecture: BaselineArchitecture) -> Grouped:
     """The definite form of a baseline at given widths. Raises ``InvalidSpec`` with a path below ``architecture``."""
     try:
-        network = network_of(architecture.baseline)
+        network = build_network(architecture.baseline)
     except InvalidSpec as problem:
         raise InvalidSpec(("architecture", *problem.path), problem.message) from None
     multiplicity = architecture.multiplicity
@@ -147,7 +147,7 @@ def check_samples(architecture: Architecture, data: DataSpec, shape: tuple[int, 
             repeated_channels(grouped(architecture), data.name, shape)
 
 
-def answer_of(
+def architecture_from_search(
     architecture: SearchedArchitecture, search: Mapping[str, Any], result: Mapping[str, Any]
 ) -> BaselineArchitecture:
     """The architecture that a finished search's answer describes, from that search's spec and result as JSON.
@@ -167,7 +167,7 @@ def answer_of(
             f"the search has no {choice} answer: {(result.get('outcome') or {}).get('message', 'see its outcome')}",
         )
     return BaselineArchitecture(
-        baseline=resolve(baseline), widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"]
+        baseline=expand_preset(baseline), widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"]
     )
 
 

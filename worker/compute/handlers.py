@@ -17,7 +17,7 @@ from collegium.worker.failures import JobRejected, kind_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from collegium.search.sampling.estimation import Report
+    from collegium.search.progress import Report
     from collegium.search.sampling.shards import ShardResult, ShardSpec
     from collegium.search.spec import SearchSpec
 

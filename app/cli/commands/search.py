@@ -16,7 +16,7 @@ from collegium.app.cli.tables.jobs import failure_text
 from collegium.app.cli.tables.search import search_table
 from collegium.app.local.job import LocalFailure, compute
 from collegium.app.settings import load_settings
-from collegium.search.networks.build import check
+from collegium.search.networks.build import validate_search
 from collegium.search.networks.presets import PRESETS
 from collegium.search.spec import SearchSpec
 
@@ -66,7 +66,7 @@ def search(
         put(document, path, value)
     if plot is not None and plot.suffix not in (".svg", ".png"):
         raise Stop(USAGE, f"--plot {plot}: name a file that ends in .svg or .png")
-    spec = validated(document, SearchSpec, check)
+    spec = validated(document, SearchSpec, validate_search)
     result = _here(spec, as_json) if server is None else _there(document, server, key, as_json)
     if plot is not None:
         _write_plot(result, plot)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from collegium.search.curve.fit import Point
-from collegium.search.curve.smooth import constant_sum, fit_curve, varying_sums
+from collegium.search.curve.smooth import constant_sum, fit_polynomial, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
-from collegium.search.networks.build import network_of
+from collegium.search.networks.build import build_network
 from collegium.search.spec import BlockBaseline, PresetBaseline
 
 
@@ -25,7 +25,7 @@ def curve_of_figure_3(mlp):
 
 def test_it_follows_the_bend_that_a_line_misses(curve_of_figure_3, mlp):
     _, t, truth = curve_of_figure_3
-    curve = fit_curve([Point((1,), x, y) for x, y in zip(t, truth, strict=True)], t, offset=False)
+    curve = fit_polynomial([Point((1,), x, y) for x, y in zip(t, truth, strict=True)], t, offset=False)
     between = np.array([25, 36, 50, 80, 200, 400])
     exact = log_moment_ratios(mlp(5), np.repeat(between[:, None], 5, axis=1))
     assert curve(5 / between) == pytest.approx(exact, rel=0.005)
@@ -36,14 +36,14 @@ def test_its_error_covers_the_truth(curve_of_figure_3):
     generator = np.random.default_rng(1)
     apart = []
     for _ in range(200):
-        curve = fit_curve(sampled(t, truth, 0.01, generator), t, offset=False)
+        curve = fit_polynomial(sampled(t, truth, 0.01, generator), t, offset=False)
         apart.append((curve(t) - truth) / curve.standard_error(t))
     assert 0.7 < np.sqrt(np.mean(np.square(apart))) < 1.5
 
 
 def test_redrawn_curves_spread_by_the_standard_error(curve_of_figure_3):
     _, t, truth = curve_of_figure_3
-    curve = fit_curve(sampled(t, truth, 0.02, np.random.default_rng(2)), t, offset=False)
+    curve = fit_polynomial(sampled(t, truth, 0.02, np.random.default_rng(2)), t, offset=False)
     drawn = curve.redraw(t, np.random.default_rng(3), 5000)
     assert drawn.shape == (5000, len(t))
     assert drawn.mean(0) == pytest.approx(curve(t), rel=0.01)
@@ -51,16 +51,16 @@ def test_redrawn_curves_spread_by_the_standard_error(curve_of_figure_3):
 
 
 def test_few_points_are_enough_and_none_is_refused():
-    one = fit_curve([Point((8,), 0.1, 0.3, 0.01)], np.array([0.1]), offset=False)
+    one = fit_polynomial([Point((8,), 0.1, 0.3, 0.01)], np.array([0.1]), offset=False)
     assert one(np.array([0.05])) == pytest.approx(0.15)
     with pytest.raises(ValueError, match="no points"):
-        fit_curve([], np.array([]), offset=False)
+        fit_polynomial([], np.array([]), offset=False)
 
 
 def test_an_offset_keeps_the_variance_of_fixed_layers():
     t = np.geomspace(0.01, 0.2, 8)
     points = [Point((1,), x, 0.2 + 3 * x, 1e-4) for x in t]
-    assert fit_curve(points, t, offset=True)(np.array([1e-6])) == pytest.approx(0.2, abs=1e-3)
+    assert fit_polynomial(points, t, offset=True)(np.array([1e-6])) == pytest.approx(0.2, abs=1e-3)
 
 
 def test_the_varying_part_and_the_constant_make_up_s():
@@ -70,8 +70,8 @@ def test_the_varying_part_and_the_constant_make_up_s():
         {"type": "relu"}, {"type": "conv", "out": "a", "kernel": 3}, {"type": "relu"}, {"type": "dense", "out": 3}]}"""
     )
     for baseline in (PresetBaseline(preset="resnet50"), PresetBaseline(preset="mlp-cifar-400-200-100"), block):
-        network = network_of(baseline)
+        network = build_network(baseline)
         members = np.arange(1, 1 + 4 * len(network.baseline)).reshape(4, -1)
         expected = [network.inverse_fan_in_sum(tuple(map(int, member))) for member in members]
         assert constant_sum(network) + varying_sums(network, members) == pytest.approx(expected, rel=1e-12)
-    assert constant_sum(network_of(PresetBaseline(preset="resnet50"))) == pytest.approx(1 / 256)
+    assert constant_sum(build_network(PresetBaseline(preset="resnet50"))) == pytest.approx(1 / 256)

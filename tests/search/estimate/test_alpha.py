@@ -8,18 +8,20 @@ import pytest
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.estimate.alpha import alpha_of, exact_points
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.spec import SearchSpec
 
 
 def alpha(**asked):
-    case = case_of(SearchSpec.model_validate_json(json.dumps(asked)))
-    return alpha_of(case, exact_points(case))
+    problem = build_problem(SearchSpec.model_validate_json(json.dumps(asked)))
+    return alpha_of(problem, exact_points(problem))
 
 
 def test_exact_points_reach_from_width_one_to_the_baseline():
-    case = case_of(SearchSpec.model_validate_json('{"baseline": {"preset": "resnet50"}, "space": {"min_width": 30}}'))
-    points = exact_points(case)
+    problem = build_problem(
+        SearchSpec.model_validate_json('{"baseline": {"preset": "resnet50"}, "space": {"min_width": 30}}')
+    )
+    points = exact_points(problem)
     assert points[0].widths == (1, 1)
     assert points[-1].widths == (64, 64)
     assert len(points) <= 40

@@ -12,7 +12,7 @@ from collegium.search.engine import run
 from collegium.search.errors import InvalidSpec
 from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
 from collegium.search.kernel.moments import Moments
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.shards import ShardResult
 from collegium.search.spec import SearchSpec
@@ -50,9 +50,9 @@ def bent(point):
 
 
 def test_the_design_spans_the_space_and_the_curve_finds_the_truth():
-    case = case_of(spec(baseline={"preset": "resnext29-1x128d"}))
+    problem = build_problem(spec(baseline={"preset": "resnext29-1x128d"}))
     compute = Sampled(bent)
-    found = sample_curve(case, Estimation(0.02, 0, compute), silent)
+    found = sample_curve(problem, Estimation(0.02, 0, compute), silent)
     widths = [point.widths[0] for point in found.points]
     assert widths == sorted(widths)
     assert widths[-1] == 128
@@ -66,20 +66,20 @@ def test_the_design_spans_the_space_and_the_curve_finds_the_truth():
 
 
 def test_narrower_members_are_added_where_the_optimum_is_at_the_end():
-    case = case_of(spec(baseline={"preset": "resnext29-1x128d"}))
+    problem = build_problem(spec(baseline={"preset": "resnext29-1x128d"}))
     flat = Sampled(lambda point: 0.02 + 0.3 / point.widths[0])  # narrow members hardly cost variance
-    found = sample_curve(case, Estimation(0.05, 0, flat), silent)
+    found = sample_curve(problem, Estimation(0.05, 0, flat), silent)
     assert found.points[0].widths[0] < 5
     assert len(found.points) > 9
 
 
 def test_correlations_are_sampled_at_few_points_and_a_larger_error():
-    case = case_of(spec(baseline={"preset": "resnet50"}))
+    problem = build_problem(spec(baseline={"preset": "resnet50"}))
     compute = Sampled(bent)
     estimation = Estimation(0.02, 0, compute)
-    curve = sample_curve(case, estimation, silent)
+    curve = sample_curve(problem, estimation, silent)
     compute.points.clear()
-    found = sample_correlations(case, estimation, curve.points, silent)
+    found = sample_correlations(problem, estimation, curve.points, silent)
     assert list(found) == [0.8, 0.9, 1.0]
     assert {point.correlation for point in compute.points} == {0.8, 0.9, 1.0}
     assert len({point.widths for point in compute.points}) == 5
@@ -116,12 +116,12 @@ def test_a_kernel_that_is_zero_is_refused():
 
 def test_the_confidence_is_as_large_as_the_error_says():
     """Over many noisy searches, n* of the truth is missed about as often as one of them claims."""
-    case = case_of(spec(baseline={"preset": "resnext29-1x128d"}))
+    problem = build_problem(spec(baseline={"preset": "resnext29-1x128d"}))
     claimed, hit = [], []
     truth = run(spec(baseline={"preset": "resnext29-1x128d"}, estimator={"method": "exact"})).primal.width
 
     def exact(point):
-        return float(case.exact(np.array([point.widths]))[0])
+        return float(problem.exact(np.array([point.widths]))[0])
 
     for seed in range(12):
         asked = spec(

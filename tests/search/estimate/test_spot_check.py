@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collegium.search.estimate.verification import SAMPLES, apart, spot_check
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import InputsSpec, MlpBaseline, PresetBaseline, SearchSpec
@@ -18,28 +18,28 @@ def silent(fraction, message):
 @pytest.mark.parametrize("correlation", [0.3, 0.95])
 def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
     spec = SearchSpec(baseline=PresetBaseline(preset="resnet50"), inputs=InputsSpec(correlation=correlation))
-    case = case_of(spec)
+    problem = build_problem(spec)
     estimation = Estimation(0.01, 0, compute_here("cpu"))
-    found = spot_check(case, [(64, 64), (10, 10), (10, 10)], estimation, silent)
+    found = spot_check(problem, [(64, 64), (10, 10), (10, 10)], estimation, silent)
     assert found.agrees
     assert [point.width for point in found.points] == [64, 10]
     assert all(point.samples == SAMPLES for point in found.points)
     assert all(point.standard_error < 0.04 * point.exact for point in found.points)
 
-    class Wrong(type(case)):
+    class Wrong(type(problem)):
         @property
         def exact(self):
-            return case.at_correlation(correlation / 2).exact
+            return problem.at_correlation(correlation / 2).exact
 
-    wrong = spot_check(Wrong(case.spec, case.network, case.inputs), [(10, 10)], estimation, silent)
+    wrong = spot_check(Wrong(problem.spec, problem.network, problem.inputs), [(10, 10)], estimation, silent)
     assert not wrong.agrees
     assert wrong.largest > 4
 
 
 def test_uneven_mlps():
-    case = case_of(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=30, hidden=(40, 20, 30))))
+    problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=30, hidden=(40, 20, 30))))
     estimation = Estimation(0.01, 2, compute_here("cpu"))
-    found = spot_check(case, [(40, 20, 30), (9, 31, 14), (22, 8, 8)], estimation, silent)
+    found = spot_check(problem, [(40, 20, 30), (9, 31, 14), (22, 8, 8)], estimation, silent)
     assert found.agrees
     assert len(found.points) == 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collegium.search.estimate.verification import verify
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import MlpBaseline, SearchSpec
@@ -17,15 +17,15 @@ def silent(fraction, message):
 
 @pytest.fixture(scope="module")
 def setting():
-    case = case_of(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(60, 60, 60), outputs=10)))
-    solved = case.solve(case.members, case.exact)
-    return case, solved.primal_answer(solved.primal), solved.dual_answer(solved.dual)
+    problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(60, 60, 60), outputs=10)))
+    solved = problem.solve(problem.members, problem.exact)
+    return problem, solved.primal_ensemble(solved.primal), solved.dual_ensemble(solved.dual)
 
 
 def test_both_sides_are_measured(setting):
-    case, primal, dual = setting
+    problem, primal, dual = setting
     seen = []
-    found = verify(case, primal, dual, Estimation(0.01, 0, compute_here("cpu")), lambda *now: seen.append(now[0]))
+    found = verify(problem, primal, dual, Estimation(0.01, 0, compute_here("cpu")), lambda *now: seen.append(now[0]))
     assert found.agrees
     assert primal.multiplicity > 1
     assert found.primal.measured == pytest.approx(primal.variance, rel=0.15)
@@ -34,9 +34,9 @@ def test_both_sides_are_measured(setting):
 
 
 def test_a_wrong_prediction_is_caught(setting):
-    case, primal, _ = setting
+    problem, primal, _ = setting
     wrong = primal.model_copy(update={"variance": primal.variance * 2})
-    found = verify(case, wrong, None, Estimation(0.01, 0, compute_here("cpu")), silent)
+    found = verify(problem, wrong, None, Estimation(0.01, 0, compute_here("cpu")), silent)
     assert not found.agrees
     assert found.dual is None
     assert found.primal.standard_errors_apart < -4

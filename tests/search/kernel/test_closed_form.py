@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from collegium.search.kernel.closed_form import has_closed_form, log_moment_ratio, log_moment_ratios, mean
 from collegium.search.kernel.inputs import correlation_gram
-from collegium.search.networks.build import network_of
+from collegium.search.networks.build import build_network
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.spec import PairSpec, PresetBaseline
 
@@ -64,7 +64,7 @@ def test_slopes_of_a_bottleneck(bottleneck, correlation, slope):
     ("preset", "multiplicity"), [("resnext29-1x128d", 37.1), ("resnet50", 11.9), ("resnext29-1x226d", 101.1)]
 )
 def test_smooth_inputs_give_the_published_optima(preset, multiplicity, correlation, optimum):
-    network = network_of(PresetBaseline(preset=preset))
+    network = build_network(PresetBaseline(preset=preset))
     budget = network.count("parameters", network.baseline, network.multiplicity)
     widths = range(1, 65)
     costs = np.array([network.affine("parameters", network.scaled(n)) for n in widths], float)

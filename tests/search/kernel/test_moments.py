@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from collegium.search.kernel.closed_form import log_moment_ratio
 from collegium.search.kernel.moments import EXTREMES, Moments
-from collegium.search.sampling.dense import DenseLayer, draw_dense
+from collegium.search.sampling.dense import LayerLaw, draw_dense
 
 positive = st.floats(1e-3, 1e3)
 samples = arrays(float, st.integers(0, 400), elements=st.floats(-1e3, 1e3))
@@ -127,7 +127,7 @@ def errors(draw, exact: float, repeats: int) -> np.ndarray:
     ids=str,
 )
 def test_errors_cover_where_the_tail_is_heavy(mlp, widths, count):
-    layers = [DenseLayer(n, 2 / n, True) for n in widths] + [DenseLayer(1, 1 / widths[-1], False)]
+    layers = [LayerLaw(n, 2 / n, True) for n in widths] + [LayerLaw(1, 1 / widths[-1], False)]
     generator = torch.Generator().manual_seed(7)
     exact = log_moment_ratio(mlp(len(widths)), widths)
     scores = errors(lambda: draw_dense(layers, count, generator).kernel.numpy(), exact, 60)

@@ -10,13 +10,13 @@ import torch
 from collegium.search.kernel.closed_form import log_moment_ratio
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import Chain, Free, WeightLayer, ensemble_chain
-from collegium.search.sampling.local import sampler_of
+from collegium.search.sampling.sampler import build_sampler
 from collegium.search.spec import InputsSpec
 
 
 def kernels(chain, count=20_000):
     point = KernelPoint.of(chain, (), "unit", InputsSpec())
-    return sampler_of(point).draw(count, torch.Generator().manual_seed(3)).double()
+    return build_sampler(point).draw(count, torch.Generator().manual_seed(3)).double()
 
 
 def test_every_member_has_its_own_weights(bottleneck, mlp):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collegium.search.networks.build import network_of
-from collegium.search.networks.cost import cost_of, width_grains
+from collegium.search.networks.build import build_network
+from collegium.search.networks.cost import cost_polynomial, width_grains
 from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline
 
 BLOCK = BlockBaseline.model_validate_json(
@@ -30,15 +30,15 @@ BASELINES = [
 @pytest.mark.parametrize("baseline", BASELINES, ids=["bottleneck", "basic", "mlp", "bias", "block"])
 @given(data=st.data())
 def test_the_polynomial_is_exact(baseline, measure, data):
-    network = network_of(baseline)
+    network = build_network(baseline)
     grains = width_grains(network.chain)
     steps = data.draw(st.lists(st.integers(1, 300), min_size=len(grains), max_size=len(grains)))
     widths = tuple(step * size for step, size in zip(steps, grains, strict=True))
     fixed, per_member = network.affine(measure, widths)
-    cost = cost_of(network, measure)
+    cost = cost_polynomial(network, measure)
     assert cost.fixed == fixed
     assert cost.per_member(np.array([widths], float))[0] == pytest.approx(per_member, rel=1e-9)
 
 
 def test_grains_come_from_the_groups_above():
-    assert width_grains(network_of(BLOCK).chain) == (6, 1)
+    assert width_grains(build_network(BLOCK).chain) == (6, 1)

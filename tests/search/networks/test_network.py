@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collegium.search.networks.build import describe_presets, network_of
+from collegium.search.networks.build import build_network, describe_presets
 from collegium.search.networks.network import Network
 from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline
 
 
 def residual(layout: str, depth: int, multiplicity: int, width: int, **more) -> Network:
-    return network_of(
+    return build_network(
         ResNextBaseline(
             family="resnext", layout=layout, depth=depth, cardinality=multiplicity, base_width=width, **more
         )
@@ -51,7 +51,7 @@ def test_torchvision_counts_of_basic_blocks():
 
 
 def test_resnet50_costs_four_billion_multiply_accumulates():
-    network = network_of(PresetBaseline(preset="resnet50"))
+    network = build_network(PresetBaseline(preset="resnet50"))
     assert network.count("flops", network.baseline, 1) == pytest.approx(4.09e9, rel=1e-3)
 
 
@@ -60,15 +60,15 @@ def test_resnet50_costs_four_billion_multiply_accumulates():
     [("resnext29-1x128d", 10, 37), ("resnet50", 10, 12), ("resnet50", 8, 15), ("resnext29-1x226d", 10, 101)],
 )
 def test_matching_the_real_count_gives_the_published_multiplicity(preset, width, multiplicity):
-    network = network_of(PresetBaseline(preset=preset))
+    network = build_network(PresetBaseline(preset=preset))
     fixed, member = network.affine("parameters", network.scaled(width))
     assert round((parameters(network) - fixed) / member) == multiplicity
 
 
 def test_mlp_counts_with_and_without_biases():
     plain = MlpBaseline(family="mlp", inputs=784, hidden=(500, 300), outputs=10)
-    assert parameters(network_of(plain)) == 784 * 500 + 500 * 300 + 300 * 10
-    biased = network_of(plain.model_copy(update={"bias": True}))
+    assert parameters(build_network(plain)) == 784 * 500 + 500 * 300 + 300 * 10
+    biased = build_network(plain.model_copy(update={"bias": True}))
     assert biased.affine("parameters", (500, 300)) == (10, 784 * 500 + 500 * 300 + 300 * 10 + 800)
 
 
@@ -78,28 +78,28 @@ def test_mlp_counts_with_and_without_biases():
     measure=st.sampled_from(["parameters", "flops"]),
 )
 def test_counts_are_affine_in_the_multiplicity(widths, multiplicity, measure):
-    network = network_of(PresetBaseline(preset="resnet50"))
+    network = build_network(PresetBaseline(preset="resnet50"))
     one, two = (network.count(measure, widths, m) for m in (1, 2))
     assert network.count(measure, widths, multiplicity) == one + (multiplicity - 1) * (two - one)
 
 
 def test_paper_inverse_fan_in_sums():
-    bottleneck = network_of(PresetBaseline(preset="resnet50"))
+    bottleneck = build_network(PresetBaseline(preset="resnet50"))
     assert bottleneck.inverse_fan_in_sum((10, 10)) == pytest.approx(1 / 256 + 1 / 90 + 1 / 10)
-    mlp = network_of(PresetBaseline(preset="mlp-mnist-6x500"))
+    mlp = build_network(PresetBaseline(preset="mlp-mnist-6x500"))
     assert mlp.inverse_fan_in_sum((48,) * 5) == pytest.approx(5 / 48)
 
 
 def test_scaled_widths_share_a_ratio_and_stay_positive():
-    network = network_of(MlpBaseline(family="mlp", inputs=8, hidden=(400, 200, 100), outputs=1))
+    network = build_network(MlpBaseline(family="mlp", inputs=8, hidden=(400, 200, 100), outputs=1))
     assert network.scaled(40) == (40, 20, 10)
     assert network.scaled(1) == (1, 1, 1)
 
 
 def test_a_single_hidden_layer_has_nothing_to_gain():
-    assert not network_of(MlpBaseline(family="mlp", inputs=8, hidden=(400,), outputs=1)).members_matter
-    assert not network_of(PresetBaseline(preset="resnet18")).members_matter
-    assert network_of(PresetBaseline(preset="resnet50")).members_matter
+    assert not build_network(MlpBaseline(family="mlp", inputs=8, hidden=(400,), outputs=1)).grouping_matters
+    assert not build_network(PresetBaseline(preset="resnet18")).grouping_matters
+    assert build_network(PresetBaseline(preset="resnet50")).grouping_matters
 
 
 def test_a_block_is_lowered_layer_by_layer():
@@ -119,7 +119,7 @@ def test_a_block_is_lowered_layer_by_layer():
             "widths": {"n": 64, "k": 32},
         }
     )
-    network = network_of(block)
+    network = build_network(block)
     assert network.chain.shapes(network.baseline) == [(256, 8, 8), (64, 8, 8), (32, 4, 4), (64, 4, 4), (7, 1, 1)]
     assert network.chain.fan_ins((64, 32)) == [256, 576, 288, 1024]
     assert parameters(network) == 256 * 64 + 576 * 32 + 288 * 64 + 1024 * 7

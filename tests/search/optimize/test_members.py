@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collegium.search.networks.build import network_of
+from collegium.search.networks.build import build_network
 from collegium.search.optimize.members import between, listed_members, scaled_members, vector_values
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline, SearchSpec, SpaceSpec
 
 GROUPED = """{"family": "block", "input": {"channels": 8, "height": 5, "width": 5}, "widths": {"a": 24},
@@ -17,7 +17,7 @@ GROUPED = """{"family": "block", "input": {"channels": 8, "height": 5, "width": 
 
 
 def mlp(*hidden):
-    return network_of(MlpBaseline(family="mlp", inputs=10, hidden=hidden))
+    return build_network(MlpBaseline(family="mlp", inputs=10, hidden=hidden))
 
 
 @given(
@@ -41,11 +41,11 @@ def test_the_range_ends_at_the_baseline():
 
 def test_a_baseline_of_many_members_may_be_replaced_by_wider_ones():
     spec = ResNextBaseline(family="resnext", layout="imagenet", depth=50, cardinality=32, base_width=4)
-    case = case_of(SearchSpec(baseline=spec))
-    own = case.network.count("parameters", (4, 4), 32)
-    assert (4, 4) in case.members
-    assert (14, 14) in case.members
-    assert all(case.network.count("parameters", widths, 1) <= own for widths in case.members)
+    problem = build_problem(SearchSpec(baseline=spec))
+    own = problem.network.count("parameters", (4, 4), 32)
+    assert (4, 4) in problem.members
+    assert (14, 14) in problem.members
+    assert all(problem.network.count("parameters", widths, 1) <= own for widths in problem.members)
 
 
 def test_long_ranges_are_thinned_and_filled_again():
@@ -59,13 +59,13 @@ def test_long_ranges_are_thinned_and_filled_again():
 
 
 def test_listed_members():
-    network = network_of(PresetBaseline(preset="mlp-cifar-400-200-100"))
+    network = build_network(PresetBaseline(preset="mlp-cifar-400-200-100"))
     space = SpaceSpec(widths=(40, (7, 8, 9), 40))
     assert listed_members(network, space) == ((40, 20, 10), (7, 8, 9))
 
 
 def test_groups_above_a_free_width_must_divide_it():
-    network = network_of(BlockBaseline.model_validate_json(GROUPED))
+    network = build_network(BlockBaseline.model_validate_json(GROUPED))
     assert scaled_members(network, SpaceSpec()) == ((6,), (12,), (18,), (24,))
     assert scaled_members(network, SpaceSpec(multiple_of=4)) == ((12,), (24,))
     assert listed_members(network, SpaceSpec(widths=(6, 7))) == ((6,),)

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collegium.search.optimize.near_optimal import grain, near_optimal
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.spec import PresetBaseline, SearchSpec, SpaceSpec
 
 
 def solved_of(preset, **space):
-    case = case_of(SearchSpec(baseline=PresetBaseline(preset=preset), space=SpaceSpec(**space)))
-    return case.solve(case.members, case.exact)
+    problem = build_problem(SearchSpec(baseline=PresetBaseline(preset=preset), space=SpaceSpec(**space)))
+    return problem.solve(problem.members, problem.exact)
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=6).map(tuple))

@@ -8,66 +8,66 @@ import numpy as np
 import pytest
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.spec import SearchSpec
 
 
-def case(**asked):
-    return case_of(SearchSpec.model_validate_json(json.dumps(asked)))
+def problem(**asked):
+    return build_problem(SearchSpec.model_validate_json(json.dumps(asked)))
 
 
 def test_the_method_decides_where_the_curve_comes_from():
     preset = {"preset": "resnet50"}
-    assert case(baseline=preset).log_ratios.source == "closed_form"
-    assert case(baseline=preset, estimator={"method": "given", "alpha": 2}).log_ratios.source == "alpha"
-    assert case(baseline=preset, estimator={"method": "monte_carlo"}).log_ratios is None
-    assert case(baseline=preset, estimator={"entry": "pooled"}).log_ratios is None
-    assert case(baseline=preset, inputs={"pair": {"cosine": 0.3}}).log_ratios is None
+    assert problem(baseline=preset).log_ratios.source == "closed_form"
+    assert problem(baseline=preset, estimator={"method": "given", "alpha": 2}).log_ratios.source == "alpha"
+    assert problem(baseline=preset, estimator={"method": "monte_carlo"}).log_ratios is None
+    assert problem(baseline=preset, estimator={"entry": "pooled"}).log_ratios is None
+    assert problem(baseline=preset, inputs={"pair": {"cosine": 0.3}}).log_ratios is None
 
 
 @pytest.mark.parametrize("asked", [{"entry": "pooled"}, {}])
 def test_exact_is_refused_where_there_is_none(asked):
     inputs = {} if asked else {"pair": {"cosine": 0.3}}
     with pytest.raises(InvalidSpec, match="no closed form") as refused:
-        case(baseline={"preset": "resnet50"}, estimator={"method": "exact", **asked}, inputs=inputs)
+        problem(baseline={"preset": "resnet50"}, estimator={"method": "exact", **asked}, inputs=inputs)
     assert refused.value.path == ("estimator", "method")
 
 
 def test_the_budget_is_in_the_measure_asked_for():
     preset = {"preset": "resnet50"}
-    assert case(baseline=preset).budget == 25_557_032
-    assert case(baseline=preset, budget=7).budget == 7
-    flops = case(baseline=preset, efficiency="flops")
+    assert problem(baseline=preset).budget == 25_557_032
+    assert problem(baseline=preset, budget=7).budget == 7
+    flops = problem(baseline=preset, efficiency="flops")
     assert flops.budget == flops.network.count("flops", (64, 64), 1)
 
 
 def test_the_baseline_variance_is_divided_by_its_members():
-    one = case(baseline={"preset": "resnext29-1x64d"})
-    eight = case(baseline={"preset": "resnext29-8x64d"})
-    single = one.question(one.exact).baseline_variance
-    assert eight.question(eight.exact).baseline_variance == pytest.approx(single / 8)
+    one = problem(baseline={"preset": "resnext29-1x64d"})
+    eight = problem(baseline={"preset": "resnext29-8x64d"})
+    single = one.constraints(one.exact).baseline_variance
+    assert eight.constraints(eight.exact).baseline_variance == pytest.approx(single / 8)
 
 
 def test_inputs_of_another_correlation():
-    asked = case(baseline={"preset": "resnet50"}, inputs={"gram": np.eye(9).tolist()})
-    white = case(baseline={"preset": "resnet50"}, inputs={"correlation": 0.0})
+    asked = problem(baseline={"preset": "resnet50"}, inputs={"gram": np.eye(9).tolist()})
+    white = problem(baseline={"preset": "resnet50"}, inputs={"correlation": 0.0})
     members = np.array([[4, 4], [10, 10]])
     assert asked.exact(members) == pytest.approx(white.exact(members))
     assert asked.at_correlation(0.95).exact(members) == pytest.approx(
-        case(baseline={"preset": "resnet50"}).exact(members)
+        problem(baseline={"preset": "resnet50"}).exact(members)
     )
 
 
 def test_images_stand_in_for_the_named_data():
     images = np.random.default_rng(0).standard_normal((10, 12, 12))
-    found = case_of(
+    found = build_problem(
         SearchSpec.model_validate_json('{"baseline": {"preset": "resnet50"}, "inputs": {"data": "mine"}}'), images
     )
     assert found.inputs.data is None
     assert np.trace(found.inputs.gram) == pytest.approx(18)
     constant = np.ones((10, 12, 12))
     with pytest.raises(InvalidSpec) as refused:
-        case_of(
+        build_problem(
             SearchSpec.model_validate_json('{"baseline": {"preset": "resnet50"}, "inputs": {"data": "x"}}'), constant
         )
     assert refused.value.path == ("inputs", "data")

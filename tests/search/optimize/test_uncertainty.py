@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.uncertainty import by_correlation, confidence
 from collegium.search.spec import PresetBaseline, SearchSpec
 
 
 @pytest.fixture(scope="module")
-def case():
-    return case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
+def problem():
+    return build_problem(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
 
 
 @pytest.fixture(scope="module")
-def solved(case):
-    return case.solve(case.members, case.exact)
+def solved(problem):
+    return problem.solve(problem.members, problem.exact)
 
 
 def redrawn(solved, error, draws=2000):
@@ -45,14 +45,14 @@ def test_more_error_more_doubt(solved):
 
 
 def test_an_infeasible_budget_is_judged_by_the_dual():
-    case = case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50"), budget=1000))
-    solved = case.solve(case.members, case.exact)
+    problem = build_problem(SearchSpec(baseline=PresetBaseline(preset="resnet50"), budget=1000))
+    solved = problem.solve(problem.members, problem.exact)
     found = confidence(solved, redrawn(solved, 0.001), 0.025)
     assert found.wins[0].width in (9, 10, 11)
 
 
-def test_nothing_to_be_sure_of(case):
-    assert confidence(case.solve([], case.exact), None, 0.025) is None
+def test_nothing_to_be_sure_of(problem):
+    assert confidence(problem.solve([], problem.exact), None, 0.025) is None
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_nothing_to_be_sure_of(case):
     ],
 )
 def test_the_table_of_correlations(preset, found):
-    case = case_of(SearchSpec(baseline=PresetBaseline(preset=preset)))
-    at = {correlation: case.at_correlation(correlation).exact for correlation in found}
+    problem = build_problem(SearchSpec(baseline=PresetBaseline(preset=preset)))
+    at = {correlation: problem.at_correlation(correlation).exact for correlation in found}
     rows = by_correlation(
-        lambda c: case.question(at[c]), case.members, lambda c: at[c](np.array(case.members)), tuple(found)
+        lambda c: problem.constraints(at[c]), problem.members, lambda c: at[c](np.array(problem.members)), tuple(found)
     )
     for row in rows:
         width, multiplicity = found[row.correlation]

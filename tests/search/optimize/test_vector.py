@@ -7,18 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from collegium.search.networks.cost import cost_of
-from collegium.search.optimize.problem import case_of
+from collegium.search.networks.cost import cost_polynomial
+from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.vector import EXHAUSTIVE, Objective, neighbours, search_vectors
 from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec, SpaceSpec
 
 
 def setting(baseline, **space):
-    case = case_of(SearchSpec(baseline=baseline, space=SpaceSpec(mode="vector", **space)))
-    log_ratios = case.exact
-    objective = Objective(case.question(log_ratios), cost_of(case.network, "parameters"), log_ratios)
-    solved = case.solve(case.members, log_ratios)
-    return case, objective, solved
+    problem = build_problem(SearchSpec(baseline=baseline, space=SpaceSpec(mode="vector", **space)))
+    log_ratios = problem.exact
+    objective = Objective(problem.constraints(log_ratios), cost_polynomial(problem.network, "parameters"), log_ratios)
+    solved = problem.solve(problem.members, log_ratios)
+    return problem, objective, solved
 
 
 def mlp(*hidden):
@@ -26,11 +26,11 @@ def mlp(*hidden):
 
 
 def test_figure_3s_vector_reaches_more_than_four_times_fewer_parameters():
-    case, objective, solved = setting(mlp(*[500] * 5))
+    problem, objective, solved = setting(mlp(*[500] * 5))
     values = [np.arange(1, 501)] * 5
     found = search_vectors(objective, values, [solved.widths[solved.primal]], 0)
-    built = case.solve([found.widths], case.exact)
-    assert built.dual_answer(0).efficiency >= 4.1
+    built = problem.solve([found.widths], problem.exact)
+    assert built.dual_ensemble(0).efficiency >= 4.1
     assert not found.exhaustive
     assert found.agreeing >= 2
     # no single coordinate, and no pair of neighbouring steps, does better
@@ -42,9 +42,11 @@ def test_figure_3s_vector_reaches_more_than_four_times_fewer_parameters():
 
 
 def test_the_objective_is_that_of_the_primal():
-    case, objective, _ = setting(PresetBaseline(preset="resnet50"))
+    problem, objective, _ = setting(PresetBaseline(preset="resnet50"))
     members = [(10, 10), (3, 40), (64, 64)]
-    assert objective(np.array(members)) == pytest.approx(case.solve(members, case.exact).primal_variance, rel=1e-9)
+    assert objective(np.array(members)) == pytest.approx(
+        problem.solve(members, problem.exact).primal_variance, rel=1e-9
+    )
 
 
 def test_descent_finds_what_the_exhaustive_search_finds(monkeypatch):
@@ -77,9 +79,9 @@ def test_values_are_kept_to():
 
 
 def test_where_nothing_fits_the_search_leans_towards_the_cheapest():
-    case = case_of(SearchSpec(baseline=mlp(300, 300), budget=100))
-    log_ratios = case.exact
-    objective = Objective(case.question(log_ratios), cost_of(case.network, "parameters"), log_ratios)
+    problem = build_problem(SearchSpec(baseline=mlp(300, 300), budget=100))
+    log_ratios = problem.exact
+    objective = Objective(problem.constraints(log_ratios), cost_polynomial(problem.network, "parameters"), log_ratios)
     assert search_vectors(objective, [np.arange(1, 301)] * 2, [], 0).widths == (1, 1)
 
 

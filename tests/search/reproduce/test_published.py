@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from collegium.search.networks.build import network_of
+from collegium.search.networks.build import build_network
 from collegium.search.reproduce.published import MODELS
 
 
@@ -15,7 +15,7 @@ def test_all_rows_that_the_layouts_cover():
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_sizes_and_efficiencies(model):
-    network = network_of(model.spec)
+    network = build_network(model.spec)
     count = network.count("parameters", network.baseline, network.multiplicity)
     assert model.agrees(count)
     assert not model.agrees(count + 1_000_000)

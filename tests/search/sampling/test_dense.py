@@ -11,7 +11,7 @@ from collegium.search.kernel.closed_form import log_moment_ratio, mean
 from collegium.search.kernel.inputs import correlation_gram
 from collegium.search.kernel.moments import Moments
 from collegium.search.networks.chain import Chain, Free, WeightLayer
-from collegium.search.sampling.dense import DenseLayer, DenseSampler, draw_dense
+from collegium.search.sampling.dense import DenseSampler, LayerLaw, draw_dense
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -92,8 +92,8 @@ def weights_drawn(widths: tuple[int, ...], samples: int, seed: int) -> np.ndarra
 
 @pytest.mark.parametrize("widths", [(3, 5), (6, 2, 4), (1, 1)], ids=str)
 def test_the_law_is_that_of_networks_with_all_weights_drawn(widths):
-    layers = [DenseLayer(width, 2 / fan_in, True) for width, fan_in in zip(widths, (1, *widths[:-1]), strict=True)] + [
-        DenseLayer(1, 1 / widths[-1], False)
+    layers = [LayerLaw(width, 2 / fan_in, True) for width, fan_in in zip(widths, (1, *widths[:-1]), strict=True)] + [
+        LayerLaw(1, 1 / widths[-1], False)
     ]
     law = draw_dense(layers, 40_000, seeded(1)).kernel.numpy()
     plain = weights_drawn(widths, 40_000, seed=2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collegium.search.kernel.moments import Moments
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.sampling.estimation import Estimation, relaxed
 from collegium.search.sampling.shards import ShardResult, ShardSpec
 from collegium.search.spec import PresetBaseline, SearchSpec
@@ -37,8 +37,8 @@ class Lognormal:
 
 @pytest.fixture
 def points():
-    case = case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
-    return [case.point((n, n)) for n in (8, 16, 32)]
+    problem = build_problem(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
+    return [problem.point((n, n)) for n in (8, 16, 32)]
 
 
 def silent(fraction, message):

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from collegium.search.optimize.problem import case_of
+from collegium.search.optimize.problem import build_problem
 from collegium.search.sampling.local import compute_here
 from collegium.search.sampling.shards import ShardSpec
 from collegium.search.spec import PresetBaseline, SearchSpec
@@ -15,7 +15,7 @@ from collegium.search.spec import PresetBaseline, SearchSpec
 
 @pytest.fixture
 def shards():
-    point = case_of(SearchSpec(baseline=PresetBaseline(preset="resnet50"))).point((12, 12))
+    point = build_problem(SearchSpec(baseline=PresetBaseline(preset="resnet50"))).point((12, 12))
     return [ShardSpec(point=point, index=index, samples=3000, seed=1) for index in range(5)]
 
 

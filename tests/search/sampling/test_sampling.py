@@ -8,14 +8,14 @@ from collegium.search.kernel.closed_form import log_moment_ratio
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.dense import DenseSampler
-from collegium.search.sampling.local import compute_shard, sampler_of
+from collegium.search.sampling.sampler import build_sampler, compute_shard
 from collegium.search.sampling.shards import PointProgress, ShardSpec, next_shards, shard_samples
 from collegium.search.spec import InputsSpec, PairSpec
 
 
 def test_the_sampler_fits_the_point(mlp, bottleneck, double):
     def chosen(chain, widths, entry="unit", inputs=None):
-        return type(sampler_of(KernelPoint.of(chain, widths, entry, inputs or InputsSpec())))
+        return type(build_sampler(KernelPoint.of(chain, widths, entry, inputs or InputsSpec())))
 
     assert chosen(mlp(2), (4, 4)) is DenseSampler
     assert chosen(bottleneck, (4,)) is DenseSampler

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from collegium.search.networks.build import network_of
+from collegium.search.networks.build import build_network
 from collegium.search.spec import ResNextBaseline
 from collegium.train.models.build import blueprint
 from collegium.train.models.resolve import Grouped
@@ -18,7 +18,7 @@ ARGUMENTS = {
 
 
 def imagenet(**arguments):
-    network = network_of(ResNextBaseline(family="resnext", layout="imagenet", **arguments))
+    network = build_network(ResNextBaseline(family="resnext", layout="imagenet", **arguments))
     return blueprint(Grouped(network, network.baseline, network.multiplicity)).build(seed=0)
 
 
@@ -47,7 +47,7 @@ def test_layouts_keep_the_extents_that_they_are_counted_with():
         baseline = ResNextBaseline(
             family="resnext", layout=layout, blocks=(1, 1), cardinality=2, base_width=4, classes=7
         )
-        network = network_of(baseline)
+        network = build_network(baseline)
         model = blueprint(Grouped(network, network.baseline, 2)).build(seed=0).eval()
         x = torch.randn(2, 3, size, size)
         assert model(x).shape == (2, 7)

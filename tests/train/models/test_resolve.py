@@ -1,7 +1,7 @@
 import pytest
 
 from collegium.search.errors import InvalidSpec
-from collegium.train.models.resolve import answer_of, grouped
+from collegium.train.models.resolve import architecture_from_search, grouped
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 50], "outputs": 10}
@@ -30,16 +30,16 @@ def test_without_widths_it_is_the_baseline_itself():
 
 def test_a_search_answers_with_each_of_its_choices():
     for choice, widths, multiplicity in (("primal", (10, 5), 12), ("baseline", (100, 50), 1)):
-        found = grouped(answer_of(SearchedArchitecture(search="j", choice=choice), SEARCH, RESULT))
+        found = grouped(architecture_from_search(SearchedArchitecture(search="j", choice=choice), SEARCH, RESULT))
         assert (found.widths, found.multiplicity) == (widths, multiplicity)
     member = SearchedArchitecture.model_validate({"search": "j", "choice": {"width": 40, "multiplicity": 2}})
-    found = grouped(answer_of(member, SEARCH, RESULT))
+    found = grouped(architecture_from_search(member, SEARCH, RESULT))
     assert (found.widths, found.multiplicity) == ((40, 20), 2)
 
 
 def test_an_answer_that_a_search_has_not_is_refused_with_its_reason():
     with pytest.raises(InvalidSpec, match="No member fits") as raised:
-        answer_of(SearchedArchitecture(search="j", choice="dual"), SEARCH, RESULT)
+        architecture_from_search(SearchedArchitecture(search="j", choice="dual"), SEARCH, RESULT)
     assert raised.value.path == ("architecture", "choice")
 
 

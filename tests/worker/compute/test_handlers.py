@@ -96,7 +96,7 @@ def dividing(monkeypatch):
     monkeypatch.setattr(handlers, "PART_SECONDS", 1e-4)
 
 
-def answer_of(result):
+def architecture_from_search(result):
     return {name: value for name, value in result.items() if name not in {"seconds", "versions"}}
 
 
@@ -116,7 +116,7 @@ def test_a_divided_search_has_the_same_answer(context, dividing):
     assert len(set(told)) > 3
     assert told == sorted(told)
     whole = engine.run(SearchSpec.model_validate_json(json.dumps(SAMPLED))).model_dump(mode="json")
-    assert answer_of(divided) == answer_of(json.loads(json.dumps(whole)))
+    assert architecture_from_search(divided) == architecture_from_search(json.loads(json.dumps(whole)))
 
 
 def test_parts_are_the_same_in_a_second_attempt(context, dividing, tmp_path):
