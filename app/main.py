@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -82,12 +83,18 @@ def _lifespan(services: Services) -> Callable[[FastAPI], Any]:
 
 
 def _include_routes(app: FastAPI) -> None:
+    app.include_router(_guarded_routes())
+    app.include_router(health.router)
+    app.include_router(pages.router)
+
+
+@cache
+def _guarded_routes() -> APIRouter:
+    """The routes for which a key may be asked; the same in every application, and the slow part of making one."""
     guarded = APIRouter(dependencies=[Depends(admitted), Depends(only_known_parameters)], responses=ALWAYS)
     api = APIRouter(prefix="/v1")
     for module in (searches, trainings, datasets, uploads, jobs, events, artifacts):
         api.include_router(module.router)
     guarded.include_router(api)
     guarded.include_router(health.figures)
-    app.include_router(guarded)
-    app.include_router(health.router)
-    app.include_router(pages.router)
+    return guarded
