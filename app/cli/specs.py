@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from collegium.app.cli.errors import USAGE, Stop, err
-from collegium.app.http.body import parse_json, parse_model
+from collegium.app.http.document import parse_json, parse_model
 from collegium.app.http.problems import Problem
 from collegium.search.errors import InvalidSpec
 from collegium.search.locations import readable

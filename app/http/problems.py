@@ -14,7 +14,8 @@
     ├── 500  internal
     └── 503  unavailable
 
-``type`` is a URN that never changes; ``title`` and ``detail`` are for people.
+``type`` is a URN that never changes; ``title`` and ``detail`` are for people. What a request holds cannot make its
+answer long: at most ``MAX_ERRORS`` fields are listed, and texts are cut.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from collegium.search.locations import Location, pointer, readable
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:collegium:problem:"
+#: Most fields that one answer lists; ``detail`` counts all.
+MAX_ERRORS = 20
+_LONGEST_TEXT = 500
 
 #: Slug → (status, title). A reflection test holds the documentation to this table.
 KINDS: dict[str, tuple[int, str]] = {
@@ -89,10 +93,10 @@ class Problem(Exception):
     ) -> None:
         self.kind = kind
         self.status, self.title = KINDS[kind]
-        self.detail = detail
-        self.errors = tuple(errors)
+        self.detail = _cut(detail)
+        self.errors = tuple((location, _cut(message)) for location, message in errors[:MAX_ERRORS])
         self.headers = dict(headers or {})
-        super().__init__(f"{self.status} {kind}: {detail}")
+        super().__init__(f"{self.status} {kind}: {self.detail}")
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The problem as a JSON object."""
@@ -126,3 +130,7 @@ def of_status(status: int, detail: str | None = None, headers: Mapping[str, str]
         if code == status:
             return Problem(kind, detail or title, headers=headers)
     return of_status(500 if status >= 500 else 400, detail, headers)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from collegium.app.http.body import read_model, spec_problem
+from collegium.app.http.body import read_model
+from collegium.app.http.document import spec_problem
 from collegium.app.http.openapi import json_body
 from collegium.app.services.references import check_data
 from collegium.app.services.services import Given
@@ -43,7 +44,7 @@ def list_presets() -> JSONResponse:
 
 
 async def _search_spec(request: Request, services: Given) -> SearchSpec:
-    return await read_model(request, SearchSpec, services.settings.max_body_bytes)
+    return await read_model(request, SearchSpec, services.settings.max_body_bytes, services.parsing)
 
 
 @router.post(

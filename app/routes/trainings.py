@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from collegium.app.http.body import read_model, spec_problem
+from collegium.app.http.body import read_model
+from collegium.app.http.document import spec_problem
 from collegium.app.http.openapi import json_body
 from collegium.app.services.references import resolved_study, resolved_training
 from collegium.app.services.services import Given
@@ -34,11 +35,11 @@ def list_recipes() -> JSONResponse:
 
 
 async def _training_spec(request: Request, services: Given) -> TrainingSpec:
-    return await read_model(request, TrainingSpec, services.settings.max_body_bytes)
+    return await read_model(request, TrainingSpec, services.settings.max_body_bytes, services.parsing)
 
 
 async def _study_spec(request: Request, services: Given) -> StudySpec:
-    return await read_model(request, StudySpec, services.settings.max_body_bytes)
+    return await read_model(request, StudySpec, services.settings.max_body_bytes, services.parsing)
 
 
 @router.post(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,10 +18,17 @@ from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.files.datasets import DatasetStore
 from collegium.jobs.store import JobStore
 
+#: Large bodies that are parsed at a time.
+LARGE_BODIES = 2
+
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of a running service. ``stopping`` is set when it is about to end: streams close then."""
+    """The parts of a running service.
+
+    ``stopping`` is set when it is about to end: streams close then. ``parsing`` bounds how many large bodies are
+    parsed at a time, and with them memory.
+    """
 
     settings: Settings
     engine: Engine
@@ -31,6 +39,7 @@ class Services:
     metrics: RequestMetrics
     streams: threading.BoundedSemaphore
     stopping: threading.Event = field(default_factory=threading.Event)
+    parsing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_BODIES))
 
 
 def _services(request: Request) -> Services:

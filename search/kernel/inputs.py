@@ -72,8 +72,11 @@ def check_gram(gram: ArrayLike, positions: int) -> np.ndarray:
     if np.abs(matrix - matrix.T).max() > ROUNDING * scale:
         raise ValueError("the Gram matrix is not symmetric")
     matrix = (matrix + matrix.T) / 2
-    if np.linalg.eigvalsh(matrix / scale)[0] < -ROUNDING * positions:
-        raise ValueError("the Gram matrix is not positive semi-definite")
+    try:
+        # Its Cholesky factor exists if and only if no eigenvalue is below the rounding that is allowed.
+        np.linalg.cholesky(matrix / scale + ROUNDING * positions * np.eye(positions))
+    except np.linalg.LinAlgError:
+        raise ValueError("the Gram matrix is not positive semi-definite") from None
     return matrix
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from collegium.app.http.body import parse_json, parse_model
 from collegium.app.http.conditional import Unsatisfiable, none_match, range_allowed, requested_span
+from collegium.app.http.document import parse_json, parse_model
 from collegium.app.http.problems import Problem
 from collegium.app.settings import SettingsError, load_settings
 from collegium.jobs.broker import BrokerDown, Publisher

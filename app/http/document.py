@@ -1,0 +1,265 @@
+"""Strict JSON as a model: bounded before it is built, and each refusal names the place.
+
+A byte of JSON may become a hundred of memory, and an item of an array a kilobyte of error. So the text is scanned
+before anything is made of it: depth, lengths of arrays and objects (by the model's schema), repeated keys and halves
+of surrogate pairs are found there, and what is left is parsed and validated whole.
+
+JSON Schema calls ``1.0`` an integer and pydantic's strict mode does not. The documents published at
+``/openapi.json`` are JSON Schema, so a number with an integral value counts as an integer here too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from collegium.app.http.bounds import Bounds, bounds_of
+from collegium.app.http.problems import Problem
+from collegium.search.locations import ROOT, Location, readable, without_tags
+
+Model = TypeVar("Model", bound=BaseModel)
+Fault = tuple[Location, str]
+
+#: Deepest nesting of arrays and objects; specifications need nine.
+MAX_DEPTH = 32
+#: Most values below a place where no array or object belongs.
+MAX_STRAY = 1000
+_LARGEST_EXACT = 2**53
+_UNKNOWN = "Extra inputs are not permitted"
+_MISPLACED = "neither an array nor an object is expected here"
+
+# An unterminated string matches too, to the end of the text: else each of its escaped quotes would be tried in turn.
+# An array without strings and brackets is one token, so that a matrix costs a step for each row.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[[^"\[\]{}]*+\]|[\[\]{},:]', re.DOTALL)
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+
+
+def parse_model(raw: bytes, model: type[Model]) -> Model:
+    """Strict JSON bytes as a ``model``. Raises 400 and 422 problems."""
+    document = parse_json(raw, bounds_of(model))
+    try:
+        return model.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise spec_problem(field_errors(error, document)) from error
+
+
+def parse_json(raw: bytes, bounds: Bounds | None = None) -> Any:
+    """A JSON document within ``bounds``, without repeated keys or deep nesting. Raises 400 and 422 problems.
+
+    NaN and Infinity are kept, so that the model can name the field that holds one.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Problem("malformed-json", f"the body is not UTF-8: byte {error.start}") from error
+    fault = Scan(text, bounds).first_fault()
+    if fault is not None:
+        raise spec_problem([fault])
+    try:
+        return json.loads(text, parse_float=_number, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        detail = f"{error.msg} at line {error.lineno}, column {error.colno}" if text.strip() else "it is empty"
+        raise Problem("malformed-json", detail) from error
+
+
+def spec_problem(errors: list[Fault]) -> Problem:
+    """The 422 problem of a specification with these wrong fields."""
+    location, message = errors[0]
+    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+    return Problem("invalid-spec", f"{readable(location)}: {message}{more}", errors=errors)
+
+
+def field_errors(error: ValidationError, document: Any) -> list[Fault]:
+    """One entry for each wrong place in ``document``; the branches of a union that all failed there are joined."""
+    found: dict[Location, dict[str, None]] = {}
+    short: set[Location] = set()
+    for item in error.errors(include_url=False, include_input=False):
+        location = without_tags(item["loc"], document, missing=item["type"] == "missing")
+        found.setdefault(location, {})[_message(item)] = None
+        if item["type"] == "too_short":
+            short.add(location)
+    # Wrong items are not counted, so that an array of them is called too short as well.
+    for location in short:
+        if any(len(other) > len(location) and other[: len(location)] == location for other in found):
+            del found[location]
+    return [(location, ", or ".join(messages)) for location, messages in found.items()]
+
+
+def _message(item: ErrorDetails) -> str:
+    if item["type"] in ("too_short", "too_long"):
+        context = item.get("ctx", {})
+        at_least = item["type"] == "too_short"
+        count = context["min_length" if at_least else "max_length"]
+        return f"{'at least' if at_least else 'at most'} {_items(count)} expected here"
+    return item["msg"].removeprefix("Value error, ")
+
+
+def _items(count: int) -> str:
+    return "1 item is" if count == 1 else f"{count} items are"
+
+
+def _number(literal: str) -> float | int:
+    value = float(literal)
+    return int(value) if value.is_integer() and abs(value) <= _LARGEST_EXACT else value
+
+
+def _integer(literal: str) -> float | int:
+    """An integer too long to be a width is kept as a float: no quadratic conversion, and a model refuses it."""
+    return int(literal) if len(literal) <= 20 else float(literal)
+
+
+class _Open:
+    """An array or object that the scan is inside of: ``key`` is the present index or name."""
+
+    __slots__ = ("bounds", "is_array", "key", "names")
+
+    def __init__(self, is_array: bool, bounds: Bounds | None) -> None:
+        self.is_array = is_array
+        self.bounds = bounds
+        self.key: int | str | None = 0 if is_array else None
+        self.names: dict[str, None] = {}
+
+
+class Scan:
+    """One pass over a JSON text, which stops at the first fault. Without ``bounds`` any length is allowed.
+
+    The text need not be JSON: what is malformed is left to the parser.
+    """
+
+    def __init__(self, text: str, bounds: Bounds | None) -> None:
+        self._text = text
+        self._root = bounds
+        self._open: list[_Open] = []
+        self._string = ""
+        self._stray = 0
+        self._has_surrogates = _ESCAPED_SURROGATE.search(text) is not None
+
+    def first_fault(self) -> Fault | None:
+        """The place and the message of the first fault; None where there is none."""
+        for match in _TOKEN.finditer(self._text):
+            token = match.group()
+            fault = None
+            match token[0]:
+                case '"':
+                    self._string = token
+                    fault = self._read_string(token) if self._has_surrogates else None
+                case "[" if len(token) > 1:
+                    fault = self._read_flat_array(token)
+                case "[" | "{" as bracket:
+                    fault = self._enter(bracket == "[")
+                case "]" | "}":
+                    if self._open:
+                        self._open.pop()
+                case ",":
+                    fault = self._next()
+                case _:
+                    fault = self._name()
+            if fault is not None:
+                return fault
+        return None
+
+    def _enter(self, is_array: bool) -> Fault | None:
+        bounds = self._place()
+        if bounds is not None and (bounds.items if is_array else bounds.members) is None:
+            bounds = None
+        self._open.append(_Open(is_array, bounds))
+        if len(self._open) > MAX_DEPTH:
+            keys = [ROOT if opened.key is None else opened.key for opened in self._open]
+            return tuple(keys[: _readable_prefix(keys)]), f"nested deeper than {MAX_DEPTH} levels"
+        return self._count_stray(1)
+
+    def _read_flat_array(self, token: str) -> Fault | None:
+        fault = self._enter(is_array=True)
+        last = token.count(",")
+        if fault is None and last:
+            self._open[-1].key = last - 1
+            fault = self._next(last)
+        self._open.pop()
+        return fault
+
+    def _next(self, count: int = 1) -> Fault | None:
+        """After a comma, or after the last of ``count``."""
+        if not self._open:
+            return None
+        inner = self._open[-1]
+        if not inner.is_array:
+            inner.key = None
+            return self._count_stray(count)
+        assert isinstance(inner.key, int)
+        inner.key += 1
+        if inner.bounds is not None and inner.bounds.items is not None and inner.key >= inner.bounds.items:
+            return self._path()[:-1], f"at most {_items(inner.bounds.items)} expected here"
+        return self._count_stray(count)
+
+    def _name(self) -> Fault | None:
+        """After a colon: the string before it is a member's name."""
+        if not self._open or self._open[-1].is_array:
+            return None
+        inner = self._open[-1]
+        inner.key = _decoded(self._string)
+        if inner.key in inner.names:
+            return self._path(), "the key occurs more than once"
+        inner.names[inner.key] = None
+        if inner.bounds is None or inner.bounds.members is None or len(inner.names) <= inner.bounds.members:
+            return None
+        unknown = [name for name in inner.names if inner.bounds.member(name) is None]
+        if unknown:
+            return (*self._path()[:-1], unknown[0]), _UNKNOWN
+        return self._path()[:-1], f"at most {inner.bounds.members} members are expected here"
+
+    def _read_string(self, token: str) -> Fault | None:
+        """A string that is no text: JSON can write half of a surrogate pair."""
+        if not _ESCAPED_SURROGATE.search(_ESCAPED_PAIR.sub("", token)):
+            return None
+        if any("\ud800" <= letter <= "\udfff" for letter in _decoded(token)):
+            return self._path(), "half of a surrogate pair is no character"
+        return None
+
+    def _place(self) -> Bounds | None:
+        """The bounds of the value that comes next."""
+        if not self._open:
+            return self._root
+        inner = self._open[-1]
+        if inner.bounds is None:
+            return None
+        return inner.bounds.item if inner.is_array else inner.bounds.member(str(inner.key))
+
+    def _count_stray(self, count: int) -> Fault | None:
+        """Values below a place where the schema has neither an array nor an object."""
+        if self._root is None or self._open[-1].bounds is not None:
+            return None
+        self._stray += count
+        if self._stray <= MAX_STRAY:
+            return None
+        depth = next(index for index, opened in enumerate(self._open) if opened.bounds is None)
+        return self._path()[:depth], _UNKNOWN if depth and self._is_unknown(self._open[depth - 1]) else _MISPLACED
+
+    def _is_unknown(self, outer: _Open) -> bool:
+        return outer.bounds is not None and not outer.is_array and outer.bounds.member(str(outer.key)) is None
+
+    def _path(self) -> Location:
+        return tuple(opened.key for opened in self._open if opened.key is not None)
+
+
+def _decoded(token: str) -> str:
+    """The text of a string's token, as far as it is one."""
+    if "\\" in token:
+        try:
+            return json.loads(token)
+        except json.JSONDecodeError:
+            pass
+    return token[1:-1]
+
+
+def _readable_prefix(keys: list[str | int]) -> int:
+    """Steps up to the first array directly inside an array; there the nesting has begun to run away."""
+    for depth, (outer, inner) in enumerate(itertools.pairwise(keys)):
+        if isinstance(outer, int) and isinstance(inner, int):
+            return depth
+    return 4

@@ -1,0 +1,149 @@
+"""Posts bodies that are wrong in every array and object of a specification, and prints what each costs the API.
+
+``python measure_bodies.py HOME [--route ROUTE] MEGABYTES`` prints one JSON object a line. The application is
+called without a client or a socket, so that what is measured is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from collegium.app.main import create_app
+from collegium.app.settings import load_settings
+from collegium.search.spec import SearchSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
+
+ROUTES = {"/v1/searches": SearchSpec, "/v1/trainings": TrainingSpec, "/v1/studies": StudySpec}
+#: What an array is filled with; each member of an object gets the first.
+FILLINGS = ('"a"', "1", "1.5", "null", "[]", "{}", '["a","a"]', '{"type":"x"}', '"\\ud83d\\ude00"', "[[1],[1]]")
+PLACE = "@"
+LIMIT = 8 << 20
+
+Schema = dict[str, Any]
+
+
+def places(
+    schema: Schema, definitions: Schema, path: str = "", around: str = PLACE, seen: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """Paths at which an array or an object may stand, each with a small document that has ``PLACE`` there."""
+    reference = schema.get("$ref", "").rpartition("/")[2]
+    if reference and reference not in seen:
+        yield from places(definitions[reference], definitions, path, around, (*seen, reference))
+    for branch in _branches(schema):
+        yield from places(branch, definitions, path, around, seen)
+    if schema.get("type") in ("array", "object"):
+        yield path, around
+    if schema.get("type") == "array":
+        yield from places(_item(schema), definitions, f"{path}[0]", around.replace(PLACE, f"[{PLACE}]"), seen)
+    for name, inner in schema.get("properties", {}).items():
+        below = around.replace(PLACE, "{" + _tags(schema, name) + f"{json.dumps(name)}:{PLACE}" + "}")
+        yield from places(inner, definitions, f"{path}.{name}".removeprefix("."), below, seen)
+
+
+def _branches(schema: Schema) -> list[Schema]:
+    return [branch for keyword in ("anyOf", "oneOf", "allOf") for branch in schema.get(keyword, ())]
+
+
+def _item(schema: Schema) -> Schema:
+    return schema.get("items") or schema["prefixItems"][0]
+
+
+def _tags(schema: Schema, besides: str) -> str:
+    """The constants that choose this branch of a union."""
+    tags = {name: field["const"] for name, field in schema.get("properties", {}).items() if "const" in field}
+    return "".join(f"{json.dumps(name)}:{json.dumps(tag)}," for name, tag in tags.items() if name != besides)
+
+
+def overlong(size: int) -> Iterator[str]:
+    """What is put at a place: arrays of each filling and objects of unknown names, of about ``size`` bytes."""
+    for filling in FILLINGS:
+        yield "[" + ",".join([filling] * (size // (len(filling) + 1))) + "]"
+    yield "{" + ",".join(f'"{index:x}":{FILLINGS[0]}' for index in range(size // 12)) + "}"
+    yield "{" + ",".join(f'"{index:x}":{{"a":[1]}}' for index in range(size // 18)) + "}"
+
+
+def allowed(schema: Schema, definitions: Schema, leaf: str, budget: int) -> str:
+    """A document that is as long as its schema allows, up to ``budget`` bytes, with ``leaf`` for every value."""
+    if "$ref" in schema:
+        return allowed(definitions[schema["$ref"].rpartition("/")[2]], definitions, leaf, budget)
+    if _branches(schema):
+        return max((allowed(branch, definitions, leaf, budget) for branch in _branches(schema)), key=len)
+    if schema.get("type") == "array":
+        item = allowed(_item(schema), definitions, leaf, budget)
+        return "[" + ",".join([item] * max(1, min(schema.get("maxItems", 1), budget // (len(item) + 1)))) + "]"
+    if schema.get("type") == "object":
+        left, members = budget, []
+        fields = schema.get("properties") or {f"k{index}": {} for index in range(schema.get("maxProperties", 1))}
+        for name, field in fields.items():
+            value = json.dumps(field["const"]) if "const" in field else allowed(field, definitions, leaf, left)
+            if len(value) < left:
+                members.append(f"{json.dumps(name)}:{value}")
+                left -= len(members[-1])
+        return "{" + ",".join(members) + "}"
+    return leaf
+
+
+def bodies(routes: list[str], size: int) -> Iterator[tuple[str, str, bytes]]:
+    """Routes, paths at which the body is wrong, and bodies."""
+    for route, model in ((route, ROUTES[route]) for route in routes):
+        schema = model.model_json_schema()
+        definitions = schema.get("$defs", {})
+        for path, place in dict(places(schema, definitions)).items():
+            for filling in overlong(size):
+                yield route, path, place.replace(PLACE, filling).encode()
+        for leaf in FILLINGS[:4]:
+            yield route, "", allowed(schema, definitions, leaf, size - 10_000).encode()
+
+
+async def post(app: Any, route: str, body: bytes) -> tuple[int, bytes]:
+    """Status and content of the answer."""
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": route, "raw_path": route.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+async def main(home: Path, routes: list[str], size: int) -> None:
+    app = create_app(load_settings(home=home))
+    for route in routes:
+        await post(app, route, b"{}")
+    for route, path, body in bodies(routes, min(size, LIMIT)):
+        before, began = peak_bytes(), time.process_time()
+        status, answer = await post(app, route, body)
+        measured = {"seconds": time.process_time() - began, "bytes": peak_bytes() - before}
+        paths = [error["path"] for error in json.loads(answer).get("errors", ())]
+        row = {"route": route, "path": path, "body": body[:200].decode(), "size": len(body)}
+        print(json.dumps({**row, "status": status, "answer": len(answer), "paths": paths, **measured}))
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser()
+    options.add_argument("home", type=Path)
+    options.add_argument("--route", choices=list(ROUTES), action="append")
+    options.add_argument("megabytes", type=float)
+    given = options.parse_args()
+    asyncio.run(main(given.home, given.route or list(ROUTES), int(given.megabytes * 1e6)))

@@ -1,0 +1,182 @@
+"""Bodies that are wrong at length: refused early, at the right place, for little time, memory and answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from collegium.app.http.bounds import Bounds, bounds_of
+from collegium.app.http.document import MAX_STRAY, parse_json, parse_model
+from collegium.app.http.problems import MAX_ERRORS, Problem
+from collegium.search.spec import SearchSpec
+from collegium.train.spec.study import StudySpec
+from collegium.train.spec.training import TrainingSpec
+
+PROGRAM = Path(__file__).with_name("measure_bodies.py")
+SECONDS = 2.0
+BYTES = 200e6
+ANSWER = 10_000
+
+
+def measured(sqlite_url: str, home: Path, *arguments: str) -> list[dict[str, Any]]:
+    """What each body cost the API, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(home), *arguments],
+        env={**os.environ, "COLLEGIUM_DATABASE_URL": sqlite_url, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_cheap(rows: list[dict[str, Any]]) -> None:
+    assert {row["status"] for row in rows} == {422}
+    assert [row for row in rows if row["seconds"] > SECONDS] == []
+    assert [row for row in rows if row["answer"] > ANSWER] == []
+    # The high-water mark only rises, so that the sum of its rises bounds what any one of the bodies took.
+    assert sum(row["bytes"] for row in rows) < BYTES
+    named = [row for row in rows if row["path"]]
+    assert [row for row in named if not any(path.startswith(row["path"]) for path in row["paths"])] == []
+
+
+def test_a_megabyte_that_is_wrong_at_any_place_of_a_search_is_refused_cheaply(sqlite_url: str, tmp_path: Path) -> None:
+    rows = measured(sqlite_url, tmp_path, "--route", "/v1/searches", "1")
+    assert len({row["path"] for row in rows}) > 15
+    assert_cheap(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", ["1", "8.38"])
+def test_a_body_that_is_wrong_at_any_place_of_any_specification_is_refused_cheaply(
+    sqlite_url: str, tmp_path: Path, megabytes: str
+) -> None:
+    rows = measured(sqlite_url, tmp_path, megabytes)
+    assert len({(row["route"], row["path"]) for row in rows}) > 60
+    assert_cheap(rows)
+
+
+def refusal(text: str, bounds: Bounds | None = None) -> tuple[str, str]:
+    with pytest.raises(Problem) as caught:
+        parse_json(text.encode(), bounds)
+    error = caught.value.document("id")["errors"][0]
+    return error["path"], error["message"]
+
+
+SMALL = Bounds(
+    [
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "sizes": {"anyOf": [{"type": "array", "maxItems": 3, "items": {"$ref": "#/$defs/Size"}}]},
+                "named": {"type": "object", "maxProperties": 2, "additionalProperties": {"type": "integer"}},
+            },
+        }
+    ],
+    {"Size": {"oneOf": [{"type": "integer"}, {"type": "array", "maxItems": 2, "items": {"type": "integer"}}]}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('{"sizes": [1, 2, 3, 4]}', "sizes"),
+        ('{"sizes": ["a", "b", "c", "d"]}', "sizes"),
+        ('{"sizes": [1, [1, 2, 3]]}', "sizes[1]"),
+        ('{"sizes": [1, ["a", "b", "c"]]}', "sizes[1]"),
+        ('{"named": {"a": 1, "b": 2, "c": 3}}', "named"),
+        ('{"sizes": [], "named": {}, "other": 1}', "other"),
+        ('{"named": {"a": [' + "1," * MAX_STRAY + "1]}}", "named.a"),
+        ('{"other": [' + '"a",' * MAX_STRAY + '"a"]}', "other"),
+        ('{"other": {"deep": [' + "{}," * MAX_STRAY + "{}]}}", "other"),
+        ("[" + "1," * MAX_STRAY + "1]", "$"),
+    ],
+)
+def test_what_is_longer_than_its_schema_allows_is_refused_at_its_place(text: str, path: str) -> None:
+    assert refusal(text, SMALL)[0] == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"sizes": [1, [1, 2], 3], "named": {"a": 1, "b": 2}}',
+        '{"sizes": ["a,b,c,d", "[[[[", "\\"]"], "named": {"a": "{,,,"}}',
+        '{"other": [1, 2, 3]}',
+        '{"sizes": []}',
+        '{"sizes": [ ]}',
+        "{}",
+    ],
+)
+def test_what_is_as_long_as_its_schema_allows_is_left_to_the_model(text: str) -> None:
+    assert parse_json(text.encode(), SMALL) == json.loads(text)
+
+
+@pytest.mark.parametrize("model", [SearchSpec, TrainingSpec, StudySpec])
+def test_bounds_are_those_of_the_published_schema(model: Any) -> None:
+    bounds = bounds_of(model)
+    assert bounds.names == set(model.model_fields)
+    assert bounds.items is None
+    assert bounds.member("nothing of this name") is None
+
+
+def test_bounds_of_a_union_are_those_of_its_widest_branch() -> None:
+    widths = bounds_of(SearchSpec).member("space").member("widths")  # type: ignore[union-attr]
+    assert widths is not None
+    assert (widths.items, widths.item.items, widths.members) == (4096, 64, None)
+    layers = bounds_of(SearchSpec).member("baseline").member("layers")  # type: ignore[union-attr]
+    assert layers is not None
+    assert layers.items == 128
+    assert {"type", "out", "kernel"} <= layers.item.names
+
+
+def test_bounds_follow_a_schema_that_contains_itself() -> None:
+    tree = {"type": "object", "properties": {"below": {"type": "array", "maxItems": 2, "items": {"$ref": "#/$defs/T"}}}}
+    bounds = Bounds([{"$ref": "#/$defs/T"}], {"T": tree})
+    assert refusal('{"below": [{"below": [1, 2, 3]}]}', bounds)[0] == "below[0].below"
+
+
+def test_an_array_is_validated_up_to_its_first_wrong_item() -> None:
+    spec = {"baseline": {"family": "mlp", "inputs": "a", "hidden": [4, "b", "c"], "outputs": 1}}
+    with pytest.raises(Problem) as caught:
+        parse_model(json.dumps(spec).encode(), SearchSpec)
+    errors = caught.value.document("id")["errors"]
+    assert [error["path"] for error in errors] == ["baseline.inputs", "baseline.hidden[1]"]
+
+
+def test_a_wrong_only_item_does_not_make_its_array_too_short() -> None:
+    with pytest.raises(Problem) as caught:
+        parse_model(b'{"baseline": {"preset": "resnet50"}, "space": {"widths": ["a"]}}', SearchSpec)
+    assert [error["path"] for error in caught.value.document("id")["errors"]] == ["space.widths[0]"]
+
+
+def test_an_answer_lists_a_bounded_number_of_fields_and_counts_all() -> None:
+    errors = [((f"field{index}",), "m" * 10_000) for index in range(1000)]
+    document = Problem("invalid-spec", "d" * 10_000, errors=errors).document("id")
+    assert len(document["errors"]) == MAX_ERRORS
+    assert len(json.dumps(document)) < 20_000
+
+
+def test_unknown_parameters_and_headers_are_refused_in_a_short_answer(api: TestClient) -> None:
+    query = "&".join(f"{index:x}=1" for index in range(8000))
+    answer = api.get(f"/v1/jobs?{query}")
+    assert answer.status_code == 422
+    assert len(answer.content) < ANSWER
+    assert answer.json()["errors"][0]["path"] == "query['0']"
+    for parameter in ("cursor", "kind", "parent_id", "limit"):
+        assert len(api.get("/v1/jobs", params={parameter: "9" * 30_000}).content) < ANSWER
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k" * 30_000}
+    answer = api.post("/v1/searches", content=b'{"baseline": {"preset": "resnet50"}}', headers=headers)
+    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "header.Idempotency-Key")
+    assert len(answer.content) < ANSWER
+    assert len(api.post("/v1/uploads", params={"name": "n" * 30_000, "kind": "k" * 30_000}).content) < ANSWER
+    for header in ("Content-Type", "Content-Encoding", "Content-Length", "If-None-Match", "Range", "Last-Event-ID"):
+        assert len(api.post("/v1/searches", content=b"{}", headers={header: "9" * 30_000}).content) < ANSWER
