@@ -1,13 +1,13 @@
-"""Samples of the kernel entry K(x, x) per second, ours beside torch.func's ``vmap(grad)`` and a loop of autograd.
+"""Samples of the kernel entry K(x, x) per second: collegium, torch.func's ``vmap(grad)``, a loop of autograd.
 
     python benchmarks/samplers.py [--quick] [--only CASE …]
 
 Two single-threaded processes work at once on every measurement, and their rates add up; a rate is a batch over the
 median of its processor time, which other work on the machine disturbs less than the wall clock does.
 
-All methods sample the same law, so the time to 1 % standard error of ln r is the number of
-samples which that takes, estimated from our own, over the rate. The peers get what speeds them up and does not
-change the law: one output channel, the receptive field alone for a unit entry, and the best of several batch sizes.
+All methods sample the same law, so the time to 1 % standard error of ln r is the number of samples that this takes,
+estimated once, over the rate. The peers get what speeds them up and does not change the law: one output channel, the
+receptive field alone for a unit entry, and the best of several batch sizes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHUNKS = (8, 32, 128)
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel entry, and the same one as small as a peer needs to see it."""
+    """A kernel entry, and the same one cut down to what a peer needs."""
 
     title: str
     chain: Chain
@@ -84,7 +84,7 @@ CASES = {
 }
 
 
-def ours(case: Case) -> tuple[int, Callable[[], object]]:
+def by_collegium(case: Case) -> tuple[int, Callable[[], object]]:
     sampler, generator = build_sampler(case.point), torch.Generator().manual_seed(1)
     sampler.draw(64, generator)
     start = time.thread_time()
@@ -123,14 +123,14 @@ def peer_input(case: Case) -> torch.Tensor:
 
 
 METHODS: dict[str, Callable[[Case], tuple[int, Callable[[], object]]]] = {
-    "ours": ours,
+    "collegium": by_collegium,
     **{f"vmap {chunk}": partial(by_vmap, chunk=chunk) for chunk in CHUNKS},
     "loop": by_loop,
 }
 
 
 def worker(pipe: Connection) -> None:
-    """Answers (case, method, seconds) with samples per second, until it is sent nothing."""
+    """Receive (case, method, seconds) and send samples per second, until None arrives."""
     torch.set_num_threads(1)
     while (task := pipe.recv()) is not None:
         case, method, seconds = task
@@ -199,7 +199,9 @@ def weights(case: Case) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Samples of a kernel entry per second, beside torch's own ways.")
+    parser = argparse.ArgumentParser(
+        description="Samples of a kernel entry per second, and those of torch's own methods."
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, and as much noisier")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
     chosen = parser.parse_args()
@@ -211,7 +213,7 @@ def main() -> None:
         f"{numbers / 1e9:.2f} G normal numbers/s\n"
     )
     print("samples per second, and seconds to 1 % standard error of ln r")
-    columns = ("ours", "vmap(grad)", "loop", "ratio", "all weights", "ln r", "samples", "ours s", "best peer s")
+    columns = ("collegium", "vmap(grad)", "loop", "ratio", "all weights", "ln r", "samples", "seconds", "peer's s")
     print(f"{'':36}" + "".join(f"{c:>12}" for c in columns) + "  limited by")
     bench = Bench(0.3 if chosen.quick else 3.0)
     for name in chosen.only:
@@ -221,19 +223,19 @@ def main() -> None:
         peer = max(vmap, rates["loop"])
         log_ratio, samples = samples_for(case, 16_384 if chosen.quick else 131_072)
         cells = (
-            *(f"{rate:,.0f}" for rate in (rates["ours"], vmap, rates["loop"])),
-            f"{rates['ours'] / peer:.1f}×",
+            *(f"{rate:,.0f}" for rate in (rates["collegium"], vmap, rates["loop"])),
+            f"{rates['collegium'] / peer:.1f}×",
             f"{numbers / weights(case):,.0f}",
             f"{log_ratio:.4f}",
             f"{samples:,.0f}",
-            f"{samples / rates['ours']:.2f}",
+            f"{samples / rates['collegium']:.2f}",
             f"{samples / peer:.2f}",
         )
         print(f"{name:5}{case.title:31}" + "".join(f"{cell:>12}" for cell in cells) + f"  {case.limit}", flush=True)
     bench.close()
     print(
-        "\nratio: ours to the best peer. all weights: what torch's normal numbers alone allow where every weight is"
-        "\ndrawn, as the peers do. ours draws the law of what the weights do wherever that is cheaper."
+        "\nratio: collegium to the best peer. all weights: what torch's normal numbers alone allow where each weight is"
+        "\ndrawn, as by the peers. collegium draws the law of what the weights do where that is cheaper."
     )
 
 

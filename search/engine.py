@@ -1,4 +1,4 @@
-"""A search from its specification to its answer: the one entrance of this package for those who run it."""
+"""A search from its specification to its result."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def run(
     device: str = "cpu",
     images: np.ndarray | None = None,
 ) -> SearchResult:
-    """SolvedEnsemble a search.
+    """Run a search.
 
     ``report(fraction, message)`` is called with the progress and may raise to cancel. ``known(key)`` and
     ``remember(key, record)`` reach stored estimates of kernel entries. ``map_shards(shards, report)`` computes
     Monte Carlo shards elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels,
     height, width), are what ``spec.inputs.data`` names.
 
-    Raises ``InvalidSpec`` for a specification that is wrong; what is off with an answer is its ``outcome``.
+    Raises ``InvalidSpec`` for a specification that is wrong; a result's shortcomings are its ``outcome`` and ``notes``.
     """
     started = time.perf_counter()
     report(0.0, "reading the specification")

@@ -1,4 +1,4 @@
-"""How a search ended, in sentences: what is off, and what to do about it."""
+"""How a search ended: one outcome, further notes, and a remedy for each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
 from collegium.search.result import Alpha, Outcome, OutcomeKind, SolvedEnsemble, SpotCheck, Verification
 
-#: Relative miss of ln r by the fitted line that is worth a word.
+#: Relative miss of ln r by the fitted line from which a note is added.
 POOR_LINE = 0.1
 #: Least share of the variance of ln r that a line must explain.
 POOR_R_SQUARED = 0.9
 #: χ² per degree of freedom from which a smooth curve misses its points.
 POOR_CHI_SQUARED = 6.0
 
-#: What is off counts in this order; the first is the outcome, the others are notes.
+#: Findings by weight: the first is the outcome, the others are notes.
 ORDER: tuple[OutcomeKind, ...] = (
     "infeasible_space",
     "infeasible_budget",
@@ -35,7 +35,7 @@ ORDER: tuple[OutcomeKind, ...] = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that an outcome is judged by."""
+    """Everything that an outcome depends on."""
 
     problem: GroupingProblem
     solved: Solved
@@ -142,7 +142,7 @@ def _check(evidence: Evidence) -> Outcome | None:
         return None
     return Outcome(
         kind="check_disagrees",
-        message=f"The Monte Carlo check lies {evidence.check.largest:.1f} standard errors from the closed form.",
+        message=f"The Monte Carlo check is {evidence.check.largest:.1f} standard errors from the closed form.",
         remedy="Run again with another seed; if it stays so, report it with this specification.",
     )
 
@@ -152,7 +152,7 @@ def _verification(evidence: Evidence) -> Outcome | None:
         return None
     return Outcome(
         kind="verification_disagrees",
-        message="The built ensemble's variance lies more than four standard errors from the prediction.",
+        message="The built ensemble's variance is more than four standard errors from the prediction.",
         remedy="Lower estimator.relative_error, or use the closed form where there is one.",
     )
 
@@ -191,13 +191,13 @@ def _edge(evidence: Evidence) -> Outcome | None:
     if at == first[0] and at > 1:
         return Outcome(
             kind="edge_of_space",
-            message=f"The optimum lies at the narrowest member considered, {at}; narrower ones may do better.",
+            message=f"The optimum is at the narrowest member considered, {at}; narrower ones may do better.",
             remedy="Lower space.min_width or multiple_of.",
         )
     if at == first[-1] and solved.widths[best] != network.baseline:
         return Outcome(
             kind="edge_of_space",
-            message=f"The optimum lies at the widest member considered, {at}; wider ones may do better.",
+            message=f"The optimum is at the widest member considered, {at}; wider ones may do better.",
             remedy="Raise space.max_width.",
         )
     return None

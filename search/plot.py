@@ -17,7 +17,7 @@ from collegium.search.result import CurveRow, SearchResult
 
 PlotFormat = Literal["svg", "png"]
 
-#: Colours that colour-blind readers tell apart (Okabe and Ito).
+#: Colours that are distinct under colour blindness (Okabe and Ito).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 
 

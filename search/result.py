@@ -1,4 +1,4 @@
-"""What a search answers: the fitted α, both optima, the whole curve, and how far each can be trusted.
+"""The result of a search: the fitted α, both optima, the whole curve, and how far each can be trusted.
 
 A variance is relative everywhere, Var(K) / E[K]² = r − 1, and divided by m for an ensemble of m members. Counts
 (parameters, FLOPs) are those of the whole network. A result is read back from JSON, where a tuple is an array, so
@@ -27,13 +27,13 @@ OutcomeKind = Literal[
 
 
 class Part(BaseModel):
-    """A closed, immutable part of an answer; NaN and Infinity have no place in it."""
+    """A closed, immutable part of a result; NaN and Infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Outcome(Part):
-    """How the search ended, as one sentence, and what to do about it where something is off."""
+    """How the search ended, as one sentence, and a remedy where there is one."""
 
     kind: OutcomeKind
     message: str
@@ -58,8 +58,8 @@ class MemberWidths(Part):
 class AlphaPoint(MemberWidths):
     """One width at which ln r is known: exactly (no samples, no error), or by sampling.
 
-    ``residual`` is ln r − α·s(n), for every point; ``used`` says whether the point lay in the fit's window. The
-    standard error is null where the samples cannot tell.
+    ``residual`` is ln r − α·s(n), for every point; ``used`` marks the points in the fit's window. The
+    standard error is null where the samples do not determine it.
     """
 
     inverse_fan_in_sum: float
@@ -144,7 +144,7 @@ class CurveRow(MemberWidths):
 
 
 class Recommendation(MemberWidths):
-    """A member inside the band that hardware likes, with both its ensembles and the reason it was picked."""
+    """A hardware-friendly member of the band, with both its ensembles and the reason for the choice."""
 
     reason: str
     loss: float = Field(description="relative increase of the objective over the optimum; 0.01 is 1 %")
@@ -153,7 +153,7 @@ class Recommendation(MemberWidths):
 
 
 class NearOptimal(Part):
-    """Members whose objective lies within ``tolerance`` of the optimum.
+    """Members whose objective is within ``tolerance`` of the optimum.
 
     ``min_width`` and ``max_width`` are of the first free width; ``members`` lists the width vectors.
     """
@@ -200,7 +200,7 @@ class CorrelationRow(MemberWidths):
 
 
 class SpotCheckPoint(MemberWidths):
-    """The closed form beside a short Monte Carlo estimate of ln r at one member."""
+    """The closed form and a short Monte Carlo estimate of ln r at one member."""
 
     samples: int
     exact: float
@@ -210,7 +210,7 @@ class SpotCheckPoint(MemberWidths):
 
 
 class SpotCheck(Part):
-    """The Monte Carlo check of the closed form; ``agrees`` where no point lies over four standard errors apart."""
+    """The Monte Carlo check of the closed form; ``agrees`` where no point is over four standard errors apart."""
 
     points: tuple[SpotCheckPoint, ...]
     largest: float
@@ -218,7 +218,7 @@ class SpotCheck(Part):
 
 
 class MeasuredVariance(MemberWidths):
-    """The variance of a built ensemble's own kernel beside the prediction."""
+    """The measured variance of a built ensemble's kernel, and the prediction."""
 
     multiplicity: int
     samples: int
@@ -239,8 +239,8 @@ class Verification(Part):
 class SearchResult(Part):
     """The answer to a search.
 
-    ``variance_from`` says where the curve's variances come from: the closed form, a smooth fit through sampled
-    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further things to know.
+    ``variance_from`` is the source of the curve's variances: the closed form, a smooth fit through sampled
+    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings.
 
     >>> from collegium import SearchResult, find_ensemble
     >>> answer = find_ensemble("resnet50")

@@ -1,4 +1,4 @@
-"""What a search is asked: the baseline, how its kernel is estimated, and the space of answers.
+"""The specification of a search: the baseline, how its kernel is estimated, and the space of ensembles.
 
 Every model is frozen, strict and closed: an unknown field, a boolean or string where a number belongs, NaN and
 Infinity are refused with the path of the field. Nothing here allocates memory in proportion to the sizes named.
@@ -233,7 +233,7 @@ class SpaceSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """A search: everything that determines its answer.
+    """A search: everything that determines its result.
 
     >>> from collegium import SearchSpec, find_ensemble
     >>> spec = SearchSpec.model_validate({"baseline": {"preset": "mlp-digits-6x100"}, "efficiency": "flops"})

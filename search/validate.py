@@ -1,4 +1,4 @@
-"""What a search may cost; everything here is arithmetic on the specification."""
+"""What a search may cost, by arithmetic on the specification alone."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from accelerator.section import Bench
 from accelerator.timing import median_seconds, seconds_of
 from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.sampling.conv import ConvSampler
-from collegium.search.sampling.local import sampler_of
+from collegium.search.sampling.sampler import build_sampler
 
 CHUNKS = (64, 512, 4096, 32_768)
 FEWEST_SAMPLES, MOST_SAMPLES = 1 << 12, 1 << 20
@@ -38,7 +38,7 @@ def run(bench: Bench) -> None:
 def measure(case: Case, device: torch.device, seconds: float, tiny: bool) -> dict[str, Any]:
     """Samples a second of every method, and seconds to 1 % standard error of ln r."""
     most = 32 if tiny else MOST_SAMPLES
-    ours = rate(sampler_of(case.point, device.type), device, seconds, most)
+    ours = rate(build_sampler(case.point, device.type), device, seconds, most)
     peer = best_of_chunks(case, device, seconds, (4,) if tiny else CHUNKS)
     log_ratio, samples = samples_for(case, 256 if tiny else 131_072, device.type)
     row: dict[str, Any] = {"case": case.title, "ours /s": ours, "vmap(grad) /s": peer}

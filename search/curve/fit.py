@@ -17,7 +17,8 @@ import numpy as np
 LINEAR_LOG_RATIO = 0.35
 #: Fewest points of a default window.
 FEWEST_POINTS = 4
-#: Relative error below which a point gains no more weight, as the line is no truer; and one as good as none.
+#: Relative errors are clipped to this range: the line is no more exact than the first, and beyond the second a point
+#: carries no information.
 LEAST_ERROR, MOST_ERROR = 1e-3, 1e3
 
 
@@ -42,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """ln r = α·s + residual; ``used`` says which points took part. ``window`` bounds their first widths."""
+    """ln r = α·s + residual; ``used`` marks the points that took part. ``window`` bounds their first widths."""
 
     alpha: float
     standard_error: float

@@ -44,7 +44,7 @@ class Exact:
         return log_moment_ratios(self.network.chain, widths, self.gram)
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> None:
-        """Nothing to redraw."""
+        """None: the closed form has no error."""
         return
 
 
@@ -61,7 +61,7 @@ class GivenAlpha:
         return self.alpha * (constant_sum(self.network) + varying_sums(self.network, widths))
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> None:
-        """A given α has no known error."""
+        """None: a given α has no known error."""
         return
 
 

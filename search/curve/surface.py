@@ -20,8 +20,8 @@ from collegium.search.curve.source import Source
 from collegium.search.networks.chain import Free
 from collegium.search.networks.network import Network
 
-#: Most free widths for which sets of two and three are told apart; beyond, they share one coefficient each.
-TOLD_APART = 6
+#: Most free widths for which every set of two and three has a coefficient; beyond, sets of one size share one.
+MOST_SEPARATE = 6
 HIGHEST_ORDER = 3
 #: Relative error of r − 1 below which a point gains no more weight.
 LEAST_ERROR = 3e-3
@@ -90,7 +90,7 @@ def _terms(network: Network, widths: np.ndarray) -> np.ndarray:
     hidden = [layer.out for layer in network.chain.layers[:-1]]
     layers = [out.index for out in hidden if isinstance(out, Free)]
     columns = [np.ones(len(inverse))] if len(layers) < len(hidden) else []
-    if len(layers) <= TOLD_APART:
+    if len(layers) <= MOST_SEPARATE:
         for order in range(1, min(HIGHEST_ORDER, len(layers)) + 1):
             sets = sorted({tuple(sorted(chosen)) for chosen in itertools.combinations(layers, order)})
             columns += [inverse[:, list(chosen)].prod(axis=1) for chosen in sets]

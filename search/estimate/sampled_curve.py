@@ -1,7 +1,7 @@
 """The curve by sampling: which members are sampled, and the smooth curve through them.
 
 Members are spread geometrically from the baseline down to where ln r is about one; narrower ones have so heavy a tail
-that they would cost most of the samples. If the optimum lies at that end, narrower ones are added.
+that they would cost most of the samples. If the optimum is at that end, narrower ones are added.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _sample_vectors(
 
 
 def _beyond(problem: GroupingProblem, widths: tuple[int, ...], narrowest: np.ndarray) -> list[tuple[int, ...]]:
-    """Where a width lies at the narrowest one sampled: the same vector with half of it."""
+    """Where a width is at the narrowest one sampled: the same vector with half of it."""
     vectors = []
     for index, allowed in enumerate(vector_values(problem.network, problem.spec.space)):
         half = int(allowed[np.abs(allowed - widths[index] / 2).argmin()])

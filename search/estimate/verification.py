@@ -22,14 +22,14 @@ from collegium.search.sampling.shards import work_per_sample
 
 #: Samples per member; ln r is known to 1–2 % from them.
 SAMPLES = 16_384
-#: Standard errors apart from which the two are said to disagree.
+#: Standard errors apart from which the two disagree.
 DISAGREE = 4.0
 
 
 def spot_check(
     problem: GroupingProblem, members: Sequence[tuple[int, ...]], estimation: Estimation, report: Report
 ) -> SpotCheck:
-    """ln r at a few members by both ways; ``estimation`` says where the samples are drawn."""
+    """ln r at a few members by both ways; ``estimation`` determines where the samples are drawn."""
     members = list(dict.fromkeys(members))
     exact = problem.exact(np.array(members))
     short = replace(estimation, samples=SAMPLES)

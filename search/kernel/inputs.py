@@ -20,13 +20,13 @@ from collegium.search.kernel.stem import POOLED_STRIDE, Stem, batch_size, gram_s
 from collegium.search.networks.chain import Chain
 from collegium.search.spec import InputsSpec, PairSpec
 
-#: Correlation of neighbouring positions where a spec says nothing: that of natural images.
+#: Correlation of neighbouring positions where a specification gives none: that of natural images.
 DEFAULT_CORRELATION = 0.95
 #: Images of a data set that its mean patch Gram is taken over.
 MOST_IMAGES = 4096
 #: Entries of all Gram matrices that are averaged.
 MOST_ENTRIES = 2_000_000_000
-#: Relative size of a negative eigenvalue that is put down to rounding.
+#: Relative size of a negative eigenvalue that is attributed to rounding.
 ROUNDING = 1e-6
 
 

@@ -35,9 +35,10 @@ RESOLUTION = 1e-9
 class Estimate:
     """An estimate of the moment ratio r = E[K²] / E[K]² from ``samples`` draws.
 
-    ``log_ratio`` is ln r and ``standard_error`` its standard error; both may be infinite where the samples cannot tell.
-    ``plain_error`` is the delta method's, blind to the tail. ``tail_index`` is Hill's estimate from the largest
-    samples: about the highest order of a moment of K that this number of samples sees; infinite for a constant K.
+    ``log_ratio`` is ln r and ``standard_error`` its standard error; both are infinite where there are too
+    few samples. ``plain_error`` is the delta method's, blind to the tail. ``tail_index`` is Hill's estimate from the
+    largest samples: about the highest order of a moment of K that this number of samples sees; infinite for a constant
+    K.
     """
 
     ratio: float

@@ -1,4 +1,4 @@
-"""One point at which the kernel's moments are wanted: everything that determines them, and nothing else."""
+"""One point at which the kernel's moments are wanted: exactly what determines them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KernelPoint(BaseModel):
     def of(cls, chain: Chain, widths: tuple[int, ...], entry: str, inputs: InputsSpec) -> KernelPoint:
         """The point for a spec's ``inputs``, whose ``data`` must have been turned into a Gram matrix before.
 
-        Raises ``ValueError`` where the widths or the Gram matrix do not fit the chain, or the entry sees nothing.
+        Raises ``ValueError`` where the widths or the Gram matrix do not fit the chain, or the entry has no inputs.
         """
         chain.at(widths)
         window = windows(chain, entry)[0]

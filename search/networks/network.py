@@ -21,7 +21,7 @@ Measure = Literal["parameters", "flops"]
 class Network(ABC):
     """A baseline lowered to what a search needs.
 
-    ``baseline`` is the free width vector ñ of one member and ``multiplicity`` the baseline's own number of members.
+    ``baseline`` is the free width vector ñ of one member and ``multiplicity`` its number of members.
     """
 
     title: str
@@ -69,7 +69,7 @@ class MlpNetwork(Network):
     bias: bool = False
 
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
-        """Members share nothing but the output bias."""
+        """Members share the output bias alone."""
         if measure == "flops":
             return 0, self.chain.flops(widths)
         if not self.bias:
@@ -88,7 +88,7 @@ class BlockNetwork(Network):
     """m copies of a user's chain, their outputs summed; no biases or norms are counted."""
 
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
-        """Members share nothing."""
+        """Members have no parameters in common."""
         return 0, self.chain.parameters(widths) if measure == "parameters" else self.chain.flops(widths)
 
     @property

@@ -1,4 +1,4 @@
-"""The flat bottom of the objective: members within a tolerance of n*, and among them the one hardware likes.
+"""The flat bottom of the objective: members within a tolerance of n*, and among them a hardware-friendly one.
 
 The objective hardly changes near its optimum, but the time per step does: channels that fill whole vector lanes run
 at twice the speed of their neighbours, at a variance within a few percent.

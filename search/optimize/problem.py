@@ -105,7 +105,7 @@ def build_problem(spec: SearchSpec, images: np.ndarray | None = None) -> Groupin
     """Check a specification and turn ``inputs.data`` into the mean patch Gram of ``images``.
 
     ``images`` has shape (images, channels, height, width) or (images, height, width). Raises ``InvalidSpec``, also
-    where the closed form is asked for and there is none, or the images do not fit.
+    where the closed form is required and there is none, or the images do not fit.
     """
     network = validate_search(spec)
     try:

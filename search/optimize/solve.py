@@ -20,7 +20,7 @@ from collegium.search.result import CurveRow, SolvedEnsemble
 VIOLATION = 0.025
 #: Loss by rounding m at n* from which the best integer ensemble is sought among all members.
 ROUNDING_LOSS = 0.05
-#: Members with a larger ln r (r = 5·10⁸) are not considered: nobody builds them, and their figures overflow.
+#: Members with a larger ln r (r = 5·10⁸) are not considered: they are of no use, and their variances overflow.
 LARGEST_LOG_RATIO = 20.0
 #: Largest multiplicity that is reported.
 MOST_MEMBERS = 10**9
@@ -28,7 +28,7 @@ MOST_MEMBERS = 10**9
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is asked: the network, the measure of cost, the budget in that measure, and the variance to match."""
+    """The two constraints: the budget of the primal, in the measure of cost, and the variance of the dual."""
 
     network: Network
     measure: Measure

@@ -47,9 +47,9 @@ def figure3(seed: int, report: Report) -> Reproduction:
     fitted = GivenAlpha(problem.network, _alpha_over(problem, 50))
     wider = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=784, hidden=(500,) * 5, outputs=1)))
     ways = (
-        _Optimum("ours, closed form", problem.solve(problem.members, problem.exact)),
-        _Optimum(f"ours, α = {fitted.alpha:.2f} fitted over n ≥ 50", problem.solve(problem.members, fitted)),
-        _Optimum("ours, closed form, 784 inputs", wider.solve(wider.members, wider.exact)),
+        _Optimum("closed form", problem.solve(problem.members, problem.exact)),
+        _Optimum(f"α = {fitted.alpha:.2f} fitted over n ≥ 50", problem.solve(problem.members, fitted)),
+        _Optimum("closed form, 784 inputs", wider.solve(wider.members, wider.exact)),
     )
     paper = (
         "paper",
@@ -66,7 +66,7 @@ def figure3(seed: int, report: Report) -> Reproduction:
         claim="The smoothest member is 48 wide; about 30 fit the budget, and about 12 have the baseline's variance.",
         columns=("", "n*", "m primal", "m dual", "ρ"),
         rows=rows,
-        notes=("m is real, before rounding; the objective is flat: from n = 31 to 64 it lies within 2.5 % of n*.",),
+        notes=("m is real, before rounding; the objective is flat: from n = 31 to 64 it is within 2.5 % of n*.",),
         agrees=agrees,
         figure=_curves(ways),
     )

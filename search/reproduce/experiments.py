@@ -1,4 +1,4 @@
-"""``collegium reproduce``: the figures and tables of Littwin et al. 2020 on architecture search, beside ours.
+"""``collegium reproduce``: the figures and tables of Littwin et al. 2020 on architecture search, computed again.
 
 ``python -m collegium.search.reproduce figure3`` prints a table, and writes it as Markdown and JSON, with a plot. As a
 program it is the one place of this package that writes files; ``reproduce`` itself does not.
@@ -35,7 +35,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
 
 
 def reproduce(name: str, *, seed: int = 0, report: Report = discard) -> Reproduction:
-    """Do an experiment again. Raises ``KeyError`` for an unknown name.
+    """Repeat an experiment. Raises ``KeyError`` for an unknown name.
 
     What needs samples takes up to some twenty seconds on one core; ``report(fraction, message)`` may raise to end it.
     """

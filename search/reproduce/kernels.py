@@ -29,7 +29,7 @@ MOST_DRAWS, MOST_KERNELS = 400, 1_000_000
 
 
 def figure2(seed: int, report: Report) -> Reproduction:
-    """K(x_0, x_γ) over the circle for ensembles of 1, 10 and 100 members, beside its infinite-width limit."""
+    """K(x_0, x_γ) over the circle for ensembles of 1, 10 and 100 members, and its infinite-width limit."""
     angles = torch.linspace(-math.pi, math.pi, 33)
     generator = torch.Generator().manual_seed(seed)
     wide = _circle_kernels(WIDTH, MEMBERS, angles, generator, scaled(report, 0.0, 0.9))
@@ -60,7 +60,7 @@ def figure2(seed: int, report: Report) -> Reproduction:
         columns=("one ensemble's K(x_0, x_γ)", "γ = 0", "π/4", "π/2", "3π/4", "π", "spread at γ = 0", "√((r − 1) / m)"),
         rows=tuple(rows),
         notes=(
-            f"Spread: root mean square of K/K∞ − 1 over {MEMBERS} members; beside it the closed form.",
+            f"Spread: root mean square of K/K∞ − 1 over {MEMBERS} members; next to it the closed form.",
             "Infinite width: by the arc-cosine kernels, in place of the paper's network a hundred times wider.",
         ),
         agrees=agrees,
@@ -69,7 +69,7 @@ def figure2(seed: int, report: Report) -> Reproduction:
 
 
 def lemma1(seed: int, report: Report) -> Reproduction:
-    """Root mean square of K^e / E[K] − 1 against m, measured beside √((r − 1) / m)."""
+    """Root mean square of K^e / E[K] − 1 against m, measured and by √((r − 1) / m)."""
     rows, lines, agrees = [], [], True
     for index, widths in enumerate(SHAPES):
         chain = mlp_chain(784, len(widths), 1)
@@ -92,7 +92,7 @@ def lemma1(seed: int, report: Report) -> Reproduction:
         notes=(
             f"Deviation: root mean square of K^e / E[K] − 1 over {_draws(1)} ensembles ({_draws(SIZES[-1])} of the "
             "largest); E[K] and r by the closed form.",
-            "At m = 1 a few hundred kernels say little about their spread: the tail is heavy.",
+            "At m = 1 a few hundred kernels estimate their spread poorly: the tail is heavy.",
         ),
         agrees=agrees,
         figure=_lemma_figure(lines),

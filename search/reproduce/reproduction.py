@@ -1,4 +1,4 @@
-"""A figure or table of a paper beside ours: printable rows, notes on what differs, and a plot."""
+"""A figure or table of a paper, and its reproduction: printable rows, notes on what differs, and a plot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collegium.search.plot import PlotFormat, render
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One experiment of the paper, done again.
+    """One experiment of the paper, repeated.
 
-    ``claim`` is what the paper says, in our words; ``agrees`` whether ours says the same within the figures printed.
+    ``claim`` is the paper's, in other words; ``agrees``: whether the reproduction confirms it to the printed digits.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Reproduction:
 
     @property
     def verdict(self) -> str:
-        """The claim, and whether it was seen."""
+        """The claim, and whether it is confirmed."""
         return f"Claim: {self.claim} Seen here: {'yes' if self.agrees else 'no'}."
 
     def text(self) -> str:

@@ -56,7 +56,7 @@ def theorem1(seed: int, report: Report) -> Reproduction:
         rows=tuple(rows),
         notes=(
             f"Two tanh layers, {POINTS} points, flow to time {TIME:g} in {STEPS} steps, mean of {STARTS} starts.",
-            "Bottom right: the power of m·n over all cells; the theorem says −1.",
+            "Bottom right: the power of m·n over all cells; −1 by the theorem.",
         ),
         agrees=abs(slope + 1) < 0.25,
         figure=_figure(changes),

@@ -31,7 +31,7 @@ class ConvSampler:
     the cheaper.
 
     Where Littwin et al. 2020 (Eq. 3) draw weights, this draws the law of what they do wherever that is cheaper, and
-    never a gradient where two Gram matrices tell its norm; ``collegium.search.sampling.shared_layer`` derives both.
+    never a gradient where two Gram matrices give its norm; ``collegium.search.sampling.shared_layer`` derives both.
     The law of the samples is that of the plain definition in ``collegium.search.sampling.reference``.
 
     Raises ``ValueError`` for free widths, a last layer with an activation, or a Gram matrix of the wrong shape or not
@@ -83,7 +83,7 @@ class ConvSampler:
         return entry + first.share(gradient)
 
     def _at(self, samples: int) -> tuple[InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer]:
-        """The layers with buffers for ``samples`` samples, kept until another number is asked."""
+        """The layers with buffers for ``samples`` samples, kept until the number changes."""
         if self._layers is None or self._layers[0] != samples:
             head, *middle, tail = self._shapes
             place = (samples, self._inputs, self._device, self._dtype)

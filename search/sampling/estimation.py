@@ -1,7 +1,7 @@
 """Monte Carlo over several kernel entries: rounds of shards, wherever they are computed, until each has converged.
 
 What was stored of an entry is taken up where it was left, so that a known topology needs no sampling, and every round
-is stored, so that a search that was cut off loses one round at most.
+is stored, so that an interrupted search loses one round at most.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PILOT = 0.05
 
 @dataclass(frozen=True)
 class Estimation:
-    """How samples are asked for and where estimates are kept.
+    """How samples are drawn and where estimates are stored.
 
     ``known(key)`` returns the stored record of a kernel point or None, ``remember(key, record)`` stores one.
     """

@@ -1,4 +1,4 @@
-"""Shards computed in this process: on every core that torch was given, one shard to a core.
+"""Shards computed in this process: on every core that torch may use, one shard to a core.
 
 Torch is imported when there are shards to compute: a closed form needs none.
 """
@@ -79,7 +79,7 @@ def _side_by_side(shards: list[ShardSpec], threads: int, report: Report) -> list
 
 @contextmanager
 def _single_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads give torch one core each; the caller's own number is put back afterwards."""
+    """A pool whose threads use one core each; the caller's number of threads is restored afterwards."""
     import torch
 
     try:

@@ -83,7 +83,7 @@ def cholesky_factor(gram: Tensor) -> Tensor:
     """Lower-triangular L with L Lᵀ ≈ ``gram``, ``(…, P, P)``, singular or zero Grams included.
 
     The diagonal is raised by a few units of its own rounding error, which is the exact Gram of vectors with a little
-    independent noise added; a zero vector stays (as good as) zero. The noise grows until the factor exists.
+    independent noise added; a zero vector stays zero to rounding. The noise grows until the factor exists.
     """
     if gram.shape[-1] == 1:
         return (gram + TINY).sqrt_()

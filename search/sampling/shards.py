@@ -1,7 +1,7 @@
 """Rounds of Monte Carlo: a pilot, then as many equal shards as the asked error needs, then a check.
 
 A plan depends on the merged moments alone, and a shard's numbers on ``(seed, point.key, index)`` alone, so a result is
-the same whoever computes the shards, in whatever order and however many at once.
+the same wherever the shards are computed, in any order and any number at a time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ShardSpec(BaseModel):
 
 
 class ShardResult(BaseModel):
-    """The moments of one shard's samples; ``key`` and ``index`` say which."""
+    """The moments of one shard's samples; ``key`` and ``index`` name the shard."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -141,8 +141,8 @@ class GaussianLayer(HiddenLayer):
     """A hidden layer by the law of what its weights do, in O(rows · (f + c)) normals instead of f · c.
 
     With patches U (rows × f) and A = U Uᵀ, the pre-activations have independent columns N(0, g/f A). Given them, the
-    weights are known on the span of the patches and as random as before beside it, so the gradient of the patches is
-    δ Zᵀ A⁻¹ U + √(g/f) N (1 − Uᵀ A⁻¹ U), where N (rows × f) has independent columns N(0, δ δᵀ).
+    weights are known on the span of the patches and as random as before orthogonally to it, so the gradient of the
+    patches is δ Zᵀ A⁻¹ U + √(g/f) N (1 − Uᵀ A⁻¹ U), where N (rows × f) has independent columns N(0, δ δᵀ).
     """
 
     def __init__(self, shape: ConvShape, samples: int, inputs: int, device: torch.device, dtype: torch.dtype):
