@@ -1,38 +1,27 @@
 """Everything that the API and the command line read from the environment, and nowhere else.
 
-``docs/configuration.md`` lists each variable; the worker reads the same names for what both share.
+``docs/configuration.md`` lists each variable; ``collegium.jobs.settings`` holds those that the worker reads too.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+
+from collegium.jobs.settings import SettingsError, SharedSettings, load
+
+__all__ = ["Settings", "SettingsError", "load_settings"]
 
 DEFAULT_PORT = 8321
 
 
-class SettingsError(ValueError):
-    """A variable that cannot be used; the message names it and its value."""
-
-
-class Settings(BaseSettings):
+class Settings(SharedSettings):
     """The service's configuration; field ``x`` is read from ``COLLEGIUM_X``.
 
     Whatever is not given lies under ``home``, which is all that the embedded service needs.
     """
-
-    model_config = SettingsConfigDict(env_prefix="COLLEGIUM_", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    home: Path = Path("~/.collegium")
-    database_url: str = ""
-    broker_url: str = ""
-    artifact_url: str = ""
-    data_dir: Path = Path()
-    datasets_dir: Path = Path()
 
     host: str = "127.0.0.1"
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
@@ -45,19 +34,6 @@ class Settings(BaseSettings):
 
     server: str = ""
     api_key: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _below_home(cls, values: dict[str, Any]) -> dict[str, Any]:
-        home = Path(values.get("home") or "~/.collegium").expanduser().absolute()
-        derived = {
-            "database_url": f"sqlite:///{home / 'collegium.db'}",
-            "broker_url": f"filesystem://{home / 'broker'}",
-            "artifact_url": f"file://{home / 'artifacts'}",
-            "data_dir": home / "data",
-            "datasets_dir": home / "datasets",
-        }
-        return derived | {key: value for key, value in values.items() if value != ""} | {"home": home}
 
     @property
     def shares_folders(self) -> bool:
@@ -94,9 +70,4 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment, with ``overrides`` first. Raises ``SettingsError``."""
-    try:
-        return Settings(**{key: value for key, value in overrides.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = "COLLEGIUM_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}") from error
+    return load(Settings, overrides)

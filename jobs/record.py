@@ -13,7 +13,7 @@ Kind = Literal["search", "shard", "training", "study"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Queue = Literal["search", "train"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
-EventType = Literal["state", "progress", "metric", "log"]
+QUEUE_OF: dict[Kind, Queue] = {"search": "search", "shard": "search", "training": "train", "study": "train"}
 FailureKind = Literal["invalid_spec", "user_error", "out_of_memory", "timeout", "worker_lost", "internal"]
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
@@ -21,6 +21,38 @@ MESSAGE_LIMIT = 2_000
 LOG_TAIL_LIMIT = 64_000
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EventType:
+    """A type of entry in a job's history: its name, who writes it, and what its data holds.
+
+    The store writes its own types together with the change that they record; ``by_attempt`` marks those that the
+    computing process of an attempt adds.
+    """
+
+    name: str
+    data: str
+    by_attempt: bool = False
+
+
+#: Every type of event. Checks, the published schema and the stream derive from this table.
+EVENT_TYPES: dict[str, EventType] = {
+    type.name: type
+    for type in (
+        EventType("state", "`status`, `attempt` and, where they apply, `worker`, `reason`, `failure`"),
+        EventType("progress", "`fraction` and `message`"),
+        EventType("metric", "one row of metrics", by_attempt=True),
+        EventType("log", "what the attempt records", by_attempt=True),
+    )
+}
+WRITABLE = tuple(type.name for type in EVENT_TYPES.values() if type.by_attempt)
+
+
+def check_writable(event_type: str) -> None:
+    """Raise ValueError unless attempts write events of this type."""
+    if event_type not in WRITABLE:
+        raise ValueError(f"an attempt writes {' and '.join(WRITABLE)} events, not {event_type!r}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,7 @@ class Job:
 
     @property
     def terminal(self) -> bool:
-        """Nothing will change this job any more."""
+        """Whether the job has ended."""
         return self.status in TERMINAL
 
     @property
@@ -95,21 +127,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """One entry of a job's history; ``seq`` starts at 1 and has no gaps within a job.
-
-    ``state``     ``{"status", "attempt"}`` and, where they apply, ``worker``, ``reason``, ``failure``
-    ``progress``  ``{"fraction", "message"}``
-    ``metric``, ``log``  what the attempt wrote
-    """
+    """One entry of a job's history, of a type in ``EVENT_TYPES``; ``seq`` starts at 1 and has no gaps within a job."""
 
     seq: int
-    type: EventType
+    type: str
     data: dict[str, Any]
     at: datetime
 
     @property
     def terminal(self) -> bool:
-        """The last event there will ever be."""
+        """Whether it is the last event of the job."""
         return self.type == "state" and self.data["status"] in TERMINAL
 
 

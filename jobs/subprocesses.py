@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from importlib import resources
 from pathlib import Path
 
-import collegium
+#: The line that the embedded worker prints once it takes jobs.
+WORKER_READY = "collegium worker ready"
 
 #: The folder that the package is imported from: an environment's site-packages, or a checkout.
-_ROOT = Path(str(collegium.__file__)).absolute().parent.parent
+_ROOT = Path(str(resources.files("collegium"))).absolute().parent
 
 
 def python(*arguments: str) -> list[str]:

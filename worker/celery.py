@@ -1,27 +1,24 @@
 """The Celery application, put together from the settings; and the runner, started and stopped with the worker.
 
 A message carries a job's id and nothing else. It is acknowledged as soon as it is read, never retried, never delayed,
-and no result is kept: the database does all that.
+and no result is kept: the database holds the state of the job.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
 from kombu.entity import Queue
 
-from collegium.jobs import folder_broker
+from collegium.jobs.broker import TASK, Publisher, broker_settings
 from collegium.jobs.database.engine import open_engine
 from collegium.jobs.database.migrate import upgrade
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.record import QUEUES
 from collegium.jobs.store import JobStore
 from collegium.worker.process.slots import plan_slots
-from collegium.worker.publisher import TASK, Publisher
 from collegium.worker.runner import Runner
 from collegium.worker.settings import WorkerSettings
 
@@ -32,39 +29,22 @@ class Collegium(Celery):
     settings: WorkerSettings
     runner: Runner | None = None
 
-    def publisher(self) -> Publisher:
-        """Sends through this application's broker."""
-        return Publisher(self)
-
     def open_store(self) -> JobStore:
-        """The job store of the settings, its schema brought up to date."""
+        """The job store of the settings, its schema migrated."""
         engine = open_engine(self.settings.database_url)
         upgrade(engine)
         return JobStore(engine)
 
 
-REAP = "collegium.reap"
-
-
 def register(app: Collegium) -> None:
-    """Add the tasks to an application."""
+    """Add the task to an application."""
 
-    @app.task(name=TASK)
+    # Not shared: Celery would register it in every other application of the process too.
+    @app.task(name=TASK, shared=False)
     def run_job(job_id: str) -> None:
-        """Run a job, if it waits and there is room for it."""
+        """Run a job, if it is queued and a slot is free."""
         if app.runner is not None:
             app.runner.run(job_id)
-
-    @app.task(name=REAP)
-    def reap() -> None:
-        """Look for lost jobs; beat sends it, for set-ups that want a reaper beside those in the workers."""
-        if app.runner is not None:
-            app.runner.reap_once()
-
-
-log = logging.getLogger("collegium.worker")
-
-FOLDER_TRANSPORT = "collegium.jobs.folder_broker:Transport"
 
 
 def create_app(settings: WorkerSettings) -> Collegium:
@@ -72,7 +52,8 @@ def create_app(settings: WorkerSettings) -> Collegium:
     app = Collegium("collegium", set_as_current=False)
     app.settings = settings
     app.conf.update(
-        **_broker(settings.broker_url),
+        **broker_settings(settings.broker_url),
+        broker_connection_timeout=2.0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
@@ -87,8 +68,6 @@ def create_app(settings: WorkerSettings) -> Collegium:
         worker_send_task_events=False,
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
-        beat_scheduler="celery.beat:Scheduler",
-        beat_schedule={"reap": {"task": REAP, "schedule": settings.reap_s, "options": {"expires": 60}}},
     )
     register(app)
     app.steps["worker"].add(RunnerStep)  # pyright: ignore[reportOptionalSubscript]
@@ -102,16 +81,17 @@ class RunnerStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, parent: Any) -> None:
-        """Open the stores and begin to look for work in the queues that this worker consumes."""
+        """Open the stores and start taking jobs from the queues that this worker consumes."""
         app: Collegium = parent.app
         settings = app.settings
         queues = set(app.amqp.queues.consume_from) & set(QUEUES)
+        self._publisher = Publisher(settings.broker_url)
         app.runner = Runner(
             name=parent.hostname,
             settings=settings,
             store=app.open_store(),
             artifacts=ArtifactStore(settings.artifact_url),
-            publisher=app.publisher(),
+            publisher=self._publisher,
             slots=[slot for slot in plan_slots(settings) if slot.queue in queues],
             limit=parent.concurrency,
         )
@@ -121,28 +101,15 @@ class RunnerStep(bootsteps.StartStopStep):
         """Give the jobs back and wait until their processes are gone."""
         if parent.app.runner is not None:
             parent.app.runner.close()
+            self._publisher.close()
 
     terminate = stop
 
 
 def _stop_runner(app: Collegium) -> Any:
-    # The signal comes at once; the step's turn only after the consumer has noticed.
+    # The signal is sent at once, the step is stopped only after the consumer.
     def stop(**_: Any) -> None:
         if app.runner is not None:
             app.runner.stop()
 
     return stop
-
-
-def _broker(url: str) -> dict[str, Any]:
-    if urlsplit(url).scheme == folder_broker.SCHEME:
-        return {
-            "broker_url": "filesystem://localhost//",
-            "broker_transport": FOLDER_TRANSPORT,
-            "broker_transport_options": folder_broker.options(url),
-        }
-    return {
-        "broker_url": url,
-        "broker_connection_timeout": 2.0,
-        "broker_transport_options": {"socket_connect_timeout": 2.0, "socket_keepalive": True},
-    }

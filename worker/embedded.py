@@ -21,11 +21,11 @@ from typing import Any
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
+from collegium.jobs.subprocesses import WORKER_READY
 from collegium.worker.celery import create_app
 from collegium.worker.process.slots import plan_slots
 from collegium.worker.settings import SettingsError, load_settings
 
-READY = "collegium worker ready"
 PARENT_POLL_S = 0.5
 SHUTDOWN_LIMIT_S = 20.0
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _announce_ready(**_: Any) -> None:
-    print(READY, flush=True)
+    print(WORKER_READY, flush=True)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from collegium.jobs.broker import Publisher
 from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import JobNotFound
 from collegium.jobs.files.artifacts import ArtifactStore
@@ -17,7 +18,6 @@ from collegium.worker.attempt.resources import Resources
 from collegium.worker.failures import REMEDIES
 from collegium.worker.process.slots import Slot, SlotPool
 from collegium.worker.process.spares import Spares
-from collegium.worker.publisher import Publisher
 from collegium.worker.settings import WorkerSettings
 
 log = logging.getLogger("collegium.worker")

@@ -1,51 +1,39 @@
 """Everything that the worker reads from the environment, and nowhere else.
 
-``docs/configuration.md`` lists each variable; the API reads the same names for what both share.
+``docs/configuration.md`` lists each variable; ``collegium.jobs.settings`` holds those that the API reads too.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, model_validator
+
+from collegium.jobs.settings import SettingsError, SharedSettings, load
+
+__all__ = ["SettingsError", "WorkerSettings", "load_settings", "visible_gpus"]
 
 DAY = 86_400.0
 
 
-class SettingsError(ValueError):
-    """A variable that cannot be used; the message names it and its value."""
-
-
-class WorkerSettings(BaseSettings):
+class WorkerSettings(SharedSettings):
     """The worker's configuration; field ``x`` is read from ``COLLEGIUM_X``. Times are seconds.
 
-    Whatever is not given lies under ``home``. Several machines that shall continue each other's trainings share
-    ``home``, ``data_dir`` and ``datasets_dir``.
+    Machines that continue each other's trainings share ``home``, ``data_dir`` and ``datasets_dir``.
 
-    * ``devices``: ``auto`` (every GPU that is there, else the processor), ``cpu``, or GPU indices ``0,1``;
+    * ``devices``: ``auto`` (every GPU of the machine, else the processor), ``cpu``, or GPU indices ``0,1``;
       ``search_slots`` and ``train_slots``: jobs of either queue at once, by default one per GPU, or on the processor
       a search for every two cores (two to eight) and one training; ``train_gpus``: GPUs of each training; ``spares``:
       warm processes that wait for the next job.
-    * ``lease_s``: how long a job survives its worker's silence; ``heartbeat_s``: how often the lease is renewed, and
-      so how soon a cancellation is noticed; ``poll_s``: how often a free slot looks for work that no message
-      announced; ``reap_s``: how often lost jobs are looked for.
+    * ``lease_s``: how long a job is held without a heartbeat; ``heartbeat_s``: how often the lease is renewed, and
+      so how soon a cancellation is noticed; ``poll_s``: how often a free slot polls for jobs whose message was
+      lost; ``reap_s``: how often the jobs of dead workers are queued again.
     * ``cancel_grace_s`` after a cancellation SIGTERM is sent, ``term_grace_s`` after that SIGKILL; at a shutdown
       ``shutdown_grace_s`` takes the place of the first.
-    * ``preload``: modules that a warm process has imported; ``extra_handlers``: ``module:mapping`` of further
-      handlers, ``{kind: function(spec, context)}``, which override built-in ones of the same kind.
+    * ``preload``: modules that a warm process has imported; ``extra_handlers``: ``module:mapping`` of handlers,
+      ``{kind: function(spec, context)}``, which replace the built-in ones of the kinds that it names.
     """
-
-    model_config = SettingsConfigDict(env_prefix="COLLEGIUM_", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    home: Path = Path("~/.collegium")
-    database_url: str = ""
-    broker_url: str = ""
-    artifact_url: str = ""
-    data_dir: Path = Path()
-    datasets_dir: Path = Path()
 
     devices: str = Field(default="auto", pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")
     search_slots: int | None = Field(default=None, ge=1, le=1024)
@@ -70,22 +58,8 @@ class WorkerSettings(BaseSettings):
     extra_handlers: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _below_home(cls, values: dict[str, Any]) -> dict[str, Any]:
-        home = Path(values.get("home") or "~/.collegium").expanduser().absolute()
-        derived = {
-            "database_url": f"sqlite:///{home / 'collegium.db'}",
-            "broker_url": f"filesystem://{home / 'broker'}",
-            "artifact_url": f"file://{home / 'artifacts'}",
-            "data_dir": home / "data",
-            "datasets_dir": home / "datasets",
-        }
-        given = {key: value for key, value in values.items() if value != "" or key not in derived}
-        return derived | given | {"home": home}
-
     @model_validator(mode="after")
-    def _heart_beats_within_a_lease(self) -> WorkerSettings:
+    def _heartbeat_within_lease(self) -> WorkerSettings:
         if self.heartbeat_s > self.lease_s / 2:
             raise ValueError("heartbeat_s must be at most half of lease_s")
         return self
@@ -97,13 +71,7 @@ class WorkerSettings(BaseSettings):
 
 def load_settings(**overrides: Any) -> WorkerSettings:
     """Settings from the environment, with ``overrides`` first. Raises ``SettingsError``."""
-    try:
-        return WorkerSettings(**overrides)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = "COLLEGIUM_" + ("_".join(str(part) for part in first["loc"]) or "*").upper()
-        shown = f"={first['input']!r}" if first["loc"] else ""
-        raise SettingsError(f"{name}{shown}: {first['msg']}") from error
+    return load(WorkerSettings, overrides)
 
 
 def visible_gpus() -> list[str] | None:

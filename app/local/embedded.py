@@ -18,11 +18,10 @@ import uvicorn
 
 from collegium.app.main import create_app
 from collegium.app.settings import Settings
-from collegium.jobs.subprocesses import environment, python
+from collegium.jobs.subprocesses import WORKER_READY, environment, python
 
 log = logging.getLogger("collegium.serve")
 
-_READY = "collegium worker ready"
 _WORKER_GRACE_S = 15.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -165,7 +164,7 @@ class WorkerProcess:
                 process.terminate()
             assert process.stdout is not None
             for line in process.stdout:
-                if line.strip() == _READY:
+                if line.strip() == WORKER_READY:
                     self.ready.set()
                 else:
                     print(line, end="", file=sink or sys.stderr, flush=True)

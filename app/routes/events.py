@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
@@ -14,17 +14,18 @@ from collegium.app.http.problems import Problem
 from collegium.app.services.event_stream import job_events, resume_point
 from collegium.app.services.lookup import JobId, known_job
 from collegium.app.services.services import Given, Services
-from collegium.jobs.record import EventType, Job
+from collegium.jobs.record import EVENT_TYPES, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+_TYPES = "; ".join(f"`{type.name}` ({type.data})" for type in EVENT_TYPES.values())
 _EVENT = {
     "description": "One event of the stream.",
     "type": "object",
     "required": ["id", "event", "data"],
     "properties": {
         "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
-        "event": {"enum": list(get_args(EventType))},
+        "event": {"enum": list(EVENT_TYPES)},
         "data": {"type": "string", "contentMediaType": "application/json"},
         "retry": {"type": "integer"},
     },
@@ -37,7 +38,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Server-sent events `state`, `progress`, `metric` and `log`, up to the terminal `state`.",
+            "description": f"Server-sent events up to the terminal `state`: {_TYPES}.",
             "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **problems("not-found", "invalid-request", "unavailable"),

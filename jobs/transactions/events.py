@@ -18,10 +18,9 @@ from collegium.jobs.database.json_text import decode, encode
 from collegium.jobs.database.schema import events as event_rows
 from collegium.jobs.database.schema import jobs
 from collegium.jobs.errors import JobNotFound
-from collegium.jobs.record import MESSAGE_LIMIT, Event, EventType
+from collegium.jobs.record import MESSAGE_LIMIT, Event, check_writable
 from collegium.jobs.transactions.transitions import change, fenced, insert_events
 
-WRITABLE: tuple[EventType, ...] = ("metric", "log")
 MAX_SEQ = 2**63 - 1
 EVENT_COLUMNS = tuple(event_rows.c[name] for name in ("seq", "type", "data", "at"))
 
@@ -54,11 +53,11 @@ class History:
             insert_events(connection, job_id, seq, [("progress", data)])
             return seq
 
-    def append_event(self, job_id: str, attempt: int, type: EventType, data: Mapping[str, Any]) -> int:
-        """Write one ``metric`` or ``log`` event; its number. Raises as ``append_events``."""
+    def append_event(self, job_id: str, attempt: int, type: str, data: Mapping[str, Any]) -> int:
+        """Write one event of a ``WRITABLE`` type; its number. Raises as ``append_events``."""
         return self.append_events(job_id, attempt, [(type, data)])
 
-    def append_events(self, job_id: str, attempt: int, entries: Sequence[tuple[EventType, Mapping[str, Any]]]) -> int:
+    def append_events(self, job_id: str, attempt: int, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
         """Write several in one transaction; the number of the last.
 
         Raises Superseded, JobNotFound, NotStorable, ValueError for no entries or another type.
@@ -66,18 +65,15 @@ class History:
         if not entries:
             raise ValueError("no events to write")
         for type, _ in entries:
-            if type not in WRITABLE:
-                raise ValueError(f"an attempt writes {' and '.join(WRITABLE)} events, not {type!r}")
-        texts: list[tuple[EventType, str]] = [(type, encode(dict(data))) for type, data in entries]
+            check_writable(type)
+        texts = [(type, encode(dict(data))) for type, data in entries]
         with fenced(self.database) as connection:
             last_seq = jobs.c.last_seq + len(texts)
             seq = change(connection, job_id, attempt, jobs.c.last_seq, last_seq=last_seq).last_seq
             insert_events(connection, job_id, seq, texts)
             return seq
 
-    def events(
-        self, job_id: str, after: int = 0, limit: int = 500, types: Sequence[EventType] | None = None
-    ) -> list[Event]:
+    def events(self, job_id: str, after: int = 0, limit: int = 500, types: Sequence[str] | None = None) -> list[Event]:
         """Up to ``limit`` events with a greater number than ``after``, in order. Raises JobNotFound."""
         query = select(*EVENT_COLUMNS).where(
             event_rows.c.job_id == job_id, event_rows.c.seq > min(max(after, 0), MAX_SEQ)

@@ -13,7 +13,7 @@ from collegium.jobs.database.engine import Database, insert, now
 from collegium.jobs.database.json_text import decode, encode
 from collegium.jobs.database.schema import counters, events, jobs
 from collegium.jobs.errors import JobNotFound, Superseded
-from collegium.jobs.record import EventType, Failure, Job
+from collegium.jobs.record import Failure, Job
 from collegium.jobs.states import HELD, Transition
 
 JOB_FIELDS = tuple(Job.__dataclass_fields__)
@@ -93,7 +93,7 @@ def move(
     return job
 
 
-def insert_events(connection: Connection, job_id: str, last_seq: int, entries: Sequence[tuple[EventType, str]]) -> None:
+def insert_events(connection: Connection, job_id: str, last_seq: int, entries: Sequence[tuple[str, str]]) -> None:
     """Write entries whose numbers end at ``last_seq``. The caller holds the job's row, so numbers appear in order."""
     first = last_seq - len(entries) + 1
     rows = [

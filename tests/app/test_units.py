@@ -1,4 +1,4 @@
-"""The small parts: locations, ranges, tags, settings, the publisher."""
+"""The small parts: locations, ranges, tags, settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from collegium.app.http.conditional import Unsatisfiable, none_match, range_allo
 from collegium.app.http.document import parse_json, parse_model
 from collegium.app.http.problems import Problem
 from collegium.app.settings import SettingsError, load_settings
-from collegium.jobs.broker import BrokerDown, Publisher
 from collegium.search.locations import pointer, readable, without_tags
 from collegium.search.spec import SearchSpec
 
@@ -128,38 +127,3 @@ def test_every_setting_is_documented() -> None:
     guide = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text(encoding="utf-8")
     for name in collegium.app.settings.Settings.model_fields:
         assert f"`COLLEGIUM_{name.upper()}`" in guide
-
-
-def test_a_hint_reaches_the_broker(redis_url: str) -> None:
-    import redis
-
-    publisher = Publisher(redis_url)
-    publisher.check()
-    publisher.publish("abc", "search")
-    publisher.close()
-    with redis.Redis.from_url(redis_url) as client:
-        message = json.loads(client.lpop("search"))
-    assert message["headers"]["task"] == "collegium.run_job"
-    assert "abc" in message["headers"]["argsrepr"]
-
-
-def test_a_hint_becomes_a_file_in_the_folder_of_messages(tmp_path: Path) -> None:
-    publisher = Publisher(f"filesystem://{tmp_path}/broker")
-    publisher.publish("abc", "train")
-    publisher.close()
-    (message,) = (tmp_path / "broker/messages").iterdir()
-    assert message.name.endswith(".train.msg")
-    assert "collegium.run_job" in message.read_text()
-
-
-def test_a_broker_that_is_down_delays_nobody() -> None:
-    failures: list[int] = []
-    publisher = Publisher("redis://127.0.0.1:1/0", failed=lambda: failures.append(1))
-    began = time.perf_counter()
-    for number in range(50):
-        publisher.publish(str(number), "search")
-    assert time.perf_counter() - began < 0.1
-    publisher.close(10)
-    assert len(failures) == 50
-    with pytest.raises(BrokerDown):
-        publisher.check()

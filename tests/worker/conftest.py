@@ -260,14 +260,14 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
 @pytest.fixture
 def make_sender() -> Iterator[Callable[[str], Callable[[str, str], Any]]]:
     """Sends hints as the API does: by task name, from another application."""
-    from collegium.jobs.broker import sender
+    from collegium.jobs.broker import TASK, sender
 
     opened = []
 
     def make(broker_url: str) -> Callable[[str, str], Any]:
         app = sender(broker_url)
         opened.append(app)
-        return lambda job_id, queue: app.send_task("collegium.run_job", args=[job_id], queue=queue, ignore_result=True)
+        return lambda job_id, queue: app.send_task(TASK, args=[job_id], queue=queue, ignore_result=True)
 
     yield make
     for app in opened:

@@ -13,6 +13,7 @@ import sys
 import time
 
 from collegium.worker.failures import JobRejected
+from collegium.worker.protocol import AddEvent
 
 
 def answer(spec, context):
@@ -27,6 +28,14 @@ def sleep(spec, context):
         context.report(0.5, "asleep")
         time.sleep(0.02)
     return {"slept": True}
+
+
+def wait_for(spec, context):
+    """Reports until a file exists."""
+    while not os.path.exists(spec["path"]):
+        context.report(0.5, f"waiting in {os.getpid()}")
+        time.sleep(0.02)
+    return {"attempt": context.attempt}
 
 
 def unresponsive(spec, context):
@@ -129,6 +138,16 @@ def estimate(spec, context):
     return {"before": before, "after": context.get_estimate(spec["key"])}
 
 
+def unknown_event(spec, context):
+    context.event("poem", {"line": 1})
+
+
+def smuggled_event(spec, context):
+    """Sends an event that the context would refuse."""
+    context._supervisor.send(AddEvent("state", {"status": "succeeded"}))
+    time.sleep(60)
+
+
 def not_numbers(spec, context):
     context.event("metric", {"loss": float("nan"), "step": 3})
     return {"worst": float("inf"), "list": [float("nan"), 1.5]}
@@ -142,8 +161,8 @@ def garble(spec, context):
 ACTIONS = {
     function.__name__: function
     for function in (
-        answer, sleep, unresponsive, stubborn, crash, leave, killed, fail, refuse, allocate, spam, count, files,
-        badly_named, breed, parent, estimate, not_numbers, garble,
+        answer, sleep, wait_for, unresponsive, stubborn, crash, leave, killed, fail, refuse, allocate, spam, count,
+        files, badly_named, breed, parent, estimate, not_numbers, garble, unknown_event, smuggled_event,
     )
 }  # fmt: skip
 

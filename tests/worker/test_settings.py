@@ -16,7 +16,7 @@ def _bare(monkeypatch):
             monkeypatch.delenv(name)
 
 
-def test_everything_lies_under_home(monkeypatch, tmp_path):
+def test_everything_is_kept_below_home(monkeypatch, tmp_path):
     monkeypatch.setenv("COLLEGIUM_HOME", str(tmp_path))
     settings = load_settings()
     assert settings.database_url == f"sqlite:///{tmp_path}/collegium.db"
@@ -32,6 +32,20 @@ def test_the_api_reads_the_same_places(monkeypatch, tmp_path):
     here, there = load_settings(), load_app_settings()
     for name in ("home", "database_url", "broker_url", "artifact_url", "data_dir", "datasets_dir"):
         assert getattr(here, name) == getattr(there, name)
+
+
+def test_every_setting_is_documented():
+    guide = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text(encoding="utf-8")
+    for name in WorkerSettings.model_fields:
+        assert f"| `COLLEGIUM_{name.upper()}` |" in guide
+
+
+def test_an_override_goes_before_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLLEGIUM_POLL_S", "2")
+    assert load_settings(poll_s=3.0).poll_s == 3.0
+    assert load_settings(poll_s=None).poll_s == 2.0
+    monkeypatch.setenv("COLLEGIUM_POLL_S", "")
+    assert load_settings().poll_s == 1.0
 
 
 def test_home_is_that_of_the_user():
@@ -54,7 +68,7 @@ def test_an_error_names_the_variable_and_its_value(monkeypatch, name, value):
         load_settings()
 
 
-def test_the_heart_beats_within_a_lease():
+def test_a_heartbeat_fits_twice_into_a_lease():
     with pytest.raises(SettingsError, match="half of lease_s"):
         load_settings(lease_s=1.0, heartbeat_s=0.6)
 

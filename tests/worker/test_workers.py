@@ -2,12 +2,14 @@
 
 import os
 import signal
-import subprocess
+import sqlite3
 import sys
-import time
+from contextlib import closing
 
 import pytest
-from celery import Celery
+import redis
+
+from collegium.jobs.broker import Publisher
 
 pytestmark = pytest.mark.slow
 embedded_alone = pytest.mark.parametrize("setup", ["embedded"], indirect=True)
@@ -37,7 +39,7 @@ def test_jobs_run_fan_out_fail_and_are_cancelled(setup):
 
 
 @full_alone
-def test_a_message_that_was_lost_and_one_that_comes_again(setup):
+def test_a_message_that_was_lost_and_one_that_comes_again(setup, wait_until):
     client = setup.client
     setup.start()
     lost = client.post("answer", publish=False)
@@ -46,7 +48,10 @@ def test_a_message_that_was_lost_and_one_that_comes_again(setup):
     for _ in range(3):
         client.send(again.id, "search")
     assert client.ended(again).status == "succeeded"
-    time.sleep(0.3)
+    with redis.Redis.from_url(setup.environment["COLLEGIUM_BROKER_URL"]) as broker:
+        wait_until(lambda: broker.llen("search") == 0, "every message is read")
+    # The worker handles messages in their order.
+    assert client.ended(client.post("answer")).status == "succeeded"
     assert client.get(again).attempt == 1
 
 
@@ -102,24 +107,32 @@ def test_a_dead_workers_job_can_be_cancelled(setup):
 
 
 @embedded_alone
-def test_a_worker_that_is_stopped_and_wakes_up_writes_nothing(setup):
-    """Suspended for longer than its lease, it finds the job another's; its process has ended meanwhile."""
-    client = setup.client
+def test_a_worker_that_was_suspended_for_longer_than_its_lease_writes_nothing(setup, tmp_path, wait_until):
+    """Another worker has taken the job, and the process of the first has ended, when the first wakes up."""
+    client, gate = setup.client, tmp_path / "gate"
     first = setup.start()
-    job = client.running(client.post("count", to=100, pause=0.05), "at 2")
-    first.popen.send_signal(signal.SIGSTOP)
+    job = client.running(client.post("wait_for", path=str(gate)), "waiting")
+    computing = int(job.message.split()[-1])
+    assert computing in first.computing()
     try:
+        wait_until(lambda: suspended_between_writes(first, client), "the worker is suspended outside a transaction")
         setup.start()
-        resumed = _attempt_of(client, job, 2)
+        wait_until(lambda: client.get(job).attempt > 1 and client.running(job), "another attempt runs", 60)
+        wait_until(lambda: computing not in first.computing(), "the process of the first attempt has ended")
     finally:
         first.popen.send_signal(signal.SIGCONT)
-    ended = client.ended(resumed)
-    assert (ended.status, ended.result["attempt"]) == ("succeeded", 2)
+    wait_until(lambda: b"attempt 1: lost" in first.log.read_bytes(), "the first worker finds its lease lost")
+    gate.touch()
+    ended = client.ended(job)
+    assert (ended.status, ended.result["attempt"]) == ("succeeded", ended.attempt)
+    attempts = [event.data["attempt"] for event in client.store.events(job.id, types=["state"])]
+    assert attempts == sorted(attempts)
+    assert attempts[-1] > 1
 
 
 @embedded_alone
-def test_the_embedded_worker_ends_with_its_parent(setup):
-    """Whoever started it was killed, and could tell nobody."""
+def test_the_embedded_worker_ends_with_its_parent(setup, wait_until):
+    """Its parent was killed, and could not end it."""
     client = setup.client
     program = (
         "import subprocess, sys, time\n"
@@ -129,28 +142,21 @@ def test_the_embedded_worker_ends_with_its_parent(setup):
     parent = setup.start(command=[sys.executable, "-c", program])
     job = client.running(client.post("sleep"), "asleep")
     parent.kill()
-    client.wait_until(lambda: client.get(job).status == "queued", "the job is given back")
+    wait_until(lambda: client.get(job).status == "queued", "the job is given back")
     assert client.get(job).released == 1
     client.store.request_cancel(job.id)
 
 
 @full_alone
-def test_workers_answer_a_ping_and_beat_reaps(setup):
-    client = setup.client
-    job = client.post("answer", publish=False, max_attempts=2)
-    client.store.claim(job.id, "dead", 0.0)
-    setup.start(reap_s=600)
-    pinger: Celery = client.send.__closure__[0].cell_contents
-    assert pinger.control.ping(timeout=3.0)
-    assert client.get(job).attempt == 1
-    beat = [sys.executable, "-m", "celery", "-A", "collegium.worker", "beat", "-l", "INFO"]
-    environment = setup.environment | {"COLLEGIUM_REAP_S": "0.5"}
-    process = subprocess.Popen(beat, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_workers_reply_to_a_ping(setup, wait_until):
+    publisher = Publisher(setup.environment["COLLEGIUM_BROKER_URL"])
     try:
-        assert client.ended(job).attempt == 2
+        assert publisher.workers(timeout_s=1.0) == []
+        setup.start()
+        name = wait_until(lambda: publisher.workers(timeout_s=1.0), "a worker replies")
+        assert [found.split("@")[0] for found in name] == [f"test-{os.getpid()}"]
     finally:
-        process.terminate()
-        process.wait()
+        publisher.close()
 
 
 @embedded_alone
@@ -160,6 +166,15 @@ def test_a_broker_that_is_down_delays_and_loses_nothing(setup):
     assert setup.client.ended(setup.client.post("answer", publish=False)).status == "succeeded"
 
 
-def _attempt_of(client, job, attempt):
-    client.wait_until(lambda: client.get(job).attempt >= attempt, f"attempt {attempt} has begun")
-    return client.get(job)
+def suspended_between_writes(worker, client):
+    """Suspend a worker, unless it holds SQLite's write lock, on which every other process would wait."""
+    worker.popen.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, worker.popen.pid, os.WSTOPPED)
+    with closing(sqlite3.connect(client.store.engine.url.database, timeout=0.5, isolation_level=None)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            worker.popen.send_signal(signal.SIGCONT)
+            return False
+    return True

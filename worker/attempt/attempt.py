@@ -29,6 +29,7 @@ from collegium.worker.attempt.workspace import Workspace
 from collegium.worker.failures import Cause, MemoryKills
 from collegium.worker.process.process import Exited, MalformedMessage
 from collegium.worker.process.slots import Slot
+from collegium.worker.protocol import ProtocolError
 
 log = logging.getLogger("collegium.worker")
 
@@ -118,6 +119,8 @@ class Attempt:
             return outcome
         except (Superseded, JobNotFound) as error:
             return Lost(str(error))
+        except ProtocolError as error:
+            return Failed(Cause("internal", f"The computing process sent a message that is not allowed: {error}"))
         except OSError as error:
             return Failed(Cause("internal", f"The job's folders cannot be created: {error}", retry=True))
         except Exception as error:

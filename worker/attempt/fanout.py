@@ -12,7 +12,7 @@ import threading
 
 from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import JobNotFound, ParentClosed, Superseded
-from collegium.jobs.record import Child, Job, Kind, Queue
+from collegium.jobs.record import QUEUE_OF, Child, Job
 from collegium.jobs.states import ACTIVE
 from collegium.worker import protocol
 from collegium.worker.attempt.lease import Lease
@@ -21,8 +21,6 @@ from collegium.worker.process.process import ComputeProcess
 from collegium.worker.process.slots import Slot
 
 log = logging.getLogger("collegium.worker")
-
-QUEUE_OF: dict[Kind, Queue] = {"search": "search", "shard": "search", "training": "train", "study": "train"}
 
 
 class ChildJobs:

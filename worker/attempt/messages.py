@@ -7,15 +7,14 @@ import time
 from typing import Any
 
 from collegium.jobs.database.engine import UNAVAILABLE
-from collegium.jobs.record import EventType, Job
-from collegium.jobs.transactions.events import WRITABLE
+from collegium.jobs.record import Job, check_writable
 from collegium.worker import protocol
 from collegium.worker.attempt.fanout import ChildJobs
 from collegium.worker.attempt.lease import Lease
 from collegium.worker.attempt.resources import Resources
 from collegium.worker.process.process import ComputeProcess
 from collegium.worker.process.slots import Slot
-from collegium.worker.protocol import Message
+from collegium.worker.protocol import Message, ProtocolError
 
 log = logging.getLogger("collegium.worker")
 
@@ -37,11 +36,12 @@ class Messages:
         self.children = ChildJobs(resources, job, slot, process, lease)
         self._started = time.monotonic()
         self._progress: protocol.Progress | None = None
-        self._events: list[tuple[EventType, dict[str, Any]]] = []
+        self._events: list[tuple[str, dict[str, Any]]] = []
+        self._events_dropped = False
         self._write_at = 0.0
 
     def handle(self, message: Message) -> None:
-        """Act on one message. Raises Superseded, JobNotFound."""
+        """Act on one message. Raises ProtocolError, Superseded, JobNotFound."""
         match message:
             case protocol.Progress():
                 self._progress = message
@@ -71,7 +71,7 @@ class Messages:
         try:
             if self._events:
                 self._store.append_events(job.id, job.attempt, self._events)
-                self._events = []
+                self._events, self._events_dropped = [], False
             if self._progress is not None:
                 self._store.report(job.id, job.attempt, self._progress.fraction, self._progress.message)
                 self._progress = None
@@ -79,5 +79,12 @@ class Messages:
             log.warning("job %s: progress not written, the database is unavailable: %s", job.id, error)
 
     def _add_event(self, event_type: str, data: dict[str, Any]) -> None:
-        if event_type in WRITABLE and len(self._events) < MOST_EVENTS:
+        try:
+            check_writable(event_type)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if len(self._events) < MOST_EVENTS:
             self._events.append((event_type, data))
+        elif not self._events_dropped:
+            self._events_dropped = True
+            log.error("job %s: %d events wait for the database; further ones are dropped", self._job.id, MOST_EVENTS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from collegium.jobs.broker import Publisher
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.record import Job
 from collegium.jobs.store import JobStore
 from collegium.worker.process.slots import Slot
 from collegium.worker.process.spares import Spares
-from collegium.worker.publisher import Publisher
 from collegium.worker.settings import WorkerSettings
 
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     supervisor.start()
     started = time.monotonic()
     preload(options.preload)
-    table = handlers.table(options.handlers)
+    table = handlers.load_handlers(options.handlers)
     supervisor.send(protocol.Ready(os.getpid(), round(time.monotonic() - started, 3)))
     try:
         while True:
@@ -116,7 +116,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--once", action="store_true", help="run one job, without a database, and end")
     parser.add_argument("--cache", type=Path, help="with --once: folder in which estimates are kept")
     parser.add_argument("--preload", default="torch", help="modules to import before the first job")
-    parser.add_argument("--handlers", default="", help="further handlers, as module:mapping")
+    parser.add_argument("--handlers", default="", help="handlers that replace built-in ones, as module:mapping")
     return parser.parse_args(arguments)
 
 

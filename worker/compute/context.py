@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from collegium.jobs.record import check_writable
 from collegium.worker import protocol
 from collegium.worker.compute.connection import SupervisorConnection
 from collegium.worker.failures import JobRejected
@@ -63,8 +64,9 @@ class Context:
         self._supervisor.send(protocol.Progress(fraction, message))
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Add a ``metric`` or a ``log`` entry to the job's history. Raises ``Cancelled``."""
+        """Add an entry of a ``WRITABLE`` type to the history. Raises ``Cancelled``, and ValueError for others."""
         self.check()
+        check_writable(event_type)
         self._supervisor.send(protocol.AddEvent(event_type, dict(data)))
 
     def get_estimate(self, key: str) -> dict[str, Any] | None:

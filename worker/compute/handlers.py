@@ -30,13 +30,19 @@ PART_SECONDS = 4.0
 MOST_IMAGES = 4096
 
 
-def table(extra: str = "") -> dict[str, Handler]:
-    """Handlers by kind, those of ``extra`` (``module:mapping``) over the built-in ones."""
+def load_handlers(replacements: str = "") -> dict[str, Handler]:
+    """Handlers by kind of job. ``replacements``, ``module:mapping``, names a mapping from some of these kinds to other
+    functions. Raises ImportError and AttributeError where there is none, ValueError where it names another kind.
+    """
     handlers: dict[str, Handler] = {"search": search, "shard": shard, "training": training, "study": study}
-    if extra:
-        module, _, name = extra.partition(":")
-        handlers |= getattr(importlib.import_module(module), name)
-    return handlers
+    if not replacements:
+        return handlers
+    module, _, name = replacements.partition(":")
+    found: dict[str, Handler] = getattr(importlib.import_module(module), name)
+    unknown = ", ".join(sorted(found.keys() - handlers.keys()))
+    if unknown:
+        raise ValueError(f"{replacements} has handlers for {unknown}; there are jobs of {', '.join(handlers)}")
+    return handlers | found
 
 
 def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collegium.jobs.record import check_writable
 from collegium.worker import failures, protocol
 from collegium.worker.compute.connection import SupervisorConnection
 from collegium.worker.compute.context import ChildOutcome, ChildSpec, Context
@@ -93,8 +94,9 @@ class _ChildContext(LocalContext):
         self.check()
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Only check whether to stop."""
+        """Only check the type, and whether to stop."""
         self.check()
+        check_writable(event_type)
 
 
 def _estimate_path(cache: Path, key: str) -> Path:

@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import literal, select, text
+from sqlalchemy import literal, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
 from collegium.jobs.database.engine import (
@@ -122,6 +122,9 @@ def test_many_processes_may_open_a_new_sqlite_file_at_once(tmp_path):
     for process in processes:
         process.stdin.close()
         assert process.wait(60) == 0
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
 
 
 def test_the_switch_to_wal_gives_up_in_the_end(tmp_path, monkeypatch):
@@ -159,7 +162,10 @@ def test_other_databases_are_refused_without_telling_secrets(url, says):
 def test_postgres_by_any_name(postgresql_url):
     for scheme in ("postgresql://", "postgresql+psycopg://", "postgres://"):
         engine = open_engine(scheme + postgresql_url.partition("://")[2])
-        Database(engine).ping()
+        with Database(engine).read() as connection:
+            name = connection.scalar(text("SELECT current_database()"))
+        assert (engine.dialect.name, engine.driver, name) == ("postgresql", "psycopg", engine.url.database)
+        assert engine.url.database == make_url(postgresql_url).database
         engine.dispose()
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from collegium.jobs.errors import JobNotFound, NotStorable, Superseded
+from collegium.jobs.record import EVENT_TYPES
 
 
 def test_progress_is_a_row_and_an_event(store, running):
@@ -65,9 +66,10 @@ def test_events_are_numbered_without_gaps_and_read_on(store, running):
         store.events("nobody")
 
 
-def test_an_attempt_writes_metrics_and_logs_only(store, running):
+def test_an_attempt_writes_the_types_that_the_table_allows(store, running):
     job = running()
-    for type in ("state", "progress", "poem"):
+    assert {"metric", "log"} == {type.name for type in EVENT_TYPES.values() if type.by_attempt}
+    for type in (*(EVENT_TYPES.keys() - {"metric", "log"}), "poem"):
         with pytest.raises(ValueError, match="metric and log"):
             store.append_event(job.id, 1, type, {"status": "succeeded"})
     with pytest.raises(ValueError, match="no events"):

@@ -43,7 +43,9 @@ def test_without_spares_each_job_starts_its_process(client, make_runner):
         ("fail", "internal", "RuntimeError: something broke"),
         ("refuse", "user_error", "no data set is called 'nothing'"),
         ("allocate", "out_of_memory", "MemoryError"),
-        ("garble", "internal", "no message"),
+        ("garble", "internal", "not a message"),
+        ("unknown_event", "internal", "an attempt writes metric and log events, not 'poem'"),
+        ("smuggled_event", "internal", "an attempt writes metric and log events, not 'state'"),
         ("badly_named", "internal", "no such name"),
     ],
 )

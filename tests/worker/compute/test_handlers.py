@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import collegium.train.engine
+from collegium.jobs.record import KINDS, QUEUE_OF
 from collegium.jobs.subprocesses import environment, python
 from collegium.search import engine
 from collegium.search.errors import InvalidSpec
@@ -190,12 +191,19 @@ def test_data_that_are_no_images_are_refused(context):
         handlers.search({"baseline": {"preset": "resnet50"}, "inputs": {"data": "synthetic"}}, context)
 
 
-def test_further_handlers_override_and_add(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
-    table = handlers.table("job_doubles:HANDLERS")
-    assert set(table) == {"search", "shard", "training", "study"}
-    assert table["search"] is not handlers.search
-    assert handlers.table()["search"] is handlers.search
+def test_every_kind_of_job_has_a_handler_a_queue_and_a_time_limit():
+    assert set(handlers.load_handlers()) == set(KINDS) == set(QUEUE_OF)
+    assert all(WorkerSettings(home="/nowhere").timeout_s(kind) > 0 for kind in KINDS)
+
+
+def test_handlers_can_be_replaced(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("SOME = {'training': print}\nOTHER = {'poem': print}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert handlers.load_handlers("mine:SOME") == handlers.load_handlers() | {"training": print}
+    with pytest.raises(ValueError, match="poem; there are jobs of search, shard"):
+        handlers.load_handlers("mine:OTHER")
+    with pytest.raises(ImportError):
+        handlers.load_handlers("not_there:SOME")
 
 
 @pytest.fixture
