@@ -4,8 +4,8 @@
 
 Every contender takes a few steps in turn, over and over, so that all see the same machine; the figures are medians of
 wall-clock time and ratios of those medians, without the first step of a turn, which finds the caches as another
-contender left them. Contenders: plain training; ours as the training loop
-runs it (p recomputed from a key, gradient of the copies fused with their update); ours with torch's own optimizer
+contender left them. Contenders: plain training; majority kernels as the training loop
+runs them (p recomputed from a key, gradient of the copies fused with their update); the same with torch's own optimizer
 untouched, as after ``expand`` alone; and the obvious implementation (exponentials drawn with ``exponential_``,
 normalised, a weighted sum, autograd). The last two are left out where a step takes seconds.
 
@@ -56,7 +56,7 @@ class Case:
 
 
 class PlainOptimizer(Majority):
-    """Ours, but for the optimizer."""
+    """Majority kernels, but for the optimizer."""
 
     def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         return optimizer
@@ -161,7 +161,7 @@ def stepper(case: Case, method: Method, batches: list[Batch]) -> Callable[[], No
 
 def measure(case: Case) -> dict[str, float]:
     """Median seconds a step of every contender."""
-    methods: dict[str, Method] = {"plain": create("vanilla"), "ours": create("majority", expansion=EXPANSION)}
+    methods: dict[str, Method] = {"plain": create("vanilla"), "majority": create("majority", expansion=EXPANSION)}
     if not case.heavy:
         methods |= {"torch's optimizer": PlainOptimizer(EXPANSION), "obvious": Obvious(EXPANSION)}
     batches = case.batches()
@@ -186,14 +186,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32; batch 256 if none is named")
     print(f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}")
-    print(f"{'':32}{'plain':>10}{'ours':>18}{'torch optimizer':>18}{'obvious':>18}{'at most':>9}")
+    print(f"{'':32}{'plain':>10}{'majority':>18}{'torch optimizer':>18}{'obvious':>18}{'at most':>9}")
     for name in options.only:
         case = CASES[name](options.quick)
         found = measure(case)
         plain = found["plain"]
         cells = "".join(
             f"{found[key] * 1e3:9.1f} {100 * (found[key] / plain - 1):+7.1f}%" if key in found else f"{'–':>18}"
-            for key in ("ours", "torch's optimizer", "obvious")
+            for key in ("majority", "torch's optimizer", "obvious")
         )
         print(f"{case.title:32}{plain * 1e3:8.1f}ms{cells}{case.target:+8.0f}%", flush=True)
     print("Limited by reading and writing the copies and their optimizer state once; the paper reports +16.67 % for")

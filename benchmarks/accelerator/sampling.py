@@ -1,4 +1,4 @@
-"""Our samplers of a kernel entry and ``torch.func``'s ``vmap(grad)``, on one device, in turn.
+"""Samplers of a kernel entry, collegium's and ``torch.func``'s ``vmap(grad)``, on one device, in turn.
 
 The peer gets the best of several batch sizes, one output channel and the receptive field alone, as in
 ``benchmarks/samplers.py``; both compute in float32, convolutions included (cuDNN's TF32 is off). Where weights may be
@@ -38,18 +38,18 @@ def run(bench: Bench) -> None:
 def measure(case: Case, device: torch.device, seconds: float, tiny: bool) -> dict[str, Any]:
     """Samples a second of every method, and seconds to 1 % standard error of ln r."""
     most = 32 if tiny else MOST_SAMPLES
-    ours = rate(build_sampler(case.point, device.type), device, seconds, most)
+    own = rate(build_sampler(case.point, device.type), device, seconds, most)
     peer = best_of_chunks(case, device, seconds, (4,) if tiny else CHUNKS)
     log_ratio, samples = samples_for(case, 256 if tiny else 131_072, device.type)
-    row: dict[str, Any] = {"case": case.title, "ours /s": ours, "vmap(grad) /s": peer}
-    row["ratio"] = ours / peer if peer else None
+    row: dict[str, Any] = {"case": case.title, "collegium /s": own, "vmap(grad) /s": peer}
+    row["ratio"] = own / peer if peer else None
     forced: tuple[Literal["weights", "law"], ...] = ("weights", "law")
     for hidden in forced:
         row[f"{hidden} drawn /s"] = rate(conv_sampler(case, device, hidden), device, seconds, most)
     return row | {
         "ln r": log_ratio,
         "samples to 1 %": samples,
-        "ours s": samples / ours,
+        "collegium s": samples / own,
         "vmap s": samples / peer if peer else None,
     }
 

@@ -19,7 +19,7 @@ from collegium.search.sampling import local
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
 from collegium.train.errors import DataError
-from collegium.train.models.resolve import answer_of as answer_of_search
+from collegium.train.models.resolve import architecture_from_search
 from collegium.train.spec.architecture import SearchedArchitecture
 from collegium.train.spec.training import TrainingSpec
 from collegium.worker.compute import handlers
@@ -97,7 +97,7 @@ def dividing(monkeypatch):
     monkeypatch.setattr(handlers, "PART_SECONDS", 1e-4)
 
 
-def architecture_from_search(result):
+def without_times(result):
     return {name: value for name, value in result.items() if name not in {"seconds", "versions"}}
 
 
@@ -117,7 +117,7 @@ def test_a_divided_search_has_the_same_answer(context, dividing):
     assert len(set(told)) > 3
     assert told == sorted(told)
     whole = engine.run(SearchSpec.model_validate_json(json.dumps(SAMPLED))).model_dump(mode="json")
-    assert architecture_from_search(divided) == architecture_from_search(json.loads(json.dumps(whole)))
+    assert without_times(divided) == without_times(json.loads(json.dumps(whole)))
 
 
 def test_parts_are_the_same_in_a_second_attempt(context, dividing, tmp_path):
@@ -219,7 +219,7 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(client, make_runner,
     """On a search's answer: once without interruption here, once killed in a worker and taken up again."""
     asked = {"baseline": TRAINING["architecture"]["baseline"]}
     searched = SearchedArchitecture(search="s", choice="primal")
-    architecture = answer_of_search(searched, asked, handlers.search(asked, context)).model_dump(mode="json")
+    architecture = architecture_from_search(searched, asked, handlers.search(asked, context)).model_dump(mode="json")
     spec = TRAINING | {"architecture": architecture, "recipe": {"epochs": 30}}
     whole = collegium.train.engine.run(
         TrainingSpec.model_validate_json(json.dumps(spec)), artifact_dir=context.artifact_dir
