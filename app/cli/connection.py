@@ -1,7 +1,8 @@
-"""The options by which a command finds its service."""
+"""The options by which a command finds its service, or the service's folder."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,10 @@ Server = Annotated[
     typer.Option("--server", help="Address of the service. Default: COLLEGIUM_SERVER, or the one on this machine."),
 ]
 Key = Annotated[str | None, typer.Option("--key", help="API key. Default: COLLEGIUM_API_KEY.", show_default=False)]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="The service's folder. Default: COLLEGIUM_HOME, or ~/.collegium."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

@@ -37,8 +37,6 @@ _WIDE = 240
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
-EPILOG = "Exit status: 0 done · 1 failed · 2 wrong usage · 3 unreachable · 4 refused · 5 cancelled · 130 interrupted"
-
 
 class Stop(Exception):
     """End the command with this message on standard error."""

@@ -1,22 +1,93 @@
-"""All commands of ``collegium``."""
+"""All commands of ``collegium``: a table of names, and the group that imports a command when it is run.
+
+Help of the whole costs the import of typer alone; each command brings its own packages.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from collegium.app.cli.commands import data, keys
-from collegium.app.cli.commands.doctor import doctor
-from collegium.app.cli.commands.jobs import cancel, download, jobs, show, watch
-from collegium.app.cli.commands.reproduce import reproduce
-from collegium.app.cli.commands.search import presets, search
-from collegium.app.cli.commands.serve import migrate, serve
-from collegium.app.cli.commands.train import study, train
-from collegium.app.cli.errors import EPILOG
-from collegium.app.version import software_version
+EPILOG = "Exit status: 0 done · 1 failed · 2 wrong usage · 3 unreachable · 4 refused · 5 cancelled · 130 interrupted"
+
+_SEARCH, _JOBS, _SERVICE = "Search and train", "Jobs at a service", "The service"
+_NEEDS_ARGUMENTS = {"no_args_is_help": True}
+_PASSES_ON = {
+    "no_args_is_help": True,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+}
+
+
+class Entry(NamedTuple):
+    """One command: where it is (``module:attribute`` in ``app.cli.commands``) and what help says of it in a line."""
+
+    target: str
+    panel: str
+    summary: str
+    options: Mapping[str, Any] = {}
+
+
+COMMANDS: dict[str, Entry] = {
+    "search": Entry(
+        "search:search", _SEARCH, "Search the m × n grouping whose kernel has the smallest variance.", _NEEDS_ARGUMENTS
+    ),
+    "presets": Entry("search:presets", _SEARCH, "List the named architectures that a search can start from."),
+    "train": Entry("train:train", _SEARCH, "Train an architecture, or a search's answer, at a service."),
+    "study": Entry("train:study", _SEARCH, "Compare methods and architectures over several seeds, at a service."),
+    "reproduce": Entry(
+        "reproduce:reproduce",
+        _SEARCH,
+        "Print a figure or table of the papers with the published values, and write a plot.",
+        _PASSES_ON,
+    ),
+    "jobs": Entry("jobs:jobs", _JOBS, "List jobs, newest first."),
+    "show": Entry("jobs:show", _JOBS, "Show a job and its answer."),
+    "watch": Entry("jobs:watch", _JOBS, "Follow a job to its end."),
+    "cancel": Entry("jobs:cancel", _JOBS, "Ask a job, and everything below it, to end."),
+    "download": Entry("jobs:download", _JOBS, "Download the files of a job."),
+    "data": Entry("data:app", _JOBS, "Add, list and delete data sets."),
+    "serve": Entry("serve:serve", _SERVICE, "Start the service on this machine: API, web page and worker."),
+    "doctor": Entry("serve:doctor", _SERVICE, "Check everything that the service needs."),
+    "migrate": Entry("serve:migrate", _SERVICE, "Bring the database up to this version's schema."),
+    "keys": Entry("keys:app", _SERVICE, "Create, list and revoke API keys."),
+}
+
+
+def load_command(name: str) -> Any:
+    """The command of this name, which is imported by this call."""
+    entry = COMMANDS[name]
+    module, _, attribute = entry.target.partition(":")
+    found = getattr(import_module(f"collegium.app.cli.commands.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command(name, epilog=EPILOG, **entry.options)(found)
+        found = single
+    command = get_command(found)
+    command.name = name
+    return command
+
+
+class _LazyGroup(TyperGroup):
+    """Lists the table, and imports the one command that is named."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, entry in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=entry.summary, rich_help_panel=entry.panel))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in COMMANDS:
+            self.add_command(load_command(args[0]), args[0])
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=_LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=EPILOG,
@@ -26,6 +97,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from collegium.app.version import software_version
+
         print(f"collegium {software_version()}")
         raise typer.Exit
 
@@ -37,20 +110,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-for panel, commands in {
-    "Search and train": (search, presets, train, study),
-    "Jobs at a service": (jobs, show, watch, cancel, download),
-    "The service": (serve, doctor, migrate),
-}.items():
-    for command in commands:
-        app.command(rich_help_panel=panel, epilog=EPILOG, no_args_is_help=command is search)(command)
-app.add_typer(data.app, name="data", rich_help_panel="Jobs at a service")
-app.add_typer(keys.app, name="keys", rich_help_panel="The service")
-app.command(
-    rich_help_panel="Search and train",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
-)(reproduce)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
-from typer.main import get_command
 from typer.testing import CliRunner
 
-from collegium.app.cli.root import app
+from collegium.app.cli.root import COMMANDS, app, load_command
 from collegium.app.services.services import Services
 from collegium.jobs.record import Failure
 
@@ -36,15 +35,17 @@ def served(live: Live, monkeypatch: pytest.MonkeyPatch) -> Services:
     return services
 
 
-def commands(group: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    below = getattr(group, "commands", None)
-    if below is None:
-        return [path]
-    return [path, *(found for name, command in below.items() for found in commands(command, (*path, name)))]
+def commands() -> list[tuple[str, ...]]:
+    """The words of every command and group of commands."""
+    found: list[tuple[str, ...]] = [()]
+    for name in COMMANDS:
+        below = getattr(load_command(name), "commands", {})
+        found += [(name,), *((name, inner) for inner in below)]
+    return found
 
 
 def test_every_command_helps_and_names_the_exit_statuses() -> None:
-    found = commands(get_command(app))
+    found = commands()
     assert {("search",), ("data", "add"), ("keys", "revoke"), ("serve",)} <= set(found)
     for path in found:
         if path != ("reproduce",):
@@ -53,6 +54,13 @@ def test_every_command_helps_and_names_the_exit_statuses() -> None:
             assert len(result.output) > 200
     assert "Exit status" in run("search", "--help").output
     assert "collegium 0." in run("--version").output
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_the_table_of_commands_has_the_first_line_of_each_docstring(name: str) -> None:
+    text = load_command(name).help
+    assert COMMANDS[name].summary == text.splitlines()[0]
+    assert COMMANDS[name].summary in run("--help").output
 
 
 def test_usage_errors_are_status_2() -> None:
@@ -282,3 +290,15 @@ def test_what_cannot_be_reproduced_is_said() -> None:
 def test_presets_are_listed() -> None:
     assert "25 557 032" in run("presets").output.replace("\u202f", " ")
     assert any(row["name"] == "resnet50" for row in json.loads(run("presets", "--json").stdout))
+
+
+def test_the_folder_of_the_service_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLLEGIUM_DATABASE_URL")
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    assert run("migrate", "--home", there).exit_code == 0
+    assert (there / "collegium.db").is_file()
+    assert run("keys", "create", "--home", there, "first").exit_code == 0
+    assert "first" in run("keys", "list", "--home", there).output
+    assert not (tmp_path / "home").exists()
+    assert "--home" in run("serve", "--help").output

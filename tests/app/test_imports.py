@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from collegium.app.cli.root import COMMANDS
+
 API = """
 import sys, tempfile
 from collegium.app.main import create_app
@@ -14,18 +16,42 @@ from collegium.app.settings import load_settings
 app = create_app(load_settings(home=tempfile.mkdtemp()))
 app.openapi()
 """
-CLI = "import collegium.app.cli.root, sys"
+RUN = """
+import contextlib, io, sys
+from collegium.app.cli import main
+sys.argv = ["collegium", *{arguments}]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+"""
+COMPUTING = {"torch", "matplotlib", "sklearn", "transformers", "collegium.worker"}
+SERVING = {"fastapi", "celery", "sqlalchemy", "uvicorn"}
 
 
-@pytest.mark.parametrize(
-    ("program", "forbidden"),
-    [
-        (API, ["torch", "collegium.worker", "matplotlib", "sklearn", "transformers"]),
-        (CLI, ["torch", "collegium.worker", "fastapi", "celery"]),
-    ],
-    ids=["api", "command line"],
-)
-def test_nothing_heavy_is_loaded(program: str, forbidden: list[str]) -> None:
-    ending = f"\nprint([name for name in {forbidden} if name in sys.modules])"
+def loaded(program: str) -> set[str]:
+    """The modules that are there when the program has run."""
+    ending = "\nprint(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", program + ending], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.splitlines())
+
+
+def test_the_api_loads_nothing_that_computes() -> None:
+    modules = loaded(API)
+    assert "fastapi" in modules
+    assert modules & COMPUTING == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], []], ids=["help", "version", "nothing"])
+def test_help_of_the_whole_imports_no_command(arguments: list[str]) -> None:
+    modules = loaded(RUN.format(arguments=arguments))
+    assert "typer" in modules
+    assert modules & (COMPUTING | SERVING) == set()
+    assert modules & {"pydantic", "httpx", "numpy", "rich.progress"} == set()
+    assert [name for name in modules if name.startswith("collegium.app.cli.")] == ["collegium.app.cli.root"]
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_of_a_command_imports_that_command_alone(name: str) -> None:
+    modules = loaded(RUN.format(arguments=[name, "--help"]))
+    commands = {module for module in modules if module.startswith("collegium.app.cli.commands.")}
+    assert commands == {"collegium.app.cli.commands." + COMMANDS[name].target.partition(":")[0]}
+    assert modules & (COMPUTING | SERVING) == set()

@@ -36,7 +36,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "collegium", "serve", *options],
             cwd=Path(__file__).parent.parent.parent,
-            env=environment(COLLEGIUM_HOME=str(tmp_path / "home"), COLUMNS="200", **variables),
+            env=environment(**{"COLLEGIUM_HOME": str(tmp_path / "home"), "COLUMNS": "200"} | variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -92,7 +92,9 @@ def test_a_search_is_served_and_the_end_is_clean(
     assert "collegium has ended" in output
     assert "Traceback" not in output
     assert not running(worker)
-    again = serve("--port", "0", **LIGHT)
+    again = serve(
+        "--port", "0", "--home", str(tmp_path / "home"), **LIGHT | {"COLLEGIUM_HOME": str(tmp_path / "other")}
+    )
     with Client(address(again)) as client:
         assert client.wait(waiting["id"])["status"] == "succeeded"
     assert (tmp_path / "home/worker.log").stat().st_size > 0

@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from collegium.app.cli.connection import AsJson, Key, Server, connect
-from collegium.app.cli.errors import EPILOG, USAGE, Stop, err, guarded, out
+from collegium.app.cli.errors import USAGE, Stop, err, guarded, out
+from collegium.app.cli.root import EPILOG
 from collegium.app.cli.tables.formatting import ago, count, grid
 
-app = typer.Typer(no_args_is_help=True, help="Add, list and delete data sets.", epilog=EPILOG)
+app = typer.Typer(no_args_is_help=True, help="Add, list and delete data sets.", epilog=EPILOG, add_completion=False)
 
 KINDS = {".npz": "npz", ".safetensors": "safetensors"}
 

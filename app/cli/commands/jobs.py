@@ -55,9 +55,10 @@ def show(job_id: JobId, server: Server = None, key: Key = None, as_json: AsJson 
 
 @guarded
 def watch(job_id: JobId, server: Server = None, key: Key = None, as_json: AsJson = False) -> None:
-    """Follow a job to its end; the exit status says how it ended. Ctrl-C stops watching, not the job.
+    """Follow a job to its end.
 
-    With --json each event is printed as one line as it comes.
+    The exit status is that of the job; Ctrl-C leaves the job running. With --json each event is printed as one line
+    as it comes.
     """
     with connect(server, key) as client:
         if as_json:
@@ -95,7 +96,10 @@ def download(
     server: Server = None,
     key: Key = None,
 ) -> None:
-    """Download the files of a job. A broken download goes on where it stopped; every hash is checked."""
+    """Download the files of a job.
+
+    An interrupted download is resumed where it stopped, and every hash is checked.
+    """
     from collegium.app.client.transfer import download as fetch
 
     target = folder or Path(job_id)

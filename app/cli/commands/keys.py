@@ -1,24 +1,26 @@
-"""``collegium keys``: who may use the service. Works on the database, so it is for whoever runs the service."""
+"""``collegium keys``: the keys that the service admits. Works on the database, so it needs no service."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from collegium.app.cli.connection import AsJson
-from collegium.app.cli.errors import EPILOG, REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
+from collegium.app.cli.connection import AsJson, Home
+from collegium.app.cli.errors import REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
+from collegium.app.cli.root import EPILOG
 from collegium.app.cli.tables.formatting import ago, grid
 from collegium.app.settings import load_settings
 
 if TYPE_CHECKING:
     from collegium.jobs.store import JobStore
 
-app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.", epilog=EPILOG)
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.", epilog=EPILOG, add_completion=False)
 
 
 @app.command()
@@ -26,12 +28,13 @@ app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys."
 def create(
     name: Annotated[str, typer.Argument(help="Whom or what it is for.")],
     if_none: Annotated[bool, typer.Option("--if-none", help="Only where there is no key at all.")] = False,
+    home: Home = None,
 ) -> None:
     """Make a key and print it. It is stored hashed and cannot be shown again.
 
     From the first key on every request needs one.
     """
-    with _store() as store:
+    with _store(home) as store:
         if if_none and store.has_keys():
             err.print("there is a key already")
             return
@@ -45,11 +48,11 @@ def create(
 
 @app.command("list")
 @guarded
-def list_(as_json: AsJson = False) -> None:
+def list_(home: Home = None, as_json: AsJson = False) -> None:
     """List the keys, without their secrets."""
     from collegium.app.services.views import timestamp
 
-    with _store() as store:
+    with _store(home) as store:
         keys = store.list_keys()
     rows = [{"id": key.id, "name": key.name, "created_at": timestamp(key.created_at)} for key in keys]
     if as_json:
@@ -63,9 +66,11 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 @guarded
-def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `collegium keys list` shows it.")]) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `collegium keys list` shows it.")], home: Home = None
+) -> None:
     """Revoke a key. It is refused from the next request on."""
-    with _store() as store:
+    with _store(home) as store:
         if not store.revoke_key(key_id):
             raise Stop(REFUSED, f"there is no key {key_id}")
         last = not store.has_keys()
@@ -75,13 +80,13 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `collegi
 
 
 @contextmanager
-def _store() -> Iterator[JobStore]:
+def _store(home: Path | None) -> Iterator[JobStore]:
     from collegium.jobs.database.engine import UNAVAILABLE, open_engine
     from collegium.jobs.database.migrate import check
     from collegium.jobs.errors import SchemaMismatch
     from collegium.jobs.store import JobStore
 
-    settings = load_settings()
+    settings = load_settings(home=home)
     engine = open_engine(settings.database_url)
     try:
         check(engine)

@@ -1,4 +1,4 @@
-"""``collegium reproduce``: the papers' figures and tables beside ours."""
+"""``collegium reproduce``: figures and tables of the papers, computed again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reproduce(
     context: typer.Context,
     what: Annotated[str, typer.Argument(help=f"{', '.join(SEARCH)}; by training: {', '.join(TRAIN)}.")],
 ) -> None:
-    """Print a figure or table of the papers beside ours, and write a plot.
+    """Print a figure or table of the papers with the published values, and write a plot.
 
     What follows the name is passed on: `collegium reproduce table5 --data digits`,
     `collegium reproduce figure3 --help`.

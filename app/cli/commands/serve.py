@@ -1,29 +1,36 @@
-"""``collegium serve`` and ``collegium migrate``."""
+"""``collegium serve``, ``collegium doctor`` and ``collegium migrate``."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from collegium.app.cli.errors import UNREACHABLE, USAGE, Stop, guarded, out
+from collegium.app.cli.connection import AsJson, Home
+from collegium.app.cli.errors import FAILED, UNREACHABLE, USAGE, Stop, guarded, out
 from collegium.app.settings import Settings, load_settings
+
+_SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
 
 
 @guarded
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8321")] = None,
-    worker: Annotated[bool, typer.Option(help="Start a worker beside the API.")] = True,
+    home: Home = None,
+    worker: Annotated[bool, typer.Option(help="Start a worker with the API.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show requests and the worker's log.")] = False,
 ) -> None:
     """Start the service on this machine: API, web page and worker.
 
-    Everything is kept under COLLEGIUM_HOME (~/.collegium). Ctrl-C ends API and worker; running jobs are given back
+    Everything is kept in one folder, which --home names. Ctrl-C ends API and worker; running jobs are given back
     and go on when the service is started again. With --no-worker it is the API alone, for use with workers that
     are started elsewhere with `celery -A collegium.worker worker`.
     """
-    settings = load_settings(host=host, port=port)
+    settings = load_settings(host=host, port=port, home=home)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _prepare_database(settings)
 
@@ -32,7 +39,7 @@ def serve(
     try:
         listener = listen(settings)
     except PortBusy as error:
-        raise Stop(UNREACHABLE, str(error), "end what listens there, or name another with --port") from error
+        raise Stop(UNREACHABLE, str(error), "end the process that uses it, or name another with --port") from error
     except OSError as error:
         raise Stop(USAGE, str(error)) from error
     port = listener.getsockname()[1]
@@ -55,9 +62,32 @@ def serve(
 
 
 @guarded
-def migrate() -> None:
+def doctor(home: Home = None, as_json: AsJson = False) -> None:
+    """Check everything that the service needs.
+
+    Exit status 1 where something is wrong.
+    """
+    from collegium.app.local.doctor import examine
+
+    findings = []
+    for finding in examine(load_settings(home=home)):
+        findings.append(finding)
+        if not as_json:
+            out.print(
+                f"{_SIGNS[finding.state]} [bold]{finding.subject:<10}[/] {escape(finding.message)}", soft_wrap=True
+            )
+            if finding.remedy:
+                out.print(f"             [dim]{escape(finding.remedy)}[/]", soft_wrap=True)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    wrong = any(finding.state == "wrong" for finding in findings)
+    raise typer.Exit(FAILED if wrong else 0)
+
+
+@guarded
+def migrate(home: Home = None) -> None:
     """Bring the database up to this version's schema."""
-    settings = load_settings()
+    settings = load_settings(home=home)
     _upgrade(settings)
 
     from collegium.jobs.database.migrate import head

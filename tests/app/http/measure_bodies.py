@@ -1,7 +1,7 @@
 """Posts bodies that are wrong in every array and object of a specification, and prints what each costs the API.
 
-``python measure_bodies.py HOME [--route ROUTE] MEGABYTES`` prints one JSON object a line. The application is
-called without a client or a socket, so that what is measured is its own.
+``python measure_bodies.py HOME [--route ROUTE] [--filling JSON] MEGABYTES`` prints one JSON object a line. The
+application is called without a client or a socket, so that what is measured is its own.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def _tags(schema: Schema, besides: str) -> str:
     return "".join(f"{json.dumps(name)}:{json.dumps(tag)}," for name, tag in tags.items() if name != besides)
 
 
-def overlong(size: int) -> Iterator[str]:
+def overlong(size: int, fillings: tuple[str, ...]) -> Iterator[str]:
     """What is put at a place: arrays of each filling and objects of unknown names, of about ``size`` bytes."""
-    for filling in FILLINGS:
+    for filling in fillings:
         yield "[" + ",".join([filling] * (size // (len(filling) + 1))) + "]"
     yield "{" + ",".join(f'"{index:x}":{FILLINGS[0]}' for index in range(size // 12)) + "}"
     yield "{" + ",".join(f'"{index:x}":{{"a":[1]}}' for index in range(size // 18)) + "}"
@@ -91,13 +91,13 @@ def allowed(schema: Schema, definitions: Schema, leaf: str, budget: int) -> str:
     return leaf
 
 
-def bodies(routes: list[str], size: int) -> Iterator[tuple[str, str, bytes]]:
+def bodies(routes: list[str], size: int, fillings: tuple[str, ...]) -> Iterator[tuple[str, str, bytes]]:
     """Routes, paths at which the body is wrong, and bodies."""
     for route, model in ((route, ROUTES[route]) for route in routes):
         schema = model.model_json_schema()
         definitions = schema.get("$defs", {})
         for path, place in dict(places(schema, definitions)).items():
-            for filling in overlong(size):
+            for filling in overlong(size, fillings):
                 yield route, path, place.replace(PLACE, filling).encode()
         for leaf in FILLINGS[:4]:
             yield route, "", allowed(schema, definitions, leaf, size - 10_000).encode()
@@ -127,11 +127,11 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-async def main(home: Path, routes: list[str], size: int) -> None:
+async def main(home: Path, routes: list[str], size: int, fillings: tuple[str, ...]) -> None:
     app = create_app(load_settings(home=home))
     for route in routes:
         await post(app, route, b"{}")
-    for route, path, body in bodies(routes, min(size, LIMIT)):
+    for route, path, body in bodies(routes, min(size, LIMIT), fillings):
         before, began = peak_bytes(), time.process_time()
         status, answer = await post(app, route, body)
         measured = {"seconds": time.process_time() - began, "bytes": peak_bytes() - before}
@@ -144,6 +144,8 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser()
     options.add_argument("home", type=Path)
     options.add_argument("--route", choices=list(ROUTES), action="append")
+    options.add_argument("--filling", action="append", help="what arrays are filled with; all kinds, if none is given")
     options.add_argument("megabytes", type=float)
     given = options.parse_args()
-    asyncio.run(main(given.home, given.route or list(ROUTES), int(given.megabytes * 1e6)))
+    fillings = tuple(given.filling or FILLINGS)
+    asyncio.run(main(given.home, given.route or list(ROUTES), int(given.megabytes * 1e6), fillings))

@@ -55,11 +55,14 @@ def test_a_megabyte_that_is_wrong_at_any_place_of_a_search_is_refused_cheaply(sq
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", ["1", "8.38"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "arguments", [("1",), ("8.38", "--filling", '"a"', "--filling", "[]")], ids=["1 MB", "the largest that is read"]
+)
 def test_a_body_that_is_wrong_at_any_place_of_any_specification_is_refused_cheaply(
-    sqlite_url: str, tmp_path: Path, megabytes: str
+    sqlite_url: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    rows = measured(sqlite_url, tmp_path, megabytes)
+    rows = measured(sqlite_url, tmp_path, *arguments)
     assert len({(row["route"], row["path"]) for row in rows}) > 60
     assert_cheap(rows)
 
