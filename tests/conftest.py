@@ -4,6 +4,7 @@
 ``empty_database_url``  the same without any table
 ``sqlite_url``, ``postgresql_url``   a fresh database with the schema, of one kind
 ``redis_url``           a Redis database that this test run has to itself, emptied before each test
+``service_url``         the address of a running service with its worker; ``start_service`` starts others
 ``wait_until``          waits for a condition, and fails with its name when it does not come true
 
 PostgreSQL is the server at ``COLLEGIUM_TEST_POSTGRES_URL``, else the one at 127.0.0.1:5432 with a database ``test``,
@@ -16,12 +17,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 import warnings
@@ -306,23 +308,59 @@ def redis_url(redis_server: str) -> str:
     return redis_server
 
 
-@pytest.fixture(scope="session")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of `collegium serve` with its worker, for tests that only need one to be there."""
-    home = tmp_path_factory.mktemp("service")
+@contextmanager
+def _process(*command: str, home: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process of the product in its own group, and its output; killed with its children unless it ends in time."""
+    log = home / f"{command[0]}-{len(list(home.glob('*.log')))}.log"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLLEGIUM_")}
-    command = [sys.executable, "-m", "collegium", "serve", "--port", "0"]
-    environment = inherited | {"COLLEGIUM_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    with (
-        (home / "serve.log").open("w") as log,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-    ):
+    variables = {"COLLEGIUM_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as sink:
+        started = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=inherited | variables | environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield started, log
+    finally:
+        started.send_signal(signal.SIGTERM)
         try:
-            assert process.stdout is not None
-            address = next((line for line in process.stdout if line.startswith("collegium is at ")), None)
-            assert address is not None, (home / "serve.log").read_text()
-            threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop the service
-            yield address.removeprefix("collegium is at ").strip()
-        finally:
-            process.terminate()
-            process.wait(40)
+            started.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+
+
+@pytest.fixture(scope="session")
+def start_process() -> Callable[..., Any]:
+    """``with start_process("celery", …, home=…, VARIABLE=…) as (process, log)``: ``python -m`` in a home of its own."""
+    return _process
+
+
+@pytest.fixture(scope="session")
+def start_service(wait_until: Callable[..., Any]) -> Callable[..., Any]:
+    """``with start_service(home, "--option", VARIABLE=…) as (process, url)``: `collegium serve` on a free port."""
+
+    @contextmanager
+    def serve(home: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+        with _process("collegium", "serve", "--port", "0", *options, home=home, **environment) as (started, log):
+            found = wait_until(
+                lambda: re.search(r"collegium is at (\S+)\n", log.read_text()) or started.poll() is not None,
+                "the service is up",
+                60,
+            )
+            assert isinstance(found, re.Match), log.read_text()
+            yield started, found[1]
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def service_url(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of `collegium serve` with its worker, SQLite and a folder as broker: one for all tests that need one."""
+    with start_service(tmp_path_factory.mktemp("service")) as (_, url):
+        yield url

@@ -1,20 +1,16 @@
 """The whole product over HTTP, on both set-ups: processes as a user starts them, and what he does with them.
 
-Each set-up is one service, started once for all its tests: the embedded one with every run, the full one among the
-slow tests.
+Each set-up is one service, started once for all its tests. The fast tests take a baseline to its checkpoint on the
+embedded one; the rest is slow.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -25,67 +21,17 @@ from collegium.app.client.client import Client
 from collegium.app.client.transfer import download, upload
 
 pytestmark = pytest.mark.timeout(280)
-SERVE = ("collegium", "serve", "--port", "0")
 WORKER = ("celery", "-A", "collegium.worker", "worker", "-Q", "search,train", "--pool", "threads", "-c", "4")
-
-
-@contextmanager
-def process(*command: str, home: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process of the product in its own group, and its output; killed with its children unless it ends in time."""
-    log = home / f"{command[0]}-{len(list(home.glob('*.log')))}.log"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COLLEGIUM_")}
-    variables = {"COLLEGIUM_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    with log.open("w") as sink:
-        started = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env=inherited | variables | environment,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield started, log
-    finally:
-        started.send_signal(signal.SIGTERM)
-        try:
-            started.wait(40)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
-            raise
-
-
-@pytest.fixture(scope="module")
-def start(wait_until: Callable[..., Any]) -> Callable[..., Any]:
-    """Start `collegium serve` on a free port: a context of its process and a client."""
-
-    @contextmanager
-    def serve(home: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
-        with process(*SERVE, *options, home=home, **environment) as (started, log):
-            found = wait_until(
-                lambda: re.search(r"collegium is at (\S+)\n", log.read_text()) or started.poll() is not None,
-                "the service is up",
-                60,
-            )
-            assert isinstance(found, re.Match), log.read_text()
-            with Client(found[1]) as client:
-                yield started, client
-
-    return serve
-
-
-@pytest.fixture(scope="module")
-def embedded(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """SQLite, a folder as broker, and the worker that `collegium serve` starts."""
-    with start(tmp_path_factory.mktemp("embedded")) as (_, client):
-        yield client
 
 
 @pytest.fixture(scope="module")
 def full(
-    start: Callable[..., Any], postgres_pool: Any, redis_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Client]:
+    start_service: Callable[..., Any],
+    start_process: Callable[..., Any],
+    postgres_pool: Any,
+    redis_server: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
     """PostgreSQL, Redis, the API alone and a Celery worker."""
     home = tmp_path_factory.mktemp("full")
     with redis.Redis.from_url(redis_server) as broker:
@@ -93,15 +39,16 @@ def full(
     with ExitStack() as stack:
         database = stack.enter_context(postgres_pool.database())
         shared = {"COLLEGIUM_DATABASE_URL": database, "COLLEGIUM_BROKER_URL": redis_server}
-        _, client = stack.enter_context(start(home, "--no-worker", **shared))
-        stack.enter_context(process(*WORKER, home=home, **shared))
-        yield client
+        _, url = stack.enter_context(start_service(home, "--no-worker", **shared))
+        stack.enter_context(start_process(*WORKER, home=home, **shared))
+        yield url
 
 
 @pytest.fixture(params=["embedded", pytest.param("full", marks=pytest.mark.slow)])
-def client(request: pytest.FixtureRequest) -> Client:
-    """A running service of either set-up."""
-    return request.getfixturevalue(request.param)
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client of a running service: the one that other tests use too, or the full one."""
+    with Client(request.getfixturevalue({"embedded": "service_url", "full": "full"}[request.param])) as client:
+        yield client
 
 
 def finished(client: Client, kind: str, spec: dict) -> dict:
@@ -139,6 +86,7 @@ def test_a_baseline_goes_in_and_a_trained_checkpoint_comes_out(client, tmp_path)
     assert epochs[-1] == 5
 
 
+@pytest.mark.slow
 def test_a_study_on_uploaded_data_fans_out(client, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 8)).astype(np.float32)
@@ -163,6 +111,7 @@ def test_a_study_on_uploaded_data_fans_out(client, tmp_path):
     assert {artifact["name"].rpartition(".")[2] for artifact in client.artifacts(study["id"])} >= {"json", "md", "csv"}
 
 
+@pytest.mark.slow
 def test_cancelling_ends_a_training_and_leaves_its_checkpoint(client):
     architecture = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [64, 64], "outputs": 10}}
     spec = {"architecture": architecture, "data": "digits", "recipe": {"epochs": 10_000}}
@@ -177,16 +126,16 @@ def test_cancelling_ends_a_training_and_leaves_its_checkpoint(client):
 
 
 @pytest.mark.slow
-def test_a_killed_service_loses_nothing(start, tmp_path):
+def test_a_killed_service_loses_nothing(start_service, tmp_path):
     architecture = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [32], "outputs": 10}}
     spec = {"architecture": architecture, "data": "digits", "recipe": {"epochs": 200}}
     short = {"COLLEGIUM_LEASE_S": "4", "COLLEGIUM_REAP_S": "1"}
-    with start(tmp_path, **short) as (first, client):
+    with start_service(tmp_path, **short) as (first, url), Client(url) as client:
         job = client.submit("training", spec)
         next(event for event in client.events(job["id"]) if event.type == "metric")
         first.kill()
         first.wait()
-    with start(tmp_path, **short) as (_, client):
+    with start_service(tmp_path, **short) as (_, url), Client(url) as client:
         ended = client.wait(job["id"])
     assert ended["status"] == "succeeded", ended["failure"]
     assert ended["attempt"] >= 2

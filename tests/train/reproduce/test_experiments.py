@@ -25,6 +25,7 @@ def test_figure4_covers_the_curve_with_ensembles_of_one_size():
     assert points["dual"].variance == pytest.approx(points["baseline"].variance, rel=0.1)
 
 
+@pytest.mark.slow
 def test_figure4_is_printed_and_written(tmp_path, capsys):
     assert main(["figure4", "--seeds", "2", "--effort", "0.02", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

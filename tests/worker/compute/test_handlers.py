@@ -215,6 +215,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_ends_in_the_same_weights(client, make_runner, context, one_thread):
     """On a search's answer: once without interruption here, once killed in a worker and taken up again."""
     asked = {"baseline": TRAINING["architecture"]["baseline"]}
@@ -236,6 +237,7 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(client, make_runner,
     assert ended.result["accuracy"] == json.loads(json.dumps(whole))["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_study_fans_out_over_its_trainings(client, make_runner):
     make_runner(preload="torch,collegium.train.engine", extra_handlers="", lease_s=10.0, heartbeat_s=0.5)
     single = {"name": "single", "architecture": {"baseline": TRAINING["architecture"]["baseline"]}}
