@@ -82,7 +82,7 @@ class TrainingSpec(Strict):
     >>> from collegium import TrainingSpec
     >>> architecture = {"baseline": {"preset": "mlp-digits-6x100"}, "width": 17, "multiplicity": 20}
     >>> spec = TrainingSpec(architecture=architecture, method="majority", expansion=3, data="digits")
-    >>> spec.expansion.copies, spec.resolved_recipe().optimizer
+    >>> spec.expansion.copies, spec.merged_recipe().optimizer
     (3, 'adam')
     """
 
