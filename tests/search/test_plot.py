@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 
 import pytest
 
@@ -26,6 +27,7 @@ ASKED = {
 }
 
 
+@cache
 def answer(kind):
     return run(SearchSpec.model_validate_json(json.dumps(ASKED[kind])))
 
