@@ -14,11 +14,11 @@ from starlette.concurrency import run_in_threadpool
 from collegium.app.http.auth import check_bind
 from collegium.app.http.error_handlers import install_problem_handlers
 from collegium.app.http.metrics import RequestMetrics
-from collegium.app.http.middleware import Shell
-from collegium.app.http.openapi import ALWAYS, publish_openapi
+from collegium.app.http.middleware import RequestMiddleware
+from collegium.app.http.openapi import COMMON_RESPONSES, publish_openapi
 from collegium.app.http.parameters import only_known_parameters
 from collegium.app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
-from collegium.app.services.services import Services, admitted
+from collegium.app.services.services import Services, authorize
 from collegium.app.settings import Settings, load_settings
 from collegium.app.version import software_version
 from collegium.jobs.broker import Publisher
@@ -33,8 +33,8 @@ from collegium.train.spec.training import TrainingSpec
 _BODIES = (SearchSpec, TrainingSpec, StudySpec)
 
 
-def connect(settings: Settings) -> Services:
-    """The parts of the service, connected as the settings say. Opens the database when first used."""
+def build_services(settings: Settings) -> Services:
+    """The parts of the service that the settings describe. The database is opened when it is first used."""
     engine = open_engine(settings.database_url)
     store = JobStore(engine)
     metrics = RequestMetrics()
@@ -52,7 +52,7 @@ def connect(settings: Settings) -> Services:
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application. Refuses to start where it would be open to a network without keys."""
-    services = connect(settings or load_settings())
+    services = build_services(settings or load_settings())
     app = FastAPI(
         title="collegium",
         version=software_version(),
@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.services = services
     install_problem_handlers(app)
-    app.add_middleware(Shell, observe=services.metrics.observe)
+    app.add_middleware(RequestMiddleware, observe=services.metrics.observe)
     _include_routes(app)
     publish_openapi(app, _BODIES)
     return app
@@ -83,18 +83,18 @@ def _lifespan(services: Services) -> Callable[[FastAPI], Any]:
 
 
 def _include_routes(app: FastAPI) -> None:
-    app.include_router(_guarded_routes())
+    app.include_router(_protected_routes())
     app.include_router(health.router)
     app.include_router(pages.router)
 
 
 @cache
-def _guarded_routes() -> APIRouter:
+def _protected_routes() -> APIRouter:
     """The routes for which a key may be asked; the same in every application, and the slow part of making one."""
-    guarded = APIRouter(dependencies=[Depends(admitted), Depends(only_known_parameters)], responses=ALWAYS)
+    protected = APIRouter(dependencies=[Depends(authorize), Depends(only_known_parameters)], responses=COMMON_RESPONSES)
     api = APIRouter(prefix="/v1")
     for module in (searches, trainings, datasets, uploads, jobs, events, artifacts):
         api.include_router(module.router)
-    guarded.include_router(api)
-    guarded.include_router(health.figures)
-    return guarded
+    protected.include_router(api)
+    protected.include_router(health.metrics)
+    return protected

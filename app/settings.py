@@ -20,7 +20,7 @@ DEFAULT_PORT = 8321
 class Settings(SharedSettings):
     """The service's configuration; field ``x`` is read from ``COLLEGIUM_X``.
 
-    Whatever is not given lies under ``home``, which is all that the embedded service needs.
+    What is not given is derived from ``home``, so that the embedded service needs no variable.
     """
 
     host: str = "127.0.0.1"
@@ -58,7 +58,7 @@ class Settings(SharedSettings):
 
     @property
     def server_url(self) -> str:
-        """Where the client finds the service: ``COLLEGIUM_SERVER``, or the one this machine would serve."""
+        """The URL that clients use: ``COLLEGIUM_SERVER``, or that of a service on this machine."""
         return self.server or f"http://{self.address}:{self.port}"
 
     @property

@@ -12,7 +12,7 @@ import collegium
 
 @cache
 def software_version() -> str:
-    """Version of the installed distribution, or of the checkout that this file lies in."""
+    """Version of the installed distribution, or of the checkout that holds this file."""
     try:
         return version("collegium")
     except PackageNotFoundError:

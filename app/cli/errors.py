@@ -6,7 +6,7 @@
 | 1 | the job failed, a check found something wrong, or a download was damaged |
 | 2 | wrong usage: a bad option, file, setting or specification |
 | 3 | the service or its database cannot be reached |
-| 4 | the service refused: no such thing, no valid key, not in this state |
+| 4 | the service refused: not found, no valid key, wrong state |
 | 5 | the job was cancelled |
 | 130 | interrupted with Ctrl-C |
 """
@@ -47,8 +47,8 @@ class Stop(Exception):
         super().__init__(message)
 
 
-def guarded(command: Callable[P, T]) -> Callable[P, T]:
-    """A command whose expected errors are one or two lines and a status, never a traceback."""
+def exit_with_status(command: Callable[P, T]) -> Callable[P, T]:
+    """A command whose expected errors become one or two lines and an exit status, never a traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -67,7 +67,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt as error:
             raise _end(INTERRUPTED, "interrupted") from error
         except BrokenPipeError:
-            # The reader of our output has seen enough; nothing more can be written, not even at exit.
+            # The reader has closed the pipe; nothing more can be written, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(DONE) from None
 

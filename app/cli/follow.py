@@ -1,8 +1,8 @@
-"""Progress on the terminal: a bar where there is one, plain lines where there is none."""
+"""Progress on the terminal: a bar, or nothing where standard error is no terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,15 +12,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from collegium.app.cli.errors import err
 from collegium.app.cli.tables.jobs import failure_text
 from collegium.app.client.client import Client, StreamedEvent
-
-Tell = Callable[[float, str], None]
+from collegium.search.progress import Report, discard
 
 
 @contextmanager
-def progress_bar(title: str, quiet: bool = False) -> Iterator[Tell]:
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Report]:
     """A function that takes a fraction and a message; the bar goes to standard error and leaves nothing behind."""
     if quiet or not err.is_terminal:
-        yield lambda fraction, message: None
+        yield discard
         return
     columns = (
         TextColumn("[bold]{task.fields[title]}"),
@@ -40,19 +39,19 @@ def follow_job(client: Client, job: dict[str, Any], quiet: bool = False) -> dict
         return job
     if not quiet:
         err.print(f"[dim]job {job['id']} at {client.url}[/]", soft_wrap=True)
-    with progress_bar(job["kind"], quiet) as tell:
+    with progress_bar(job["kind"], quiet) as report:
 
-        def seen(event: StreamedEvent) -> None:
+        def show(event: StreamedEvent) -> None:
             if event.type == "progress":
-                tell(event.data["fraction"], event.data["message"])
+                report(event.data["fraction"], event.data["message"])
             elif event.type == "state" and event.data["status"] == "queued":
-                tell(0.0, "waiting for a worker")
+                report(0.0, "waiting for a worker")
 
-        return client.wait(job["id"], seen)
+        return client.wait(job["id"], show)
 
 
 def report_end(job: dict[str, Any]) -> None:
-    """Say on standard error why a job did not succeed."""
+    """Print on standard error why a job did not succeed."""
     if job["failure"]:
         err.print(failure_text(job["failure"]))
     elif job["status"] == "cancelled":

@@ -24,7 +24,7 @@ _PASSES_ON = {
 
 
 class Entry(NamedTuple):
-    """One command: where it is (``module:attribute`` in ``app.cli.commands``) and what help says of it in a line."""
+    """One command: its place (``module:attribute`` in ``app.cli.commands``), its panel and its line in the help."""
 
     target: str
     panel: str

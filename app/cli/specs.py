@@ -58,14 +58,14 @@ def stopping(action: Callable[[], Any]) -> Any:
         return action()
     except Problem as problem:
         for location, message in problem.errors:
-            _say(readable(location), message)
+            _print_error(readable(location), message)
         raise Stop(USAGE, "the specification is invalid" if problem.errors else problem.detail) from problem
     except InvalidSpec as error:
-        _say(readable(error.path), error.message)
+        _print_error(readable(error.path), error.message)
         raise Stop(USAGE, "the specification is invalid") from error
 
 
-def _say(path: str, message: str) -> None:
+def _print_error(path: str, message: str) -> None:
     err.print(f"[bold]{escape(path)}[/]: {escape(message)}", soft_wrap=True)
 
 

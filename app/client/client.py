@@ -3,9 +3,9 @@
 ::
 
     ClientError
-    ├── Unreachable    nobody answers at the address
+    ├── Unreachable    the connection failed
     ├── Refused        the service answered with a problem; ``problem`` holds it
-    └── Damaged        a downloaded file is not what the service says it is
+    └── Damaged        a downloaded file does not match its hash
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """Nobody answers at the address."""
+    """The connection failed."""
 
 
 class Damaged(ClientError):
-    """A downloaded file is not what the service says it is."""
+    """A downloaded file does not match its hash."""
 
 
 class Refused(ClientError):
@@ -73,7 +73,7 @@ class StreamedEvent(NamedTuple):
 
 
 class Client:
-    """Calls the service at ``url``, with an API key where it asks for one. Raises ``ClientError``.
+    """Calls the service at ``url``, with an API key where one is required. Raises ``ClientError``.
 
     >>> from collegium import Client
     >>> with Client("http://127.0.0.1:8321") as client:
@@ -137,7 +137,7 @@ class Client:
         return self._json("GET", "/v1/jobs", params={k: v for k, v in filters.items() if v is not None})
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Ask a job to end."""
+        """Request that a job ends."""
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
     def metrics(self, job_id: str, after: int = 0) -> dict[str, Any]:
@@ -240,9 +240,9 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as error:
-            raise Unreachable(f"nobody answers at {self.url}: {error or type(error).__name__}") from error
+            raise Unreachable(f"no connection to {self.url}: {error or type(error).__name__}") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise Unreachable(f"{self.url!r} is no address of a service: {error}") from error
+            raise Unreachable(f"{self.url!r} is not the address of a service: {error}") from error
         _raise_refusal(response)
         return response
 
@@ -302,7 +302,7 @@ class RemoteJob:
         return self._client.events(self.id, after)
 
     def cancel(self) -> RemoteJob:
-        """Ask the job to end, and return it. Raises ``ClientError``."""
+        """Request that the job ends, and return it. Raises ``ClientError``."""
         self.document = self._client.cancel(self.id)
         return self
 

@@ -1,4 +1,4 @@
-"""Files to and from the service: downloads that resume and are checked, uploads that go on after a break."""
+"""Files to and from the service: downloads that resume and are checked, uploads that resume."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ATTEMPTS = 5
 Moved = Callable[[int], None]
 
 
-def _silent(count: int) -> None:
+def _discard(count: int) -> None:
     pass
 
 
-def download(client: Client, artifact: dict[str, Any], folder: Path, moved: Moved = _silent) -> Path:
+def download(client: Client, artifact: dict[str, Any], folder: Path, moved: Moved = _discard) -> Path:
     """Fetch one artifact into ``folder``; its path.
 
-    A file that is there already and right is kept; a partial one (``NAME.part``) is gone on with. Raises
+    A file that is there already and right is kept; a partial one (``NAME.part``) is continued. Raises
     ``Damaged`` where the hash is wrong even after a fresh start, and ``ClientError``.
     """
     target = folder / _safe(artifact["name"])
@@ -47,7 +47,7 @@ def download(client: Client, artifact: dict[str, Any], folder: Path, moved: Move
             partial.replace(target)
             return target
         partial.unlink()
-    raise Damaged(f"{artifact['name']} does not hash to what the service says; nothing was kept")
+    raise Damaged(f"{artifact['name']} does not match its hash; nothing was kept")
 
 
 def _fetch(client: Client, artifact: dict[str, Any], partial: Path, moved: Moved) -> None:
@@ -72,7 +72,7 @@ def _fetch(client: Client, artifact: dict[str, Any], partial: Path, moved: Moved
                 moved(len(chunk))
 
 
-def upload(client: Client, path: Path, name: str, kind: str, moved: Moved = _silent) -> dict[str, Any]:
+def upload(client: Client, path: Path, name: str, kind: str, moved: Moved = _discard) -> dict[str, Any]:
     """Send a data set in pieces, going on after a broken connection; its description. Raises ``ClientError``."""
     sha256 = _sha256(path)
     begun = client.send_bytes("POST", "/v1/uploads", b"", name=name, kind=kind)
@@ -96,10 +96,10 @@ def upload(client: Client, path: Path, name: str, kind: str, moved: Moved = _sil
 
 
 def _safe(name: str) -> Path:
-    """The name as a path that stays below its folder, whatever the service says."""
+    """The name as a path that stays below its folder, whatever it is."""
     parts = PurePosixPath(name).parts
     if not parts or any(part in {"..", "/", ""} or "\\" in part or ":" in part for part in parts):
-        raise Damaged(f"{name!r} is no name for a file")
+        raise Damaged(f"{name!r} is not the name of a file")
     return Path(*parts)
 
 

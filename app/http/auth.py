@@ -1,8 +1,9 @@
-"""Who may ask: API keys, and the rules that protect a service that needs none.
+"""Authentication: API keys, and the rules that protect a service without keys.
 
-Keys are required as soon as there is one, and always where the service listens beyond this machine. Without
-keys only this machine may ask, and a web page that the user happens to visit must not: the ``Host`` header has to be
-one of ours (against DNS rebinding), and a change has to come from our own origin (against forged requests).
+Keys are required as soon as there is one, and always where the service listens beyond this machine. Without keys
+requests are accepted from this machine alone, and not from foreign web pages open on it: the ``Host`` header has to
+name the service (against DNS rebinding), and a change has to come from the service's own origin (against forged
+requests).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class NoKeys(RuntimeError):
 
 
 def check_bind(settings: Settings, store: JobStore) -> None:
-    """Refuse to listen beyond this machine while nobody holds a key. Raises ``NoKeys``."""
+    """Refuse to listen beyond this machine while there is no key. Raises ``NoKeys``."""
     if not settings.loopback and not store.has_keys():
         raise NoKeys(
             f"refusing to listen on {settings.host} without API keys: make one with `collegium keys create NAME`, "
@@ -38,7 +39,7 @@ def check_origin(request: Request, settings: Settings, keys_required: bool) -> N
     if not keys_required and name not in settings.host_names:
         raise Problem(
             "forbidden",
-            "without API keys the service answers to its own address only; "
+            "without API keys the service accepts requests to its own address only; "
             "name others in COLLEGIUM_ALLOWED_HOSTS, or make a key",
         )
     if request.method in _SAFE:

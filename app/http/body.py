@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from collegium.app.http.document import Model, parse_model
 from collegium.app.http.problems import Problem
 
-#: Bytes from which on parsing would keep other requests waiting: a Gram matrix, say.
+#: Bytes from which on a body is parsed in a thread, so that other requests do not wait for a Gram matrix.
 _SLOW = 1 << 16
 
 

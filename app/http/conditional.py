@@ -23,7 +23,7 @@ def tag_of_bytes(body: bytes) -> str:
 
 
 def none_match(header: str | None, tag: str) -> bool:
-    """Whether ``If-None-Match`` names the tag, so that ``304`` is the answer (weak comparison)."""
+    """Whether ``If-None-Match`` names the tag, so that the response is ``304`` (weak comparison)."""
     if header is None:
         return False
     return header.strip() == "*" or tag in _TAG.findall(header)
@@ -38,7 +38,7 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.IGNORECA
 
 
 class Unsatisfiable(ValueError):
-    """No byte of the file lies in the range."""
+    """No byte of the file is in the range."""
 
 
 @dataclass(frozen=True)

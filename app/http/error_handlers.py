@@ -1,4 +1,4 @@
-"""Whatever is raised on the way to an answer, as a problem document."""
+"""Every exception that a request may raise, as a problem document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Map every exception that a request may end in; what is left becomes ``internal`` in the middleware."""
+    """Map every expected exception to a problem; any other becomes ``internal`` in the middleware."""
 
     def problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
@@ -35,7 +35,7 @@ def install_problem_handlers(app: FastAPI) -> None:
                 request,
                 Problem("method-not-allowed", f"use {allowed or 'another path'}", headers={"Allow": allowed}),
             )
-        detail = f"nothing lives at {request.url.path[:200]}" if error.status_code == 404 else str(error.detail)
+        detail = f"no route matches {request.url.path[:200]}" if error.status_code == 404 else str(error.detail)
         return _send(request, of_status(error.status_code, detail, error.headers))
 
     def parameters(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: this process's requests, and the store's durable counts, read when asked."""
+"""Metrics for Prometheus: this process's requests, and the store's durable counts, read at each scrape."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RequestMetrics:
         self.publish_failures = Counter(
             "collegium_publish_failures", "Messages the broker did not take", registry=self.registry
         )
-        info = Gauge("collegium_info", "Always 1; the labels tell", ("version",), registry=self.registry)
+        info = Gauge("collegium_info", "Always 1; the version is a label", ("version",), registry=self.registry)
         info.labels(software_version()).set(1)
 
     def observe(self, method: str, endpoint: str, status: int, seconds: float) -> None:
@@ -51,7 +51,7 @@ class RequestMetrics:
 
 
 class _Stored:
-    """The store's figures as a Prometheus collector."""
+    """The store's metrics as a Prometheus collector."""
 
     def __init__(self, stored: QueueMetrics) -> None:
         self._stored = stored

@@ -1,4 +1,4 @@
-"""The outermost layer of the service: a name for each request, headers for each answer, and no bare failure."""
+"""The outermost layer of the service: an id for each request, headers for each response, a problem for each failure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
 Observer = Callable[[str, str, int, float], None]
 
 
-class Shell:
+class RequestMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, observe: Observer) -> None:
@@ -65,10 +65,10 @@ class Shell:
             log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
             if started:
                 raise
-            problem = Problem("internal", "something went wrong on our side; the log has the details")
+            problem = Problem("internal", "the service failed; its log has the details")
             await problem.response(request_id)(scope, receive, send_with_headers)
 
 
 def _endpoint(scope: Scope) -> str:
-    """The name of the function that answers, so that ids do not multiply the metrics' labels."""
+    """The name of the route's function, so that ids in paths do not multiply the metrics' labels."""
     return getattr(scope.get("endpoint"), "__name__", "none")

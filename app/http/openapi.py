@@ -26,7 +26,7 @@ _DESCRIPTION = (
 
 
 def problems(*kinds: str) -> Responses:
-    """Documentation of the problems that a route may answer with."""
+    """Documentation of the problems that a route may raise."""
     titles: dict[int, list[str]] = {}
     for kind in kinds:
         status, title = KINDS[kind]
@@ -37,8 +37,8 @@ def problems(*kinds: str) -> Responses:
     }
 
 
-#: What any route behind the door may answer.
-ALWAYS = problems("unauthorized", "forbidden", "invalid-request", "internal", "unavailable")
+#: Problems of every route that needs authorization.
+COMMON_RESPONSES = problems("unauthorized", "forbidden", "invalid-request", "internal", "unavailable")
 
 
 def header(description: str, **schema: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def json_body(model: type[BaseModel], description: str = "") -> dict[str, Any]:
 
 
 def binary(media_type: str = "application/octet-stream") -> dict[str, Any]:
-    """The content of a body or answer made of bytes."""
+    """The content of a binary body or response."""
     return {media_type: {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -81,14 +81,14 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
         "key": {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API key. Needed as soon as the service has one, or listens beyond its machine.",
+            "description": "An API key. Required as soon as the service has one, or listens beyond its machine.",
         }
     }
     for path in document["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
-    # An empty requirement beside the key: without keys the service is open to its own machine.
+    # An empty requirement as the alternative: without keys the service is open to its own machine.
     for path, operations in document["paths"].items():
         if path.startswith("/v1/") or path == "/metrics":
             for operation in operations.values():
@@ -97,7 +97,7 @@ def _document(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> dict[str, An
 
 
 def _with_bare_forms(schemas: dict[str, Any]) -> dict[str, Any]:
-    """Schemas that also say where a name or a number may stand for an object (``"data": "digits"``)."""
+    """Schemas with the short forms, where a name or a number stands for an object (``"data": "digits"``)."""
     for model, forms in _BARE_FORMS.items():
         for field, bare in forms.items():
             properties = schemas[model]["properties"]

@@ -1,4 +1,4 @@
-"""Query parameters are as strict as bodies: one that a route does not know, or that comes twice, is refused."""
+"""Query parameters are as strict as bodies: one that is unknown to the route, or given twice, is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error that the service answers with, as ``application/problem+json`` (RFC 9457).
+"""Every error response of the service, as ``application/problem+json`` (RFC 9457).
 
     Problem
     ├── 400  malformed-request, malformed-json, invalid-cursor
@@ -14,8 +14,8 @@
     ├── 500  internal
     └── 503  unavailable
 
-``type`` is a URN that never changes; ``title`` and ``detail`` are for people. What a request holds cannot make its
-answer long: at most ``MAX_ERRORS`` fields are listed, and texts are cut.
+``type`` is a URN that never changes; ``title`` and ``detail`` are for human readers. The size of a response does not
+grow with the request: at most ``MAX_ERRORS`` fields are listed, and texts are truncated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from collegium.search.locations import Location, pointer, readable
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:collegium:problem:"
-#: Most fields that one answer lists; ``detail`` counts all.
+#: Most fields that one response lists; ``detail`` counts all.
 MAX_ERRORS = 20
 _LONGEST_TEXT = 500
 
@@ -39,15 +39,15 @@ _LONGEST_TEXT = 500
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-request": (400, "The request is malformed"),
     "malformed-json": (400, "The body is not JSON"),
-    "invalid-cursor": (400, "The cursor is not one of ours"),
+    "invalid-cursor": (400, "The cursor is invalid"),
     "unauthorized": (401, "A valid API key is required"),
     "forbidden": (403, "This request is not allowed"),
-    "not-found": (404, "There is no such thing"),
+    "not-found": (404, "Not found"),
     "method-not-allowed": (405, "The method is not allowed here"),
     "conflict": (409, "The state does not allow this"),
     "too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The media type is not supported"),
-    "range-not-satisfiable": (416, "The range lies outside the file"),
+    "range-not-satisfiable": (416, "The range is outside the file"),
     "invalid-request": (422, "A parameter is invalid"),
     "invalid-spec": (422, "The specification is invalid"),
     "idempotency-key-reused": (422, "The Idempotency-Key belongs to another request"),
@@ -68,7 +68,7 @@ class FieldError(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """The body of every error answer (RFC 9457)."""
+    """The body of every error response (RFC 9457)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,12 +76,12 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
-    instance: str = Field(description="URN of this occurrence; the log has the same")
-    errors: list[FieldError] | None = Field(default=None, description="the wrong fields, if any are to name")
+    instance: str = Field(description="URN of this occurrence, which the log repeats")
+    errors: list[FieldError] | None = Field(default=None, description="the wrong fields, where there are any")
 
 
 class Problem(Exception):
-    """An error with its answer. ``kind`` is a key of ``KINDS``."""
+    """An error and its response. ``kind`` is a key of ``KINDS``."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class Problem(Exception):
     ) -> None:
         self.kind = kind
         self.status, self.title = KINDS[kind]
-        self.detail = _cut(detail)
-        self.errors = tuple((location, _cut(message)) for location, message in errors[:MAX_ERRORS])
+        self.detail = _truncated(detail)
+        self.errors = tuple((location, _truncated(message)) for location, message in errors[:MAX_ERRORS])
         self.headers = dict(headers or {})
         super().__init__(f"{self.status} {kind}: {self.detail}")
 
@@ -115,7 +115,7 @@ class Problem(Exception):
         return body
 
     def response(self, request_id: str) -> Response:
-        """The problem as an HTTP answer."""
+        """The problem as an HTTP response."""
         return Response(
             json.dumps(self.document(request_id), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"),
             status_code=self.status,
@@ -132,5 +132,5 @@ def of_status(status: int, detail: str | None = None, headers: Mapping[str, str]
     return of_status(500 if status >= 500 else 400, detail, headers)
 
 
-def _cut(text: str) -> str:
+def _truncated(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"

@@ -1,4 +1,4 @@
-"""What is installed, what is reachable, and what to do about what is not."""
+"""Checks of the installation and of every service that it needs, each with a remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps({"torch": torch.__version__, "gpus": names, "threads": torch.ge
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``remedy`` says what to do unless it is ``ok``."""
+    """The result of one check, with a ``remedy`` unless it is ``ok``."""
 
     state: State
     subject: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything, in the order in which things depend on each other."""
+    """All checks, each after those that it depends on."""
     yield Finding(
         "ok", "version", f"collegium {software_version()}, Python {platform.python_version()}, {platform.platform()}"
     )
@@ -146,9 +146,9 @@ def _open_database(engine: Engine, shown: str, settings: Settings) -> Iterator[F
         yield Finding("wrong", "migrations", str(error), "run `collegium migrate`")
         return
     yield Finding("ok", "migrations", f"at revision {migrate.head()}")
-    figures = store.metrics()
-    waiting = sum(count for (_, status), count in figures.depth.items() if status == "queued")
-    longest = max(figures.oldest_queued_seconds.values(), default=0.0)
+    metrics = store.metrics()
+    waiting = sum(count for (_, status), count in metrics.depth.items() if status == "queued")
+    longest = max(metrics.oldest_queued_seconds.values(), default=0.0)
     if waiting and longest > 60:
         yield Finding(
             "wrong", "queue", f"{waiting} jobs wait, the first for {longest:.0f} s", "start a worker, or more of them"

@@ -27,7 +27,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class PortBusy(OSError):
-    """Something else listens at the address."""
+    """Another process listens at the address."""
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -42,17 +42,17 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         if isinstance(error, socket.gaierror):
-            raise OSError(f"{settings.host!r} is no address of this machine") from error
+            raise OSError(f"{settings.host!r} is not an address of this machine") from error
         raise PortBusy(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
     return listener
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which tells open event streams to end as soon as it is told to, and says when it is up."""
+    """uvicorn, with open event streams closed at once when it stops, and a callback when it has started."""
 
     def __init__(self, settings: Settings, started: Callable[[], None], access_log: bool = False) -> None:
         self._app = create_app(settings)
-        self._announce = started
+        self._on_started = started
         super().__init__(
             uvicorn.Config(
                 self._app,
@@ -71,10 +71,10 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, then call ``started``."""
         await super().startup(sockets)
         if self.started:
-            self._announce()
+            self._on_started()
 
 
 def run_server(settings: Settings, listener: socket.socket, started: Callable[[], None], access_log: bool) -> None:
@@ -109,20 +109,20 @@ class WorkerProcess:
         self._stopping = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self.ready = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="worker-keeper", daemon=True)
+        self._restarter = threading.Thread(target=self._run_until_stopped, name="worker-restarter", daemon=True)
 
     def start(self) -> None:
-        """Start it, and watch over it from a thread."""
-        self._keeper.start()
+        """Start it, and a thread that restarts it when it ends by itself."""
+        self._restarter.start()
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, while it lives."""
+        """The child's process id, while it runs."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def stop(self) -> None:
-        """Let it give its jobs back and end; kill it where it does not."""
+        """Stop it, so that its jobs are released; kill it where it does not end in time."""
         self._stopping.set()
         process = self._process
         if process is not None and process.poll() is None:
@@ -133,9 +133,9 @@ class WorkerProcess:
                 log.warning("the worker did not end within %.0f s and is killed", _WORKER_GRACE_S)
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self._keeper.join(5.0)
+        self._restarter.join(5.0)
 
-    def _keep(self) -> None:
+    def _run_until_stopped(self) -> None:
         pause = 1.0
         while not self._stopping.is_set():
             began = time.monotonic()

@@ -1,8 +1,8 @@
 """Runs one job on this machine, in a process of its own, without a database.
 
-The process is ``python -m collegium.worker.compute --once``. Both sides speak one JSON object a line;
-``collegium.worker.protocol`` describes them. The application never imports the worker, so the few words it needs are
-spelled out here.
+The process is ``python -m collegium.worker.compute --once``. Both sides write one JSON object a line, as
+``collegium.worker.protocol`` describes. The application never imports the worker, so the few messages that it needs
+are repeated here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from collegium.app.settings import Settings
 from collegium.jobs.subprocesses import environment, python
+from collegium.search.progress import Report
 
 _LOG_LINES = 60
 _CANCEL_GRACE_S = 10.0
@@ -37,13 +38,13 @@ def compute(
     kind: str,
     spec: dict[str, Any],
     settings: Settings,
-    progress: Callable[[float, str], None],
+    progress: Report,
     *,
     keep: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """The result of a job computed here.
 
-    ``keep`` is called with the folder of the files that the job left, before it is removed. Raises ``LocalFailure``,
+    ``keep`` is called with the folder of the files that the job wrote, before it is removed. Raises ``LocalFailure``,
     and passes ``KeyboardInterrupt`` on after the process has ended.
     """
     cache = settings.home / "estimates"
@@ -72,8 +73,8 @@ def compute(
             "datasets_dir": str(settings.datasets_dir),
         }  # fmt: skip
         try:
-            _say(process.stdin, run)
-            result = _listen(process.stdout, progress)
+            _write(process.stdin, run)
+            result = _read(process.stdout, progress)
         except KeyboardInterrupt:
             _cancel(process)
             raise
@@ -81,14 +82,14 @@ def compute(
             _end(process)
             reader.join(_KILL_GRACE_S)
         if isinstance(result, LocalFailure) or result is None:
-            failure = result or LocalFailure("internal", "the computing process ended without an answer")
+            failure = result or LocalFailure("internal", "the computing process ended without a result")
             failure.log_tail = "\n".join(tail)
             raise failure
         keep(workdir / "artifacts")
         return result
 
 
-def _listen(lines: IO[bytes], progress: Callable[[float, str], None]) -> dict[str, Any] | LocalFailure | None:
+def _read(lines: IO[bytes], progress: Report) -> dict[str, Any] | LocalFailure | None:
     for line in lines:
         message = json.loads(line)
         match message["type"]:
@@ -103,17 +104,17 @@ def _listen(lines: IO[bytes], progress: Callable[[float, str], None]) -> dict[st
     return None
 
 
-def _say(pipe: IO[bytes], message: dict[str, Any]) -> None:
+def _write(pipe: IO[bytes], message: dict[str, Any]) -> None:
     try:
         pipe.write(json.dumps(message).encode() + b"\n")
         pipe.flush()
     except BrokenPipeError:
-        pass  # the process is gone, and its output tells why
+        pass  # the process has ended, and its output has the reason
 
 
 def _cancel(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    _say(process.stdin, {"type": "cancel"})
+    _write(process.stdin, {"type": "cancel"})
     try:
         process.wait(_CANCEL_GRACE_S)
     except subprocess.TimeoutExpired:
@@ -121,7 +122,7 @@ def _cancel(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process leaves when its input ends; one that does not is killed."""
+    """The process ends when its input ends; one that does not is killed."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):

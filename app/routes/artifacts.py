@@ -1,4 +1,4 @@
-"""The files that a job left: listed, and downloaded whole or in part."""
+"""The files that a job wrote: listed, and downloaded whole or in part."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from collegium.app.http.conditional import (
 )
 from collegium.app.http.openapi import Responses, binary, header, problems
 from collegium.app.http.problems import Problem
-from collegium.app.services.lookup import JobId, known_artifact, known_job
-from collegium.app.services.services import Given
+from collegium.app.services.lookup import JobId, require_artifact, require_job
+from collegium.app.services.services import ServicesDep
 from collegium.app.services.views import ArtifactList, artifact_view
 from collegium.jobs.errors import ArtifactNotFound
 from collegium.jobs.files.artifacts import RangeReader
@@ -61,8 +61,8 @@ IfNoneMatch = Annotated[str | None, Header(description="answer 304 while the ent
     responses={200: {"model": ArtifactList}, **problems("not-found")},
     summary="List a job's files",
 )
-def list_artifacts(services: Given, job_id: JobId) -> JSONResponse:
-    known_job(services, job_id)
+def list_artifacts(services: ServicesDep, job_id: JobId) -> JSONResponse:
+    require_job(services, job_id)
     items = [artifact_view(job_id, artifact) for artifact in services.store.artifacts(job_id)]
     return JSONResponse({"items": items})
 
@@ -74,14 +74,14 @@ def list_artifacts(services: Given, job_id: JobId) -> JSONResponse:
     summary="Download a file, or a range of it",
 )
 def download_artifact(
-    services: Given,
+    services: ServicesDep,
     job_id: JobId,
     name: str,
     range: Range = None,
     if_range: IfRange = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    artifact = known_artifact(services, job_id, name)
+    artifact = require_artifact(services, job_id, name)
     tag = tag_of(artifact.sha256)
     headers = _headers(artifact, tag)
     if none_match(if_none_match, tag):
@@ -112,11 +112,11 @@ def download_artifact(
 @router.head(
     "/{job_id}/artifacts/{name:path}",
     response_class=Response,
-    responses={200: _DOWNLOAD[200] | {"content": {}}, 304: _DOWNLOAD[304], 404: {"description": "Not there."}},
-    summary="Ask for a file's size and digest",
+    responses={200: _DOWNLOAD[200] | {"content": {}}, 304: _DOWNLOAD[304], 404: {"description": "Not found."}},
+    summary="Read a file's size and digest",
 )
-def describe_artifact(services: Given, job_id: JobId, name: str, if_none_match: IfNoneMatch = None) -> Response:
-    artifact = known_artifact(services, job_id, name)
+def describe_artifact(services: ServicesDep, job_id: JobId, name: str, if_none_match: IfNoneMatch = None) -> Response:
+    artifact = require_artifact(services, job_id, name)
     headers = _headers(artifact, tag_of(artifact.sha256))
     if none_match(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)

@@ -1,4 +1,4 @@
-"""The user's own data: sent in one piece, listed, deleted."""
+"""Uploaded data sets: sent in one piece, listed, deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from collegium.app.http.body import check_media_type
 from collegium.app.http.openapi import problems
 from collegium.app.http.problems import Problem
-from collegium.app.services.services import Given, Services
+from collegium.app.services.services import Services, ServicesDep
 from collegium.app.services.uploads import (
     ADDED,
     BODY,
@@ -21,8 +21,8 @@ from collegium.app.services.uploads import (
     Name,
     Sha256,
     abandon,
+    as_problems,
     finish,
-    guarded,
     receive,
 )
 from collegium.app.services.views import DatasetPage, DatasetView, dataset_view
@@ -41,7 +41,7 @@ DatasetId = Annotated[str, Path(description="a data set's id")]
     summary="List data sets, newest first",
 )
 def list_datasets(
-    services: Given,
+    services: ServicesDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> JSONResponse:
@@ -56,9 +56,11 @@ def list_datasets(
     openapi_extra=BODY,
     summary="Send a data set in one piece",
 )
-async def add_dataset(request: Request, services: Given, name: Name, kind: Kind, sha256: Sha256 = None) -> JSONResponse:
+async def add_dataset(
+    request: Request, services: ServicesDep, name: Name, kind: Kind, sha256: Sha256 = None
+) -> JSONResponse:
     check_media_type(request, MEDIA_TYPE)
-    upload = await run_in_threadpool(guarded, lambda: services.datasets.begin(name, kind))
+    upload = await run_in_threadpool(as_problems, lambda: services.datasets.begin(name, kind))
     try:
         await receive(request, services, upload, 0)
         return await run_in_threadpool(finish, services, upload.id, sha256)
@@ -72,7 +74,7 @@ async def add_dataset(request: Request, services: Given, name: Name, kind: Kind,
     responses={200: {"model": DatasetView}, **problems("not-found")},
     summary="Read a data set's description",
 )
-def read_dataset(services: Given, dataset_id: DatasetId) -> JSONResponse:
+def read_dataset(services: ServicesDep, dataset_id: DatasetId) -> JSONResponse:
     return JSONResponse(dataset_view(_known(services, dataset_id)))
 
 
@@ -80,14 +82,14 @@ def read_dataset(services: Given, dataset_id: DatasetId) -> JSONResponse:
     "/{dataset_id}",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "Gone."}, **problems("not-found", "conflict")},
+    responses={204: {"description": "Deleted."}, **problems("not-found", "conflict")},
     summary="Delete a data set that no waiting or running job names",
 )
-def delete_dataset(services: Given, dataset_id: DatasetId) -> Response:
+def delete_dataset(services: ServicesDep, dataset_id: DatasetId) -> Response:
     dataset = _known(services, dataset_id)
     user = _user_of(services, dataset.id)
     if user is not None:
-        raise Problem("conflict", f"job {user} is going to read this data set; cancel it first")
+        raise Problem("conflict", f"job {user} needs this data set; cancel it first")
     try:
         services.datasets.delete(dataset.id)
     except DatasetNotFound as error:

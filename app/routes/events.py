@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 from collegium.app.http.openapi import problems
 from collegium.app.http.problems import Problem
 from collegium.app.services.event_stream import job_events, resume_point
-from collegium.app.services.lookup import JobId, known_job
-from collegium.app.services.services import Given, Services
+from collegium.app.services.lookup import JobId, require_job
+from collegium.app.services.services import Services, ServicesDep
 from collegium.jobs.record import EVENT_TYPES, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -46,14 +46,15 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     summary="Stream a job's events",
 )
 async def stream_events(
-    services: Given,
+    services: ServicesDep,
     job_id: JobId,
     after: Annotated[int, Query(ge=0, le=2**53, description="events after this one only")] = 0,
     last_event_id: Annotated[
-        int | None, Header(alias="Last-Event-ID", ge=0, le=2**53, description="like `after`, and before it")
+        int | None,
+        Header(alias="Last-Event-ID", ge=0, le=2**53, description="like `after`, over which it takes precedence"),
     ] = None,
 ) -> StreamingResponse:
-    job = await run_in_threadpool(known_job, services, job_id)
+    job = await run_in_threadpool(require_job, services, job_id)
     if services.stopping.is_set() or not services.streams.acquire(blocking=False):
         raise Problem("unavailable", "too many event streams are open", headers={"Retry-After": "5"})
     start = resume_point(job, after if last_event_id is None else last_event_id)
@@ -61,7 +62,7 @@ async def stream_events(
 
 
 class _CountedStream(StreamingResponse):
-    """A stream that gives its place back however it ends, even where it never began."""
+    """A stream that releases its slot however it ends, even where it never began."""
 
     def __init__(self, services: Services, job: Job, after: int) -> None:
         super().__init__(job_events(services, job, after), media_type="text/event-stream", headers=_HEADERS)

@@ -1,4 +1,4 @@
-"""Is the process alive, can it work, and what are its figures."""
+"""Health checks and metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from collegium.app.http.openapi import problems
-from collegium.app.services.services import Given
+from collegium.app.services.services import ServicesDep
 from collegium.app.services.views import View
 from collegium.jobs.broker import BrokerDown
 from collegium.jobs.database import migrate
@@ -18,26 +18,28 @@ from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import SchemaMismatch
 
 router = APIRouter(tags=["health"])
-figures = APIRouter(tags=["health"])
+metrics = APIRouter(tags=["health"])
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 State = Literal["ok", "degraded", "failed"]
 
 
 class Alive(View):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["ok"]
 
 
 class Ready(View):
-    """What the service depends on. Without the broker it is degraded: jobs are kept, and start a little later."""
+    """The state of what the service depends on. Without the broker it is degraded: jobs are kept, and start later."""
 
     status: State
     checks: dict[str, State] = Field(description="`database`, `migrations`, `artifacts` and `broker`")
 
 
-@router.get("/livez", responses={200: {"model": Alive}, **problems("internal")}, summary="Is the process alive")
+@router.get(
+    "/livez", responses={200: {"model": Alive}, **problems("internal")}, summary="Check that the process is alive"
+)
 async def live() -> JSONResponse:
     return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
 
@@ -46,12 +48,12 @@ async def live() -> JSONResponse:
     "/readyz",
     responses={
         200: {"model": Ready, "description": "Ready, possibly degraded."},
-        503: {"model": Ready, "description": "A part that nothing works without does not."},
+        503: {"model": Ready, "description": "A part that is indispensable has failed."},
         **problems("internal"),
     },
-    summary="Can the service work",
+    summary="Check what the service depends on",
 )
-def ready(services: Given) -> JSONResponse:
+def ready(services: ServicesDep) -> JSONResponse:
     checks: dict[str, State] = {
         "database": _state(services.store.ping, UNAVAILABLE),
         "migrations": _state(lambda: migrate.check(services.engine), (*UNAVAILABLE, SchemaMismatch)),
@@ -66,7 +68,7 @@ def ready(services: Given) -> JSONResponse:
     )
 
 
-@figures.get(
+@metrics.get(
     "/metrics",
     response_class=Response,
     responses={
@@ -75,9 +77,9 @@ def ready(services: Given) -> JSONResponse:
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
     },
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
 )
-def read_figures(services: Given) -> Response:
+def read_service_metrics(services: ServicesDep) -> Response:
     return Response(services.metrics.render(services.store.metrics()), media_type=_PROMETHEUS)
 
 

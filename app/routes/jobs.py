@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, Response
 
 from collegium.app.http.conditional import none_match, tag_of_bytes
 from collegium.app.http.openapi import header, problems
-from collegium.app.services.lookup import JobId, known_job
-from collegium.app.services.services import Given
+from collegium.app.services.lookup import JobId, require_job
+from collegium.app.services.services import ServicesDep
 from collegium.app.services.views import JobPage, JobView, MetricTable, job_tag, job_view
 from collegium.jobs.record import Event, Kind
 from collegium.jobs.states import Status
@@ -33,7 +33,7 @@ _REVALIDATE = {"Cache-Control": "no-cache"}
     summary="List jobs, newest first",
 )
 def list_jobs(
-    services: Given,
+    services: ServicesDep,
     kind: Annotated[Kind | None, Query(description="only jobs of this kind")] = None,
     status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
     parent_id: Annotated[
@@ -64,8 +64,8 @@ def list_jobs(
     responses={200: {"model": JobView, "headers": _TAGGED}, **_UNCHANGED, **problems("not-found")},
     summary="Read a job",
 )
-def read_job(services: Given, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
-    job = known_job(services, job_id)
+def read_job(services: ServicesDep, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
+    job = require_job(services, job_id)
     tag = job_tag(job)
     if none_match(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag, **_REVALIDATE})
@@ -77,13 +77,13 @@ def read_job(services: Given, job_id: JobId, if_none_match: IfNoneMatch = None) 
     status_code=202,
     responses={
         200: {"model": JobView, "description": "The job has ended; nothing was changed.", "headers": _TAGGED},
-        202: {"model": JobView, "description": "The job is asked to end.", "headers": _TAGGED},
+        202: {"model": JobView, "description": "The job is going to end.", "headers": _TAGGED},
         **problems("not-found"),
     },
     summary="Cancel a job and everything below it",
 )
-def cancel_job(services: Given, job_id: JobId) -> JSONResponse:
-    before = known_job(services, job_id)
+def cancel_job(services: ServicesDep, job_id: JobId) -> JSONResponse:
+    before = require_job(services, job_id)
     job = services.store.request_cancel(job_id)
     return JSONResponse(
         job_view(job),
@@ -106,14 +106,14 @@ def cancel_job(services: Given, job_id: JobId) -> JSONResponse:
     summary="Read a job's metrics as a table",
 )
 def read_metrics(
-    services: Given,
+    services: ServicesDep,
     job_id: JobId,
     after: Annotated[int, Query(ge=0, le=2**53, description="rows after this one only")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     format: Annotated[Literal["json", "csv"], Query()] = "json",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    known_job(services, job_id)
+    require_job(services, job_id)
     events = services.store.events(job_id, after, limit, types=("metric",))
     columns, rows = _table(events)
     if format == "csv":

@@ -1,4 +1,4 @@
-"""Searches, and the architectures they can start from."""
+"""Searches, and the presets that they can start from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collegium.app.http.body import read_model
 from collegium.app.http.document import spec_problem
 from collegium.app.http.openapi import json_body
 from collegium.app.services.references import check_data
-from collegium.app.services.services import Given
-from collegium.app.services.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from collegium.app.services.services import ServicesDep
+from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import describe_presets, validate_search
@@ -43,19 +43,19 @@ def list_presets() -> JSONResponse:
     return JSONResponse({"items": describe_presets()})
 
 
-async def _search_spec(request: Request, services: Given) -> SearchSpec:
+async def _search_spec(request: Request, services: ServicesDep) -> SearchSpec:
     return await read_model(request, SearchSpec, services.settings.max_body_bytes, services.parsing)
 
 
 @router.post(
     "/searches",
     status_code=202,
-    responses=DOCUMENTED,
+    responses=SUBMISSION_RESPONSES,
     openapi_extra=json_body(SearchSpec),
     summary="Search the optimal m × n grouping of a baseline",
 )
 def create_search(
-    services: Given,
+    services: ServicesDep,
     spec: Annotated[SearchSpec, Depends(_search_spec)],
     key: IdempotencyKey = None,
     fresh: Fresh = False,

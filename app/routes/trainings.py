@@ -11,8 +11,8 @@ from collegium.app.http.body import read_model
 from collegium.app.http.document import spec_problem
 from collegium.app.http.openapi import json_body
 from collegium.app.services.references import resolved_study, resolved_training
-from collegium.app.services.services import Given
-from collegium.app.services.submission import DOCUMENTED, Fresh, IdempotencyKey, submit
+from collegium.app.services.services import ServicesDep
+from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
 from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
@@ -34,23 +34,23 @@ def list_recipes() -> JSONResponse:
     return JSONResponse({"items": describe_recipes()})
 
 
-async def _training_spec(request: Request, services: Given) -> TrainingSpec:
+async def _training_spec(request: Request, services: ServicesDep) -> TrainingSpec:
     return await read_model(request, TrainingSpec, services.settings.max_body_bytes, services.parsing)
 
 
-async def _study_spec(request: Request, services: Given) -> StudySpec:
+async def _study_spec(request: Request, services: ServicesDep) -> StudySpec:
     return await read_model(request, StudySpec, services.settings.max_body_bytes, services.parsing)
 
 
 @router.post(
     "/trainings",
     status_code=202,
-    responses=DOCUMENTED,
+    responses=SUBMISSION_RESPONSES,
     openapi_extra=json_body(TrainingSpec),
-    summary="Train an architecture, or a search's answer",
+    summary="Train an architecture, or the result of a search",
 )
 def create_training(
-    services: Given,
+    services: ServicesDep,
     spec: Annotated[TrainingSpec, Depends(_training_spec)],
     key: IdempotencyKey = None,
     fresh: Fresh = False,
@@ -66,12 +66,12 @@ def create_training(
 @router.post(
     "/studies",
     status_code=202,
-    responses=DOCUMENTED,
+    responses=SUBMISSION_RESPONSES,
     openapi_extra=json_body(StudySpec),
     summary="Compare methods and architectures over several seeds",
 )
 def create_study(
-    services: Given,
+    services: ServicesDep,
     spec: Annotated[StudySpec, Depends(_study_spec)],
     key: IdempotencyKey = None,
     fresh: Fresh = False,

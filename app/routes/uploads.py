@@ -1,4 +1,4 @@
-"""A data set in pieces that go on after a break."""
+"""A data set in pieces, as an upload that can be resumed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from collegium.app.http.body import check_media_type
 from collegium.app.http.openapi import header, problems
-from collegium.app.services.services import Given
+from collegium.app.services.services import ServicesDep
 from collegium.app.services.uploads import (
     ADDED,
     BODY,
@@ -20,8 +20,8 @@ from collegium.app.services.uploads import (
     Kind,
     Name,
     Sha256,
+    as_problems,
     finish,
-    guarded,
     receive,
 )
 from collegium.app.services.views import View
@@ -35,7 +35,7 @@ UploadId = Annotated[str, Path(description="an upload's id")]
 
 
 class UploadView(View):
-    """An upload under way; go on at ``offset``."""
+    """An unfinished upload; the next piece begins at ``offset``."""
 
     id: str
     name: str
@@ -73,21 +73,21 @@ _FOLLOW = {"upload_id": "$response.body#/id"}
         },
         **problems("invalid-dataset", "invalid-request"),
     },
-    summary="Begin a data set that is sent in pieces; what lies untouched for a day is thrown away",
+    summary="Begin a data set that is sent in pieces; an upload that is left untouched for a day is deleted",
 )
-def begin_upload(services: Given, name: Name, kind: Kind) -> JSONResponse:
+def begin_upload(services: ServicesDep, name: Name, kind: Kind) -> JSONResponse:
     services.datasets.purge(_STALE_S)
-    view = _view(guarded(lambda: services.datasets.begin(name, kind)))
+    view = _view(as_problems(lambda: services.datasets.begin(name, kind)))
     return JSONResponse(view, status_code=201, headers={"Location": view["link"]})
 
 
 @router.get(
     "/{upload_id}",
     responses={200: {"model": UploadView}, **problems("not-found")},
-    summary="Ask how far an upload has come",
+    summary="Read an upload's offset",
 )
-def read_upload(services: Given, upload_id: UploadId) -> JSONResponse:
-    return JSONResponse(_view(guarded(lambda: services.datasets.get_upload(upload_id))))
+def read_upload(services: ServicesDep, upload_id: UploadId) -> JSONResponse:
+    return JSONResponse(_view(as_problems(lambda: services.datasets.get_upload(upload_id))))
 
 
 @router.patch(
@@ -98,12 +98,12 @@ def read_upload(services: Given, upload_id: UploadId) -> JSONResponse:
 )
 async def continue_upload(
     request: Request,
-    services: Given,
+    services: ServicesDep,
     upload_id: UploadId,
     offset: Annotated[int, Header(alias="Upload-Offset", ge=0, le=2**53, description="where the piece begins")],
 ) -> JSONResponse:
     check_media_type(request, MEDIA_TYPE)
-    upload = await run_in_threadpool(guarded, lambda: services.datasets.get_upload(upload_id))
+    upload = await run_in_threadpool(as_problems, lambda: services.datasets.get_upload(upload_id))
     return JSONResponse(_view(await receive(request, services, upload, offset)))
 
 
@@ -113,7 +113,7 @@ async def continue_upload(
     responses={**ADDED, **problems("not-found", "invalid-dataset", "invalid-request")},
     summary="Check and store what was sent",
 )
-def finish_upload(services: Given, upload_id: UploadId, sha256: Sha256 = None) -> JSONResponse:
+def finish_upload(services: ServicesDep, upload_id: UploadId, sha256: Sha256 = None) -> JSONResponse:
     return finish(services, upload_id, sha256)
 
 
@@ -121,9 +121,9 @@ def finish_upload(services: Given, upload_id: UploadId, sha256: Sha256 = None) -
     "/{upload_id}",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "Gone."}, **problems("not-found")},
-    summary="Throw an upload away",
+    responses={204: {"description": "Deleted."}, **problems("not-found")},
+    summary="Delete an upload",
 )
-def abandon_upload(services: Given, upload_id: UploadId) -> Response:
-    guarded(lambda: services.datasets.abandon(upload_id))
+def abandon_upload(services: ServicesDep, upload_id: UploadId) -> Response:
+    as_problems(lambda: services.datasets.abandon(upload_id))
     return Response(status_code=204)

@@ -26,8 +26,8 @@ def encoded(event: Event) -> bytes:
 def resume_point(job: Job, last_event_id: int) -> int:
     """The event after which to go on.
 
-    A stream always ends with the terminal event, so a reader who has it already is sent it once more; a reader who
-    claims events that do not exist yet starts at the present.
+    A stream always ends with the terminal event, which is repeated where it was received before; an id beyond the last
+    event resumes at the last.
     """
     return min(last_event_id, job.last_seq - 1 if job.terminal else job.last_seq)
 
@@ -36,7 +36,7 @@ async def job_events(services: Services, job: Job, after: int) -> AsyncIterator[
     """The stream's chunks: events after ``after``, and comments that keep idle connections alive."""
     settings = services.settings
     yield f"retry: {_RETRY_MS}\n\n".encode()
-    spoke = time.monotonic()
+    last_sent = time.monotonic()
     while not services.stopping.is_set():
         events = await run_in_threadpool(services.store.events, job.id, after, _BATCH)
         if events:
@@ -44,9 +44,9 @@ async def job_events(services: Services, job: Job, after: int) -> AsyncIterator[
             if events[-1].terminal:
                 return
             after = events[-1].seq
-            spoke = time.monotonic()
-        elif time.monotonic() - spoke >= settings.keep_alive_s:
+            last_sent = time.monotonic()
+        elif time.monotonic() - last_sent >= settings.keep_alive_s:
             yield b": keep-alive\n\n"
-            spoke = time.monotonic()
+            last_sent = time.monotonic()
         if len(events) < _BATCH:
             await anyio.sleep(settings.event_poll_s)

@@ -1,4 +1,4 @@
-"""Looking up what a path names, so that anything unknown is the same 404."""
+"""Jobs and artifacts by the ids in a path; what is not found is a 404 problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JobId = Annotated[str, Path(description="a job's id")]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
-def known_job(services: Services, job_id: str) -> Job:
+def require_job(services: Services, job_id: str) -> Job:
     """The job. Raises a 404 problem."""
     try:
         if _ID.match(job_id):
@@ -26,9 +26,9 @@ def known_job(services: Services, job_id: str) -> Job:
     raise Problem("not-found", "there is no job with this id")
 
 
-def known_artifact(services: Services, job_id: str, name: str) -> Artifact:
+def require_artifact(services: Services, job_id: str, name: str) -> Artifact:
     """The job's artifact with this name. Raises a 404 problem."""
-    known_job(services, job_id)
+    require_job(services, job_id)
     artifact = services.store.artifact(job_id, name) if len(name) <= 512 and name.isprintable() else None
     if artifact is None:
         raise Problem("not-found", "the job has no artifact with this name")

@@ -63,7 +63,7 @@ def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, 
 
 
 def _shape(store: JobStore, data: DataSpec) -> tuple[int, ...] | None:
-    """The shape of one sample, where the data's name or the record of its upload tells it."""
+    """The shape of one sample, where the data's name or the record of its upload determines it."""
     if _DATASET_ID.match(data.name):
         return tuple(store.get_dataset(data.name).summary["shape"])
     return known_shape(data)
@@ -102,5 +102,5 @@ def _answer(store: JobStore, asked: SearchedArchitecture, path: tuple[str | int,
     try:
         return architecture_from_search(asked, job.spec, job.result).model_copy(update={"origin": asked})
     except InvalidSpec as error:
-        # Its path begins with the field that holds the architecture, which only we know.
+        # Its path begins with the field that holds the architecture, which depends on the request.
         raise InvalidSpec((*path, *error.path[1:]), error.message) from None

@@ -1,4 +1,4 @@
-"""What the routes work with, put together once in ``collegium.app.main`` and handed to each request."""
+"""What the routes work with: put together once in ``collegium.app.main``, and a dependency of each route."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def _services(request: Request) -> Services:
     return request.app.state.services
 
 
-Given = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 
 
-def admitted(request: Request, services: Given) -> None:
-    """Let through who may ask. Raises 401 and 403 problems."""
+def authorize(request: Request, services: ServicesDep) -> None:
+    """Refuse a request without the key or the origin that it needs. Raises 401 and 403 problems."""
     required = not services.settings.loopback or services.store.has_keys()
     check_origin(request, services.settings, required)
     if required:

@@ -1,4 +1,4 @@
-"""From a validated request to a job that workers hear of."""
+"""From a validated request to a job in the queue."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="a repetition with the same key and body is answered with the same job",
+        description="a request that repeats key and body is answered with the same job",
     ),
 ]
-Fresh = Annotated[bool, Query(description="compute again even where an identical request has its answer already")]
+Fresh = Annotated[bool, Query(description="compute again, even where the result of an identical request is stored")]
 
 _FOLLOW = {"job_id": "$response.body#/id"}
 _LINKS = {
@@ -40,17 +40,17 @@ _HEADERS = {
     "Location": header("the job's path"),
     "ETag": header("the job's entity tag"),
 }
-DOCUMENTED: Responses = {
+SUBMISSION_RESPONSES: Responses = {
     200: {
         "model": JobView,
-        "description": "An identical request has been answered before: its finished job.",
+        "description": "The finished job of an earlier, identical request.",
         "headers": _HEADERS,
         "links": _LINKS,
     },
     202: {
         "model": JobView,
         "description": "The job waits for a worker.",
-        "headers": _HEADERS | {"Retry-After": header("seconds until it is worth asking for the job")},
+        "headers": _HEADERS | {"Retry-After": header("seconds after which to poll the job")},
         "links": _LINKS,
     },
     **problems(
@@ -71,7 +71,7 @@ def fingerprint(kind: Kind, spec: dict[str, Any]) -> str:
 
 
 def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: str | None, fresh: bool) -> JSONResponse:
-    """Store the job and tell the workers, or find its answer. Raises a 422 problem for a reused key."""
+    """Store the job and publish its id, or find its result. Raises a 422 problem for a reused key."""
     document = spec.model_dump(mode="json")
     try:
         job, created = services.store.create(
@@ -86,10 +86,10 @@ def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: s
         raise Problem("idempotency-key-reused", str(error)) from error
     if created:
         services.publisher.publish(job.id, job.queue)
-    return _answer(job)
+    return _response(job)
 
 
-def _answer(job: Job) -> JSONResponse:
+def _response(job: Job) -> JSONResponse:
     headers = {"Location": job_path(job.id), "ETag": job_tag(job), "Cache-Control": "no-store"}
     if not job.terminal:
         headers["Retry-After"] = _RETRY_AFTER_S

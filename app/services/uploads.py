@@ -53,7 +53,7 @@ async def receive(request: Request, services: Services, upload: Upload, offset: 
     async def write() -> None:
         nonlocal upload, offset
         chunk = bytes(piece)
-        upload = await run_in_threadpool(guarded, lambda: services.datasets.append(upload.id, offset, chunk))
+        upload = await run_in_threadpool(as_problems, lambda: services.datasets.append(upload.id, offset, chunk))
         offset = upload.offset
         piece.clear()
 
@@ -68,7 +68,7 @@ async def receive(request: Request, services: Services, upload: Upload, offset: 
 def finish(services: Services, upload_id: str, sha256: str | None) -> JSONResponse:
     """Check what was sent and make a data set of it. Raises 404 and 422 problems."""
     limit = UNPACKED * services.settings.max_dataset_bytes
-    dataset, created = guarded(
+    dataset, created = as_problems(
         lambda: services.datasets.finish(upload_id, lambda path: checked(path, limit), sha256=sha256)
     )
     view = dataset_view(dataset)
@@ -76,12 +76,12 @@ def finish(services: Services, upload_id: str, sha256: str | None) -> JSONRespon
 
 
 def abandon(services: Services, upload_id: str) -> None:
-    """Throw an upload away, if it is still there: one that was refused is gone already."""
+    """Delete an upload, if it is still there: one that was refused is deleted already."""
     with suppress(UploadNotFound):
         services.datasets.abandon(upload_id)
 
 
-def guarded(action: Callable[[], T]) -> T:
+def as_problems(action: Callable[[], T]) -> T:
     """Run an action of the data set store; what it refuses becomes a problem."""
     try:
         return action()

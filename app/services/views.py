@@ -1,6 +1,6 @@
-"""Jobs, events, artifacts and data sets as the API shows them.
+"""Jobs, events, artifacts and data sets as the API represents them.
 
-The models document the answers, and the tests hold the answers to them; the answers themselves are built as plain
+The models document the responses, and tests hold the responses to them; the responses themselves are built as plain
 dictionaries from the stored rows.
 """
 
@@ -19,20 +19,20 @@ from collegium.jobs.states import Status
 
 
 class View(BaseModel):
-    """A closed part of an answer."""
+    """A closed part of a response."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ProgressView(View):
-    """How far a job is."""
+    """The progress of a job."""
 
     fraction: float = Field(ge=0, le=1)
     message: str
 
 
 class FailureView(View):
-    """Why a job failed, and what to do about it."""
+    """Why a job failed, and the remedy."""
 
     kind: FailureKind
     message: str
@@ -41,7 +41,7 @@ class FailureView(View):
 
 
 class LinksView(View):
-    """Where to go from a job; paths on this server."""
+    """Related resources of a job; paths on this server."""
 
     self: str
     events: str
@@ -53,16 +53,16 @@ class LinksView(View):
 
 
 class JobView(View):
-    """A job: what was asked, how far it is, and what came of it."""
+    """A job: its specification, its progress and its result."""
 
     id: str
     kind: Kind
     status: Status
     progress: ProgressView
     spec: dict[str, Any] = Field(description="the request, with every default filled in")
-    result: dict[str, Any] | None = Field(description="the answer of a succeeded job; its shape depends on `kind`")
+    result: dict[str, Any] | None = Field(description="the result of a succeeded job; its shape depends on `kind`")
     failure: FailureView | None
-    attempt: int = Field(ge=0, description="how often a worker has taken the job")
+    attempt: int = Field(ge=0, description="how many attempts have begun")
     max_attempts: int
     cancel_requested: bool
     parent_id: str | None
@@ -84,7 +84,7 @@ class JobPage(View):
 
 
 class ArtifactView(View):
-    """A file that a job left."""
+    """A file that a job wrote."""
 
     name: str
     bytes: int = Field(ge=0)
@@ -185,7 +185,7 @@ def _linked(job: Job) -> dict[str, Any] | None:
 
 
 def job_tag(job: Job) -> str:
-    """A job's entity tag: it changes with every visible change, and with the software that writes it out."""
+    """A job's entity tag: it changes with every visible change, and with the software's version."""
     return tag_of(f"{job.id}.{job.revision}.{software_version()}")
 
 

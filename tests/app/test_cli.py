@@ -112,7 +112,7 @@ def test_a_computation_that_fails_is_status_1(mlp: dict[str, Any], monkeypatch: 
     monkeypatch.setattr("collegium.jobs.subprocesses.sys.executable", "/bin/false")
     result = run("search", "-", stdin=json.dumps(mlp))
     assert result.exit_code == 1
-    assert "ended without an answer" in result.stderr
+    assert "ended without a result" in result.stderr
 
 
 def test_a_search_at_a_service(

@@ -1,4 +1,4 @@
-"""Probes, figures, pages."""
+"""Health checks, metrics, pages."""
 
 from __future__ import annotations
 

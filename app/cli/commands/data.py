@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from collegium.app.cli.connection import AsJson, Key, Server, connect
-from collegium.app.cli.errors import USAGE, Stop, err, guarded, out
+from collegium.app.cli.errors import USAGE, Stop, err, exit_with_status, out
 from collegium.app.cli.root import EPILOG
 from collegium.app.cli.tables.formatting import ago, count, grid
 
@@ -21,7 +21,7 @@ KINDS = {".npz": "npz", ".safetensors": "safetensors"}
 
 
 @app.command()
-@guarded
+@exit_with_status
 def add(
     file: Annotated[Path, typer.Argument(help="An .npz or .safetensors file with x_train, y_train, x_test, y_test.")],
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
@@ -52,7 +52,7 @@ def add(
 
 
 @app.command("list")
-@guarded
+@exit_with_status
 def list_(server: Server = None, key: Key = None, as_json: AsJson = False) -> None:
     """List data sets, newest first."""
     with connect(server, key) as client:
@@ -68,7 +68,7 @@ def list_(server: Server = None, key: Key = None, as_json: AsJson = False) -> No
 
 
 @app.command()
-@guarded
+@exit_with_status
 def delete(
     dataset_id: Annotated[str, typer.Argument(metavar="ID", help="A data set's id.")],
     server: Server = None,

@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from collegium.app.cli.connection import AsJson, Key, Server, connect
-from collegium.app.cli.errors import OF_STATUS, REFUSED, Stop, err, guarded, out
+from collegium.app.cli.errors import OF_STATUS, REFUSED, Stop, err, exit_with_status, out
 from collegium.app.cli.follow import follow_job
 from collegium.app.cli.tables.jobs import job_summary, jobs_table
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 
 
-@guarded
+@exit_with_status
 def jobs(
     kind: Annotated[Literal["search", "training", "study", "shard"] | None, typer.Option(help="Only these.")] = None,
     status: Annotated[
@@ -42,7 +42,7 @@ def jobs(
         out.print(f"[dim]more with --cursor {page['next_cursor']}[/]", soft_wrap=True)
 
 
-@guarded
+@exit_with_status
 def show(job_id: JobId, server: Server = None, key: Key = None, as_json: AsJson = False) -> None:
     """Show a job and its answer."""
     with connect(server, key) as client:
@@ -53,7 +53,7 @@ def show(job_id: JobId, server: Server = None, key: Key = None, as_json: AsJson 
         out.print(job_summary(job))
 
 
-@guarded
+@exit_with_status
 def watch(job_id: JobId, server: Server = None, key: Key = None, as_json: AsJson = False) -> None:
     """Follow a job to its end.
 
@@ -71,7 +71,7 @@ def watch(job_id: JobId, server: Server = None, key: Key = None, as_json: AsJson
     raise typer.Exit(OF_STATUS[job["status"]])
 
 
-@guarded
+@exit_with_status
 def cancel(
     job_id: JobId,
     wait: Annotated[bool, typer.Option("--wait", help="Return only when it has ended.")] = False,
@@ -86,7 +86,7 @@ def cancel(
     out.print(f"job {job['id']} is {job['status']}")
 
 
-@guarded
+@exit_with_status
 def download(
     job_id: JobId,
     folder: Annotated[

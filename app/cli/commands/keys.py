@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from collegium.app.cli.connection import AsJson, Home
-from collegium.app.cli.errors import REFUSED, UNREACHABLE, USAGE, Stop, err, guarded, out
+from collegium.app.cli.errors import REFUSED, UNREACHABLE, USAGE, Stop, err, exit_with_status, out
 from collegium.app.cli.root import EPILOG
 from collegium.app.cli.tables.formatting import ago, grid
 from collegium.app.settings import load_settings
@@ -24,9 +24,9 @@ app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys."
 
 
 @app.command()
-@guarded
+@exit_with_status
 def create(
-    name: Annotated[str, typer.Argument(help="Whom or what it is for.")],
+    name: Annotated[str, typer.Argument(help="A name for the key, such as its user or its use.")],
     if_none: Annotated[bool, typer.Option("--if-none", help="Only where there is no key at all.")] = False,
     home: Home = None,
 ) -> None:
@@ -47,7 +47,7 @@ def create(
 
 
 @app.command("list")
-@guarded
+@exit_with_status
 def list_(home: Home = None, as_json: AsJson = False) -> None:
     """List the keys, without their secrets."""
     from collegium.app.services.views import timestamp
@@ -65,7 +65,7 @@ def list_(home: Home = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@guarded
+@exit_with_status
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `collegium keys list` shows it.")], home: Home = None
 ) -> None:

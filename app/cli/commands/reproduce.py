@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collegium.app.cli.errors import FAILED, USAGE, Stop, guarded
+from collegium.app.cli.errors import FAILED, USAGE, Stop, exit_with_status
 from collegium.app.settings import load_settings
 from collegium.jobs.subprocesses import environment, python
 
@@ -18,7 +18,7 @@ TRAIN = ("figure4", "table5", "noise", "t5")
 ALIASES = {"label-noise": "noise"}
 
 
-@guarded
+@exit_with_status
 def reproduce(
     context: typer.Context,
     what: Annotated[str, typer.Argument(help=f"{', '.join(SEARCH)}; by training: {', '.join(TRAIN)}.")],

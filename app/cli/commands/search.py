@@ -1,4 +1,4 @@
-"""``collegium search``: a baseline goes in, the optimal grouping comes out."""
+"""``collegium search`` and ``collegium presets``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from collegium.app.cli.connection import AsJson, Key, connect
-from collegium.app.cli.errors import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, guarded, out
+from collegium.app.cli.errors import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, exit_with_status, out
 from collegium.app.cli.follow import follow_job, progress_bar, report_end
 from collegium.app.cli.specs import put, read_object, validated
 from collegium.app.cli.tables.jobs import failure_text
@@ -21,7 +21,7 @@ from collegium.search.networks.presets import PRESETS
 from collegium.search.spec import SearchSpec
 
 
-@guarded
+@exit_with_status
 def search(
     source: Annotated[
         str, typer.Argument(metavar="SPEC|PRESET|-", help="A JSON file, a preset's name, or - for standard input.")
@@ -78,7 +78,7 @@ def search(
             out.print(f"\n[dim]figure in {plot}[/]", soft_wrap=True)
 
 
-@guarded
+@exit_with_status
 def presets(as_json: AsJson = False) -> None:
     """List the named architectures that a search can start from."""
     from collegium.app.cli.tables.formatting import count, grid
@@ -104,9 +104,9 @@ def _document(source: str) -> dict[str, Any]:
 
 def _here(spec: SearchSpec, quiet: bool) -> dict[str, Any]:
     settings = load_settings()
-    with progress_bar("search", quiet) as tell:
+    with progress_bar("search", quiet) as report:
         try:
-            return compute("search", spec.model_dump(mode="json"), settings, tell)
+            return compute("search", spec.model_dump(mode="json"), settings, report)
         except LocalFailure as failure:
             found = failure
     err.print(failure_text(vars(found)))

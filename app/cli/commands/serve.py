@@ -10,13 +10,13 @@ import typer
 from rich.markup import escape
 
 from collegium.app.cli.connection import AsJson, Home
-from collegium.app.cli.errors import FAILED, UNREACHABLE, USAGE, Stop, guarded, out
+from collegium.app.cli.errors import FAILED, UNREACHABLE, USAGE, Stop, exit_with_status, out
 from collegium.app.settings import Settings, load_settings
 
 _SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
 
 
-@guarded
+@exit_with_status
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8321")] = None,
@@ -61,7 +61,7 @@ def serve(
     out.print("collegium has ended")
 
 
-@guarded
+@exit_with_status
 def doctor(home: Home = None, as_json: AsJson = False) -> None:
     """Check everything that the service needs.
 
@@ -84,7 +84,7 @@ def doctor(home: Home = None, as_json: AsJson = False) -> None:
     raise typer.Exit(FAILED if wrong else 0)
 
 
-@guarded
+@exit_with_status
 def migrate(home: Home = None) -> None:
     """Bring the database up to this version's schema."""
     settings = load_settings(home=home)

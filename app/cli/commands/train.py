@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from collegium.app.cli.connection import AsJson, Key, Server, connect
-from collegium.app.cli.errors import OF_STATUS, USAGE, Stop, err, guarded, out
+from collegium.app.cli.errors import OF_STATUS, USAGE, Stop, err, exit_with_status, out
 from collegium.app.cli.follow import follow_job, report_end
 from collegium.app.cli.specs import put, read_object
 from collegium.app.cli.tables.jobs import result_view
@@ -19,7 +19,7 @@ Wait = Annotated[bool, typer.Option(help="Follow it to its end; without, print t
 To = Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Download the files here when it is done.")]
 
 
-@guarded
+@exit_with_status
 def train(
     source: Annotated[
         str | None, typer.Argument(metavar="[SPEC|-]", help="A JSON file, or - for standard input.")
@@ -48,7 +48,7 @@ def train(
     """
     document = read_object(source) if source else {}
     if search is None and preset is None and source is None:
-        raise Stop(USAGE, "say what to train: a specification, --search ID or --preset NAME")
+        raise Stop(USAGE, "name what is to be trained: a specification, --search ID or --preset NAME")
     for path, value in {
         "architecture.search": search,
         "architecture.choice": choice,
@@ -65,11 +65,11 @@ def train(
         _named(document, "recipe", None)
         put(document, "recipe.epochs", epochs)
     if "data" not in document:
-        raise Stop(USAGE, "say which data to train on, with --data or in the specification")
+        raise Stop(USAGE, "name the data to train on, with --data or in the specification")
     _run("training", document, wait, to, server, key, as_json)
 
 
-@guarded
+@exit_with_status
 def study(
     source: Source,
     wait: Wait = True,

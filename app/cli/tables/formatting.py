@@ -1,4 +1,4 @@
-"""What stands in a table for people: numbers, times and states as text."""
+"""Numbers, times and states as the text of a table's cell."""
 
 from __future__ import annotations
 

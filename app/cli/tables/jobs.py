@@ -1,4 +1,4 @@
-"""Answers as tables for people."""
+"""Jobs and their results as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collegium.app.cli.tables.training import study_table, training_table
 
 
 def job_name(job: dict[str, Any]) -> str:
-    """What a job is about, in a few words."""
+    """A job's subject in a few words."""
     spec = job.get("spec") or {}
     if job["kind"] == "study":
         return spec.get("title") or f"{len(spec.get('architectures', []))} architectures"
@@ -39,7 +39,7 @@ def jobs_table(items: list[dict[str, Any]]) -> Table:
 
 
 def job_summary(job: dict[str, Any]) -> RenderableType:
-    """One job: its state, its failure, its answer."""
+    """One job: its state, its failure, its result."""
     head = Table.grid(padding=(0, 2))
     for name, value in (
         ("job", job["id"]),
@@ -71,6 +71,6 @@ def failure_text(failure: dict[str, Any]) -> Text:
 
 
 def result_view(kind: str, result: dict[str, Any]) -> RenderableType:
-    """The answer of a job of any kind."""
+    """The result of a job of any kind."""
     views = {"search": search_table, "training": training_table, "study": study_table}
     return views[kind](result) if kind in views else Text(str(result))

@@ -1,4 +1,4 @@
-"""The answer of a search, for people."""
+"""The result of a search as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FINE = {"found", "baseline_is_optimal"}
 
 
 def search_table(result: dict[str, Any]) -> RenderableType:
-    """Both ensembles beside the baseline, then what they rest on."""
+    """The baseline and both ensembles, then the estimates that they follow from."""
     parts: list[RenderableType] = [_outcome(result), Text(), _ensembles(result), Text()]
     parts += [Text.from_markup(line) for line in _lines(result)]
     if result["correlations"]:
@@ -83,7 +83,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if sure and sure["draws"]:
         lines.append(
             f"[dim]confidence[/]     n* wins {percent(sure['frequency'])} of {sure['draws']} redrawn estimates; "
-            f"{percent(sure['level'])} of the winners lie in {sure['low']} to {sure['high']}"
+            f"{percent(sure['level'])} of the winners are within {sure['low']} to {sure['high']}"
         )
     check = result["check"]
     if check:

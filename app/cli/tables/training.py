@@ -1,4 +1,4 @@
-"""The answers of trainings and studies, for people."""
+"""Training and study results as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 def training_table(result: dict[str, Any]) -> RenderableType:
-    """Accuracy and loss of the collapsed model on each split, and what else is known of it."""
+    """Accuracy and loss of the collapsed model on each split, its size and its diagnostics."""
     table = grid("collapsed model", *_SPLITS)
     for name, shown in (("accuracy", lambda value: percent(value, 4)), ("loss", number)):
         values = result.get(name) or {}
