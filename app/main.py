@@ -20,7 +20,6 @@ from collegium.app.http.parameters import only_known_parameters
 from collegium.app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
 from collegium.app.services.services import Services, authorize
 from collegium.app.settings import Settings, load_settings
-from collegium.app.version import software_version
 from collegium.jobs.broker import Publisher
 from collegium.jobs.database.engine import open_engine
 from collegium.jobs.files.artifacts import ArtifactStore
@@ -29,6 +28,7 @@ from collegium.jobs.store import JobStore
 from collegium.search.spec import SearchSpec
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
+from collegium.versions import software_version
 
 _BODIES = (SearchSpec, TrainingSpec, StudySpec)
 

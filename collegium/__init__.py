@@ -92,7 +92,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
     if name == "__version__":
-        value = import_module("collegium.app.version").software_version()
+        value = import_module("collegium.versions").software_version()
     elif name in _EXPORTS:
         value = getattr(import_module(_EXPORTS[name]), name)
     else:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from collegium.search.curve.fit import Point
-from collegium.search.curve.source import Exact, LogRatios, Smooth
+from collegium.search.curve.source import Curve, Exact, Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import alpha_of, exact_points
 from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
@@ -29,31 +25,23 @@ from collegium.search.result import BaselineSummary, CorrelationRow, SearchResul
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
-
-
-@dataclass(frozen=True)
-class Curve:
-    """ln r of the problem, the points of the α fit, and the members considered."""
-
-    log_ratios: LogRatios
-    points: tuple[Point, ...]
-    members: tuple[tuple[int, ...], ...]
+from collegium.versions import versions
 
 
 def run(
     spec: SearchSpec,
     *,
     report: Report = discard,
-    known: Callable[[str], dict[str, Any] | None] | None = None,
-    remember: Callable[[str, dict[str, Any]], None] | None = None,
+    load: Callable[[str], dict[str, Any] | None] | None = None,
+    store: Callable[[str, dict[str, Any]], None] | None = None,
     map_shards: Compute | None = None,
     device: str = "cpu",
     images: np.ndarray | None = None,
 ) -> SearchResult:
     """Run a search.
 
-    ``report(fraction, message)`` is called with the progress and may raise to cancel. ``known(key)`` and
-    ``remember(key, record)`` reach stored estimates of kernel entries. ``map_shards(shards, report)`` computes
+    ``report(fraction, message)`` is called with the progress and may raise to cancel. ``load(key)`` and
+    ``store(key, record)`` reach stored estimates of kernel entries. ``map_shards(shards, report)`` computes
     Monte Carlo shards elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels,
     height, width), are what ``spec.inputs.data`` names.
 
@@ -68,8 +56,8 @@ def run(
         seed=estimator.seed,
         samples=estimator.samples,
         compute=map_shards or compute_here(device),
-        known=known,
-        remember=remember,
+        load=load,
+        store=store,
     )
     curve = _curve(problem, estimation, scaled(report, 0.02, 0.7))
     solved = _solve(problem, curve)
@@ -116,29 +104,17 @@ def run(
         seed=estimator.seed,
         samples=_samples(curve, check, verification),
         device=device,
-        versions=versions(),
+        versions=versions("numpy", "torch"),
         seconds=time.perf_counter() - started,
     )
     report(1.0, outcome.message)
     return result
 
 
-def versions() -> dict[str, str]:
-    """Versions of what an answer depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("collegium", "numpy", "torch"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
 def _curve(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
     log_ratios = problem.log_ratios
     if log_ratios is None:
-        sampled = sample_curve(problem, estimation, report)
-        return Curve(sampled.log_ratios, sampled.points, sampled.members)
+        return sample_curve(problem, estimation, report)
     return Curve(log_ratios, exact_points(problem) if problem.closed_form else (), problem.members)
 
 

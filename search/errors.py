@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class InvalidSpec(ValueError):
+class InvalidSpec(Exception):
     """A specification that is well-formed but wrong: ``path`` names the field, ``message`` says what would be right.
 
     >>> from collegium import InvalidSpec, find_ensemble

@@ -40,16 +40,28 @@ def check_search(spec: SearchSpec, network: Network) -> None:
                 ("space", "widths", index),
                 f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
             )
+    positions = _positions(spec, network)
     if spec.estimator.method != "given":
-        _check_kernel(spec, network)
+        _check_size(spec, network, positions)
+    if spec.inputs.gram is not None:
+        try:
+            check_gram(spec.inputs.gram, positions)
+        except ValueError as error:
+            raise InvalidSpec(("inputs", "gram"), str(error)) from error
 
 
-def _check_kernel(spec: SearchSpec, network: Network) -> None:
-    entry = spec.estimator.entry
+def _positions(spec: SearchSpec, network: Network) -> int:
+    """Input positions that the kernel entry depends on."""
     try:
-        positions = input_window(network.chain, entry).positions
+        return input_window(network.chain, spec.estimator.entry).positions
     except ValueError as error:
+        entry = spec.estimator.entry
         raise InvalidSpec(("baseline", "layers"), f"the {entry} entry cannot be evaluated: {error}") from error
+
+
+def _check_size(spec: SearchSpec, network: Network, positions: int) -> None:
+    """Refuse a kernel that is too large to be evaluated, or has no closed form where one is required."""
+    entry = spec.estimator.entry
     if positions > MAX_POSITIONS:
         field = ("baseline", "input", "height") if entry == "pooled" else ("baseline", "layers")
         raise InvalidSpec(
@@ -68,8 +80,3 @@ def _check_kernel(spec: SearchSpec, network: Network) -> None:
             "this kernel entry has no closed form (a layer above the first shares its weights or is grouped, or the "
             "entry is off-diagonal or pooled): use 'auto' or 'monte_carlo'",
         )
-    if spec.inputs.gram is not None:
-        try:
-            check_gram(spec.inputs.gram, positions)
-        except ValueError as error:
-            raise InvalidSpec(("inputs", "gram"), str(error)) from error

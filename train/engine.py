@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from collegium.search.progress import Report, discard
 from collegium.train.export.bundle import export
 from collegium.train.export.package import Package
 from collegium.train.loop.context import TrainingContext, TrainingRequest, assemble, concrete
@@ -20,9 +21,10 @@ from collegium.train.loop.phases import Trained, last_good, parameters, scores_o
 from collegium.train.loop.runtime import DeviceLayout, float32_as, threads_for
 from collegium.train.result import Scores, TrainingResult
 from collegium.train.spec.training import TrainingSpec
-from collegium.train.versions import versions
+from collegium.versions import versions
 
-Report = Callable[[float, str], None]
+#: Distributions on which a training's result depends.
+PACKAGES = ("torch", "numpy", "safetensors", "lightning-fabric", "scikit-learn", "transformers")
 Event = Callable[[str, dict[str, Any]], None]
 
 
@@ -33,7 +35,7 @@ def _silent(*_: Any) -> None:
 def run(
     spec: TrainingSpec,
     *,
-    report: Report = _silent,
+    report: Report = discard,
     event: Event = _silent,
     checkpoint_dir: Path | None = None,
     artifact_dir: Path | None = None,
@@ -133,7 +135,7 @@ def result_of(context: TrainingContext, trained: Trained, scores: Scores, second
         diagnostics=diagnostics if spec.diagnostics else None,
         notes=tuple(context.notes),
         device=_device_name(context.runtime.device),
-        versions=versions(),
+        versions=versions(*PACKAGES),
     )
 
 
@@ -158,7 +160,7 @@ def package(
         "recipe": context.runtime.recipe.model_dump(mode="json"),
         "seed": spec.seed,
         "spec": spec.model_dump(mode="json", exclude_none=True),
-        "versions": versions(),
+        "versions": versions(*PACKAGES),
     }
     chosen = spec.formats if formats is None else formats
     return Package(model, context.blueprint, context.data, description, metrics, chosen, context.notes)

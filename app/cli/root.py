@@ -97,7 +97,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from collegium.app.version import software_version
+        from collegium.versions import software_version
 
         print(f"collegium {software_version()}")
         raise typer.Exit

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from collegium.app.http.problems import KINDS, MEDIA_TYPE, ProblemDocument
-from collegium.app.version import software_version
+from collegium.versions import software_version
 
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMAS = "#/components/schemas/"

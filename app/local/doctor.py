@@ -17,7 +17,6 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from collegium.app.settings import Settings
-from collegium.app.version import software_version
 from collegium.jobs.broker import BrokerDown, Publisher
 from collegium.jobs.database import migrate
 from collegium.jobs.database.engine import UNAVAILABLE, open_engine
@@ -25,6 +24,7 @@ from collegium.jobs.errors import SchemaMismatch
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.store import JobStore
 from collegium.jobs.subprocesses import python
+from collegium.versions import software_version
 
 State = Literal["ok", "note", "wrong"]
 

@@ -12,10 +12,10 @@ from collegium.app.http.openapi import Responses, header, problems
 from collegium.app.http.problems import Problem
 from collegium.app.services.services import Services
 from collegium.app.services.views import JobView, job_path, job_tag, job_view
-from collegium.app.version import software_version
 from collegium.jobs.database.json_text import digest
 from collegium.jobs.errors import IdempotencyConflict
 from collegium.jobs.record import Job, Kind, Queue
+from collegium.versions import software_version
 
 _RETRY_AFTER_S = "1"
 

@@ -13,9 +13,9 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from collegium.app.http.conditional import tag_of
-from collegium.app.version import software_version
 from collegium.jobs.record import Artifact, Dataset, Event, FailureKind, Job, Kind
 from collegium.jobs.states import Status
+from collegium.versions import software_version
 
 
 class View(BaseModel):

@@ -7,8 +7,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from collegium.search.curve.fit import Point
 from collegium.search.curve.smooth import Polynomial, constant_sum, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
+from collegium.search.kernel.inputs import Gram
 from collegium.search.networks.network import Network
 
 Source = Literal["closed_form", "smooth", "sampled", "alpha"]
@@ -33,10 +35,10 @@ class LogRatios(Protocol):
 
 @dataclass(frozen=True)
 class Exact:
-    """The closed form, at the inputs' Gram matrix (Gram P × P over the unit's receptive field)."""
+    """The closed form, at the inputs' Gram matrix (P × P over the unit's receptive field)."""
 
     network: Network
-    gram: np.ndarray
+    gram: Gram
     source: Source = "closed_form"
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
@@ -100,6 +102,15 @@ class Sampled:
         """Independent normal errors."""
         errors = np.array([self.standard_error.get(member, 0.0) for member in _members(widths)])
         return self(widths) + errors * generator.standard_normal((draws, len(errors)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """ln r of a grouping problem, the points behind it, and the members at which it is known."""
+
+    log_ratios: LogRatios
+    points: tuple[Point, ...]
+    members: tuple[tuple[int, ...], ...]
 
 
 def _members(widths: np.ndarray) -> list[tuple[int, ...]]:

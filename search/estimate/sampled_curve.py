@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from collegium.search.curve.fit import Point
 from collegium.search.curve.smooth import fit_polynomial, varying_sums
-from collegium.search.curve.source import LogRatios, Sampled, Smooth
+from collegium.search.curve.source import Curve, LogRatios, Sampled, Smooth
 from collegium.search.curve.surface import fit_surface
 from collegium.search.errors import InvalidSpec
 from collegium.search.optimize.members import vector_values
@@ -37,16 +36,7 @@ VECTOR_ROUNDS = 16
 RELAXED = 2.0
 
 
-@dataclass(frozen=True)
-class SampledCurve:
-    """ln r as sampled, the points behind it, and the members at which it is known."""
-
-    log_ratios: LogRatios
-    points: tuple[Point, ...]
-    members: tuple[tuple[int, ...], ...]
-
-
-def sample_curve(problem: GroupingProblem, estimation: Estimation, report: Report) -> SampledCurve:
+def sample_curve(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
     """Sample the problem's curve; every member of a listed space, or a design with a smooth curve through it."""
     if problem.spec.space.widths is not None:
         return _sample_listed(problem, estimation, report)
@@ -72,12 +62,12 @@ def sample_curve(problem: GroupingProblem, estimation: Estimation, report: Repor
     if problem.spec.space.mode == "vector" and len(problem.network.baseline) > 1:
         return _sample_vectors(problem, estimation, curve, points, report)
     known = tuple(widths for widths in members if np.isfinite(curve(np.array([widths])))[0])
-    return SampledCurve(curve, tuple(points), known)
+    return Curve(curve, tuple(points), known)
 
 
 def _sample_vectors(
     problem: GroupingProblem, estimation: Estimation, tied: Smooth, points: list[Point], report: Report
-) -> SampledCurve:
+) -> Curve:
     """Vectors around the tied optimum, and then the best vector of each fit, until that one has been sampled."""
     solved = problem.solve(problem.members, tied)
     wanted = _around(problem, solved.widths[solved.optimum]) if solved.optimum is not None else []
@@ -95,7 +85,7 @@ def _sample_vectors(
         wanted = [found.widths, *_beyond(problem, found.widths, surface.narrowest)]
     surface = fit_surface(problem.network, points, problem.spec.estimator.seed)
     known = tuple(widths for widths in problem.members if np.isfinite(surface(np.array([widths])))[0])
-    return SampledCurve(surface, tuple(points), known)
+    return Curve(surface, tuple(points), known)
 
 
 def _beyond(problem: GroupingProblem, widths: tuple[int, ...], narrowest: np.ndarray) -> list[tuple[int, ...]]:
@@ -138,7 +128,7 @@ def sample_correlations(
     return found
 
 
-def _sample_listed(problem: GroupingProblem, estimation: Estimation, report: Report) -> SampledCurve:
+def _sample_listed(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
     members = problem.members
     wanted = list(dict.fromkeys((*members, problem.network.baseline)))
     states = estimation.run([problem.point(widths) for widths in wanted], report, "sampling the kernel")
@@ -147,7 +137,7 @@ def _sample_listed(problem: GroupingProblem, estimation: Estimation, report: Rep
         {point.widths: point.log_ratio for point in points},
         {point.widths: point.standard_error for point in points},
     )
-    return SampledCurve(log_ratios, points, members)
+    return Curve(log_ratios, points, members)
 
 
 def _design(problem: GroupingProblem, members: Sequence[tuple[int, ...]], limit: float) -> list[tuple[int, ...]]:

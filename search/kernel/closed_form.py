@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collegium.search.kernel import relu
-from collegium.search.kernel.inputs import is_diagonal, patch_gram
-from collegium.search.kernel.receptive_field import windows
+from collegium.search.kernel.inputs import Gram, check_gram, is_diagonal, patch_gram
+from collegium.search.kernel.receptive_field import input_window, windows
 from collegium.search.networks.chain import Activation, Chain, Free
 from collegium.search.spec import PairSpec
 
@@ -45,7 +45,7 @@ def has_closed_form(chain: Chain, entry: str, pair: PairSpec | None = None) -> b
     )
 
 
-def log_moment_ratio(chain: Chain, widths: Sequence[int], gram: ArrayLike | None = None) -> float:
+def log_moment_ratio(chain: Chain, widths: Sequence[int], gram: ArrayLike | Gram | None = None) -> float:
     """ln r = ln E[K²] − 2 ln E[K] of the unit entry, exact.
 
     ``gram`` is the Gram matrix of the input positions that the unit sees, shape ``(P, P)``, at any scale; it may be
@@ -54,7 +54,7 @@ def log_moment_ratio(chain: Chain, widths: Sequence[int], gram: ArrayLike | None
     return float(log_moment_ratios(chain, [widths], gram)[0])
 
 
-def log_moment_ratios(chain: Chain, widths: ArrayLike, gram: ArrayLike | None = None) -> np.ndarray:
+def log_moment_ratios(chain: Chain, widths: ArrayLike, gram: ArrayLike | Gram | None = None) -> np.ndarray:
     """``log_moment_ratio`` at many width vectors at once: ``widths`` has shape ``(vectors, free widths)``."""
     table = np.atleast_2d(np.asarray(widths, dtype=float))
     if table.shape[1] != len(chain.names):
@@ -76,7 +76,7 @@ def log_moment_ratios(chain: Chain, widths: ArrayLike, gram: ArrayLike | None = 
     return np.log1p((second - mean**2) / mean**2)
 
 
-def mean(chain: Chain, widths: Sequence[int], gram: ArrayLike | None = None) -> float:
+def mean(chain: Chain, widths: Sequence[int], gram: ArrayLike | Gram | None = None) -> float:
     """E[K] of the unit entry: every weight layer contributes the same, E|a^L|² / fan_in of the last layer.
 
     ``gram`` is scaled as (2 / channels) XᵀX, hence 2 on its diagonal for inputs of unit mean square, and that is what
@@ -137,10 +137,11 @@ def _kappa(activation: Activation) -> float:
     return 2.0 if activation == "relu" else 1.0
 
 
-def _first_gram(chain: Chain, gram: ArrayLike | None) -> np.ndarray:
+def _first_gram(chain: Chain, gram: ArrayLike | Gram | None) -> np.ndarray:
     """Covariance of the first layer's pre-activations over its positions, shape ``(P, P)``."""
     if gram is not None:
-        return patch_gram(chain, np.asarray(gram, float))
+        given = check_gram(gram, input_window(chain, "unit").positions)
+        return patch_gram(chain, "unit", given.matrix)
     needed = windows(chain, "unit")[1].positions
     if needed != 1:
         raise ValueError(f"the first layer is needed at {needed} positions: a Gram matrix is needed")

@@ -11,13 +11,17 @@ Manhattan and chessboard distances, it alone gives a bottleneck's ln r over n = 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
+from pydantic_core import core_schema
 
-from collegium.search.kernel.receptive_field import Window, windows
+from collegium.search.kernel.receptive_field import Window, input_window, windows
 from collegium.search.kernel.stem import POOLED_STRIDE, Stem, batch_size, gram_sum
-from collegium.search.networks.chain import Chain
+from collegium.search.networks.chain import Chain, WeightLayer
 from collegium.search.spec import InputsSpec, PairSpec
 
 #: Correlation of neighbouring positions where a specification gives none: that of natural images.
@@ -35,19 +39,73 @@ def is_diagonal(pair: PairSpec | None) -> bool:
     return pair is None or pair.cosine == 1.0
 
 
-def resolve_gram(inputs: InputsSpec, chain: Chain, entry: str) -> np.ndarray:
-    """The Gram matrix over the input positions that ``entry`` sees, shape ``(P, P)``, float64.
+class Gram:
+    """A Gram matrix over the input positions of a kernel entry, float64, read-only: equal and hashed by its values.
 
-    Raises ``ValueError`` where a given matrix has another size, is not symmetric positive semi-definite or is zero,
-    and where ``inputs.data`` has not been turned into a Gram matrix (``mean_patch_gram``).
+    One array, from where it enters a search to where samples are drawn; its rows, where it is sent as JSON. What a user
+    gives is checked once, by ``check_gram``.
     """
-    window = windows(chain, entry)[0]
-    if inputs.data is not None:
-        raise ValueError("the data set's mean patch Gram must be computed first")
-    if inputs.gram is not None:
-        return check_gram(inputs.gram, window.positions)
-    correlation = DEFAULT_CORRELATION if inputs.correlation is None else inputs.correlation
-    return correlation_gram(correlation, window.height, window.width)
+
+    __slots__ = ("matrix",)
+
+    def __init__(self, matrix: ArrayLike) -> None:
+        self.matrix = np.array(matrix, dtype=float)
+        if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
+            raise ValueError(f"a Gram matrix is square, got shape {self.matrix.shape}")
+        self.matrix.flags.writeable = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Gram) and np.array_equal(self.matrix, other.matrix)
+
+    def __hash__(self) -> int:
+        return hash(self.matrix.tobytes())
+
+    def __repr__(self) -> str:
+        return f"Gram({len(self.matrix)} × {len(self.matrix)})"
+
+    def rows(self) -> list[list[float]]:
+        """The matrix row by row, as JSON has it."""
+        return self.matrix.tolist()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """A field of this type takes a ``Gram`` or its rows, and is dumped as its rows."""
+        rows = core_schema.no_info_plain_validator_function(cls)
+        known = core_schema.is_instance_schema(cls)
+        return core_schema.union_schema(
+            [known, rows],
+            mode="left_to_right",
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.rows, when_used="json"),
+        )
+
+
+@dataclass(frozen=True)
+class KernelInputs:
+    """The inputs of one kernel entry: a Gram matrix, or a correlation, and a second input's cosine for a pair."""
+
+    correlation: float | None = None
+    gram: Gram | None = None
+    pair: PairSpec | None = None
+
+    @classmethod
+    def of(cls, spec: InputsSpec, chain: Chain, entry: str) -> KernelInputs:
+        """The inputs of a specification.
+
+        Raises ``ValueError`` where a given matrix has another size, is not symmetric positive semi-definite or is
+        zero, and where ``spec.data`` has not been turned into a Gram matrix (``mean_patch_gram``).
+        """
+        if spec.data is not None:
+            raise ValueError("the data set's mean patch Gram must be computed first")
+        given = None if spec.gram is None else check_gram(spec.gram, input_window(chain, entry).positions)
+        return cls(spec.correlation, given, spec.pair)
+
+    def gram_over(self, chain: Chain, entry: str) -> Gram:
+        """The Gram matrix over the input positions of ``entry``, shape ``(P, P)``."""
+        if self.gram is not None:
+            return self.gram
+        window = input_window(chain, entry)
+        correlation = DEFAULT_CORRELATION if self.correlation is None else self.correlation
+        return Gram(correlation_gram(correlation, window.height, window.width))
 
 
 def correlation_gram(correlation: float, height: int, width: int) -> np.ndarray:
@@ -57,8 +115,11 @@ def correlation_gram(correlation: float, height: int, width: int) -> np.ndarray:
     return 2.0 * np.power(float(correlation), distance)
 
 
-def check_gram(gram: ArrayLike, positions: int) -> np.ndarray:
+def check_gram(gram: ArrayLike | Gram, positions: int) -> Gram:
     """``gram``, made exactly symmetric. Raises ``ValueError`` unless it is a Gram matrix of so many positions."""
+    if isinstance(gram, Gram) and len(gram.matrix) == positions:
+        return gram
+    gram = gram.matrix if isinstance(gram, Gram) else gram
     if {len(row) for row in gram} != {len(gram)}:  # type: ignore[arg-type]
         raise ValueError("the Gram matrix is not square")
     matrix = np.asarray(gram, dtype=float)
@@ -77,22 +138,31 @@ def check_gram(gram: ArrayLike, positions: int) -> np.ndarray:
         np.linalg.cholesky(matrix / scale + ROUNDING * positions * np.eye(positions))
     except np.linalg.LinAlgError:
         raise ValueError("the Gram matrix is not positive semi-definite") from None
-    return matrix
+    return Gram(matrix)
 
 
-def patch_gram(chain: Chain, gram: np.ndarray) -> np.ndarray:
-    """Covariance S of the first layer's pre-activations over the positions the unit entry needs, shape ``(P, P)``.
+def patch_gram(chain: Chain, entry: str, gram: np.ndarray) -> np.ndarray:
+    """Gram matrix of the patches that the first layer reads for ``entry``, over its output positions.
 
-    Each position's patch is a sum over taps: S_pq = mean_t G[p + t, q + t], zero where a tap reads padding. For a 1×1
-    layer it is G itself; for a basic block the Gram of 9 positions' 3×3 patches; for a dense layer the mean of the
-    diagonal.
+    A patch is a sum over taps: S_pq = mean_t G[p + t, q + t], zero where a tap reads padding. With a gain g, the
+    layer's pre-activations have the covariance g/2 · S. For a 1×1 layer S is G itself; for a basic block the Gram of 9
+    positions' 3×3 patches; for a dense layer the mean of the diagonal. ``gram`` may be the joint Gram of several inputs
+    (``joint_gram``), and S is joint as well. Raises ``ValueError`` where it does not cover the entry's positions.
     """
-    links = _first_layer_taps(chain)
-    padded = np.pad(check_gram(gram, windows(chain, "unit")[0].positions), ((0, 1), (0, 1)))
-    return np.mean([padded[np.ix_(tap, tap)] for tap in links.T], axis=0)
+    before, after = windows(chain, entry)[:2]
+    inputs, rest = divmod(len(gram), before.positions)
+    if gram.shape != (len(gram), len(gram)) or not inputs or rest:
+        raise ValueError(
+            f"the Gram matrix must cover {before.height} × {before.width} positions, got shape {gram.shape}"
+        )
+    taps = _taps(chain.layers[0], before, after)
+    apart = np.arange(inputs)[:, None, None] * before.positions
+    taps = np.where(taps < before.positions, taps + apart, len(gram)).reshape(-1, taps.shape[1])
+    padded = np.pad(gram, ((0, 1), (0, 1)))
+    return np.mean([padded[np.ix_(tap, tap)] for tap in taps.T], axis=0)
 
 
-def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, placements: int = 20_000) -> np.ndarray:
+def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, placements: int = 20_000) -> Gram:
     """The mean Gram matrix of a data set's patches, shape ``(P, P)``, scaled to a mean of 2 on its diagonal.
 
     ``images`` has shape ``(images, channels, height, width)`` or ``(images, height, width)``, any numeric type; each
@@ -118,13 +188,11 @@ def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, pl
     gram = gram_sum((views[tuple(part)] for part in parts), stem)
     if not np.trace(gram) > 0:
         raise ValueError("the data set's images are constant")
-    return gram * 2 * window.positions / np.trace(gram)
+    return Gram(gram * 2 * window.positions / np.trace(gram))
 
 
-def _first_layer_taps(chain: Chain) -> np.ndarray:
-    """Input positions that each needed output of the first layer reads, ``(outputs, taps)``; padding reads the last."""
-    before, after = windows(chain, "unit")[:2]
-    layer = chain.layers[0]
+def _taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
+    """Input positions that each output position of a layer reads, ``(outputs, taps)``; padding reads the last."""
     if layer.kind == "dense":
         return np.arange(before.positions)[None]
     rows, columns = np.divmod(np.arange(after.positions), after.width)

@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from collegium.search.kernel.inputs import DEFAULT_CORRELATION, correlation_gram, is_diagonal, resolve_gram
-from collegium.search.kernel.receptive_field import windows
+from collegium.search.kernel.inputs import DEFAULT_CORRELATION, Gram, KernelInputs, check_gram, is_diagonal
+from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.chain import Chain
-from collegium.search.spec import InputsSpec, PairSpec
+from collegium.search.spec import PairSpec
 
 #: Raised whenever samplers or moments change in a way that makes stored estimates incomparable.
 ESTIMATOR_VERSION = 1
@@ -33,19 +33,16 @@ class KernelPoint(BaseModel):
     widths: tuple[int, ...]
     entry: str = "unit"
     correlation: float = DEFAULT_CORRELATION
-    gram: tuple[tuple[float, ...], ...] | None = None
+    gram: Gram | None = None
     pair: PairSpec | None = None
 
     @classmethod
-    def of(cls, chain: Chain, widths: tuple[int, ...], entry: str, inputs: InputsSpec) -> KernelPoint:
-        """The point for a spec's ``inputs``, whose ``data`` must have been turned into a Gram matrix before.
-
-        Raises ``ValueError`` where the widths or the Gram matrix do not fit the chain, or the entry has no inputs.
-        """
+    def of(cls, chain: Chain, widths: tuple[int, ...], entry: str, inputs: KernelInputs) -> KernelPoint:
+        """The point of one member. Raises ``ValueError`` where widths or inputs do not fit the chain and its entry."""
         chain.at(widths)
-        window = windows(chain, entry)[0]
-        if inputs.data is not None or inputs.gram is not None:
-            resolve_gram(inputs, chain, entry)
+        window = input_window(chain, entry)
+        if inputs.gram is not None:
+            check_gram(inputs.gram, window.positions)
         correlation = DEFAULT_CORRELATION
         if inputs.gram is None and inputs.correlation is not None and window.positions > 1:
             correlation = inputs.correlation
@@ -70,14 +67,11 @@ class KernelPoint(BaseModel):
             "version": ESTIMATOR_VERSION,
             "chain": asdict(self.resolved),
             "entry": self.entry,
-            "inputs": self.correlation if self.gram is None else self.gram,
+            "inputs": self.correlation if self.gram is None else self.gram.rows(),
             "pair": None if self.pair is None else self.pair.cosine,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def gram_matrix(self) -> np.ndarray:
         """The Gram matrix over the input positions that the entry sees, shape ``(P, P)``, float64."""
-        if self.gram is not None:
-            return np.asarray(self.gram, dtype=float)
-        window = windows(self.chain, self.entry)[0]
-        return correlation_gram(self.correlation, window.height, window.width)
+        return KernelInputs(self.correlation, self.gram).gram_over(self.chain, self.entry).matrix

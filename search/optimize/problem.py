@@ -11,15 +11,15 @@ import numpy as np
 from collegium.search.curve.source import Exact, GivenAlpha, LogRatios
 from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.closed_form import has_closed_form
-from collegium.search.kernel.inputs import mean_patch_gram, resolve_gram
+from collegium.search.kernel.inputs import KernelInputs, mean_patch_gram
 from collegium.search.kernel.point import KernelPoint
-from collegium.search.kernel.receptive_field import windows
+from collegium.search.kernel.receptive_field import input_window
 from collegium.search.kernel.stem import Stem
 from collegium.search.networks.build import validate_search
 from collegium.search.networks.network import Network, ResidualNetwork
 from collegium.search.optimize.members import listed_members, scaled_members
 from collegium.search.optimize.solve import Constraints, Solved, solve
-from collegium.search.spec import InputsSpec, SearchSpec
+from collegium.search.spec import SearchSpec
 
 #: Largest ln r whose variance is still a number.
 LARGEST_FINITE = 700.0
@@ -27,11 +27,11 @@ LARGEST_FINITE = 700.0
 
 @dataclass(frozen=True)
 class GroupingProblem:
-    """A checked specification with its network; ``inputs`` holds a correlation or a Gram matrix, never a data set."""
+    """A validated specification, its network, and the inputs of its kernel entry."""
 
     spec: SearchSpec
     network: Network
-    inputs: InputsSpec
+    inputs: KernelInputs
 
     @property
     def closed_form(self) -> bool:
@@ -41,8 +41,7 @@ class GroupingProblem:
     @property
     def exact(self) -> Exact:
         """ln r by the closed form."""
-        gram = resolve_gram(self.inputs, self.network.chain, self.spec.estimator.entry)
-        return Exact(self.network, gram)
+        return Exact(self.network, self.inputs.gram_over(self.network.chain, self.spec.estimator.entry))
 
     @property
     def log_ratios(self) -> LogRatios | None:
@@ -55,7 +54,7 @@ class GroupingProblem:
     @property
     def positions(self) -> int:
         """Input positions that the entry sees."""
-        return windows(self.network.chain, self.spec.estimator.entry)[0].positions
+        return input_window(self.network.chain, self.spec.estimator.entry).positions
 
     @property
     def budget(self) -> int:
@@ -82,7 +81,7 @@ class GroupingProblem:
 
     def at_correlation(self, correlation: float) -> GroupingProblem:
         """The same problem with inputs of another correlation between neighbouring positions."""
-        return replace(self, inputs=InputsSpec(correlation=correlation, pair=self.inputs.pair))
+        return replace(self, inputs=KernelInputs(correlation, pair=self.inputs.pair))
 
     def constraints(self, log_ratios: LogRatios) -> Constraints:
         """The problem with the baseline's variance, Var(K_ñ) / m."""
@@ -108,25 +107,23 @@ def build_problem(spec: SearchSpec, images: np.ndarray | None = None) -> Groupin
     where the closed form is required and there is none, or the images do not fit.
     """
     network = validate_search(spec)
-    try:
-        return GroupingProblem(spec, network, _resolved(spec, network, images))
-    except InvalidSpec:
-        raise
-    except ValueError as error:
-        raise InvalidSpec(("inputs", "data"), str(error)) from error
+    return GroupingProblem(spec, network, _inputs(spec, network, images))
 
 
-def _resolved(spec: SearchSpec, network: Network, images: np.ndarray | None) -> InputsSpec:
-    inputs = spec.inputs
+def _inputs(spec: SearchSpec, network: Network, images: np.ndarray | None) -> KernelInputs:
+    inputs, entry = spec.inputs, spec.estimator.entry
     if inputs.data is None:
-        return inputs
-    window = windows(network.chain, spec.estimator.entry)[0]
+        return KernelInputs.of(inputs, network.chain, entry)  # whose Gram matrix has been validated
+    window = input_window(network.chain, entry)
     if window.positions == 1:
-        return InputsSpec(pair=inputs.pair)
+        return KernelInputs(pair=inputs.pair)
     if images is None:
         raise InvalidSpec(("inputs", "data"), f"the data set '{inputs.data}' could not be read as images")
-    gram = mean_patch_gram(images, window, stem=_stem(network, images))
-    return InputsSpec(gram=tuple(map(tuple, gram.tolist())), pair=inputs.pair)
+    try:
+        gram = mean_patch_gram(images, window, stem=_stem(network, images))
+    except ValueError as error:
+        raise InvalidSpec(("inputs", "data"), str(error)) from error
+    return KernelInputs(gram=gram, pair=inputs.pair)
 
 
 def _stem(network: Network, images: np.ndarray) -> Stem | None:

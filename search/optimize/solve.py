@@ -185,7 +185,7 @@ def solve(constraints: Constraints, widths: Sequence[tuple[int, ...]], log_ratio
         -1, 2
     )
     fixed, per_member = affine[:, 0], affine[:, 1]
-    primal_real = _primal_real(constraints, fixed, per_member)
+    primal_real = primal_multiplicity(constraints, fixed, per_member)
     dual_real = np.expm1(log_ratio[keep]) / constraints.baseline_variance
     return Solved(
         constraints=constraints,
@@ -200,8 +200,11 @@ def solve(constraints: Constraints, widths: Sequence[tuple[int, ...]], log_ratio
     )
 
 
-def _primal_real(constraints: Constraints, fixed: np.ndarray, per_member: np.ndarray) -> np.ndarray:
-    """m of Eq. 12 on the whole network: fixed + m · per_member = budget. NaN where not even one member fits."""
+def primal_multiplicity(constraints: Constraints, fixed: np.ndarray | float, per_member: np.ndarray) -> np.ndarray:
+    """The real m of Eq. 12 on the whole network, fixed + m · per_member = budget, at most the largest allowed.
+
+    NaN where not even one member fits the budget, within the tolerance of rounding.
+    """
     fits = fixed + per_member <= (1 + VIOLATION) * constraints.budget
     return np.where(fits, np.minimum((constraints.budget - fixed) / per_member, constraints.most), np.nan)
 

@@ -17,7 +17,7 @@ from collegium.search.curve.source import LogRatios
 from collegium.search.networks.cost import CostPolynomial, cost_polynomial
 from collegium.search.optimize.members import vector_values
 from collegium.search.optimize.problem import GroupingProblem
-from collegium.search.optimize.solve import VIOLATION, Constraints, Solved
+from collegium.search.optimize.solve import Constraints, Solved, primal_multiplicity
 
 #: ln r of many width vectors, (vectors, free widths) → (vectors,).
 Evaluate = Callable[[np.ndarray], np.ndarray]
@@ -61,13 +61,11 @@ class Objective:
 
     def _batch(self, widths: np.ndarray) -> np.ndarray:
         per_member = self.cost.per_member(widths.astype(float))
-        room = self.constraints.budget - self.cost.fixed
-        multiplicity = np.minimum(room / per_member, self.constraints.most)
-        fits = self.cost.fixed + per_member <= (1 + VIOLATION) * self.constraints.budget
+        multiplicity = primal_multiplicity(self.constraints, self.cost.fixed, per_member)
         with np.errstate(over="ignore"):
             variance = np.expm1(self.evaluate(widths))
         # where nothing fits, slope towards what does
-        return np.where(fits, variance / multiplicity, 1e12 * (1 + per_member))
+        return np.where(np.isnan(multiplicity), 1e12 * (1 + per_member), variance / multiplicity)
 
 
 def search_vectors(

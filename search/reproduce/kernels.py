@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from collegium.search.kernel.closed_form import log_moment_ratio, mean
+from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import Chain
 from collegium.search.networks.network import mlp_chain
@@ -17,7 +18,6 @@ from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
 from collegium.search.progress import Report, scaled
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.search.sampling.sampler import build_sampler
-from collegium.search.spec import InputsSpec
 
 #: Figure 2: 4 weight layers of width 1000, inputs (cos γ, sin γ).
 WIDTH, HIDDEN, MEMBERS = 1000, 3, 300
@@ -100,7 +100,7 @@ def lemma1(seed: int, report: Report) -> Reproduction:
 
 
 def _deviation(chain: Chain, widths: tuple[int, ...], members: int, seed: int) -> float:
-    sampler = build_sampler(KernelPoint.of(chain, widths, "unit", InputsSpec()))
+    sampler = build_sampler(KernelPoint.of(chain, widths, "unit", KernelInputs()))
     generator = torch.Generator().manual_seed(seed)
     truth = mean(chain, widths)
     part, draws = max(1, 200_000 // members), _draws(members)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from collegium.search.kernel.inputs import patch_gram
 from collegium.search.networks.chain import Chain
 from collegium.search.sampling.normals import NormalStream, covariance_root, joint_gram
 from collegium.search.sampling.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
@@ -57,7 +58,7 @@ class ConvSampler:
         self._shapes = conv_shapes(chain, entry)
         self._inputs = 1 if pair is None else 2
         self._device, self._dtype, self._hidden = torch.device(device), dtype, hidden
-        root = covariance_root(patch_covariance(self._shapes[0], joint_gram(gram, pair)))
+        root = covariance_root(patch_gram(chain, entry, joint_gram(gram, pair)) * (self._shapes[0].gain / 2))
         self._root = torch.tensor(root, device=self._device, dtype=dtype)
         self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer] | None = None
 
@@ -105,27 +106,6 @@ class ConvSampler:
         """A single linear layer's kernel entry does not depend on its weights."""
         positions = self._shapes[0].positions
         return (self._root[:positions].mean(0) @ self._root[-positions:].mean(0)).expand(count).clone()
-
-
-def patch_covariance(shape: ConvShape, gram: np.ndarray) -> np.ndarray:
-    """Covariance of one channel of the first layer over its output positions, from the inputs' joint Gram.
-
-    C_pq = (g/2T) Σ_t S_{p+t, q+t} over the T taps of the kernel; positions in the zero padding add nothing.
-    """
-    (height, width), (top, bottom, left, right) = shape.in_size, shape.pad
-    inputs, rest = divmod(gram.shape[0], height * width)
-    if gram.shape != (gram.shape[0],) * 2 or inputs < 1 or rest:
-        raise ValueError(f"the Gram matrix must cover {height} × {width} positions, got shape {gram.shape}")
-    index = np.arange(inputs * height * width).reshape(inputs, height, width)
-    index = np.pad(index, ((0, 0), (top, bottom), (left, right)), constant_values=inputs * height * width)
-    padded = np.pad(gram, ((0, 1), (0, 1)))
-    rows, columns = (shape.stride * size for size in shape.out_size)
-    total = np.zeros((inputs * shape.positions,) * 2)
-    for i in range(shape.kernel[0]):
-        for j in range(shape.kernel[1]):
-            tap = index[:, i : i + rows : shape.stride, j : j + columns : shape.stride].ravel()
-            total += padded[np.ix_(tap, tap)]
-    return total * (shape.gain / (2 * shape.taps))
 
 
 def _numbers(below: ConvShape, shape: ConvShape, inputs: int) -> int:

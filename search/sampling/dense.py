@@ -19,6 +19,7 @@ from torch import Tensor
 
 from collegium.search.kernel.inputs import patch_gram
 from collegium.search.networks.chain import Chain
+from collegium.search.sampling.normals import covariance_root
 
 #: Numbers in one working buffer: four of them fit into a core's second-level cache, or fill a GPU.
 TILE = {"cpu": 1 << 16, "cuda": 1 << 24}
@@ -40,7 +41,7 @@ class DenseSampler:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        covariance = patch_gram(chain, gram)
+        covariance = patch_gram(chain, "unit", gram)
         if chain.layers[0].activation == "linear":
             covariance = covariance / 2
         fans = chain.fan_ins(())
@@ -53,7 +54,8 @@ class DenseSampler:
             for index, (layer, fan) in enumerate(zip(chain.layers, fans, strict=True))
         ]
         self._size = float(np.trace(covariance))
-        self._root = None if len(covariance) == 1 else _root(covariance, torch.device(device), dtype)
+        root = None if len(covariance) == 1 else covariance_root(covariance, RANK_CUTOFF)
+        self._root = None if root is None else torch.tensor(root.T, dtype=dtype, device=device)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """``count`` draws of K, shape ``(count,)``, float64."""
@@ -96,13 +98,6 @@ class DenseSampler:
             torch.mm(root, gradient, out=noise)
             own = torch.mul(image, image, out=image).sum(0).double()
             yield torch.where(squared > 0, upper.kernel[part] * squared + own, 0.0)
-
-
-def _root(covariance: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A matrix of full row rank with rootᵀ·root = ``covariance``, shape ``(rank, positions)``."""
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > RANK_CUTOFF * values[-1]
-    return torch.as_tensor((np.sqrt(values[kept]) * vectors[:, kept]).T.copy(), dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

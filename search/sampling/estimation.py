@@ -26,15 +26,15 @@ PILOT = 0.05
 class Estimation:
     """How samples are drawn and where estimates are stored.
 
-    ``known(key)`` returns the stored record of a kernel point or None, ``remember(key, record)`` stores one.
+    ``load(key)`` returns the stored record of a kernel point or None, ``store(key, record)`` stores one.
     """
 
     relative_error: float
     seed: int
     compute: Compute
     samples: int | None = None
-    known: Callable[[str], dict[str, Any] | None] | None = None
-    remember: Callable[[str, dict[str, Any]], None] | None = None
+    load: Callable[[str], dict[str, Any] | None] | None = None
+    store: Callable[[str, dict[str, Any]], None] | None = None
 
     def run(self, points: Sequence[KernelPoint], report: Report, message: str) -> list[PointProgress]:
         """Sample every point to the asked error; ``report`` runs from 0 to 1.
@@ -49,11 +49,11 @@ class Estimation:
             text = f"{message}: {sum(state.moments.count for state in states):,} samples so far"
             results = self.compute(shards, _prefixed(scaled(report, low, fraction), text))
             states = [state.with_results(results) for state in states]
-            if self.remember is not None:
+            if self.store is not None:
                 sampled = {shard.point.key for shard in shards}
                 for state in states:
                     if state.point.key in sampled:
-                        self.remember(state.point.key, state.record())
+                        self.store(state.point.key, state.record())
         report(1.0, f"{message}: done")
         return states
 
@@ -67,7 +67,7 @@ class Estimation:
         return self.samples is not None or state.estimate.converged(self.relative_error)
 
     def _stored(self, point: KernelPoint) -> PointProgress:
-        record = None if self.known is None else self.known(point.key)
+        record = None if self.load is None else self.load(point.key)
         if record is None:
             return PointProgress(point)
         try:

@@ -40,15 +40,13 @@ def spec_of(baseline, **asked):
     return SearchSpec.model_validate_json(json.dumps({"baseline": baseline, **asked}))
 
 
-def answer(
-    baseline, *, images=None, report=discard, known=None, remember=None, map_shards=None, **asked
-) -> SearchResult:
+def answer(baseline, *, images=None, report=discard, load=None, store=None, map_shards=None, **asked) -> SearchResult:
     return run(
         spec_of(baseline, **asked),
         images=images,
         report=report,
-        known=known,
-        remember=remember,
+        load=load,
+        store=store,
         map_shards=map_shards,
     )
 
@@ -231,16 +229,16 @@ def test_the_answer_depends_on_the_seed_alone():
 def test_known_estimates_need_no_sampling():
     stored: dict[str, dict] = {}
     asked = {"estimator": {"method": "monte_carlo", "samples": 3000}}
-    first = answer("resnet50", **asked, known=stored.get, remember=stored.__setitem__)
+    first = answer("resnet50", **asked, load=stored.get, store=stored.__setitem__)
     json.dumps(stored)
 
     def refuse(shards, report):
         raise AssertionError("everything is known")
 
-    second = answer("resnet50", **asked, known=stored.get, map_shards=refuse)
+    second = answer("resnet50", **asked, load=stored.get, map_shards=refuse)
     assert second.primal == first.primal
     # another network with the same block uses them too
-    assert answer("resnext29-1x64d", **asked, known=stored.get, map_shards=refuse).alpha == first.alpha
+    assert answer("resnext29-1x64d", **asked, load=stored.get, map_shards=refuse).alpha == first.alpha
 
 
 def test_progress_rises_to_one_and_cancelling_passes_through():
@@ -281,6 +279,14 @@ def test_data_become_a_gram_matrix():
 def test_a_gram_matrix_of_the_wrong_size_names_the_field():
     with pytest.raises(InvalidSpec) as refused:
         answer("resnet50", inputs={"gram": [[2.0, 1.0], [1.0, 2.0]]})
+    assert refused.value.path == ("inputs", "gram")
+
+
+@pytest.mark.parametrize("estimator", [{}, {"method": "given", "alpha": 1.6}])
+def test_a_gram_matrix_that_is_none_names_the_field_whatever_the_estimator(estimator):
+    rows = (-np.eye(9)).tolist()
+    with pytest.raises(InvalidSpec, match="not positive semi-definite") as refused:
+        answer("resnet50", inputs={"gram": rows}, estimator=estimator)
     assert refused.value.path == ("inputs", "gram")
 
 

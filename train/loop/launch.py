@@ -14,6 +14,7 @@ from typing import Any
 import torch.multiprocessing as processes
 from lightning_fabric import Fabric
 
+from collegium.search.errors import InvalidSpec
 from collegium.train.errors import TrainingError
 from collegium.train.loop.context import TrainingRequest
 from collegium.train.loop.loop import TrainingCallback
@@ -100,7 +101,7 @@ def _work(fabric: Fabric, execute: Execute, request: TrainingRequest, messages: 
     )
     try:
         result = execute(fabric, request, callback)
-    except (TrainingError, ValueError) as error:
+    except (InvalidSpec, TrainingError, ValueError) as error:
         if first:
             messages.put(("failure", (type(error), str(error), vars(error))))
         raise

@@ -55,8 +55,8 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     result = engine.run(
         asked,
         report=context.report,
-        known=context.get_estimate,
-        remember=context.put_estimate,
+        load=context.get_estimate,
+        store=context.put_estimate,
         map_shards=ShardMap(context) if context.divides else None,
         device=context.device,
         images=_images(asked, context),

@@ -13,6 +13,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
 from collegium.search.kernel.moments import Moments
 from collegium.search.optimize.problem import build_problem
+from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.shards import ShardResult
 from collegium.search.spec import SearchSpec
@@ -39,10 +40,6 @@ def spec(**asked):
     return SearchSpec.model_validate_json(json.dumps({"estimator": {"method": "monte_carlo"}, **asked}))
 
 
-def silent(fraction, message):
-    pass
-
-
 def bent(point):
     """ln r that bends as a bottleneck's does."""
     s = 10 / (9 * point.widths[0])
@@ -52,7 +49,7 @@ def bent(point):
 def test_the_design_spans_the_space_and_the_curve_finds_the_truth():
     problem = build_problem(spec(baseline={"preset": "resnext29-1x128d"}))
     compute = Sampled(bent)
-    found = sample_curve(problem, Estimation(0.02, 0, compute), silent)
+    found = sample_curve(problem, Estimation(0.02, 0, compute), discard)
     widths = [point.widths[0] for point in found.points]
     assert widths == sorted(widths)
     assert widths[-1] == 128
@@ -68,7 +65,7 @@ def test_the_design_spans_the_space_and_the_curve_finds_the_truth():
 def test_narrower_members_are_added_where_the_optimum_is_at_the_end():
     problem = build_problem(spec(baseline={"preset": "resnext29-1x128d"}))
     flat = Sampled(lambda point: 0.02 + 0.3 / point.widths[0])  # narrow members hardly cost variance
-    found = sample_curve(problem, Estimation(0.05, 0, flat), silent)
+    found = sample_curve(problem, Estimation(0.05, 0, flat), discard)
     assert found.points[0].widths[0] < 5
     assert len(found.points) > 9
 
@@ -77,9 +74,9 @@ def test_correlations_are_sampled_at_few_points_and_a_larger_error():
     problem = build_problem(spec(baseline={"preset": "resnet50"}))
     compute = Sampled(bent)
     estimation = Estimation(0.02, 0, compute)
-    curve = sample_curve(problem, estimation, silent)
+    curve = sample_curve(problem, estimation, discard)
     compute.points.clear()
-    found = sample_correlations(problem, estimation, curve.points, silent)
+    found = sample_correlations(problem, estimation, curve.points, discard)
     assert list(found) == [0.8, 0.9, 1.0]
     assert {point.correlation for point in compute.points} == {0.8, 0.9, 1.0}
     assert len({point.widths for point in compute.points}) == 5

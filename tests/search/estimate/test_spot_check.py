@@ -6,13 +6,10 @@ import pytest
 
 from collegium.search.estimate.verification import SAMPLES, apart, spot_check
 from collegium.search.optimize.problem import build_problem
+from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import InputsSpec, MlpBaseline, PresetBaseline, SearchSpec
-
-
-def silent(fraction, message):
-    pass
 
 
 @pytest.mark.parametrize("correlation", [0.3, 0.95])
@@ -20,7 +17,7 @@ def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
     spec = SearchSpec(baseline=PresetBaseline(preset="resnet50"), inputs=InputsSpec(correlation=correlation))
     problem = build_problem(spec)
     estimation = Estimation(0.01, 0, compute_here("cpu"))
-    found = spot_check(problem, [(64, 64), (10, 10), (10, 10)], estimation, silent)
+    found = spot_check(problem, [(64, 64), (10, 10), (10, 10)], estimation, discard)
     assert found.agrees
     assert [point.width for point in found.points] == [64, 10]
     assert all(point.samples == SAMPLES for point in found.points)
@@ -31,7 +28,7 @@ def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
         def exact(self):
             return problem.at_correlation(correlation / 2).exact
 
-    wrong = spot_check(Wrong(problem.spec, problem.network, problem.inputs), [(10, 10)], estimation, silent)
+    wrong = spot_check(Wrong(problem.spec, problem.network, problem.inputs), [(10, 10)], estimation, discard)
     assert not wrong.agrees
     assert wrong.largest > 4
 
@@ -39,7 +36,7 @@ def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
 def test_uneven_mlps():
     problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=30, hidden=(40, 20, 30))))
     estimation = Estimation(0.01, 2, compute_here("cpu"))
-    found = spot_check(problem, [(40, 20, 30), (9, 31, 14), (22, 8, 8)], estimation, silent)
+    found = spot_check(problem, [(40, 20, 30), (9, 31, 14), (22, 8, 8)], estimation, discard)
     assert found.agrees
     assert len(found.points) == 3
 

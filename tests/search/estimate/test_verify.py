@@ -6,13 +6,10 @@ import pytest
 
 from collegium.search.estimate.verification import verify
 from collegium.search.optimize.problem import build_problem
+from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import MlpBaseline, SearchSpec
-
-
-def silent(fraction, message):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +33,11 @@ def test_both_sides_are_measured(setting):
 def test_a_wrong_prediction_is_caught(setting):
     problem, primal, _ = setting
     wrong = primal.model_copy(update={"variance": primal.variance * 2})
-    found = verify(problem, wrong, None, Estimation(0.01, 0, compute_here("cpu")), silent)
+    found = verify(problem, wrong, None, Estimation(0.01, 0, compute_here("cpu")), discard)
     assert not found.agrees
     assert found.dual is None
     assert found.primal.standard_errors_apart < -4
 
 
 def test_nothing_to_build(setting):
-    assert verify(setting[0], None, None, Estimation(0.01, 0, compute_here("cpu")), silent) is None
+    assert verify(setting[0], None, None, Estimation(0.01, 0, compute_here("cpu")), discard) is None

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from collegium.search.kernel.inputs import (
+    Gram,
+    KernelInputs,
     check_gram,
     correlation_gram,
     is_diagonal,
     mean_patch_gram,
     patch_gram,
-    resolve_gram,
 )
 from collegium.search.kernel.receptive_field import Window
 from collegium.search.kernel.stem import Stem
@@ -24,14 +25,14 @@ from collegium.search.spec import InputsSpec, PairSpec
 
 
 def test_default_correlation_is_that_of_natural_images(bottleneck):
-    gram = resolve_gram(InputsSpec(), bottleneck, "unit")
+    gram = KernelInputs().gram_over(bottleneck, "unit").matrix
     assert gram.shape == (9, 9)
     assert gram[0, :3] == pytest.approx([2.0, 2 * 0.95, 2 * 0.95**2])
     assert gram[0, 4] == pytest.approx(2 * 0.95 ** np.sqrt(2))
 
 
 def test_pooled_entries_see_the_whole_map(bottleneck):
-    assert resolve_gram(InputsSpec(correlation=0.5), bottleneck, "pooled").shape == (64, 64)
+    assert KernelInputs(correlation=0.5).gram_over(bottleneck, "pooled").matrix.shape == (64, 64)
 
 
 @given(st.floats(0, 1), st.integers(1, 5), st.integers(1, 5))
@@ -47,7 +48,8 @@ def test_no_correlation_is_white_noise():
 
 def test_a_given_gram_is_taken_as_it_is(bottleneck):
     rows = tuple(map(tuple, (np.eye(9) * 3 + 1).tolist()))
-    assert np.array_equal(resolve_gram(InputsSpec(gram=rows), bottleneck, "unit"), np.eye(9) * 3 + 1)
+    inputs = KernelInputs.of(InputsSpec(gram=rows), bottleneck, "unit")
+    assert np.array_equal(inputs.gram_over(bottleneck, "unit").matrix, np.eye(9) * 3 + 1)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,37 @@ def test_what_is_no_gram_matrix(gram, message):
         check_gram(gram, 2)
 
 
+def test_gram_matrices_are_equal_by_value_read_only_and_square():
+    gram = Gram(np.eye(2))
+    assert gram == Gram([[1, 0], [0, 1]])
+    assert hash(gram) == hash(Gram(np.eye(2)))
+    assert gram != Gram(2 * np.eye(2))
+    assert Gram(gram.rows()) == gram
+    with pytest.raises(ValueError, match="read-only"):
+        gram.matrix[0, 0] = 3
+    with pytest.raises(ValueError, match="is square"):
+        Gram([[1.0, 2.0]])
+
+
+def test_a_checked_gram_is_not_checked_again():
+    gram = check_gram([[2.0, 1.0], [1.0, 2.0]], 2)
+    assert check_gram(gram, 2) is gram
+    with pytest.raises(ValueError, match="sees 3 input positions"):
+        check_gram(gram, 3)
+
+
+def test_the_joint_gram_of_two_inputs_gives_the_joint_gram_of_their_patches(basic):
+    gram = correlation_gram(0.7, 5, 5)
+    single = patch_gram(basic, "unit", gram)
+    joint = patch_gram(basic, "unit", np.kron([[1.0, 0.5], [0.5, 1.0]], gram))
+    assert joint == pytest.approx(np.kron([[1.0, 0.5], [0.5, 1.0]], single))
+    with pytest.raises(ValueError, match="must cover 5 × 5 positions"):
+        patch_gram(basic, "unit", np.eye(24))
+
+
 def test_data_must_be_measured_first(bottleneck):
     with pytest.raises(ValueError, match="must be computed first"):
-        resolve_gram(InputsSpec(data="digits"), bottleneck, "unit")
+        KernelInputs.of(InputsSpec(data="digits"), bottleneck, "unit")
 
 
 def test_patches_of_a_basic_block(basic):
@@ -77,23 +107,23 @@ def test_patches_of_a_basic_block(basic):
     flat = x.reshape(64, 25)
     patches = np.stack([x[:, i : i + 3, j : j + 3].ravel() for i in range(3) for j in range(3)])
     expected = 2 / (64 * 9) * patches @ patches.T
-    assert patch_gram(basic, 2 / 64 * flat.T @ flat) == pytest.approx(expected)
+    assert patch_gram(basic, "unit", 2 / 64 * flat.T @ flat) == pytest.approx(expected)
 
 
 def test_padding_reads_zero():
     # on a 2×2 map the middle unit of a 3×3 layer sees all four positions, five of its taps lie outside
     chain = Chain(1, 2, 2, (WeightLayer("conv", 1, "linear", kernel=3, padding=1),), ())
-    assert patch_gram(chain, np.eye(4)) == pytest.approx(np.array([[4 / 9]]))
+    assert patch_gram(chain, "unit", np.eye(4)) == pytest.approx(np.array([[4 / 9]]))
 
 
 def test_dense_and_strided_first_layers():
     dense = Chain(3, 2, 2, (WeightLayer("dense", 4), WeightLayer("dense", 1, "linear")), ())
-    assert patch_gram(dense, np.diag([1.0, 2, 3, 4])) == pytest.approx(np.array([[2.5]]))
+    assert patch_gram(dense, "unit", np.diag([1.0, 2, 3, 4])) == pytest.approx(np.array([[2.5]]))
     layers = (WeightLayer("conv", 4, stride=2), WeightLayer("conv", 1, "linear", kernel=2))
     strided = Chain(3, 8, 8, layers, ())
     window = correlation_gram(0.5, 3, 3)
     corners = [0, 2, 6, 8]
-    assert patch_gram(strided, window) == pytest.approx(window[np.ix_(corners, corners)])
+    assert patch_gram(strided, "unit", window) == pytest.approx(window[np.ix_(corners, corners)])
 
 
 def test_one_input_is_no_pair():
@@ -106,7 +136,7 @@ def test_patch_gram_of_smooth_images_is_recovered():
     rng = np.random.default_rng(1)
     root = np.linalg.cholesky(correlation_gram(0.8, 6, 6) / 2)
     images = (rng.standard_normal((4000, 36)) @ root.T).reshape(4000, 6, 6)
-    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=None)
+    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=None).matrix
     assert measured == pytest.approx(correlation_gram(0.8, 3, 3), abs=0.05)
     assert np.trace(measured) == pytest.approx(18.0)
 
@@ -114,10 +144,10 @@ def test_patch_gram_of_smooth_images_is_recovered():
 def test_a_rectified_stem_of_white_images_is_the_arc_cosine_kernel():
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (2000, 3, 5, 5)).astype(np.uint8)
-    measured = mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(1))
+    measured = mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(1)).matrix
     # neighbouring pixels are independent, but rectified features keep a mean: the cosine tends to 1/π with the taps
     assert 1 / np.pi < measured[0, 1] / 2 < 0.36
-    wide = mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(5))
+    wide = mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(5)).matrix
     assert wide[0, 1] / 2 == pytest.approx(1 / np.pi, abs=0.005)
 
 
@@ -125,7 +155,7 @@ def test_a_pooled_stem_is_what_torch_computes(monkeypatch):
     """The Gram matrix behind a 7×7 convolution of stride 2, a rectifier and a max-pool, over many random filters."""
     monkeypatch.setattr("collegium.search.kernel.stem.FILTERS", 4096)
     images = smooth_images(60, 3, 9)  # with the padding one window each
-    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=Stem(7, pooled=True))
+    measured = mean_patch_gram(images, Window(0, 0, 3, 3), stem=Stem(7, pooled=True)).matrix
     standard = torch.from_numpy((images - images.mean((0, 2, 3), keepdims=True)).astype(np.float32))
     filters = torch.randn(4096, 3, 7, 7, generator=torch.Generator().manual_seed(0))
     maps = functional.conv2d(functional.pad(standard, [5, 5, 5, 5]), filters, stride=2).relu()
@@ -137,7 +167,9 @@ def test_a_pooled_stem_is_what_torch_computes(monkeypatch):
 def test_a_max_pool_makes_even_white_images_correlated():
     """A maximum of nine is far above zero: its mean outweighs its spread."""
     images = np.random.default_rng(6).standard_normal((400, 3, 30, 30))
-    plain, pooled = (mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(7, pooled)) for pooled in (False, True))
+    plain, pooled = (
+        mean_patch_gram(images, Window(0, 0, 1, 2), stem=Stem(7, pooled)).matrix for pooled in (False, True)
+    )
     assert plain[0, 1] / 2 == pytest.approx(1 / np.pi, abs=0.02)
     assert 0.85 < pooled[0, 1] / 2 < 0.95
 
@@ -150,8 +182,8 @@ def smooth_images(count, channels, side):
 @given(st.floats(0.1, 50), st.floats(-100, 100))
 def test_brightness_and_contrast_do_not_matter(contrast, brightness):
     images = np.random.default_rng(3).standard_normal((20, 2, 6, 6))
-    one = mean_patch_gram(images, Window(0, 0, 2, 2), stem=Stem())
-    assert mean_patch_gram(images * contrast + brightness, Window(0, 0, 2, 2), stem=Stem()) == pytest.approx(
+    one = mean_patch_gram(images, Window(0, 0, 2, 2), stem=Stem()).matrix
+    assert mean_patch_gram(images * contrast + brightness, Window(0, 0, 2, 2), stem=Stem()).matrix == pytest.approx(
         one, abs=1e-3
     )
 
@@ -168,6 +200,6 @@ def test_unusable_images():
 def test_few_windows_are_spread_over_the_data():
     images = np.zeros((50, 9, 9))
     images[25:] = np.random.default_rng(4).standard_normal((25, 9, 9))
-    few = mean_patch_gram(images, Window(0, 0, 2, 2), placements=500, stem=None)
-    every = mean_patch_gram(images, Window(0, 0, 2, 2), placements=10**6, stem=None)
+    few = mean_patch_gram(images, Window(0, 0, 2, 2), placements=500, stem=None).matrix
+    every = mean_patch_gram(images, Window(0, 0, 2, 2), placements=10**6, stem=None).matrix
     assert few == pytest.approx(every, abs=0.2)

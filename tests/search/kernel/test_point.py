@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from collegium.search.kernel.inputs import correlation_gram
+from collegium.search.kernel.inputs import Gram, KernelInputs, correlation_gram
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import Chain, Free
-from collegium.search.spec import InputsSpec, PairSpec
+from collegium.search.spec import PairSpec
 
 
 def test_points_survive_json(bottleneck):
-    inputs = InputsSpec(gram=tuple(map(tuple, np.eye(9).tolist())), pair=PairSpec(cosine=0.5))
+    inputs = KernelInputs(gram=Gram(np.eye(9)), pair=PairSpec(cosine=0.5))
     point = KernelPoint.of(bottleneck, (8,), "unit", inputs)
     again = KernelPoint.model_validate(json.loads(json.dumps(point.model_dump(mode="json"))))
     assert again == point
@@ -23,16 +23,16 @@ def test_points_survive_json(bottleneck):
 
 
 def test_the_key_sees_everything_that_matters(bottleneck):
-    white = tuple(map(tuple, (2 * np.eye(9)).tolist()))
+    white = Gram(2 * np.eye(9))
     points = [
         KernelPoint.of(bottleneck, widths, entry, inputs)
         for widths, entry, inputs in [
-            ((8,), "unit", InputsSpec()),
-            ((9,), "unit", InputsSpec()),
-            ((8,), "pooled", InputsSpec()),
-            ((8,), "unit", InputsSpec(correlation=0.5)),
-            ((8,), "unit", InputsSpec(gram=white)),
-            ((8,), "unit", InputsSpec(pair=PairSpec(cosine=0.5))),
+            ((8,), "unit", KernelInputs()),
+            ((9,), "unit", KernelInputs()),
+            ((8,), "pooled", KernelInputs()),
+            ((8,), "unit", KernelInputs(correlation=0.5)),
+            ((8,), "unit", KernelInputs(gram=white)),
+            ((8,), "unit", KernelInputs(pair=PairSpec(cosine=0.5))),
         ]
     ]
     assert len({point.key for point in points}) == len(points)
@@ -42,35 +42,33 @@ def test_the_key_sees_nothing_else(mlp):
     chain = mlp(2)
     renamed = Chain(chain.channels, 1, 1, chain.layers, ("a", "b"))
     fixed = chain.at((4, 8))
-    default = KernelPoint.of(chain, (4, 8), "unit", InputsSpec())
-    assert KernelPoint.of(renamed, (4, 8), "unit", InputsSpec()).key == default.key
-    assert KernelPoint.of(fixed, (), "unit", InputsSpec()).key == default.key
+    default = KernelPoint.of(chain, (4, 8), "unit", KernelInputs())
+    assert KernelPoint.of(renamed, (4, 8), "unit", KernelInputs()).key == default.key
+    assert KernelPoint.of(fixed, (), "unit", KernelInputs()).key == default.key
     # with one input position there is nothing to correlate, and a pair of equal inputs is no pair
-    inputs = InputsSpec(correlation=0.2, pair=PairSpec(cosine=1.0))
+    inputs = KernelInputs(correlation=0.2, pair=PairSpec(cosine=1.0))
     assert KernelPoint.of(chain, (4, 8), "unit", inputs) == default
 
 
 def test_default_and_explicit_correlation_are_the_same(bottleneck):
-    explicit = KernelPoint.of(bottleneck, (8,), "unit", InputsSpec(correlation=0.95))
-    assert explicit.key == KernelPoint.of(bottleneck, (8,), "unit", InputsSpec()).key
+    explicit = KernelPoint.of(bottleneck, (8,), "unit", KernelInputs(correlation=0.95))
+    assert explicit.key == KernelPoint.of(bottleneck, (8,), "unit", KernelInputs()).key
 
 
 def test_gram_matrices(bottleneck):
-    point = KernelPoint.of(bottleneck, (8,), "unit", InputsSpec(correlation=0.3))
+    point = KernelPoint.of(bottleneck, (8,), "unit", KernelInputs(correlation=0.3))
     assert np.array_equal(point.gram_matrix(), correlation_gram(0.3, 3, 3))
-    given = tuple(map(tuple, np.eye(9).tolist()))
-    assert np.array_equal(KernelPoint.of(bottleneck, (8,), "unit", InputsSpec(gram=given)).gram_matrix(), np.eye(9))
+    given = KernelInputs(gram=Gram(np.eye(9)))
+    assert np.array_equal(KernelPoint.of(bottleneck, (8,), "unit", given).gram_matrix(), np.eye(9))
 
 
 def test_resolved_chains_have_no_free_width(bottleneck):
-    point = KernelPoint.of(bottleneck, (8,), "unit", InputsSpec())
+    point = KernelPoint.of(bottleneck, (8,), "unit", KernelInputs())
     assert not any(isinstance(layer.out, Free) for layer in point.resolved.layers)
 
 
 def test_what_does_not_fit(bottleneck):
     with pytest.raises(ValueError, match="expected 1 widths"):
-        KernelPoint.of(bottleneck, (8, 8), "unit", InputsSpec())
+        KernelPoint.of(bottleneck, (8, 8), "unit", KernelInputs())
     with pytest.raises(ValueError, match="sees 9 input positions"):
-        KernelPoint.of(bottleneck, (8,), "unit", InputsSpec(gram=((1.0,),)))
-    with pytest.raises(ValueError, match="must be computed first"):
-        KernelPoint.of(bottleneck, (8,), "unit", InputsSpec(data="digits"))
+        KernelPoint.of(bottleneck, (8,), "unit", KernelInputs(gram=Gram([[1.0]])))

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from collegium.search.kernel.closed_form import log_moment_ratio
+from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import Chain, Free, WeightLayer, ensemble_chain
 from collegium.search.sampling.sampler import build_sampler
-from collegium.search.spec import InputsSpec
 
 
 def kernels(chain, count=20_000):
-    point = KernelPoint.of(chain, (), "unit", InputsSpec())
+    point = KernelPoint.of(chain, (), "unit", KernelInputs())
     return build_sampler(point).draw(count, torch.Generator().manual_seed(3)).double()
 
 

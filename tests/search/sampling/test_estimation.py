@@ -9,6 +9,7 @@ import pytest
 
 from collegium.search.kernel.moments import Moments
 from collegium.search.optimize.problem import build_problem
+from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation, relaxed
 from collegium.search.sampling.shards import ShardResult, ShardSpec
 from collegium.search.spec import PresetBaseline, SearchSpec
@@ -41,13 +42,9 @@ def points():
     return [problem.point((n, n)) for n in (8, 16, 32)]
 
 
-def silent(fraction, message):
-    pass
-
-
 def test_every_point_reaches_the_asked_error(points):
     compute = Lognormal()
-    states = Estimation(0.01, 0, compute).run(points, silent, "sampling")
+    states = Estimation(0.01, 0, compute).run(points, discard, "sampling")
     for state in states:
         estimate = state.estimate
         assert estimate.standard_error <= 0.01 * estimate.log_ratio
@@ -58,7 +55,7 @@ def test_every_point_reaches_the_asked_error(points):
 def test_a_fixed_number_of_samples(points):
     compute = Lognormal()
     estimation = Estimation(0.01, 0, compute, samples=1500)
-    states = estimation.run(points, silent, "sampling")
+    states = estimation.run(points, discard, "sampling")
     assert [state.moments.count for state in states] == [1500] * 3
     assert all(estimation.converged(state) for state in states)
 
@@ -66,13 +63,13 @@ def test_a_fixed_number_of_samples(points):
 def test_stored_estimates_are_taken_up_and_every_round_is_stored(points):
     stored: dict[str, dict] = {}
     first, second = Lognormal(), Lognormal()
-    keep = {"known": stored.get, "remember": stored.__setitem__}
-    Estimation(0.1, 0, first, **keep).run(points, silent, "sampling")
+    keep = {"load": stored.get, "store": stored.__setitem__}
+    Estimation(0.1, 0, first, **keep).run(points, discard, "sampling")
     stored.update(json.loads(json.dumps(stored)))
-    again = Estimation(0.1, 0, second, **keep).run(points, silent, "sampling")
+    again = Estimation(0.1, 0, second, **keep).run(points, discard, "sampling")
     assert second.rounds == []
     # a smaller error goes on from there
-    better = Estimation(0.01, 0, second, **keep).run(points, silent, "sampling")
+    better = Estimation(0.01, 0, second, **keep).run(points, discard, "sampling")
     assert second.rounds
     assert all(new.moments.count > old.moments.count for new, old in zip(better, again, strict=True))
     assert sum(state.moments.count for state in better) == first.samples + second.samples
@@ -81,7 +78,7 @@ def test_stored_estimates_are_taken_up_and_every_round_is_stored(points):
 @pytest.mark.parametrize("record", [{}, {"moments": 3, "shards": 1}, {"moments": {"unknown": 1}, "shards": 0}])
 def test_a_record_of_another_version_is_sampled_afresh(points, record):
     compute = Lognormal()
-    states = Estimation(0.1, 0, compute, samples=200, known=lambda key: record).run(points, silent, "sampling")
+    states = Estimation(0.1, 0, compute, samples=200, load=lambda key: record).run(points, discard, "sampling")
     assert [state.moments.count for state in states] == [200] * 3
 
 

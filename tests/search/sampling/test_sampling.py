@@ -5,29 +5,30 @@ from __future__ import annotations
 import pytest
 
 from collegium.search.kernel.closed_form import log_moment_ratio
+from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.dense import DenseSampler
 from collegium.search.sampling.sampler import build_sampler, compute_shard
 from collegium.search.sampling.shards import PointProgress, ShardSpec, next_shards, shard_samples
-from collegium.search.spec import InputsSpec, PairSpec
+from collegium.search.spec import PairSpec
 
 
 def test_the_sampler_fits_the_point(mlp, bottleneck, double):
     def chosen(chain, widths, entry="unit", inputs=None):
-        return type(build_sampler(KernelPoint.of(chain, widths, entry, inputs or InputsSpec())))
+        return type(build_sampler(KernelPoint.of(chain, widths, entry, inputs or KernelInputs())))
 
     assert chosen(mlp(2), (4, 4)) is DenseSampler
     assert chosen(bottleneck, (4,)) is DenseSampler
     assert chosen(bottleneck, (4,), "pooled") is ConvSampler
     assert chosen(double, (4,)) is ConvSampler
-    assert chosen(mlp(2), (4, 4), inputs=InputsSpec(pair=PairSpec(cosine=0.5))) is ConvSampler
+    assert chosen(mlp(2), (4, 4), inputs=KernelInputs(pair=PairSpec(cosine=0.5))) is ConvSampler
 
 
 @pytest.mark.parametrize("width", [3, 40])
 def test_a_shard_is_reproducible(bottleneck, double, width):
     for chain in (bottleneck, double):
-        point = KernelPoint.of(chain, (width,), "unit", InputsSpec())
+        point = KernelPoint.of(chain, (width,), "unit", KernelInputs())
         spec = ShardSpec(point=point, index=2, samples=300, seed=5)
         first = compute_shard(spec)
         assert compute_shard(ShardSpec.model_validate_json(spec.model_dump_json())) == first
@@ -37,7 +38,7 @@ def test_a_shard_is_reproducible(bottleneck, double, width):
 
 
 def test_reports_end_at_one_and_may_stop_the_work(double):
-    point = KernelPoint.of(double, (64,), "unit", InputsSpec())
+    point = KernelPoint.of(double, (64,), "unit", KernelInputs())
     samples = shard_samples(point) // 2
     fractions: list[float] = []
     compute_shard(ShardSpec(point=point, index=0, samples=samples, seed=0), report=lambda f, _: fractions.append(f))
@@ -58,7 +59,7 @@ def test_reports_end_at_one_and_may_stop_the_work(double):
 def test_adaptive_estimates_stop_at_the_asked_error_and_hold_it(mlp):
     widths = (8,) * 5
     exact = log_moment_ratio(mlp(5), widths)
-    point = KernelPoint.of(mlp(5), widths, "unit", InputsSpec())
+    point = KernelPoint.of(mlp(5), widths, "unit", KernelInputs())
     apart = []
     for seed in range(12):
         state = PointProgress(point)

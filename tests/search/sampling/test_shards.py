@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.kernel.moments import Moments
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.sampling.shards import (
@@ -22,12 +23,12 @@ from collegium.search.sampling.shards import (
     shard_samples,
     work_per_sample,
 )
-from collegium.search.spec import InputsSpec, PairSpec
+from collegium.search.spec import PairSpec
 
 
 @pytest.fixture
 def point(mlp) -> KernelPoint:
-    return KernelPoint.of(mlp(2), (8, 8), "unit", InputsSpec())
+    return KernelPoint.of(mlp(2), (8, 8), "unit", KernelInputs())
 
 
 def lognormal(spec: ShardSpec, spread: float = 0.8) -> ShardResult:
@@ -80,7 +81,7 @@ def test_shards_of_a_round_are_equal(point):
 
 @given(samples=st.integers(100, 5_000_000), done=st.integers(0, 3))
 def test_a_fixed_number_of_samples_is_met_exactly(mlp, samples, done):
-    point = KernelPoint.of(mlp(1), (8,), "unit", InputsSpec())
+    point = KernelPoint.of(mlp(1), (8,), "unit", KernelInputs())
     state = PointProgress(point, Moments.of(np.arange(1.0, done + 1)), done)
     shards = next_shards([state], relative_error=0.01, samples=samples, seed=0)
     assert sum(shard.samples for shard in shards) + done == samples
@@ -94,7 +95,7 @@ def test_a_point_that_does_not_converge_is_given_up(point):
 
 
 def test_several_points_go_together(mlp, point):
-    other = KernelPoint.of(mlp(2), (9, 9), "unit", InputsSpec())
+    other = KernelPoint.of(mlp(2), (9, 9), "unit", KernelInputs())
     shards = next_shards([PointProgress(point), PointProgress(other), PointProgress(point)], relative_error=0.1, seed=0)
     assert [shard.point for shard in shards] == [point, other]
     states = [PointProgress(p).with_results([lognormal(shard) for shard in shards]) for p in (point, other, point)]
@@ -123,7 +124,7 @@ def test_progress_is_taken_up_where_it_was_left(point):
 
 
 def test_seeds_differ_by_seed_point_and_index_alone(mlp, point):
-    other = KernelPoint.of(mlp(2), (9, 9), "unit", InputsSpec())
+    other = KernelPoint.of(mlp(2), (9, 9), "unit", KernelInputs())
     specs = [
         ShardSpec(point=p, index=i, samples=n, seed=s)
         for p in (point, other)
@@ -144,10 +145,10 @@ def test_specs_and_results_survive_json(point):
 
 def test_costs_grow_with_the_work(mlp, bottleneck, double):
     def cost(chain, widths, entry="unit", inputs=None):
-        return work_per_sample(KernelPoint.of(chain, widths, entry, inputs or InputsSpec()))
+        return work_per_sample(KernelPoint.of(chain, widths, entry, inputs or KernelInputs()))
 
     assert cost(mlp(2), (8, 8)) == cost(mlp(2), (800, 800))  # the law's cost does not depend on the width
     assert cost(bottleneck, (8,)) < cost(bottleneck, (64,)) < cost(bottleneck, (64,), "pooled")
     assert cost(bottleneck, (64,)) < cost(double, (64,)) < cost(double, (128,))
-    pair = InputsSpec(pair=PairSpec(cosine=0.5))
+    pair = KernelInputs(pair=PairSpec(cosine=0.5))
     assert cost(double, (64,)) < cost(double, (64,), inputs=pair)
