@@ -9,6 +9,7 @@ from collegium.search.kernel.inputs import correlation_gram
 from collegium.search.kernel.moments import Estimate, Moments
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.sampling import shared_layer
 from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of
 
@@ -193,6 +194,23 @@ def test_what_cannot_be_sampled_is_refused():
         ConvSampler(chain_of(4, 1, dense(3)), "unit", [[2.0]])
     with pytest.raises(ValueError, match="groups do not divide"):
         ConvSampler(chain_of(4, 3, conv(6), conv(8, groups=4), conv(1, activation="linear")), "unit", [[2.0]])
+
+
+class NoNumbers:
+    """Fills tensors that hold none."""
+
+    def fill(self, out):
+        return out
+
+
+@pytest.mark.parametrize("hidden", ["weights", "law"])
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_left_on_the_processor(case, hidden, monkeypatch):
+    """On ``meta``, whose tensors cannot be mixed with the processor's, as a GPU's cannot."""
+    monkeypatch.setattr(shared_layer, "cholesky_factor", lambda gram: gram)  # it would ask whether it has succeeded
+    chain, entry, pair = CASES[case]
+    sampler = ConvSampler(chain, entry, gram_of(chain, entry), pair, device="meta", hidden=hidden)
+    assert sampler._draw_batch(3, NoNumbers()).device.type == "meta"
 
 
 @pytest.mark.gpu
