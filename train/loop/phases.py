@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches
-from collegium.train.data.dataset import Split
+from collegium.train.data.dataset import Batch, Dataset, Split
 from collegium.train.errors import Mismatch
 from collegium.train.loop.context import TrainingContext
 from collegium.train.loop.evaluation import evaluate
@@ -214,7 +214,17 @@ def diagnose(context: TrainingContext, model: nn.Module) -> Diagnostics:
 
 
 def _sharpness(context: TrainingContext, model: nn.Module) -> Sharpness:
-    data, most = context.data, MOST_TRAINING_SAMPLES
-    size = context.runtime.evaluation_batch
-    batches = list(evaluation_batches(data.train, data.preprocessing, batch_size=size, most=most))
+    batches = _TrainingSamples(context.data, context.runtime.evaluation_batch)
     return stochastic_sharpness(model, batches, context.task(model).compute_loss, draws=DRAWS)
+
+
+@dataclass(frozen=True)
+class _TrainingSamples:
+    """The first training samples, preprocessed anew in each pass: as images of 224 × 224 pixels all take 36 GB."""
+
+    data: Dataset
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        data, most = self.data, MOST_TRAINING_SAMPLES
+        return evaluation_batches(data.train, data.preprocessing, batch_size=self.batch_size, most=most)
