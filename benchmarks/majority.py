@@ -32,9 +32,8 @@ from torch.nn.utils import parametrize
 
 from collegium.train.majority.targets import kernel_targets
 from collegium.train.methods import create
-from collegium.train.methods.majority import Majority
-from collegium.train.methods.method import Method
-from collegium.train.methods.vanilla import Vanilla
+from collegium.train.methods.majority import Majority, MajorityOptions
+from collegium.train.methods.method import Method, Vanilla
 from collegium.train.models.build import blueprint
 from collegium.train.models.resolve import grouped
 from collegium.train.spec.architecture import BaselineArchitecture
@@ -161,9 +160,9 @@ def stepper(case: Case, method: Method, batches: list[Batch]) -> Callable[[], No
 
 def measure(case: Case) -> dict[str, float]:
     """Median seconds a step of every contender."""
-    methods: dict[str, Method] = {"plain": create("vanilla"), "majority": create("majority", expansion=EXPANSION)}
+    methods: dict[str, Method] = {"plain": create("vanilla"), "majority": create("majority", copies=EXPANSION)}
     if not case.heavy:
-        methods |= {"torch's optimizer": PlainOptimizer(EXPANSION), "obvious": Obvious(EXPANSION)}
+        methods |= {"torch's optimizer": PlainOptimizer(MajorityOptions(copies=EXPANSION)), "obvious": Obvious()}
     batches = case.batches()
     steps = {name: stepper(case, method, batches) for name, method in methods.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}

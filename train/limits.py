@@ -7,10 +7,11 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.network import Network, ResidualNetwork
+from collegium.train.methods.method import Method
 from collegium.train.models.resolve import Grouped, grouped
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.study import StudySpec
-from collegium.train.spec.training import EXPANDING, METHODS_OF_FIELDS, TrainingSpec
+from collegium.train.spec.training import TrainingSpec
 
 MAX_PARAMETERS = 10**10
 MAX_BYTES = 2**40
@@ -41,10 +42,10 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
 
     Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
     """
-    _check_expansion(spec)
-    if spec.method == "soup" and spec.expansion.soup == "greedy" and not spec.data.validation:
+    method = spec.new_method()
+    if method.needs_validation and not spec.data.validation:
         raise InvalidSpec(
-            ("data", "validation"), "a greedy soup is chosen by validation samples: hold some out, such as 0.1"
+            ("data", "validation"), f"{method.name} chooses by validation samples: hold some out, such as 0.1"
         )
     if spec.merged_recipe().patience and not spec.data.validation:
         raise InvalidSpec(
@@ -62,7 +63,7 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
         raise InvalidSpec(
             ("architecture",), f"the network has {parameters:.3g} parameters; the most that is trained is 1e10"
         )
-    cost = TrainingCost(parameters, _bytes(spec, parameters, features))
+    cost = TrainingCost(parameters, _bytes(spec, method, parameters, features))
     if cost.bytes > available:
         raise InvalidSpec(
             ("architecture",),
@@ -84,28 +85,12 @@ def check_study_cost(spec: StudySpec) -> None:
                     raise InvalidSpec(("architectures", index, *problem.path), problem.message) from None
 
 
-def _check_expansion(spec: TrainingSpec) -> None:
-    expansion = spec.expansion
-    for field in expansion.meaningless(spec.method):
-        methods = ", ".join(sorted(METHODS_OF_FIELDS[field]))
-        raise InvalidSpec(("expansion", field), f"{spec.method} has no such option, only {methods}: leave it out")
-    pretrained = getattr(spec.architecture, "pretrained", None) is not None
-    if expansion.correct_scale and expansion.initialization is None and pretrained and spec.method in EXPANDING:
-        raise InvalidSpec(
-            ("expansion", "correct_scale"),
-            "copies of pretrained weights are replicas, which keep the variance: leave it out, or ask for the "
-            "initialization 'independent'",
-        )
-
-
-def _bytes(spec: TrainingSpec, parameters: int, features: int) -> int:
+def _bytes(spec: TrainingSpec, method: Method, parameters: int, features: int) -> int:
     recipe = spec.merged_recipe()
-    copies = spec.expansion.copies
-    trained = parameters * (copies if spec.method in EXPANDING or spec.method == "subset" else 1)
-    kept = parameters * copies if spec.method in ("distilled", "soup", "ensemble") else 0
+    numbers = parameters * (method.trained_copies * STATE[recipe.optimizer] + method.kept_models)
     batch = -(-recipe.batch_size // recipe.accumulate)
     number = 2 if recipe.precision == "bf16" else FLOAT
-    return FLOAT * (trained * STATE[recipe.optimizer] + kept) + number * features * batch
+    return FLOAT * numbers + number * features * batch
 
 
 def features_per_sample(ensemble: Grouped) -> int:

@@ -16,7 +16,7 @@ Responses = dict[int | str, dict[str, Any]]
 _SCHEMAS = "#/components/schemas/"
 _NAME = {"type": "string"}
 _BARE_FORMS = {
-    "TrainingSpec": {"data": _NAME, "recipe": _NAME, "expansion": {"type": "integer", "minimum": 1, "maximum": 64}},
+    "TrainingSpec": {"data": _NAME, "recipe": _NAME},
     "StudySpec": {"data": _NAME, "seeds": {"type": "integer", "minimum": 1, "maximum": 1000}},
 }
 _DESCRIPTION = (

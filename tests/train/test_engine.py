@@ -14,8 +14,9 @@ from collegium.train.engine import run
 from collegium.train.errors import DataError, Diverged, Mismatch
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import SMALL_STEP, threads_for
+from collegium.train.methods import METHODS, create
 from collegium.train.result import TrainingResult
-from collegium.train.spec.training import EXPANDING, TrainingSpec
+from collegium.train.spec.training import TrainingSpec
 
 EVERY_STEP = Pace(report=0, checkpoint=0)
 
@@ -269,29 +270,27 @@ def test_precision_schedules_and_clipping_train(digits_spec, fields):
     assert result["accuracy"]["test"] > 0.6
 
 
-@pytest.mark.parametrize(
-    ("method", "models", "trained"),
-    [
-        ("majority", 1, 3),
-        ("adversarial", 1, 3),
-        ("adversarial_majority", 1, 3),
-        ("learned", 1, 6),
-        ("ensemble", 3, 3),
-        ("distilled", 1, 1),
-        ("soup", 1, 3),
-    ],
-)
-def test_every_method_ends_in_a_plain_model(digits_spec, load_and_evaluate, tmp_path, method, models, trained):
-    spec = digits_spec({"epochs": 1}, method=method, diagnostics=["spread", "sharpness", "gap"])
+TRAINED = {
+    "vanilla": 1, "majority": 3, "adversarial": 3, "adversarial_majority": 3, "learned": 6,
+    "ensemble": 3, "distilled": 1, "soup": 3,
+}  # fmt: skip
+"""Plain models whose parameters are trained by each method; subset selection expands hidden layers alone."""
+
+
+@pytest.mark.parametrize("name", METHODS.names)
+def test_every_method_ends_in_a_plain_model(digits_spec, load_and_evaluate, tmp_path, name):
+    spec = digits_spec({"epochs": 1}, method=name, diagnostics=["spread", "sharpness", "gap"])
     result = TrainingResult.model_validate(run(spec, artifact_dir=tmp_path))
-    plain = 64 * 24 + 3 * 64 + 24 * 10
-    assert (result.models, result.parameters) == (models, plain)
-    assert result.trained_parameters == trained * plain
+    plain, method = 64 * 24 + 3 * 64 + 24 * 10, create(name)
+    assert (result.models, result.parameters) == (3 if name == "ensemble" else 1, plain)
+    assert result.trained_parameters == TRAINED.get(name, 0) * plain or name not in TRAINED
+    assert plain <= result.trained_parameters <= max(method.trained_copies, method.independent_models) * plain
+    assert result.expansion == method.expansion
     assert result.diagnostics is not None
-    for figure in (result.diagnostics.spread, result.diagnostics.sharpness):
-        assert (figure is not None) == (method in EXPANDING)
-    assert (result.sampled is not None) == (method == "majority")
-    if method in ("majority", "ensemble"):
+    for measured in (result.diagnostics.spread, result.diagnostics.sharpness):
+        assert (measured is not None) == (method.expands and name != "subset")
+    assert (result.sampled is not None) == (name == "majority")
+    if name in ("majority", "ensemble"):
         assert load_and_evaluate(tmp_path)["accuracy"] == result.accuracy.test
 
 

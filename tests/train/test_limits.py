@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
@@ -85,9 +86,9 @@ def test_early_stopping_needs_validation_samples():
     ],
 )
 def test_an_option_that_the_method_does_not_have_is_refused(method, field, value):
-    with pytest.raises(InvalidSpec, match=method) as raised:
-        check_training_cost(training({"baseline": MLP}, method=method, expansion={field: value}))
-    assert raised.value.path == ("expansion", field)
+    with pytest.raises(ValidationError, match=method) as raised:
+        training({"baseline": MLP}, method=method, expansion={field: value})
+    assert [error["loc"] for error in raised.value.errors()] == [("expansion", field)]
     study = {
         "architectures": [{"name": "A", "architecture": {"baseline": MLP}}],
         "methods": [method, "learned"],
@@ -95,6 +96,16 @@ def test_an_option_that_the_method_does_not_have_is_refused(method, field, value
         "data": "digits",
     }
     check_study_cost(StudySpec.model_validate(study))
+
+
+def test_memory_follows_from_what_a_method_trains_and_keeps():
+    vanilla = check_training_cost(training({"baseline": MLP}))
+    for name, trained, kept in (
+        ("majority", 5, 0), ("learned", 10, 0), ("subset", 5, 0), ("adversarial", 5, 2),
+        ("ensemble", 1, 5), ("distilled", 1, 5),
+    ):  # fmt: skip
+        cost = check_training_cost(training({"baseline": MLP}, method=name, expansion=5))
+        assert cost.bytes - vanilla.bytes == 4 * (4 * (trained - 1) + kept) * vanilla.parameters, name
 
 
 def test_copies_of_pretrained_weights_have_no_scale_to_correct():

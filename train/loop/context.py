@@ -22,13 +22,11 @@ from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
 from collegium.train.loop.task import Task, task_for
-from collegium.train.methods import create
-from collegium.train.methods.method import Method
 from collegium.train.models.build import Blueprint, blueprint, fitted
 from collegium.train.models.resolve import Grouped, architecture_from_search, grouped
 from collegium.train.result import Note
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
-from collegium.train.spec.training import EXPANDING, TrainingSpec
+from collegium.train.spec.training import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -87,33 +85,6 @@ class TrainingContext:
     def task(self, model: nn.Module) -> Task:
         """How ``model`` is run on a batch, with the recipe's label smoothing in the loss."""
         return task_for(self.data, model, smoothing=self.runtime.recipe.label_smoothing)
-
-    def method(self, name: str | None = None) -> Method:
-        """The method of the training, or another by name with its defaults."""
-        if name is not None:
-            return create(name)
-        spec = self.spec
-        return create(spec.method, expansion=spec.expansion.copies, **method_options(spec))
-
-
-def method_options(spec: TrainingSpec) -> dict[str, Any]:
-    """The method's own options among those of ``spec.expansion``.
-
-    Unless the spec says otherwise, copies of pretrained weights are replicas and those of fresh ones independent.
-    """
-    expansion, method = spec.expansion, spec.method
-    if method == "soup":
-        return {"selection": expansion.soup}
-    if method == "subset":
-        return {"patterns": expansion.patterns}
-    if method not in EXPANDING:
-        return {}
-    options: dict[str, Any] = {"correct_scale": expansion.correct_scale, "patterns": expansion.patterns}
-    pretrained = getattr(spec.architecture, "pretrained", None) is not None
-    options["initialization"] = expansion.initialization or ("replicated" if pretrained else "independent")
-    if method != "majority" and expansion.step_size is not None:
-        options["step_size"] = expansion.step_size
-    return options
 
 
 def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSpec:

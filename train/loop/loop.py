@@ -167,6 +167,7 @@ class Loop:
         if self.recipe.clip_norm:
             clip_gradient_norm(self.model, self._optimizer, self.recipe.clip_norm)
         self._stepper.step()
+        self.method.after_step(self.model, step=step)
         logits = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
         self._sum.add(logits, batch[1], output.loss)
 

@@ -19,9 +19,8 @@ from collegium.train.loop.metrics import Metrics
 from collegium.train.loop.norms import reestimate_norms
 from collegium.train.majority.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
 from collegium.train.majority.fused import majority_copies
-from collegium.train.methods.method import Method
+from collegium.train.methods.method import Method, Vanilla
 from collegium.train.result import Diagnostics, Scores, Splits
-from collegium.train.spec.training import EXPANDING
 
 INITIAL, ORDER, NORMS = 0, 1, 2
 TRAINING = "training"
@@ -52,14 +51,14 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
 
     Raises ``Diverged``; lets pass what ``callback`` raises.
     """
-    method = context.method()
+    method = context.spec.new_method()
     phases = method.independent_models + int(method.trains)
     history: dict[str, list[dict[str, Any]]] = {}
     finished: list[nn.Module] = []
     loop: Loop | None = None
     for index in range(method.independent_models):
         start = derive_seed(context.spec.seed, INITIAL, 0 if method.shared_start else index)
-        plain, name = context.method("vanilla"), model_name(index)
+        plain, name = Vanilla(), model_name(index)
         loop = _loop(context, plain, start, index, name, _part(callback, index, phases))
         loop.run()
         history[name] = loop.position.history
@@ -68,7 +67,7 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
     if not method.trains:
         assert loop is not None
         assert combined is not None
-        if method.name == "soup":
+        if method.renews_norms:
             renew_norms(context, combined)
         trained = sum(parameters(model) for model in finished)
         return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history)
@@ -81,9 +80,9 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
 
 def last_good(context: TrainingContext) -> tuple[nn.Module, list[dict[str, Any]]] | None:
     """The collapsed model of the checkpoint that was saved last, and its loop's history; None where there is none."""
-    method = context.method()
+    method = context.spec.new_method()
     loops = [(TRAINING, method)]
-    loops += [(model_name(index), context.method("vanilla")) for index in reversed(range(method.independent_models))]
+    loops += [(model_name(index), Vanilla()) for index in reversed(range(method.independent_models))]
     for name, own in loops:
         state = context.checkpoints.load(name, context.runtime.device)
         if state is not None:
@@ -130,7 +129,7 @@ def _collapsed(
     sampled = sampled_scores(context, method, loop.model)
     diagnostics = diagnose(context, loop.model)
     model = method.finish(loop.model)
-    if method.name in EXPANDING or method.name == "subset":
+    if method.renews_norms:
         renew_norms(context, model)
     return Trained(model, method, loop, trained, 1, history, sampled, diagnostics)
 

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from collegium.train.methods.method import Execution
+from collegium.train.methods.step import Execution
 from collegium.train.spec.recipes import Recipe
 
 #: Floating-point operations of a step below which a second thread costs more than it brings: measured on two cores that

@@ -1,34 +1,69 @@
-"""Training methods by name."""
+"""Training methods by name: those of this package, and those of other packages' entry points ``collegium.methods``.
 
-from importlib import import_module
-from typing import Any
+A method is a class of :mod:`collegium.train.methods.method` in a file of its own, and a line below. Nothing here loads
+torch.
 
-from collegium.train.methods.method import Method
+>>> from collegium.train.methods import METHODS, create
+>>> METHODS["majority"].summary
+'majority kernels: copies of each kernel, mixed at random in every step, collapse to their mean'
+>>> create("majority", copies=5).expansion
+5
+"""
 
-_METHODS = {
-    "vanilla": ("collegium.train.methods.vanilla", "Vanilla"),
-    "majority": ("collegium.train.methods.majority", "Majority"),
-    "adversarial": ("collegium.train.methods.adversarial", "Adversarial"),
-    "adversarial_majority": ("collegium.train.methods.adversarial", "AdversarialMajority"),
-    "learned": ("collegium.train.methods.learned", "Learned"),
-    "subset": ("collegium.train.methods.subset", "Subset"),
-    "ensemble": ("collegium.train.methods.ensemble", "Ensemble"),
-    "distilled": ("collegium.train.methods.distilled", "Distilled"),
-    "soup": ("collegium.train.methods.soup", "Soup"),
-}
+from __future__ import annotations
 
-NAMES = tuple(_METHODS)
+from typing import TYPE_CHECKING, Any
+
+from collegium.registry import Registry
+
+if TYPE_CHECKING:
+    from collegium.train.methods.method import Method, MethodOptions
+
+_HERE = "collegium.train.methods"
+
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    "collegium.methods",
+    {
+        "vanilla": f"{_HERE}.method:Vanilla",
+        "majority": f"{_HERE}.majority:Majority",
+        "adversarial": f"{_HERE}.adversarial:Adversarial",
+        "adversarial_majority": f"{_HERE}.adversarial:AdversarialMajority",
+        "learned": f"{_HERE}.learned:Learned",
+        "subset": f"{_HERE}.subset:Subset",
+        "ensemble": f"{_HERE}.ensemble:Ensemble",
+        "distilled": f"{_HERE}.distilled:Distilled",
+        "soup": f"{_HERE}.soup:Soup",
+    },
+)
 
 
-def create(name: str, *, expansion: int = 3, **options: Any) -> Method:
-    """Return the method ``name`` with e = ``expansion`` and its own keyword ``options``.
+def create(name: str, **options: Any) -> Method:
+    """The method ``name`` with these of its options.
 
-    Raises ``ValueError`` for an unknown name and ``TypeError`` for an option that the method does not have.
+    Raises ``UnknownExtension`` for an unknown name, and ``ValidationError`` for an option that is wrong or that the
+    method does not have.
     """
-    try:
-        module, attribute = _METHODS[name]
-    except KeyError:
-        raise ValueError(f"unknown method {name!r}; one of {', '.join(NAMES)}") from None
-    if name == "vanilla":
-        expansion = 1
-    return getattr(import_module(module), attribute)(expansion=expansion, **options)
+    method = METHODS[name]
+    return method(method.Options(**options))
+
+
+def describe_methods() -> list[dict[str, Any]]:
+    """Every usable method as JSON-able values: ``name``, ``summary`` and ``options``, as specifications take them.
+
+    An option has its ``name``, a ``description``, its JSON ``schema`` and, where it may be left out, its ``default``.
+    """
+    return [
+        {"name": name, "summary": method.summary, "options": describe_options(method.Options)}
+        for name, method in METHODS.usable()
+    ]
+
+
+def describe_options(options: type[MethodOptions]) -> list[dict[str, Any]]:
+    """The fields of ``options`` in their order."""
+    described = []
+    for name, schema in options.model_json_schema().get("properties", {}).items():
+        rest = {key: value for key, value in schema.items() if key not in ("title", "description", "default")}
+        default = {"default": schema["default"]} if "default" in schema else {}
+        described.append({"name": name, "description": schema.get("description", ""), "schema": rest, **default})
+    return described

@@ -1,24 +1,40 @@
-"""An ensemble of independent models, the ceiling that others are measured against (Mazzawi et al. 2024, Appendix G)."""
+"""An ensemble of independent models, the ceiling of the comparisons in Mazzawi et al. 2024, Appendix G."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import nn
+from pydantic import Field
 
-from collegium.train.methods.method import Evaluate
-from collegium.train.methods.vanilla import Vanilla
-from collegium.train.models.averaged import AveragedModel
+from collegium.train.methods.method import Copies, Evaluate, Method, MethodOptions
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class Ensemble(Vanilla):
-    """``expansion`` models, each from its own seed, evaluated by averaging their outputs."""
+class EnsembleOptions(MethodOptions):
+    """How many models are trained."""
+
+    copies: Copies = Field(3, description="models that are trained independently")
+
+
+class Ensemble(Method):
+    """``copies`` models, each from its own seed, evaluated by averaging their logits."""
 
     name = "ensemble"
+    summary = "independent models whose logits are averaged; as large as all of them together"
+    Options = EnsembleOptions
+    renews_norms = False
     trains = False
 
-    def __init__(self, expansion: int = 3) -> None:
-        super().__init__(expansion)
-        self.independent_models = expansion
+    @property
+    def independent_models(self) -> int:
+        """Every model of the ensemble."""
+        return self.options.copies
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-        """Return the average of ``models`` as functions."""
+        """The average of ``models`` as functions."""
+        from collegium.train.models.averaged import AveragedModel
+
         return AveragedModel(models)

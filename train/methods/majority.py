@@ -1,52 +1,88 @@
 """Majority kernels, Mazzawi et al. 2024, Algorithm 2.1."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from torch import nn
-from torch.optim import Optimizer
+from pydantic import Field, model_validator
 
-from collegium.train.majority.clock import Clock
-from collegium.train.majority.expand import Correction, Init, collapse, expand
-from collegium.train.majority.fused import fuse
-from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
-from collegium.train.methods.method import ComputeLoss, Execution, StepOutput, run_microbatches
-from collegium.train.methods.vanilla import Vanilla
+from collegium.search.errors import InvalidSpec
+from collegium.train.methods.method import Copies, Method, MethodOptions
+from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from collegium.train.majority.clock import Clock
+    from collegium.train.majority.kernel import MajorityKernel
+
+Patterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=64, strict=False)
+]
 
 
-class Majority(Vanilla):
-    """Every kernel is trained as ``expansion`` copies, mixed anew at random in every step; their mean is the answer.
+class MajorityOptions(MethodOptions):
+    """Copies of each kernel and how they begin; those of ``collegium.expand``."""
 
-    ``initialization``, ``correct_scale`` and ``patterns`` (names to include) are those of ``collegium.expand``.
-    """
+    copies: Copies = Field(3, description="copies of each kernel, e")
+    initialization: Literal["independent", "replicated"] | None = Field(
+        None,
+        description="independent: every copy drawn anew; replicated: all copies equal. By default replicated for "
+        "pretrained weights and independent for others",
+    )
+    correct_scale: bool = Field(
+        False, description="give the mean of independent copies the variance of a single kernel"
+    )
+    patterns: Patterns = Field(
+        (), description="shell-style patterns of the names of modules to expand; none expands every kernel"
+    )
+
+    @model_validator(mode="after")
+    def _scale_of_replicas(self) -> Self:
+        if self.correct_scale and self.initialization == "replicated":
+            raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
+        return self
+
+    def suited_to(self, *, pretrained: bool) -> Self:
+        """The initialization filled in. Raises ``InvalidSpec`` for a scale correction of pretrained weights."""
+        if self.initialization is not None:
+            return self
+        if self.correct_scale and pretrained:
+            raise InvalidSpec(
+                ("expansion", "correct_scale"),
+                "copies of pretrained weights are replicas, which keep the variance: leave it out, or ask for the "
+                "initialization 'independent'",
+            )
+        return self.model_copy(update={"initialization": "replicated" if pretrained else "independent"})
+
+
+class Majority(Method):
+    """Every kernel is trained as e copies, mixed anew at random in every step; their mean is the trained kernel."""
 
     name = "majority"
-    kernel: type[MajorityKernel] = MajorityKernel
+    summary = "majority kernels: copies of each kernel, mixed at random in every step, collapse to their mean"
+    Options = MajorityOptions
+    expands = True
 
-    def __init__(
-        self,
-        expansion: int = 3,
-        *,
-        initialization: Init = "independent",
-        correct_scale: Correction = False,
-        patterns: Sequence[str] = (),
-    ) -> None:
-        super().__init__(expansion)
-        self.initialization: Init = initialization
-        self.correct_scale: Correction = correct_scale
-        self.patterns = tuple(patterns)
+    def __init__(self, options: MajorityOptions | None = None) -> None:
+        super().__init__(options)
         self._clock: Clock | None = None
         self._evaluations = 0
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
         """Expand ``model`` in place."""
+        from collegium.train.majority.expand import expand
+        from collegium.train.majority.kernel import majority_kernels
+
         expand(
             model,
             self.expansion,
-            init=self.initialization,
-            include=self.patterns or None,
-            correct_scale=self.correct_scale,
+            init=self.options.initialization or "independent",
+            include=self.options.patterns or None,
+            correct_scale=self.options.correct_scale,
             seed=seed,
             kernel=self._make_kernel,
         )
@@ -54,10 +90,14 @@ class Majority(Vanilla):
         return model
 
     def _make_kernel(self, expansion: int, clock: Clock, index: int) -> MajorityKernel:
-        return self.kernel(expansion, clock, index)
+        from collegium.train.majority.kernel import MajorityKernel
+
+        return MajorityKernel(expansion, clock, index)
 
     def optimizer(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
         """Fuse the gradient of the copies with their update, where that pays."""
+        from collegium.train.majority.fused import fuse
+
         return fuse(optimizer, model)
 
     def step(
@@ -87,10 +127,14 @@ class Majority(Vanilla):
 
     @contextmanager
     def _sampled(self, model: nn.Module) -> Iterator[None]:
+        from collegium.train.majority.kernel import mixing
+
         self._evaluations += 1
         with mixing(model, "sample", step=-self._evaluations):
             yield
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Collapse every kernel to the mean of its copies, in place."""
+        from collegium.train.majority.expand import collapse
+
         return collapse(model)

@@ -1,7 +1,7 @@
-"""The protocol between the training loop and a training method.
+"""The protocol between the training loop and a training method, and plain training.
 
-A method owns everything between "here are the microbatches of one optimizer step" and "the gradients are in
-place". The loop owns data, schedule, clipping, checkpoints and metrics, and runs the same lines for each method::
+A method decides how a model is prepared, what one optimizer step computes, and what the trained model collapses to.
+The loop owns data, schedule, clipping, checkpoints and metrics, and runs the same lines for every method::
 
     model = method.prepare(model, seed=seed)                     # once; again before loading a checkpoint
     optimizer = method.optimizer(model, optimizer)               # may fuse work into the update
@@ -10,88 +10,117 @@ place". The loop owns data, schedule, clipping, checkpoints and metrics, and run
         output = method.step(model, batches, compute_loss, step=step, execution=execution)
         clip_gradient_norm(model, optimizer, max_norm)           # of majority.fused; also right for plain optimizers
         optimizer.step()
-    model = method.finish(model)                                 # plain module, plain names; then re-estimate norms
+        method.after_step(model, step=step)
+    model = method.finish(model)                                 # plain module, plain names
+    if method.renews_norms:
+        reestimate_norms(model, batches)
 
-Methods that need independently trained models first say so with ``members`` and ``shared_start``. The loop trains
-``members`` models by plain (vanilla) training and hands them to ``combine``. If ``trains`` is false the result
-of ``combine`` is the answer; otherwise the loop above follows (a student taught by its members).
+What the loop relies on:
+
+* The prepared model in evaluation mode computes what ``finish`` leaves: it is evaluated as the trained model.
+* Its ``state_dict`` holds everything that this depends on. Checkpoints keep it, and early stopping keeps nothing else;
+  ``Method.state_dict`` is for what steps need besides.
+* The prepared model has the plain model's ``config``, where that has one (transformers).
+* Random numbers follow from ``seed`` and ``step`` alone, so that a training that was killed and resumed ends in the
+  same weights as one that was not.
+
+A method that needs models trained independently first says how many (``independent_models``) and whether they share a
+start (``shared_start``). The loop trains them by plain training and passes them to ``combine``. If ``trains`` is false
+the combined model is the result; otherwise the loop above follows (a student of its teachers).
+
+Method modules are read by processes that never load torch: they import it inside functions.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-__all__ = ["ComputeLoss", "Evaluate", "Execution", "Method", "StepOutput", "run_microbatches"]
+from pydantic import Field
 
+from collegium.search.spec import Strict
+from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
 
-class ComputeLoss(Protocol):
-    """What the loop minimizes."""
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
-    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-        """Run ``model`` on ``batch``: the mean loss over the batch (0-dim, with graph) and the logits."""
-        ...
+Evaluate = Callable[["nn.Module"], float]
+"""Accuracy of a model on the validation split, its batch norms estimated anew."""
 
-
-Evaluate = Callable[[nn.Module], float]
-"""Score of a model on the validation split; higher is better."""
+Copies = Annotated[int, Field(ge=1, le=64)]
 
 
-def _backward(loss: Tensor) -> None:
-    loss.backward()
+class MethodOptions(Strict):
+    """The options of a method: none."""
+
+    # Subclasses have a field with a ``description`` for each option: specifications, their JSON schema, the lists of
+    # methods and error messages are made from them. The bare number ``"expansion": 3`` stands for ``copies``.
+
+    def suited_to(self, *, pretrained: bool) -> Self:
+        """These options with the defaults that depend on whether training starts from pretrained weights.
+
+        Raises ``InvalidSpec`` where an option means nothing then.
+        """
+        return self
 
 
-def _no_sync(model: nn.Module) -> AbstractContextManager[Any]:
-    no_sync = getattr(model, "no_sync", None)
-    return nullcontext() if no_sync is None else no_sync()
+class Method:
+    """A training method: attributes of the class that specifications, limits and loop read, and hooks of the loop.
 
-
-@dataclass(frozen=True)
-class Execution:
-    """How this process runs a backward pass: the two things that a launcher (Fabric) changes.
-
-    ``backward(loss)`` accumulates gradients; ``no_sync(model)`` is a context in which a distributed wrapper does
-    not reduce gradients between processes.
+    Subclasses set ``name`` and ``summary``, usually ``Options``, and override what they change; everything else is
+    plain training. An instance belongs to one training.
     """
 
-    backward: Callable[[Tensor], None] = _backward
-    no_sync: Callable[[nn.Module], AbstractContextManager[Any]] = _no_sync
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One sentence for lists of methods."""
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    expands: ClassVar[bool] = False
+    """Whether ``expansion`` times the plain model's weights are trained."""
+    renews_norms: ClassVar[bool] = True
+    """Whether batch norms' statistics are estimated anew under the weights that ``finish`` or ``combine`` leave."""
+    shared_start: ClassVar[bool] = False
+    """Whether independent models start from the same weights (soups) or each from its own seed."""
+    trains: ClassVar[bool] = True
+    """Whether a model is trained by ``step``; if not, the result is that of ``combine``."""
 
+    def __init__(self, options: MethodOptions | None = None) -> None:
+        self.options: Any = self.Options() if options is None else options
 
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step saw: ``loss`` (detached, 0-dim, mean over the step) and ``logits`` per microbatch (detached).
+    @property
+    def expansion(self) -> int:
+        """e: copies of each kernel, candidates for each neuron, or independent models; 1 for plain training."""
+        return getattr(self.options, "copies", 1)
 
-    Both belong to the pass whose gradient the optimizer applies, before that update. ``loss`` is the loss that
-    ``compute_loss`` returned, so that it compares between methods; ``extra`` holds a method's own metrics.
-    """
+    @property
+    def independent_models(self) -> int:
+        """How many models are trained by plain training before this method."""
+        return 0
 
-    loss: Tensor
-    logits: list[Tensor]
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the method chooses by validation samples."""
+        return False
 
+    @property
+    def trained_copies(self) -> int:
+        """Memory while training: how many times the plain model's parameters have a gradient and optimizer state."""
+        return self.expansion if self.expands else 1
 
-@runtime_checkable
-class Method(Protocol):
-    """One way to train a model."""
-
-    name: str
-    expansion: int  # e: copies of each kernel, rows per kept row, or members; 1 for vanilla
-    independent_models: int  # models to train by vanilla training before this method; 0 for most
-    shared_start: bool  # whether those members start from the same weights (soups) or from their own seeds
-    trains: bool  # whether the single-model loop runs at all (not for ensembles and soups)
+    @property
+    def kept_models(self) -> int:
+        """Memory while training: tensors as large as the plain model that are kept besides those that are trained."""
+        return self.independent_models
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
-        """Turn a plain ``model`` into the one that is trained. In place where possible; use what it returns."""
-        ...
+        """Turn a plain ``model`` into the one that is trained, in place where possible; callers use what it returns."""
+        return model
 
     def optimizer(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
-        """Return the optimizer to use: ``optimizer`` itself or a drop-in replacement with the same state_dict."""
-        ...
+        """The optimizer to use: ``optimizer`` itself or a drop-in replacement with the same state_dict."""
+        return optimizer
 
     def step(
         self,
@@ -103,64 +132,40 @@ class Method(Protocol):
         execution: Execution = Execution(),
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
-        """Leave the gradient of one optimizer step in place.
+        """Leave the gradient of one optimizer step in place; by default that of the loss, forward and backward.
 
-        ``batches`` are the microbatches of this step (one, without accumulation); ``weights`` are their shares
-        of the step's mean loss (default: equal). ``step`` counts optimizer steps from 0 over the whole training and
-        alone determines the random numbers of this step, so that a resumed run repeats them.
+        ``batches`` are the microbatches of this step (one, without accumulation); ``weights`` are their shares of the
+        step's mean loss (default: equal). ``step`` counts optimizer steps from 0 over the whole training and alone
+        determines the random numbers of this step.
         """
-        ...
+        return run_microbatches(model, batches, compute_loss, execution, weights)
+
+    def after_step(self, model: nn.Module, *, step: int) -> None:
+        """Called when the optimizer has taken ``step``; ``model`` is the prepared model, without wrappers."""
 
     def sampled(self, model: nn.Module) -> AbstractContextManager[Any] | None:
         """Context in which evaluation uses the weights that training sees; ``None`` if they are the same."""
-        ...
+        return None
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Collapse to the plain module: same class, same parameter names as before ``prepare``."""
-        ...
+        return model
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module | None:
-        """Take the trained ``members``: return the answer, or keep them and return ``None`` if ``trains``."""
-        ...
+        """Take the ``independent_models``: return the result, or keep them and return ``None`` if ``trains``."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beyond the model's and the optimizer's own state."""
-        ...
+        """What a resumed run needs beyond the model's and the optimizer's own state."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        ...
 
 
-def run_microbatches(
-    model: nn.Module,
-    batches: Sequence[Any],
-    compute_loss: ComputeLoss,
-    execution: Execution,
-    weights: Sequence[float] | None = None,
-) -> StepOutput:
-    """One gradient: forward and backward over the microbatches, gradients reduced between processes once.
+class Vanilla(Method):
+    """One model, one gradient a step: the baseline of every comparison."""
 
-    The gradient is that of Σ_i weights_i · loss_i, so that accumulation over equal microbatches gives the gradient of
-    the mean loss over the whole batch.
-    """
-    if not batches:
-        raise ValueError("a step needs at least one microbatch")
-    shares = [1.0 / len(batches)] * len(batches) if weights is None else list(weights)
-    if len(shares) != len(batches):
-        raise ValueError(f"{len(batches)} microbatches but {len(shares)} weights")
-    losses: list[Tensor] = []
-    logits: list[Tensor] = []
-    for last, batch, share in _mark_last(batches, shares):
-        with nullcontext() if last else execution.no_sync(model):
-            loss, output = compute_loss(model, batch)
-            scaled = loss * share
-            execution.backward(scaled)
-        losses.append(scaled.detach())
-        logits.append(output.detach())
-    return StepOutput(loss=torch.stack(losses).sum(), logits=logits)
-
-
-def _mark_last(batches: Sequence[Any], shares: Sequence[float]) -> Iterator[tuple[bool, Any, float]]:
-    for index, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-        yield index == len(batches) - 1, batch, share
+    name = "vanilla"
+    summary = "plain training of one model"
+    renews_norms = False  # its statistics were gathered under its own weights

@@ -1,36 +1,52 @@
 """Model soups (Wortsman et al. 2022; Mazzawi et al. 2024, Table 4): averages of weights that share a starting point."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
-from collegium.train.methods.method import Evaluate
-from collegium.train.methods.vanilla import Vanilla
+from collegium.train.methods.ensemble import EnsembleOptions
+from collegium.train.methods.method import Evaluate, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-class Soup(Vanilla):
-    """``expansion`` trainings from the same weights, in different orders of the data, averaged in weight space.
+class SoupOptions(EnsembleOptions):
+    """How many models are trained, and which of them are averaged."""
 
-    ``selection``: ``"uniform"`` averages all; ``"greedy"`` starts from the best on the validation split and takes in
-    others, best first, as long as the average does not get worse there.
-    """
+    soup: Literal["greedy", "uniform"] = Field(
+        "greedy",
+        description="uniform: average all models; greedy: begin with the best on the validation split and take in "
+        "others, best first, where the average does not get worse there",
+    )
+
+
+class Soup(Method):
+    """``copies`` trainings from the same weights, in different orders of the data, averaged in weight space."""
 
     name = "soup"
+    summary = "trainings from one start in different orders of the data, averaged in weight space"
+    Options = SoupOptions
     trains = False
     shared_start = True
 
-    def __init__(self, expansion: int = 3, *, selection: Literal["uniform", "greedy"] = "greedy") -> None:
-        super().__init__(expansion)
-        if selection not in ("uniform", "greedy"):
-            raise ValueError(f"selection must be 'uniform' or 'greedy', not {selection!r}")
-        self.independent_models, self.selection = expansion, selection
+    @property
+    def independent_models(self) -> int:
+        """Every model that may be averaged."""
+        return self.options.copies
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the models are chosen by validation samples."""
+        return self.options.soup == "greedy"
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-        """Return one plain model. Its batch norms' statistics are averages: estimate them again."""
-        return uniform_soup(models) if self.selection == "uniform" else greedy_soup(models, evaluate)
+        """One plain model. Its batch norms' statistics are averages, to be estimated anew."""
+        return uniform_soup(models) if self.options.soup == "uniform" else greedy_soup(models, evaluate)
 
 
 def uniform_soup(models: Sequence[nn.Module]) -> nn.Module:
@@ -43,20 +59,22 @@ def uniform_soup(models: Sequence[nn.Module]) -> nn.Module:
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
+    import torch
+
     if not values[0].is_floating_point():
         return values[0]
     return torch.stack([value.float() for value in values]).mean(0).to(values[0].dtype)
 
 
 def greedy_soup(models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-    """Best single model, then every other in order of its score if it does not lower the score of the average."""
-    scores = [evaluate(model) for model in models]
-    order = sorted(range(len(models)), key=lambda i: -scores[i])
-    chosen, best = [models[order[0]]], scores[order[0]]
+    """Best single model, then every other in order of its accuracy if it does not lower that of the average."""
+    accuracies = [evaluate(model) for model in models]
+    order = sorted(range(len(models)), key=lambda i: -accuracies[i])
+    chosen, best = [models[order[0]]], accuracies[order[0]]
     soup = uniform_soup(chosen)
     for i in order[1:]:
         candidate = uniform_soup([*chosen, models[i]])
-        score = evaluate(candidate)
-        if score >= best:
-            chosen, best, soup = [*chosen, models[i]], score, candidate
+        accuracy = evaluate(candidate)
+        if accuracy >= best:
+            chosen, best, soup = [*chosen, models[i]], accuracy, candidate
     return soup

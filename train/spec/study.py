@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.spec import Strict
+from collegium.train.methods import METHODS
+from collegium.train.methods.method import MethodOptions
 from collegium.train.spec.architecture import Architecture
 from collegium.train.spec.data import DataSpec, Seed, by_name
+from collegium.train.spec.expansion import (
+    MethodName,
+    Options,
+    SharedOptions,
+    check_shared_options,
+    read_options,
+    take_options,
+)
 from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec, default_recipe, merge_recipe
-from collegium.train.spec.training import Diagnostic, ExpansionSpec, Method, TrainingSpec
+from collegium.train.spec.training import Diagnostic, TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
 
@@ -26,9 +36,14 @@ class StudyMethod(Strict):
     """A method and the name it has in the study's table; ``recipe`` overrides fields of the study's recipes."""
 
     name: Label | None = None
-    method: Method
-    expansion: ExpansionSpec | None = None
+    method: MethodName
+    expansion: Options | None = None
     recipe: RecipeSpec = RecipeSpec()
+
+    @field_validator("expansion", mode="plain")
+    @classmethod
+    def _of_the_method(cls, value: Any, info: ValidationInfo) -> MethodOptions | None:
+        return read_options(info.data["method"], value) if value is not None and "method" in info.data else None
 
     @property
     def label(self) -> str:
@@ -110,7 +125,7 @@ class StudySpec(Strict):
     recipes: Annotated[tuple[StudyRecipe, ...], Field(min_length=1, max_length=16, strict=False)] = (
         StudyRecipe(name="default", recipe=RecipeSpec()),
     )
-    expansion: ExpansionSpec = ExpansionSpec()
+    expansion: SharedOptions = Field(default={})
     data: DataSpec
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000, strict=False)] = (0, 1, 2)
     sweep: SweepSpec | None = None
@@ -122,6 +137,11 @@ class StudySpec(Strict):
     @classmethod
     def _method_names(cls, value: Any) -> Any:
         return [{"method": v} if isinstance(v, str) else v for v in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("expansion", mode="plain")
+    @classmethod
+    def _of_some_method(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
+        return check_shared_options(value, [method.method for method in info.data.get("methods", ())])
 
     @field_validator("data", mode="before")
     @classmethod
@@ -169,18 +189,19 @@ class StudySpec(Strict):
     ) -> TrainingSpec:
         """One training of a cell; ``fields`` override the recipe, ``validation`` the fraction held out.
 
-        It leaves no model. A soup, which chooses by validation samples, and early stopping, which watches them, keep
+        It exports no model. A method that chooses by validation samples, and early stopping, which watches them, keep
         those of the sweep.
         """
         held_out = self.data.validation if validation is None else validation
         cell = self.recipe_for(method, recipe, **fields)
-        if (method.method == "soup" or cell.patience) and not held_out:
+        options = method.expansion if method.expansion is not None else take_options(method.method, self.expansion)
+        if (METHODS[method.method](options).needs_validation or cell.patience) and not held_out:
             held_out = self.sweep.validation if self.sweep else 0.1
         data_seed = self.data.seed + seed if self.resplit else self.data.seed
         return TrainingSpec(
             architecture=architecture.architecture,
             method=method.method,
-            expansion=method.expansion or self.expansion.of(method.method),
+            expansion=options,
             data=self.data.model_copy(update={"validation": held_out, "seed": data_seed}),
             recipe=cell,
             seed=seed,

@@ -37,6 +37,7 @@ class Task:
             optimizer.zero_grad()
             losses.append(float(method.step(model, batches, compute_loss, step=step).loss))
             optimizer.step()
+            method.after_step(model, step=step)
         return losses
 
 

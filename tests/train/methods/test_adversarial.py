@@ -11,7 +11,7 @@ from torch.nn import functional
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import majority_kernels, mixing
 from collegium.train.methods import create
-from collegium.train.methods.adversarial import adversarial_probabilities, divergence_from_uniform
+from collegium.train.methods.parametrizations.adversarial import adversarial_probabilities, divergence_from_uniform
 
 
 def copies_of(model):
@@ -37,10 +37,10 @@ def test_d1_is_the_gradient_at_the_ascended_p(task, relative):
         ascent = copies.detach() * slope
         if relative:
             ascent = ascent / ascent.square().mean().sqrt()
-        p = (1 / 3 + method.step_size * ascent).clamp(min=0)
+        p = (1 / 3 + method.options.step_size * ascent).clamp(min=0)
         p = p / p.sum(0)
         torch.testing.assert_close(
-            adversarial_probabilities(copies.detach(), slope, method.step_size, relative=relative), p
+            adversarial_probabilities(copies.detach(), slope, method.options.step_size, relative=relative), p
         )
         weights.append((p * copies.detach()).sum(0).requires_grad_())
         expected.append(p)
@@ -62,7 +62,7 @@ def test_the_ascent_raises_the_loss(task):
 def test_d2_with_u_zero_is_majority_majority_kernels(task):
     """Where the ascent does not move p, what is left is Algorithm 2.1 with the same draws."""
     batch = task.batch()
-    tilted, random = create("adversarial_majority", step_size=0.0), create("majority")
+    tilted, random = create("adversarial_majority", step_size=1e-30), create("majority")
     one, two = tilted.prepare(task.model(), seed=5), random.prepare(task.model(), seed=5)
     first = tilted.step(one, [batch], task.compute_loss, step=4)
     second = random.step(two, [batch], task.compute_loss, step=4)
@@ -118,7 +118,7 @@ def test_accumulated_microbatches_share_p(task, name):
 
 def test_the_first_pass_leaves_no_trace(task):
     """Norms see one pass, both passes see the same dropout, and gradients that were there stay."""
-    method = create("adversarial", step_size=0.0)
+    method = create("adversarial", step_size=1e-30)
     model = method.prepare(task.model(norm=True, dropout=0.5), seed=0)
     twin = copy.deepcopy(model)
     model[0].bias.grad = torch.ones(8)

@@ -96,7 +96,7 @@ def test_evaluation_of_sampled_weights_leaves_the_training_alone(task):
 
 
 def test_options(task):
-    replicated = create("majority", expansion=2, initialization="replicated", patterns=["0"])
+    replicated = create("majority", copies=2, initialization="replicated", patterns=["0"])
     model = task.model()
     weight = model[0].weight.detach().clone()
     model = replicated.prepare(model, seed=0)

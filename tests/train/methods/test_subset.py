@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from collegium.train.methods import create
-from collegium.train.methods.subset import Rows, keep_places, objective, select_rows, utility_and_similarity
+from collegium.train.methods.parametrizations.subset import (
+    Rows,
+    keep_places,
+    objective,
+    select_rows,
+    utility_and_similarity,
+)
 from collegium.train.models.ensembles import MlpEnsemble
 
 
@@ -123,6 +129,7 @@ def test_it_learns_and_leaves_the_best_neurons(task):
         optimizer.zero_grad()
         losses.append(float(method.step(model, fixed, task.compute_loss, step=step).loss))
         optimizer.step()
+        method.after_step(model, step=step)
     assert losses[-1] < 0.7 * losses[0]
     weight = layers(model)[0].original.detach().clone()[0]
     finished = method.finish(model)

@@ -40,7 +40,7 @@ def test_every_way_to_name_an_architecture_survives_storage(architecture):
 
 
 def test_short_forms_mean_the_long_ones():
-    spec = parse(training(expansion=4, recipe="ce-cifar"))
+    spec = parse(training(method="majority", expansion=4, recipe="ce-cifar"))
     assert spec.expansion.copies == 4
     assert spec.recipe.name == "ce-cifar"
     assert spec.data.name == "digits"
@@ -57,6 +57,12 @@ def test_short_forms_mean_the_long_ones():
         ({"recipe": {"learning_rate": 0}}, ("recipe", "learning_rate")),
         ({"expansion": 0}, ("expansion", "copies")),
         ({"expansion": 10**6}, ("expansion", "copies")),
+        ({"expansion": 3}, ("expansion", "copies")),
+        ({"method": "majority", "expansion": 0}, ("expansion", "copies")),
+        ({"method": "majority", "expansion": {"soup": "greedy"}}, ("expansion", "soup")),
+        ({"method": "majority", "expansion": {"correct_scale": True, "initialization": "replicated"}}, ("expansion",)),
+        ({"method": "soup", "expansion": {"soup": "best"}}, ("expansion", "soup")),
+        ({"method": "majority", "expansion": "three"}, ("expansion",)),
         ({"method": "magic"}, ("method",)),
         ({"data": {"name": "digits", "label_noise": 1.5}}, ("data", "label_noise")),
         ({"data": "../etc/passwd"}, ("data", "name")),

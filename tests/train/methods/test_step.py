@@ -1,4 +1,4 @@
-"""The methods' registry, and plain training under accumulation."""
+"""One optimizer step: gradients over microbatches, and when processes exchange them."""
 
 import copy
 
@@ -6,32 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from collegium.train.methods import NAMES, create
-from collegium.train.methods.method import Execution, Method, run_microbatches
-from collegium.train.spec.training import TrainingSpec
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_can_be_made(name):
-    method = create(name, expansion=4)
-    assert isinstance(method, Method)
-    assert method.name == name
-    assert method.expansion == (1 if name == "vanilla" else 4)
-    assert method.independent_models == (4 if name in ("ensemble", "distilled", "soup") else 0)
-    assert method.trains == (name not in ("ensemble", "soup"))
-    method.load_state_dict(method.state_dict())
-
-
-def test_names_are_those_that_can_be_posted():
-    field = TrainingSpec.model_fields["method"].annotation
-    assert set(NAMES) == set(field.__args__)
-
-
-def test_unknown_names_and_options_are_refused():
-    with pytest.raises(ValueError, match="unknown method 'boosting'"):
-        create("boosting")
-    with pytest.raises(TypeError):
-        create("vanilla", temperature=1)
+from collegium.train.methods import create
+from collegium.train.methods.step import Execution, run_microbatches
 
 
 def test_microbatches_add_up_to_the_batch(task):

@@ -1,0 +1,1 @@
+"""How methods compute weights from what they train: parametrizations, which load torch."""

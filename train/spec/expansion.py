@@ -1,0 +1,129 @@
+"""``expansion``: the options of a training's method, read by the method's own model.
+
+A training gives the options of its method; a study may give options for all its methods at once, of which each takes
+those that it has. Either may be the bare number of copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, GetJsonSchemaHandler, SerializeAsAny, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from collegium.registry import BrokenExtension, UnknownExtension
+from collegium.train.methods import METHODS
+from collegium.train.methods.method import MethodOptions
+
+#: What specifications of version 0.1 held for every method, whether it has these options or not.
+_FORMER_DEFAULTS = {"copies": 3, "correct_scale": False, "patterns": [], "soup": "greedy"}
+
+
+def _known(name: str) -> str:
+    try:
+        METHODS[name]
+    except (UnknownExtension, BrokenExtension) as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+class _MethodSchema:
+    """The names of the methods, as a JSON schema."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "enum": [name for name, _ in METHODS.usable()]}
+
+
+MethodName = Annotated[str, AfterValidator(_known), _MethodSchema()]
+
+
+class _OptionsSchema:
+    """The options of any one method, or the bare number of copies, as a JSON schema."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        models = dict.fromkeys(method.Options for _, method in METHODS.usable())
+        return {"anyOf": [_COUNT, *(handler(options.__pydantic_core_schema__) for options in models)]}
+
+
+class _SharedSchema:
+    """Options of all methods together, or the bare number of copies, as a JSON schema."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        properties: dict[str, list[JsonSchemaValue]] = {}
+        for _, method in METHODS.usable():
+            for name, schema in method.Options.model_json_schema().get("properties", {}).items():
+                kinds = properties.setdefault(name, [])
+                kinds += [schema] if schema not in kinds else []
+        together = {name: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for name, kinds in properties.items()}
+        return {"anyOf": [_COUNT, {"type": "object", "properties": together, "additionalProperties": False}]}
+
+
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 64}
+Options = Annotated[SerializeAsAny[MethodOptions], _OptionsSchema()]
+SharedOptions = Annotated[dict[str, Any], _SharedSchema()]
+
+
+def read_options(method: str, value: Any) -> MethodOptions:
+    """``value`` as the options of ``method``: an object, or the bare number of copies.
+
+    Raises ``ValidationError`` naming the option that is wrong, or that the method does not have.
+    """
+    model = METHODS[method].Options
+    if isinstance(value, MethodOptions):
+        value = value.model_dump(exclude_unset=True)
+    given = as_object(value)
+    if given.keys() >= _FORMER_DEFAULTS.keys():
+        given = {name: v for name, v in given.items() if name in model.model_fields or v != _FORMER_DEFAULTS.get(name)}
+    foreign = [name for name in given if name not in model.model_fields]
+    if foreign:
+        raise _errors({name: _foreign(method, name) for name in foreign}, given)
+    return model.model_validate(given)
+
+
+def take_options(method: str, shared: Mapping[str, Any]) -> MethodOptions:
+    """Of the options of all methods, those that ``method`` has. Raises ``ValidationError``."""
+    fields = METHODS[method].Options.model_fields
+    return read_options(method, {name: value for name, value in shared.items() if name in fields})
+
+
+def check_shared_options(value: Any, methods: Iterable[str]) -> dict[str, Any]:
+    """Options for ``methods`` together. Raises ``ValidationError`` for one that is wrong, or that no method has."""
+    given = as_object(value)
+    owners = {name: [n for n, method in METHODS.usable() if name in method.Options.model_fields] for name in given}
+    unknown = {name: "no method has this option: leave it out" for name, found in owners.items() if not found}
+    if unknown:
+        raise _errors(unknown, given)
+    used = set(methods)
+    for method in used:
+        take_options(method, given)
+    for name, found in owners.items():
+        if not used & set(found):
+            take_options(found[0], {name: given[name]})
+    return given
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The bare number of copies as an object; an object as it is. Raises ``PydanticCustomError`` for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"copies": value}
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("options_type", "give an object of options, or the number of copies")
+    return dict(value)
+
+
+def _foreign(method: str, option: str) -> str:
+    having = [name for name, other in METHODS.usable() if option in other.Options.model_fields]
+    only = f"only {', '.join(having)}" if having else "nor has any other"
+    return f"{method} has no such option, {only}: leave it out"
+
+
+def _errors(messages: Mapping[str, str], given: Mapping[str, Any]) -> ValidationError:
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("unknown_option", "{reason}", {"reason": message}), loc=(name,), input=given[name]
+        )
+        for name, message in messages.items()
+    ]
+    return ValidationError.from_exception_data("expansion", details)
