@@ -62,6 +62,14 @@ def test_every_other_file_is_package_data() -> None:
             ), path
 
 
+def test_the_image_is_built_from_every_folder() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for folder in FOLDERS.values():
+        assert f"COPY {folder} {folder}" in dockerfile
+        assert f"!{folder}" in ignored
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Names of the files in the wheel, built from a copy in which the links are links."""

@@ -6,6 +6,7 @@ and no result is kept: the database holds the state of the job.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import Celery, bootsteps
@@ -31,6 +32,7 @@ class Collegium(Celery):
 
     def open_store(self) -> JobStore:
         """The job store of the settings, its schema migrated."""
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         engine = open_engine(self.settings.database_url)
         upgrade(engine)
         return JobStore(engine)

@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     # Celery warns a superuser of pickled messages; these are JSON, and others are refused.
     warnings.simplefilter("ignore", SecurityWarning)
     settings.home.mkdir(parents=True, exist_ok=True)
