@@ -1,10 +1,10 @@
-// Talking to the service: JSON with problem documents as errors, and event streams that resume.
+// Requests to the service: JSON with problem documents as errors, and event streams that resume.
 
-let asking = null;
+let keyEntered = null;
 
 export class Problem extends Error {
   constructor(document) {
-    super(document.detail || document.title || "The service did not answer.");
+    super(document.detail || document.title || "The service did not respond.");
     this.document = document;
   }
 }
@@ -17,18 +17,18 @@ function headers(extra = {}) {
 export const hasKey = () => sessionStorage.getItem("collegium.key") !== null;
 
 function askForKey() {
-  if (asking) return asking;
+  if (keyEntered) return keyEntered;
   const dialog = document.getElementById("key-dialog");
-  asking = new Promise((resolve) => {
+  keyEntered = new Promise((resolve) => {
     document.getElementById("key-form").addEventListener("submit", () => {
       sessionStorage.setItem("collegium.key", document.getElementById("key").value.trim());
-      asking = null;
+      keyEntered = null;
       resolve();
     }, { once: true });
     dialog.addEventListener("cancel", (event) => event.preventDefault());
     dialog.showModal();
   });
-  return asking;
+  return keyEntered;
 }
 
 export async function request(path, options = {}) {

@@ -10,16 +10,16 @@ const list = document.getElementById("jobs");
 const more = document.getElementById("more");
 const kind = document.getElementById("kind");
 const status = document.getElementById("status");
-let leave = new AbortController();
+let navigation = new AbortController();
 let pages = 1;
 
 function route() {
-  leave.abort();
-  leave = new AbortController();
+  navigation.abort();
+  navigation = new AbortController();
   const id = /^#\/jobs\/([A-Za-z0-9_-]+)$/.exec(location.hash)?.[1];
   const wanted = new URLSearchParams(/^#\/new\?(.*)$/.exec(location.hash)?.[1] ?? "");
   main.replaceChildren(h("p.muted", {}, "Loading…"));
-  const shown = id ? showJob(main, id, leave.signal, refresh) : showForm(main, wanted, (job) => { location.hash = `#/jobs/${job.id}`; refresh(); });
+  const shown = id ? showJob(main, id, navigation.signal, refresh) : showForm(main, wanted, (job) => { location.hash = `#/jobs/${job.id}`; refresh(); });
   shown.catch((error) => { if (error.name !== "AbortError") main.replaceChildren(h("p.notice.bad", { role: "alert" }, error.message)); });
   for (const item of list.children) item.classList.toggle("current", item.dataset.id === id);
 }
@@ -47,7 +47,7 @@ async function refresh() {
     if (text !== tag) {
       tag = text;
       list.replaceChildren(...page.items.map(entry));
-      if (!page.items.length) list.append(h("li.muted.empty", {}, "Nothing here yet."));
+      if (!page.items.length) list.append(h("li.muted.empty", {}, "No jobs."));
     }
     more.hidden = !page.next_cursor || pages >= 8;
   } catch (error) {

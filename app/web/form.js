@@ -1,4 +1,4 @@
-// A new request: a preset or a template fills the JSON editor, a few choices edit it, the service checks it.
+// A new request: a preset or a template fills the JSON editor, choices edit it, and the service validates it.
 
 import { Problem, get, post } from "./api.js";
 import { h, whole } from "./dom.js";
@@ -9,13 +9,18 @@ const BLOCK = {
   widths: { n: 64 },
 };
 const TEMPLATES = {
-  mlp: { title: "your own MLP", spec: { baseline: { family: "mlp", inputs: 784, hidden: [500, 500, 500, 500, 500], outputs: 10 } } },
-  resnext: { title: "your own ResNeXt", spec: { baseline: { family: "resnext", layout: "cifar", depth: 29, cardinality: 1, base_width: 64, classes: 10 } } },
-  block: { title: "your own block", spec: { baseline: BLOCK } },
+  mlp: { title: "an MLP", spec: { baseline: { family: "mlp", inputs: 784, hidden: [500, 500, 500, 500, 500], outputs: 10 } } },
+  resnext: { title: "a ResNeXt", spec: { baseline: { family: "resnext", layout: "cifar", depth: 29, cardinality: 1, base_width: 64, classes: 10 } } },
+  block: { title: "a block", spec: { baseline: BLOCK } },
   training: { title: "a training", to: "/v1/trainings", spec: { architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 }, method: "vanilla", data: { name: "digits" }, recipe: { name: "digits" }, seed: 0 } },
   study: { title: "a study", to: "/v1/studies", spec: { title: "Baseline against ensemble", architectures: [{ name: "1×100", architecture: { baseline: { preset: "mlp-digits-6x100" } } }, { name: "21×16", architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 } }], methods: [{ method: "vanilla" }], data: { name: "digits" }, seeds: [0, 1, 2] } },
 };
 const WHERE = { search: "/v1/searches", training: "/v1/trainings", study: "/v1/studies" };
+const HEADS = {
+  "/v1/searches": ["New search", "Choose an architecture, adjust the specification, and start. The result gives the number of members, their width and the uncertainty of both."],
+  "/v1/trainings": ["New training", "Choose method, data and recipe, adjust the specification, and start. The result is the trained model, collapsed where the method expands it."],
+  "/v1/studies": ["New study", "Architectures × methods × recipes, each trained with several seeds. The result is a table of means and standard errors."],
+};
 
 const pretty = (value) => JSON.stringify(value, null, 2)
   .replace(/\[\s+([-\d.,\s"a-z]+?)\s+\]/gi, (_, inner) => `[${inner.replace(/\s*\n\s*/g, " ")}]`);
@@ -23,28 +28,35 @@ const pretty = (value) => JSON.stringify(value, null, 2)
 function set(document, path, value) {
   const keys = path.split("."), last = keys.pop();
   let node = document;
-  for (const key of keys) node = node[key] ??= {};
+  for (const key of keys) {
+    if (typeof node[key] === "string") node[key] = { name: node[key] };
+    node = node[key] ??= {};
+  }
   if (value === null) delete node[last]; else node[last] = value;
   for (const key of keys) if (document[key] && typeof document[key] === "object" && !Object.keys(document[key]).length) delete document[key];
 }
 
 export async function showForm(main, wanted, posted) {
-  const { items: presets } = await get("/v1/presets");
+  const [presets, recipes] = (await Promise.all([get("/v1/presets"), get("/v1/recipes")])).map((list) => list.items);
   let target = WHERE.search;
   const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 14, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
   const wrong = h("div", { id: "wrong", "aria-live": "polite" });
   const where = h("code", {}, target);
   const submit = h("button.button.primary", { type: "submit" }, "Start");
-  const options = h("div.options", {},
+  const title = h("h1", {}), purpose = h("p.muted", {});
+  const choices = { "/v1/searches": h("div.options", {},
     choice("Estimator", "estimator.method", [["", "automatic"], ["exact", "closed form"], ["monte_carlo", "Monte Carlo"]]),
     choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"]]),
     choice("Widths", "space.mode", [["", "one ratio"], ["vector", "each its own"]]),
     choice("Input correlation", "inputs.correlation", [["", "0.95 (default)"], ["1", "1"], ["0.9", "0.9"], ["0.8", "0.8"], ["0.5", "0.5"], ["0", "0 (white noise)"]], Number),
-    choice("Verify", "verify", [["", "no"], ["true", "build and measure"]], (text) => text === "true"));
+    choice("Verify", "verify", [["", "no"], ["true", "build and measure"]], (text) => text === "true")),
+  "/v1/trainings": h("div.options", {},
+    choice("Recipe", "recipe.name", [["", "that of the data"], ...recipes.map((recipe) => [recipe.name, recipe.name])])) };
+  const options = Object.values(choices);
 
   function choice(label, path, values, convert = String) {
     const select = h("select", { onchange: () => edit((spec) => set(spec, path, select.value === "" ? null : convert(select.value))) },
-      values.map(([value, text]) => h("option", { value }, text)));
+      values.map(([value, text, hint]) => h("option", { value, title: hint }, text)));
     select.dataset.path = path;
     return h("label", {}, label, select);
   }
@@ -53,7 +65,9 @@ export async function showForm(main, wanted, posted) {
     target = to;
     where.textContent = to;
     editor.value = pretty(spec);
-    options.hidden = to !== WHERE.search;
+    for (const [where, row] of Object.entries(choices)) row.hidden = where !== to;
+    cards.hidden = to !== WHERE.search;
+    [title.textContent, purpose.textContent] = HEADS[to];
     wrong.replaceChildren();
     reflect();
   }
@@ -61,8 +75,8 @@ export async function showForm(main, wanted, posted) {
   function reflect() {
     let spec;
     try { spec = JSON.parse(editor.value); } catch { return; }
-    for (const select of options.querySelectorAll("select")) {
-      const value = select.dataset.path.split(".").reduce((node, key) => node?.[key], spec);
+    for (const select of options.flatMap((row) => [...row.querySelectorAll("select")])) {
+      const value = select.dataset.path.split(".").reduce((node, key) => node?.[key] ?? (key === "name" && typeof node === "string" ? node : undefined), spec);
       const text = value === undefined ? "" : String(value);
       select.value = [...select.options].some((option) => option.value === text) ? text : "";
     }
@@ -83,7 +97,7 @@ export async function showForm(main, wanted, posted) {
 
   const cards = h("div.cards", {},
     presets.map((preset) => card(preset.name, `${whole(preset.parameters)} parameters`, preset.about, () => load({ baseline: { preset: preset.name } }))));
-  const own = h("div.own", {}, h("span.muted", {}, "or begin with"),
+  const own = h("div.own", {}, h("span.muted", {}, "or start from"),
     Object.values(TEMPLATES).map((one) => card(one.title, "", "", () => load(one.spec, one.to))));
 
   function card(title, line, hint, chosen) {
@@ -107,8 +121,7 @@ export async function showForm(main, wanted, posted) {
   editor.addEventListener("input", reflect);
   editor.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); });
   main.replaceChildren(h("form.new", { onsubmit: send },
-    h("h1", {}, "What should be split?"),
-    h("p.muted", {}, "Start from an architecture, change what you like, and press Start. The answer names the members, their width, and how sure it is."),
+    title, purpose,
     cards, own, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, h("p.actions", {}, submit)));
   if (wanted.get("from")) {
     const job = await get(`/v1/jobs/${encodeURIComponent(wanted.get("from"))}`);

@@ -1,4 +1,4 @@
-// One job: its state and progress followed live, then its answer.
+// One job: its state and progress, followed live, then its result.
 
 import { follow, get, post, save } from "./api.js";
 import { bytes, details, duration, h, table } from "./dom.js";
@@ -6,7 +6,7 @@ import { showSearch } from "./search.js";
 import { metricCharts, showStudy, showTraining } from "./training.js";
 
 const TERMINAL = ["succeeded", "failed", "cancelled"];
-const ANSWERS = { search: showSearch, training: showTraining, study: showStudy };
+const RESULTS = { search: showSearch, training: showTraining, study: showStudy };
 
 export function jobName(job) {
   const spec = job.spec ?? {};
@@ -33,7 +33,7 @@ export async function showJob(main, id, signal, changed) {
     cancel.disabled = true;
     try { job = await post(`/v1/jobs/${id}/cancel`); state(job.status); changed(); } catch (error) { message.textContent = error.message; cancel.disabled = false; }
   } }, "Cancel");
-  const body = h("div.answer", {});
+  const body = h("div.result", {});
   const live = h("div.live", {});
   const again = h("a.button.quiet", { href: `#/new?from=${id}` }, "Use as template");
   const actions = h("p.actions", {}, cancel, again);
@@ -55,6 +55,7 @@ export async function showJob(main, id, signal, changed) {
     cancel.hidden = over;
     cancel.disabled = status === "cancelling";
     bar.hidden = over;
+    live.classList.toggle("over", over);
     message.hidden = over && status !== "cancelled";
     bar.classList.toggle("waiting", status === "queued");
   }
@@ -86,13 +87,14 @@ export async function showJob(main, id, signal, changed) {
     if (job.failure) parts.push(h("div.notice.bad", { role: "alert" }, h("p", {}, h("strong", {}, job.failure.kind.replaceAll("_", " ")), " – ", job.failure.message), job.failure.remedy ? h("p", {}, job.failure.remedy) : null,
       job.failure.log_tail ? details("End of the log", h("pre", {}, job.failure.log_tail)) : null));
     if (job.kind === "search" && job.result) actions.append(...trainLinks(job));
-    if (job.result) parts.push(...ANSWERS[job.kind]?.(job) ?? [h("pre", {}, JSON.stringify(job.result, null, 2))]);
+    if (job.result) parts.push(...RESULTS[job.kind]?.(job) ?? [h("pre", {}, JSON.stringify(job.result, null, 2))]);
     if (job.kind === "study") parts.push(await members(job, signal));
     const { items } = await get(`/v1/jobs/${id}/artifacts`, { signal });
     if (items.length) parts.push(h("section", {}, h("h2", {}, "Files"), table(["name", "size", "SHA-256"], items.map((file) => [
       h("a", { href: file.link, onclick: (event) => { event.preventDefault(); save(file.link, file.name); } }, file.name), bytes(file.bytes), h("code.hash", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)]))));
     if (job.result) parts.push(details("Result as JSON", h("pre", {}, JSON.stringify(job.result, null, 2))));
     body.replaceChildren(...parts);
+    body.after(live);
   }
 
   state(job.status);

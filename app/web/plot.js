@@ -2,7 +2,7 @@
 
 import { number, s } from "./dom.js";
 
-const BOX = { left: 64, right: 16, top: 14, bottom: 44 };
+const BOX = { left: 70, right: 16, top: 14, bottom: 44 };
 
 function scale(values, log, from, to, margin) {
   const usable = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
@@ -34,8 +34,7 @@ function logTicks(a, b) {
 }
 
 // series: [{name, kind: "line"|"points", color: 1…5, points: [[x, y, error?], …]}]
-export function chart({ series, xLabel, yLabel, xLog = false, yLog = false, band = null, bandLabel = "", marks = [], level = null, height = 300, describe = null }) {
-  const width = 640;
+export function chart({ series, xLabel, yLabel, xLog = false, yLog = false, band = null, bandLabel = "", marks = [], level = null, height = 300, width = 640, describe = null }) {
   const all = series.flatMap((one) => one.points);
   const extra = level ? [level.y] : [];
   const x = scale([...all.map((p) => p[0]), ...marks.map((m) => m.x)], xLog, BOX.left, width - BOX.right, 0.02);

@@ -1,4 +1,4 @@
-// The answer to a search: the two ensembles, how sure they are, and where they come from.
+// The result of a search: the two ensembles, their uncertainty, and the estimates that they follow from.
 
 import { details, duration, h, number, percent, table, whole, widths } from "./dom.js";
 import { chart } from "./plot.js";
@@ -9,7 +9,7 @@ export function showSearch(job) {
   const result = job.result;
   return [
     notices(result),
-    h("div.headline", {}, answer("Primal", "smallest variance at the same cost", result.primal, result, true), answer("Dual", "smallest cost at the same variance", result.dual, result, false)),
+    h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false)),
     h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples · ${result.device} · ${duration(result.seconds)} of computation · `,
@@ -21,10 +21,10 @@ function notices(result) {
   return h("div", {}, [result.outcome, ...result.notes].map((one) => h(`div.notice.${WORDS[one.kind] ?? "warn"}`, {}, h("p", {}, one.message), one.remedy ? h("p.muted", {}, one.remedy) : null)));
 }
 
-function answer(name, purpose, found, result, primal) {
-  if (!found) return h("section.answer-card", {}, h("h2", {}, name), h("p.purpose", {}, purpose), h("p.muted", {}, "No ensemble meets this constraint."));
+function ensembleCard(name, purpose, found, result, primal) {
+  if (!found) return h("section.ensemble-card", {}, h("h2", {}, name), h("p.purpose", {}, purpose), h("p.muted", {}, "No ensemble meets this constraint."));
   const base = result.baseline;
-  return h(`section.answer-card.${primal ? "primal" : "dual"}`, {},
+  return h(`section.ensemble-card.${primal ? "primal" : "dual"}`, {},
     h("h2", {}, name), h("p.purpose", {}, purpose),
     h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
     h("dl", {},
@@ -44,7 +44,7 @@ function band(result) {
   const pick = near.recommended;
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.multiplicity}×${widths(one)}`).join(", ");
   return h("section", {}, h("h2", {}, "Near the optimum"),
-    h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` lies within ${percent(near.tolerance)} of the optimum. `,
+    h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,
       "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
 }
 
@@ -59,10 +59,10 @@ function curves(result) {
   const mark = (one, y) => one && !vector ? [{ x: x(one), y, label: `${one.multiplicity}×${widths(one)}` }] : [];
   const primal = tied.filter((line) => line.primal_variance !== null).map((line) => [x(line), line.primal_variance, 0, line]).sort(byX);
   const dual = tied.filter((line) => line.efficiency !== null).map((line) => [x(line), line.efficiency_real ?? line.efficiency, 0, line]).sort(byX);
-  return h("section", {}, h("h2", {}, "Over the widths"), h("div.charts", {},
-    primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: { y: result.baseline.variance, label: "baseline" },
+  return h("section", {}, h("h2", {}, "Variance and efficiency by width"), h("div.charts", {},
+    primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: { y: result.baseline.variance, label: "baseline" },
       marks: mark(result.primal, rowOf(result.curve, result.primal)?.primal_variance ?? result.primal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
-    dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
+    dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], width: 460, height: 250, xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
       marks: mark(result.dual, rowOf(result.curve, result.dual)?.efficiency_real ?? result.dual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
 }
 
@@ -72,17 +72,17 @@ const byX = (a, b) => a[0] - b[0];
 function uncertainty(result) {
   const parts = [];
   const sure = result.confidence;
-  if (sure) parts.push(h("p", {}, sure.draws ? ["n* stays the winner in ", h("b", {}, percent(sure.frequency)), ` of ${sure.draws} redrawn estimates; ${percent(sure.level)} of the winners lie between ${sure.low} and ${sure.high}. `,
-    `It stays within the tolerance in ${percent(sure.within_tolerance)}.`] : "The closed form has no sampling error: n* is certain for these inputs."));
-  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} members – `, h("b", {}, result.check.agrees ? "they agree." : "they disagree.")));
+  if (sure) parts.push(h("p", {}, sure.draws ? ["n* is optimal in ", h("b", {}, percent(sure.frequency)), ` of ${sure.draws} redrawn estimates; ${percent(sure.level)} of their optima are between ${sure.low} and ${sure.high}. `,
+    `It is within the tolerance in ${percent(sure.within_tolerance)}.`] : "The closed form has no sampling error: n* is certain for these inputs."));
+  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} widths – `, h("b", {}, result.check.agrees ? "they agree." : "they disagree.")));
   if (result.verification) {
     const measured = [["primal", result.verification.primal], ["dual", result.verification.dual]].filter(([, one]) => one);
     parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart"], measured.map(([name, one]) =>
       [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2)])));
   }
-  if (result.correlations.length) parts.push(h("h3", {}, "If the inputs were different"), table(["correlation", "n*", "primal m", "dual m", "ρ"], result.correlations.map((line) =>
+  if (result.correlations.length) parts.push(h("h3", {}, "Other input correlations"), table(["correlation", "n*", "primal m", "dual m", "ρ"], result.correlations.map((line) =>
     [number(line.correlation), widths(line), whole(line.primal_multiplicity), whole(line.dual_multiplicity), number(line.efficiency)])));
-  return parts.length ? h("section", {}, h("h2", {}, "How sure"), parts) : null;
+  return parts.length ? h("section", {}, h("h2", {}, "Uncertainty"), parts) : null;
 }
 
 function alpha(result) {
@@ -90,7 +90,7 @@ function alpha(result) {
   const used = points.filter((point) => point.used), other = points.filter((point) => !point.used);
   const as = (list) => list.map((point) => [point.inverse_fan_in_sum, point.log_moment_ratio, point.standard_error, point]);
   const ends = points.length ? [Math.min, Math.max].map((pick) => pick(...points.map((point) => point.inverse_fan_in_sum))) : [];
-  return h("section", {}, h("h2", {}, "α"),
+  return h("section", {}, h("h2", {}, "Fit of α"),
     h("p", {}, "ln r ≈ α · s(n) with α = ", h("b", {}, number(fit.value, 4)), fit.standard_error > 0 ? ` ± ${number(fit.standard_error, 2)}` : "", ` (${fit.method.replaceAll("_", " ")}`,
       fit.window ? `, widths ${fit.window.min_width} to ${fit.window.max_width}` : "", fit.r_squared !== null ? `, R² ${number(fit.r_squared, 5)}` : "", ")."),
     points.length > 1 ? h("figure", {}, chart({ series: [{ name: "in the fit", kind: "points", color: 1, points: as(used) }, { name: "outside", kind: "points", color: 4, points: as(other) }, { name: "α · s", color: 3, points: ends.map((s) => [s, fit.value * s]) }].filter((one) => one.points.length),
@@ -101,7 +101,7 @@ function alpha(result) {
 
 function curveTable(result) {
   const best = JSON.stringify(result.primal?.widths ?? result.dual?.widths ?? null);
-  return details(`All ${result.curve.length} members considered`, table(["n", "Var of one", "primal m", "Var at the budget", "dual m", "parameters", "ρ"], result.curve.map((line) => ({
+  return details(`All ${result.curve.length} widths considered`, table(["n", "Var of one", "primal m", "Var at the budget", "dual m", "parameters", "ρ"], result.curve.map((line) => ({
     attributes: JSON.stringify(line.widths) === best ? { class: "best" } : {},
     cells: [widths(line), number(line.variance), whole(line.primal_multiplicity), number(line.primal_variance), whole(line.dual_multiplicity), whole(line.parameters), number(line.efficiency)] }))));
 }

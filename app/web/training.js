@@ -1,4 +1,4 @@
-// Trainings and studies: metrics as they arrive, then what came of them.
+// Trainings and studies: metrics as they arrive, then results.
 
 import { bytes, duration, h, number, percent, table, whole } from "./dom.js";
 import { chart } from "./plot.js";
@@ -17,7 +17,7 @@ export function metricCharts(place) {
     charts.replaceChildren(...PANELS.map(([title, pattern, log]) => {
       const chosen = [...series].filter(([name, points]) => pattern.test(name) && points.length > 1)
         .map(([name, points], index) => ({ name: name.replaceAll("_", " "), color: 1 + index % 5, points }));
-      return chosen.length ? h("figure", {}, chart({ series: chosen, xLabel: "step", yLabel: title, yLog: log && chosen.every((one) => one.points.every((p) => p[1] > 0)), height: 240 })) : null;
+      return chosen.length ? h("figure", {}, chart({ series: chosen, xLabel: "step", yLabel: title, yLog: log && chosen.every((one) => one.points.every((p) => p[1] > 0)), width: 460, height: 210 })) : null;
     }).filter(Boolean));
   }
   return (data) => {
@@ -27,12 +27,12 @@ export function metricCharts(place) {
       if (!series.has(name)) series.set(name, []);
       series.get(name).push([x, value]);
     }
-    latest.textContent = [...flat(rest)].filter(([, value]) => typeof value === "number").map(([name, value]) => said(name, value)).join(" · ");
+    latest.textContent = [...flat(rest)].filter(([, value]) => typeof value === "number").map(([name, value]) => labelled(name, value)).join(" · ");
     waiting ??= setTimeout(draw, 400);
   };
 }
 
-function said(name, value) {
+function labelled(name, value) {
   if (name.endsWith("_bytes")) return `${words(name.slice(0, -6))} ${bytes(value)}`;
   if (name.endsWith("eta_seconds")) return `${duration(value)} left`;
   return name.endsWith("seconds") ? duration(value) : `${words(name)} ${number(value, 4)}`;
@@ -54,13 +54,13 @@ const fact = ([name, value]) => h("div.fact", {}, h("span.muted", {}, name), h("
 export function showTraining(job) {
   const result = job.result, splits = ["train", "validation", "test"];
   const rows = [["accuracy", ...splits.map((split) => rate(result.accuracy?.[split]))], ["loss", ...splits.map((split) => number(result.loss?.[split], 4))]];
-  if (result.top5) rows.splice(1, 0, ["among the five best", ...splits.map((split) => rate(result.top5[split]))]);
+  if (result.top5) rows.splice(1, 0, ["top-5 accuracy", ...splits.map((split) => rate(result.top5[split]))]);
   if (result.sampled) rows.push(["accuracy as sampled", ...splits.map((split) => rate(result.sampled.accuracy?.[split]))]);
   const known = Object.entries(result.diagnostics ?? {}).filter(([, value]) => value !== null);
   return [
     ...notes(result),
     h("div.facts-row", {}, [["test accuracy", rate(result.accuracy?.test)], ["grouping", shape(result)], ["parameters", whole(result.parameters)],
-      ["samples per second", number(result.samples_per_second)], ["training took", duration(result.seconds)]].map(fact)),
+      ["samples per second", number(result.samples_per_second)], ["training time", duration(result.seconds)]].map(fact)),
     table(["collapsed model", ...splits], rows),
     known.length ? h("p", {}, known.map(([name, value]) => `${words(name)} ${number(value)}`).join(" · ")) : null,
   ].filter(Boolean);
@@ -82,7 +82,7 @@ export function showStudy(job) {
   return [
     ...notes(result),
     result.failed ? h("div.notice.warn", {}, h("p", {}, `${result.failed} of ${result.trainings} trainings failed; the others are counted.`)) : null,
-    h("section", {}, h("h2", {}, "Cells"), table(columns.map(([head]) => head), result.cells.map((cell) => ({
+    h("section", {}, h("h2", {}, "Results"), table(columns.map(([head]) => head), result.cells.map((cell) => ({
       attributes: cell.test_accuracy === best ? { class: "best" } : {}, cells: columns.map(([, of]) => of(cell)),
     })))),
     h("p.muted.small", {}, "Means over the seeds ± their standard error; the best cell is marked."),
