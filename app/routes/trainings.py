@@ -1,4 +1,4 @@
-"""Trainings, studies, and the recipes they can name."""
+"""Trainings, studies, and the methods and recipes that they can name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 from collegium.app.http.body import read_model
 from collegium.app.http.document import spec_problem
@@ -16,6 +17,7 @@ from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, Idemp
 from collegium.app.services.views import View
 from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
+from collegium.train.methods import describe_methods
 from collegium.train.spec.recipes import describe_recipes
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
@@ -23,10 +25,31 @@ from collegium.train.spec.training import TrainingSpec
 router = APIRouter(tags=["trainings"])
 
 
+class MethodView(View):
+    """A training method."""
+
+    name: str
+    summary: str
+    options: list[dict[str, Any]] = Field(
+        description="each with `name`, `description`, JSON `schema` and, where it may be left out, `default`"
+    )
+
+
+class MethodList(View):
+    """The training methods, those of other installed packages included."""
+
+    items: list[MethodView]
+
+
 class RecipeList(View):
     """The recipes of the papers, each with every field that a training may override."""
 
     items: list[dict[str, Any]]
+
+
+@router.get("/methods", responses={200: {"model": MethodList}}, summary="List the training methods")
+def list_methods() -> JSONResponse:
+    return JSONResponse({"items": describe_methods()})
 
 
 @router.get("/recipes", responses={200: {"model": RecipeList}}, summary="List the named recipes")

@@ -37,7 +37,7 @@ function set(document, path, value) {
 }
 
 export async function showForm(main, wanted, posted) {
-  const [presets, recipes] = (await Promise.all([get("/v1/presets"), get("/v1/recipes")])).map((list) => list.items);
+  const [presets, methods, recipes] = (await Promise.all([get("/v1/presets"), get("/v1/methods"), get("/v1/recipes")])).map((list) => list.items);
   let target = WHERE.search;
   const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 14, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
   const wrong = h("div", { id: "wrong", "aria-live": "polite" });
@@ -51,6 +51,7 @@ export async function showForm(main, wanted, posted) {
     choice("Input correlation", "inputs.correlation", [["", "0.95 (default)"], ["1", "1"], ["0.9", "0.9"], ["0.8", "0.8"], ["0.5", "0.5"], ["0", "0 (white noise)"]], Number),
     choice("Verify", "verify", [["", "no"], ["true", "build and measure"]], (text) => text === "true")),
   "/v1/trainings": h("div.options", {},
+    choice("Method", "method", methods.map((method) => [method.name, method.name, method.summary])),
     choice("Recipe", "recipe.name", [["", "that of the data"], ...recipes.map((recipe) => [recipe.name, recipe.name])])) };
   const options = Object.values(choices);
 

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from collegium.app.services.services import Services
 from collegium.jobs.record import Job
+from collegium.train.methods import METHODS
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
 
@@ -25,6 +26,18 @@ def searched(finished: Callable[..., Job]) -> Job:
     result = {"primal": ANSWER, "dual": None, "baseline": {"widths": [100] * 5, "multiplicity": 1}}
     spec = json.loads(json.dumps(DIGITS))
     return finished(result=result | {"outcome": {"message": "No dual."}}, spec=spec)
+
+
+def test_methods_are_listed_with_their_options(api: TestClient) -> None:
+    items = {item["name"]: item for item in api.get("/v1/methods").json()["items"]}
+    assert list(items) == list(METHODS.names)
+    assert all(item["summary"] for item in items.values())
+    assert items["vanilla"]["options"] == []
+    options = {option["name"]: option for option in items["soup"]["options"]}
+    assert all(option["schema"] and option["description"] for option in options.values())
+    for name in items:
+        spec = TRAINING | {"method": name, "data": {"name": "digits", "validation": 0.1}}
+        assert api.post("/v1/trainings", json=spec).status_code == 202, name
 
 
 def test_recipes_are_listed(api: TestClient) -> None:

@@ -13,6 +13,7 @@ from collegium.app.cli.errors import OF_STATUS, USAGE, Stop, err, exit_with_stat
 from collegium.app.cli.follow import follow_job, report_end
 from collegium.app.cli.specs import put, read_object
 from collegium.app.cli.tables.jobs import result_view
+from collegium.train.methods import METHODS
 
 Source = Annotated[str, typer.Argument(metavar="SPEC|-", help="A JSON file, or - for standard input.")]
 Wait = Annotated[bool, typer.Option(help="Follow it to its end; without, print the job's id and return.")]
@@ -29,7 +30,7 @@ def train(
     preset: Annotated[str | None, typer.Option(help="Train this preset.")] = None,
     width: Annotated[int | None, typer.Option(help="With --preset: width of a member.")] = None,
     multiplicity: Annotated[int | None, typer.Option(help="With --preset: number of members.")] = None,
-    method: Annotated[str | None, typer.Option(help="vanilla, majority, ensemble, …")] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(METHODS.names)}.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set's name or id.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name.")] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
