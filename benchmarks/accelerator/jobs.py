@@ -128,8 +128,8 @@ def search_spec(tiny: bool, seed: int) -> dict[str, Any]:
 
 
 def training_spec(tiny: bool, epochs: int) -> dict[str, Any]:
-    """Majority kernels for a wide perceptron on teacher data: some GiB of copies and optimizer state."""
-    inputs, width = (16, 32) if tiny else (1024, 4096)
+    """Majority kernels for a wide perceptron on teacher data: half a GiB of copies and optimizer state."""
+    inputs, width = (16, 32) if tiny else (1024, 2048)
     data = {"name": "synthetic", "synthetic": {"samples": 2000 if tiny else 50_000, "inputs": inputs}}
     return {
         "architecture": {"baseline": {"family": "mlp", "inputs": inputs, "hidden": [width] * 3, "outputs": 10}},

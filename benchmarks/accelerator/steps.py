@@ -46,7 +46,7 @@ def workloads() -> list[Workload]:
                  Recipe(optimizer="adamw", batch_size=256, precision="bf16")),
         Workload("fully connected [400, 200, 100]", partial(perceptron, [400, 200, 100]), features, forward,
                  Recipe(batch_size=256)),
-        Workload("fully connected [8192, 8192]", partial(perceptron, [8192, 8192]), features, forward,
+        Workload("fully connected [4096, 4096]", partial(perceptron, [4096, 4096]), features, forward,
                  Recipe(batch_size=1024)),
     ]  # fmt: skip
 
@@ -59,7 +59,7 @@ def tiny(workload: Workload) -> Workload:
             "model": partial(t5_small, d_model=32, d_kv=8, d_ff=64, num_layers=1, vocab_size=128),
             "batch": partial(tokens, vocabulary=128),
         },
-        "fully connected [8192, 8192]": {"model": partial(perceptron, [64, 64])},
+        "fully connected [4096, 4096]": {"model": partial(perceptron, [64, 64])},
     }
     recipe = workload.recipe.model_copy(update={"batch_size": 2})
     return replace(workload, recipe=recipe, **small.get(workload.title, {}))
