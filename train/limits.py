@@ -7,6 +7,8 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.network import Network, ResidualNetwork
+from collegium.train.data.catalog import known_sample
+from collegium.train.data.formats.text import TextFolder
 from collegium.train.methods.method import Method
 from collegium.train.models.resolve import Grouped, grouped
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
@@ -119,7 +121,8 @@ def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> t
     sizes = _sizes(architecture)
     hidden, inner, layers = sizes["hidden"], sizes["inner"], sizes["layers"]
     parameters = layers * (6 * hidden * hidden + 2 * hidden * inner) + sizes["vocabulary"] * hidden
-    length = spec.data.text.input_length if spec.data.name != "synthetic-text" else spec.data.synthetic.length
+    sample = known_sample(spec.data) or TextFolder().sample(spec.data)  # data without a name of its own is text here
+    length = sample.shape[0]
     features = layers * length * (12 * hidden + 2 * inner) + 2 * length * sizes["vocabulary"]
     return parameters, features
 

@@ -8,8 +8,9 @@ from collegium.app.settings import Settings
 from collegium.jobs.errors import DatasetNotFound, JobNotFound
 from collegium.jobs.store import JobStore
 from collegium.search.errors import InvalidSpec
-from collegium.train.data.known import NAMES, PLACES, is_missing, known_shape
-from collegium.train.errors import Mismatch
+from collegium.train.data.catalog import find, known_sample, missing_files, named_data
+from collegium.train.data.format import Folders, Sample
+from collegium.train.errors import DataError, Mismatch
 from collegium.train.models.resolve import architecture_from_search, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
@@ -23,18 +24,18 @@ def resolved_training(store: JobStore, spec: TrainingSpec, settings: Settings) -
     """The training with definite widths and multiplicity. Raises ``InvalidSpec``."""
     check_data(store, spec.data.name, settings, ("data", "name"))
     definite = _definite(store, spec.architecture, ("architecture",))
-    _check_samples(definite, spec.data, _shape(store, spec.data), ("architecture",))
+    _check_samples(definite, spec.data.name, _sample(store, spec.data, settings), ("architecture",))
     return spec.model_copy(update={"architecture": definite})
 
 
 def resolved_study(store: JobStore, spec: StudySpec, settings: Settings) -> StudySpec:
     """The study with definite widths and multiplicities. Raises ``InvalidSpec``."""
     check_data(store, spec.data.name, settings, ("data", "name"))
-    shape, architectures = _shape(store, spec.data), []
+    sample, architectures = _sample(store, spec.data, settings), []
     for index, item in enumerate(spec.architectures):
         path = ("architectures", index, "architecture")
         definite = _definite(store, item.architecture, path)
-        _check_samples(definite, spec.data, shape, path)
+        _check_samples(definite, spec.data.name, sample, path)
         architectures.append(item.model_copy(update={"architecture": definite}))
     return spec.model_copy(update={"architectures": tuple(architectures)})
 
@@ -42,38 +43,44 @@ def resolved_study(store: JobStore, spec: StudySpec, settings: Settings) -> Stud
 def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, ...]) -> None:
     """Refuse data that no worker will find, as far as this machine can tell. Raises ``InvalidSpec`` at ``path``."""
     data_dir = settings.data_dir
-    if name in NAMES:
-        if settings.shares_folders and is_missing(name, data_dir):
-            raise InvalidSpec(
-                path, f"'{name}' is not in the data folder: put {' or '.join(PLACES[name])} into {data_dir}"
-            )
-        return
-    if _DATASET_ID.match(name):
+    if name in named_data():
+        missing = missing_files(name, data_dir) if settings.shares_folders else ()
+        if missing:
+            raise InvalidSpec(path, f"'{name}' is not in the data folder: put {' or '.join(missing)} into {data_dir}")
+    elif _DATASET_ID.match(name):
         try:
             store.get_dataset(name)
         except DatasetNotFound:
             raise InvalidSpec(path, "no data set has this id; `GET /v1/datasets` lists them") from None
+    else:
+        _check_folder(name, settings, path)
+
+
+def _check_folder(name: str, settings: Settings, path: tuple[str, ...]) -> None:
+    # A folder is left for the worker to read: what is in it may be written while the training waits.
+    if not name.startswith(".") and (settings.data_dir / name).is_dir():
         return
-    if name.startswith(".") or not (data_dir / name).is_dir():
+    try:
+        find(name, Folders(settings.data_dir))
+    except DataError as error:
         raise InvalidSpec(
             path,
-            f"no data set is called '{name}'; there are {', '.join(sorted(NAMES))}, "
-            "the ids of `GET /v1/datasets`, and the folders inside the service's data folder",
-        )
+            f"{error.message}; there are {', '.join(sorted(named_data()))}, the ids of `GET /v1/datasets`, "
+            "and the folders of images or text inside the service's data folder",
+        ) from None
 
 
-def _shape(store: JobStore, data: DataSpec) -> tuple[int, ...] | None:
-    """The shape of one sample, where the data's name or the record of its upload determines it."""
-    if _DATASET_ID.match(data.name):
-        return tuple(store.get_dataset(data.name).summary["shape"])
-    return known_shape(data)
+def _sample(store: JobStore, data: DataSpec, settings: Settings) -> Sample | None:
+    """One sample, where the data's name, its folder or the record of its upload determines it."""
+    if not _DATASET_ID.match(data.name):
+        return known_sample(data, Folders(settings.data_dir))
+    shape = tuple(store.get_dataset(data.name).summary["shape"])
+    return Sample("image" if len(shape) == 3 else "features", shape)
 
 
-def _check_samples(
-    architecture: Architecture, data: DataSpec, shape: tuple[int, ...] | None, path: tuple[str | int, ...]
-) -> None:
+def _check_samples(architecture: Architecture, data: str, sample: Sample | None, path: tuple[str | int, ...]) -> None:
     try:
-        check_samples(architecture, data, shape)
+        check_samples(architecture, data, sample)
     except Mismatch as mismatch:
         raise InvalidSpec(path, f"{mismatch.message}: {mismatch.remedy}") from None
     except InvalidSpec as error:

@@ -1,8 +1,9 @@
 """Data to train on: :func:`load` takes a name or an id and gives a data set, split and described.
 
-Published formats are read by one module each into :class:`~collegium.train.data.dataset.Arrays`;
-:mod:`collegium.train.data.split` holds out validation samples, makes labels noisy and fits the normalization;
-:mod:`collegium.train.data.batches` walks through a split.
+:mod:`~collegium.train.data.catalog` lists the formats and finds the one that a name belongs to; each of
+:mod:`~collegium.train.data.formats` reads :class:`~collegium.train.data.arrays.Arrays`;
+:mod:`~collegium.train.data.split` holds out validation samples, makes labels noisy and fits the normalization;
+:mod:`~collegium.train.data.batches` yields a split's batches.
 """
 
 from typing import TYPE_CHECKING, Any

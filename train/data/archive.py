@@ -14,7 +14,7 @@ MAX_MEMBER = 2**31
 
 
 class Files(Protocol):
-    """Where the files of a data set lie."""
+    """The files of a data set, in a folder or an archive."""
 
     def read(self, name: str) -> bytes | None:
         """The bytes of the file with this last path component, or None."""
@@ -54,7 +54,7 @@ class _Tar:
         stream = self._archive.extractfile(member)
         data = stream.read() if stream else b""
         if len(data) != member.size:
-            raise DataError(f"{name} is cut short", "fetch the archive again")
+            raise DataError(f"{name} is truncated", "fetch the archive again")
         return data
 
 

@@ -1,20 +1,28 @@
-"""In-memory data as it was published: images as bytes, labels as integers."""
+"""Data before any of it is held out: samples and labels as NumPy arrays, or as files of images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from collegium.train.errors import DataError
 
+Kind = Literal["image", "features", "tokens"]
+IMAGE_SIZE = 224  # pixels of a side, to which files of images are decoded
+
 
 @dataclass(frozen=True)
-class LabelledArrays:
+class Arrays:
     """A training and a test split.
 
-    ``x`` is ``(samples, …)``, uint8 for images of shape ``(samples, channels, height, width)`` or float32 for
-    features; ``y`` is ``(samples,)`` int64, counted from 0. ``classes`` is the number of classes.
+    ``x`` is ``(samples, …)``: uint8 or float32 images ``(samples, channels, height, width)``, float32 features
+    ``(samples, features)``, or int64 tokens ``(samples, tokens)``. ``y`` is ``(samples,)`` int64, counted from 0, for
+    ``classes`` classes; or sequences of tokens ``(samples, tokens)``, padded with −100, with ``classes`` 0.
+    ``vocabulary`` bounds tokens. ``mean_image`` normalizes by the mean image in place of the mean of each channel.
+    ``summary`` describes the source in plain values.
     """
 
     x_train: np.ndarray
@@ -22,9 +30,13 @@ class LabelledArrays:
     x_test: np.ndarray
     y_test: np.ndarray
     classes: int
+    kind: Kind = "image"
+    vocabulary: int = 0
+    mean_image: bool = False
+    summary: dict[str, Any] = field(default_factory=dict)
 
-    def checked(self, name: str) -> LabelledArrays:
-        """Itself, once every split is known to be consistent. Raises ``DataError`` naming the array."""
+    def checked(self, name: str) -> Arrays:
+        """Return itself where each split is consistent. Raises ``DataError`` naming the array."""
         for split, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             check_split(x, y, self.classes, split, name)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -35,6 +47,17 @@ class LabelledArrays:
         return self
 
 
+@dataclass(frozen=True)
+class ImageFiles:
+    """Paths of training and test images, their labels, ``(images,)`` int64, and the names of the classes."""
+
+    train: tuple[Path, ...]
+    y_train: np.ndarray
+    test: tuple[Path, ...]
+    y_test: np.ndarray
+    classes: tuple[str, ...]
+
+
 def check_split(x: np.ndarray, y: np.ndarray, classes: int, split: str, name: str) -> None:
     """Refuse a split with no samples, unequal lengths, values that are not finite, or labels out of range."""
     if len(x) == 0:
@@ -43,7 +66,7 @@ def check_split(x: np.ndarray, y: np.ndarray, classes: int, split: str, name: st
         raise DataError(f"{name}: x_{split} has shape {x.shape}", "samples come first, then at least one feature")
     if y.shape != (len(x),):
         raise DataError(
-            f"{name}: y_{split} has shape {y.shape} beside {len(x)} samples in x_{split}",
+            f"{name}: y_{split} has shape {y.shape} and x_{split} has {len(x)} samples",
             "give one label to each sample",
         )
     if not np.issubdtype(y.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Walking through a split: a seeded order that can be entered anywhere, and inputs ready for the network."""
+"""Batches of a split in a seeded order that can be resumed anywhere, as inputs of the network."""
 
 from __future__ import annotations
 

@@ -1,72 +1,148 @@
-"""Data sets by name or id."""
+"""Data sets by name or id, and what is known of them before any is read. Torch is loaded by :func:`load` alone.
+
+A name is looked up among the names of all formats; then each format that has none is asked for its files, in the order
+of the table: the uploaded data sets, folders of labelled images, folders of labelled text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from collegium.train.data.dataset import Arrays, Dataset
-from collegium.train.data.formats.cifar import load_cifar
-from collegium.train.data.formats.digits import load_digits
-from collegium.train.data.formats.idx import load_mnist
-from collegium.train.data.formats.image_folder import load_folder
-from collegium.train.data.formats.small_imagenet import load_small_imagenet
-from collegium.train.data.formats.synthetic import load_sequences, load_teacher
-from collegium.train.data.formats.text import load_text_arrays
-from collegium.train.data.formats.upload import load_upload
-from collegium.train.data.split import split_arrays
+from collegium.registry import Registry
+from collegium.train.data.format import GENERIC_RECIPE, DataFormat, Folders, Sample
 from collegium.train.errors import DataError
-from collegium.train.spec.data import DataSpec
 
-Loader = Callable[[DataSpec], Arrays]
-PublishedLoader = Callable[[Path], Arrays]
+if TYPE_CHECKING:
+    from collegium.train.data.dataset import Dataset
+    from collegium.train.spec.data import DataSpec
 
-#: Made from a seed, or carried by a package.
-BUILT_IN: dict[str, Loader] = {
-    "digits": lambda spec: load_digits(spec.seed),
-    "synthetic": lambda spec: load_teacher(spec.synthetic, spec.seed),
-    "synthetic-text": lambda spec: load_sequences(spec.synthetic, spec.seed),
-}
-#: In their published formats, below the data folder.
-PUBLISHED: dict[str, PublishedLoader] = {
-    "mnist": lambda root: Arrays.of(load_mnist(root / "mnist"), source="IDX"),
-    "cifar10": lambda root: Arrays.of(load_cifar("cifar10", root), source="CIFAR"),
-    "cifar100": lambda root: Arrays.of(load_cifar("cifar100", root), source="CIFAR"),
-    "imagenet32": lambda root: Arrays.of(load_small_imagenet("imagenet32", root), source="ImageNet batches"),
-    "imagenet64": lambda root: Arrays.of(load_small_imagenet("imagenet64", root), source="ImageNet batches"),
-}
+DATA_FORMATS: Registry[type[DataFormat]] = Registry(
+    "data format",
+    "collegium.data_formats",
+    {
+        "digits": "collegium.train.data.formats.digits:Digits",
+        "teacher": "collegium.train.data.formats.synthetic:Teacher",
+        "sequences": "collegium.train.data.formats.synthetic:Sequences",
+        "idx": "collegium.train.data.formats.idx:Idx",
+        "cifar": "collegium.train.data.formats.cifar:Cifar",
+        "small-imagenet": "collegium.train.data.formats.small_imagenet:SmallImageNet",
+        "upload": "collegium.train.data.formats.upload:Upload",
+        "image-folder": "collegium.train.data.formats.image_folder:ImageFolder",
+        "text-folder": "collegium.train.data.formats.text:TextFolder",
+    },
+)
+
+
+def data_formats() -> Iterator[DataFormat]:
+    """Every format that can be used, the built-in ones first."""
+    return (made() for _, made in DATA_FORMATS.usable())
+
+
+def named_data() -> dict[str, DataFormat]:
+    """The data sets that have a name of their own, and their formats."""
+    found: dict[str, DataFormat] = {}
+    for data_format in data_formats():
+        for name in data_format.names:
+            found.setdefault(name, data_format)
+    return found
+
+
+def find(name: str, folders: Folders) -> DataFormat:
+    """The format of the data set ``name``. Raises ``DataError``, naming what there is or where files are missing."""
+    named = named_data()
+    if name in named:
+        _require_files(name, named[name], folders)
+        return named[name]
+    found = _found(name, folders)
+    if found is not None:
+        return found
+    raise DataError(_unknown(name, folders), f"name one of {', '.join(named)}, or {_layouts()}")
+
+
+def missing_files(name: str, folder: Path | None) -> tuple[str, ...]:
+    """The files or folders any one of which ``folder`` should hold for the named data set; none where one is there."""
+    named = named_data()
+    files = named[name].files(name) if name in named else ()
+    found = folder is not None and any((folder / file).exists() for file in files)
+    return () if found else files
+
+
+def known_sample(spec: DataSpec, folders: Folders | None = None) -> Sample | None:
+    """A sample of the data, as far as it is known without reading any; ``folders`` also identifies what has no name."""
+    data_format = named_data().get(spec.name)
+    if data_format is None and folders is not None:
+        data_format = _found(spec.name, folders)
+    return None if data_format is None else data_format.sample(spec)
+
+
+def recipe_for(name: str) -> str:
+    """The recipe of the named data set's format, or the generic one."""
+    data_format = named_data().get(name)
+    return GENERIC_RECIPE if data_format is None else data_format.recipe(name)
+
+
+def describe_formats() -> list[dict[str, Any]]:
+    """Every format as plain values: its data sets with their files and recipes, or its layout, and its options."""
+    return [
+        {
+            "name": name,
+            "summary": made.summary,
+            "data": [_describe_data(made(), data) for data in made.names],
+            "layout": made.layout,
+            "options_name": made.options_name,
+            "options": made.options.model_json_schema() if made.options is not None else None,
+        }
+        for name, made in DATA_FORMATS.usable()
+    ]
 
 
 def load(spec: DataSpec, data_dir: Path | None = None, datasets_dir: Path | None = None) -> Dataset:
     """The data set that ``spec`` names, split and described, on the CPU.
 
-    A name is looked up among the built-in data, the uploaded data sets in ``datasets_dir`` (``ID.npz`` or
-    ``ID.safetensors``), the published formats, and then as a folder of labelled images or text inside ``data_dir``.
-    Raises ``DataError`` where the name is unknown, a file is missing or wrong, or the split leaves nothing.
+    ``data_dir`` holds published data and folders of images and text, ``datasets_dir`` uploads (``ID.npz`` or
+    ``ID.safetensors``). Raises ``DataError`` where the name is unknown, a file is missing or wrong, or the split
+    leaves nothing.
     """
-    if spec.name in BUILT_IN:
-        return split_arrays(BUILT_IN[spec.name](spec), spec)
-    uploaded = _uploaded(spec.name, datasets_dir)
-    if uploaded is not None:
-        return split_arrays(Arrays.of(load_upload(uploaded), source="upload"), spec)
-    if spec.name in PUBLISHED and data_dir is not None:
-        return split_arrays(PUBLISHED[spec.name](data_dir), spec)
-    if spec.name in PUBLISHED:
-        raise DataError(f"{spec.name} is read from a data folder, and none was named", "name the folder it lies in")
-    folder = data_dir / spec.name if data_dir is not None else None
-    if folder is None or not folder.is_dir():
-        known = ", ".join([*BUILT_IN, *PUBLISHED])
-        raise DataError(
-            f"no data set is called {spec.name!r}",
-            f"name one of {known}, the id of an upload, or a folder of images or text inside the data folder",
-        )
-    if (folder / "train").is_dir():
-        return load_folder(spec, folder)
-    assert data_dir is not None
-    return split_arrays(load_text_arrays(spec.text, folder, data_dir), spec)
+    from collegium.train.data.arrays import Arrays
+    from collegium.train.data.split import split_arrays
+
+    folders = Folders(data_dir, datasets_dir)
+    found = find(spec.name, folders).load(spec, folders)
+    return split_arrays(found, spec) if isinstance(found, Arrays) else found
 
 
-def _uploaded(name: str, folder: Path | None) -> Path | None:
-    if folder is None:
+def _found(name: str, folders: Folders) -> DataFormat | None:
+    """The format of data that has no name of its own, found by its files."""
+    if not _is_plain(name):
         return None
-    return next((path for kind in ("npz", "safetensors") if (path := folder / f"{name}.{kind}").is_file()), None)
+    return next((data_format for data_format in data_formats() if data_format.finds(name, folders)), None)
+
+
+def _require_files(name: str, data_format: DataFormat, folders: Folders) -> None:
+    if data_format.files(name) and folders.data is None:
+        raise DataError(f"{name} is read from a data folder, and none was named", "name the folder that holds it")
+    missing = missing_files(name, folders.data)
+    if missing:
+        raise DataError(f"{name} is not in the data folder", f"put {' or '.join(missing)} there")
+
+
+def _unknown(name: str, folders: Folders) -> str:
+    broken = "".join(f"; {reason}" for reason in DATA_FORMATS.broken().values())
+    if folders.data is not None and _is_plain(name) and (folders.data / name).is_dir():
+        return f"the folder {name!r} holds data of no known format{broken}"
+    return f"no data set is called {name!r}{broken}"
+
+
+def _is_plain(name: str) -> bool:
+    """Whether ``name`` names a file or folder, and is no path to elsewhere."""
+    return not name.startswith(".") and "/" not in name and "\\" not in name
+
+
+def _layouts() -> str:
+    return ", or ".join(data_format.layout for data_format in data_formats() if data_format.layout)
+
+
+def _describe_data(data_format: DataFormat, name: str) -> dict[str, Any]:
+    return {"name": name, "files": list(data_format.files(name)), "recipe": data_format.recipe(name)}

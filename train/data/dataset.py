@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.arrays import Kind
 
-Kind = Literal["image", "features", "tokens"]
 Batch = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Raw samples and a generator on their device → augmented samples of one shape."""
 
 
 class Split(Protocol):
-    """Labelled samples, wherever they lie."""
+    """Labelled samples, in memory or on disk."""
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -119,7 +118,7 @@ class Dataset:
 
     ``shape`` is that of one sample: ``(channels, height, width)``, ``(features,)`` or ``(tokens,)``. ``classes`` is
     the number of classes, 0 where the labels are sequences of tokens. Token labels are padded with −100, token inputs
-    with 0; ``vocabulary`` bounds both. ``summary`` says in plain values where the data came from and how it was split.
+    with 0; ``vocabulary`` bounds both. ``summary`` gives the source and the split in plain values.
     """
 
     name: str
@@ -142,23 +141,3 @@ class Dataset:
             test=self.test.to(device),
             preprocessing=self.preprocessing.to(device),
         )
-
-
-@dataclass(frozen=True)
-class Arrays(LabelledArrays):
-    """Published or uploaded arrays and what they are, before any split is held out.
-
-    Beside the labels of classes that :class:`~collegium.train.data.arrays.LabelledArrays` describes, ``y`` may be
-    sequences of tokens, ``(samples, tokens)``, with ``classes`` 0; the samples of kind ``tokens`` are int64.
-    """
-
-    kind: Kind = "image"
-    vocabulary: int = 0
-    summary: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, labelled: LabelledArrays, **summary: Any) -> Arrays:
-        """Labelled arrays as images where a sample has three axes, else as features."""
-        kind: Kind = "image" if labelled.x_train.ndim == 4 else "features"
-        fields = ("x_train", "y_train", "x_test", "y_test", "classes")
-        return cls(**{name: getattr(labelled, name) for name in fields}, kind=kind, summary=summary)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from collegium.train.data.dataset import Arrays, ArraySplit, Dataset, Preprocessing
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.dataset import ArraySplit, Dataset, Preprocessing
 from collegium.train.errors import DataError
 from collegium.train.spec.data import DataSpec
-
-MEAN_IMAGE = frozenset({"imagenet32", "imagenet64"})
 
 
 def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
@@ -34,7 +33,7 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
         train=ArraySplit(x_train, torch.from_numpy(np.ascontiguousarray(y_kept))),
         validation=_split(arrays.x_train[held_out], arrays.y_train[held_out]) if len(held_out) else None,
         test=_split(arrays.x_test[test], arrays.y_test[test]),
-        preprocessing=Preprocessing.fit(x_train, arrays.kind, mean_image=spec.name in MEAN_IMAGE),
+        preprocessing=Preprocessing.fit(x_train, arrays.kind, mean_image=arrays.mean_image),
         vocabulary=arrays.vocabulary,
         summary={
             **arrays.summary,

@@ -11,7 +11,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import build_network, expand_preset
 from collegium.search.networks.network import MlpNetwork, Network, ResidualNetwork
 from collegium.search.spec import SearchSpec
-from collegium.train.data.known import SEQUENCES
+from collegium.train.data.format import Sample
 from collegium.train.errors import Mismatch
 from collegium.train.spec.architecture import (
     Architecture,
@@ -20,7 +20,6 @@ from collegium.train.spec.architecture import (
     SearchedArchitecture,
     TransformerArchitecture,
 )
-from collegium.train.spec.data import DataSpec
 
 
 @dataclass(frozen=True)
@@ -132,19 +131,20 @@ def arrays_for(data: str) -> Mismatch:
     return Mismatch(f"{data} does not hold sequences of tokens", "choose text, or another architecture")
 
 
-def check_samples(architecture: Architecture, data: DataSpec, shape: tuple[int, ...] | None) -> None:
-    """Refuse samples that ``architecture`` does not take, as far as their shape is known without reading them.
+def check_samples(architecture: Architecture, data: str, sample: Sample | None) -> None:
+    """Refuse samples of ``data`` that ``architecture`` does not take, as far as they are known without reading any.
 
     Raises ``Mismatch``.
     """
+    if sample is None:
+        return
     if isinstance(architecture, TransformerArchitecture):
-        if shape is not None:
-            raise arrays_for(data.name)
+        if sample.kind != "tokens":
+            raise arrays_for(data)
     elif isinstance(architecture, BaselineArchitecture):
-        if data.name == SEQUENCES:
-            raise sequences_for(data.name)
-        if shape is not None:
-            repeated_channels(grouped(architecture), data.name, shape)
+        if sample.kind == "tokens":
+            raise sequences_for(data)
+        repeated_channels(grouped(architecture), data, sample.shape)
 
 
 def architecture_from_search(

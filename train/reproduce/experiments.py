@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.train.data.known import PLACES, is_missing
+from collegium.train.data.catalog import missing_files
 from collegium.train.result import StudyResult
 from collegium.train.spec.study import StudySpec
 from collegium.train.study.pool import Pool, PoolOptions
@@ -110,9 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.data not in INPUTS:
         parser.error(f"argument --data: these experiments run on {', '.join(INPUTS)}, not on {given.data!r}")
-    if given.data in PLACES and (given.data_dir is None or is_missing(given.data, given.data_dir)):
-        places = " or ".join(PLACES[given.data])
-        parser.error(f"argument --data-dir: {given.data} is not in {given.data_dir or 'no folder'}: put {places} there")
+    missing = " or ".join(missing_files(given.data, given.data_dir))
+    if missing:
+        folder = given.data_dir or "no folder"
+        parser.error(f"argument --data-dir: {given.data} is not in {folder}: put {missing} there")
     options = Options(
         given.data, given.seeds, given.processes, given.effort, given.device, given.data_dir, given.output
     )

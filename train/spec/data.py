@@ -1,45 +1,45 @@
-"""The data that a training names, and what is done to it before training. Nothing here loads torch."""
+"""The data that a training names, and what is done to it before training. Nothing here loads torch.
+
+Options of a data format are a field of :class:`DataSpec` under the format's ``options_name``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer
 
 from collegium.search.spec import Strict
+from collegium.train.data.catalog import data_formats
 from collegium.train.spec.architecture import Key
 from collegium.train.spec.recipes import Fraction
 
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
-class SyntheticSpec(Strict):
-    """Sizes of the ``synthetic`` teacher data and of the ``synthetic-text`` sequence task."""
-
-    samples: Annotated[int, Field(ge=16, le=1_000_000)] = 2000
-    inputs: Annotated[int, Field(ge=1, le=4096)] = 16
-    classes: Annotated[int, Field(ge=2, le=1000)] = 10
-    length: Annotated[int, Field(ge=2, le=512)] = 12
-    task: Literal["first", "maximum", "reverse"] = "maximum"
-    vocabulary: Annotated[int, Field(ge=8, le=32_000)] = 32
+class _Data(Strict):
+    name: Key
+    validation: Fraction = 0.0
+    label_noise: Fraction = 0.0
+    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    seed: Seed = 0
 
 
-class TextSpec(Strict):
-    """Columns of a labelled text file and the lengths, in tokens, to which texts are cut.
-
-    ``labels`` says what the target column is: a text to be written, or the name of a class. ``tokenizer`` names a
-    pretrained folder inside the data folder; without it, tokens are bytes.
-    """
-
-    inputs: Annotated[tuple[Key, ...], Field(min_length=1, max_length=2, strict=False)] | None = None
-    target: Key | None = None
-    input_length: Annotated[int, Field(ge=2, le=4096)] = 128
-    target_length: Annotated[int, Field(ge=2, le=4096)] = 16
-    labels: Literal["sequence", "classes"] = "sequence"
-    tokenizer: Key | None = None
+def _options() -> dict[str, Any]:
+    """A field for each format's options. Those of other packages are absent unless they are given."""
+    fields: dict[str, Any] = {}
+    for found in data_formats():
+        if found.options is not None and found.options_name not in {*_Data.model_fields, *fields}:
+            built_in = type(found).__module__.startswith("collegium.")
+            fields[found.options_name] = (found.options, found.options()) if built_in else (found.options | None, None)
+    return fields
 
 
-class DataSpec(Strict):
+def _with_options(base: type[_Data]) -> type[_Data]:
+    return create_model("_DataWithOptions", __base__=base, __module__=__name__, **_options())
+
+
+class DataSpec(_with_options(_Data)):
     """A data set, by a published name or by the id of an uploaded one, and what is done to it before training.
 
     ``validation`` is the fraction of the training samples that is held out. ``label_noise`` is the fraction of the
@@ -48,13 +48,10 @@ class DataSpec(Strict):
     that trainings with different seeds share one split.
     """
 
-    name: Key
-    validation: Fraction = 0.0
-    label_noise: Fraction = 0.0
-    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    seed: Seed = 0
-    synthetic: SyntheticSpec = SyntheticSpec()
-    text: TextSpec = TextSpec()
+    @model_serializer(mode="wrap")
+    def _without_absent_options(self, serialize: SerializerFunctionWrapHandler):  # typed, it would hide the schema
+        # A specification is stored, and read again where another package's format may not be installed.
+        return {key: value for key, value in serialize(self).items() if value is not None or key in _Data.model_fields}
 
 
 def by_name(value: Any) -> Any:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from collegium.search.spec import Strict
+from collegium.train.data.catalog import recipe_for
+from collegium.train.data.format import GENERIC_RECIPE
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "step", "multistep", "cosine"]
@@ -118,6 +120,7 @@ _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(epochs=60, batch_size=128, learning_rate=3e-3),
     "synthetic": Recipe(epochs=30, batch_size=128, learning_rate=1e-3),
+    GENERIC_RECIPE: Recipe(epochs=30, batch_size=128, learning_rate=1e-3),
     "ce-mnist": Recipe(epochs=70, batch_size=128, learning_rate=1e-3),
     "ce-cifar": Recipe(
         **_SGD,
@@ -176,12 +179,6 @@ RECIPES: dict[str, Recipe] = {
 """Recipes by name. ``ce-*`` are those of Littwin et al. 2020, ``mk-*`` those of Mazzawi et al. 2024. The papers give
 neither the epochs of ``mk-fc-*`` nor the rates of ``ce-mnist`` and ``mk-t5``; these are chosen here."""
 
-_FOR_DATA = {
-    "digits": "digits", "synthetic": "synthetic", "synthetic-text": "mk-t5", "mnist": "ce-mnist",
-    "cifar10": "ce-cifar", "cifar100": "ce-cifar", "imagenet32": "ce-imagenet32", "imagenet64": "ce-imagenet32",
-    "imagenet": "ce-imagenet",
-}  # fmt: skip
-
 PAPER_RATES: dict[str, tuple[float, ...]] = {
     "adam": tuple(0.001 * 1.5**i for i in range(-4, 6)),
     "adamw": tuple(0.001 * 1.5**i for i in range(-4, 6)),
@@ -191,8 +188,15 @@ PAPER_RATES: dict[str, tuple[float, ...]] = {
 
 
 def default_recipe(data: str, *, transformer: bool = False) -> str:
-    """Name of the recipe that suits a data set; ``transformer`` marks a transformer that is fine-tuned."""
-    return "mk-t5" if transformer else _FOR_DATA.get(data, "synthetic")
+    """Name of the recipe that suits a data set; ``transformer`` marks a transformer that is fine-tuned.
+
+    It is the data format's own, and ``generic`` for data that no format names. Raises ``ValueError`` where a format
+    names a recipe that does not exist.
+    """
+    name = "mk-t5" if transformer else recipe_for(data)
+    if name not in RECIPES:
+        raise ValueError(f"the format of {data!r} names the unknown recipe {name!r}; known are {', '.join(RECIPES)}")
+    return name
 
 
 def merge_recipe(spec: RecipeSpec, default: str) -> Recipe:

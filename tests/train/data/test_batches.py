@@ -1,11 +1,13 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
+from collegium.train.data.arrays import Arrays
 from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches, permutation, steps_per_epoch
-from collegium.train.data.dataset import Arrays, ArraySplit, Preprocessing
+from collegium.train.data.dataset import ArraySplit, Preprocessing
 from collegium.train.data.split import replace_labels, split_arrays
 from collegium.train.errors import DataError
 from collegium.train.spec.data import DataSpec
@@ -95,8 +97,8 @@ def test_validation_is_held_out_and_the_rest_is_normalized_by_training_samples_a
     assert all(tuple(row) not in rows for row in data.validation.x.flatten(1).tolist())
 
 
-def test_a_mean_image_is_subtracted_where_the_recipe_says_so():
-    data = split_arrays(arrays(), DataSpec(name="imagenet32"))
+def test_a_mean_image_is_subtracted_where_the_format_asks_for_it():
+    data = split_arrays(replace(arrays(), mean_image=True), DataSpec(name="imagenet32"))
     assert data.preprocessing.mean.shape == (3, 4, 4)
     torch.testing.assert_close(data.preprocessing(data.train.x).mean(0), torch.zeros(3, 4, 4), atol=1e-5, rtol=0)
 

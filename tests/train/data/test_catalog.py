@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from collegium.train.data.catalog import BUILT_IN, PUBLISHED, load
-from collegium.train.data.formats.image_folder import FolderSplit
-from collegium.train.data.known import NAMES, PLACES, known_shape
+from collegium.train.data.catalog import (
+    DATA_FORMATS,
+    data_formats,
+    describe_formats,
+    find,
+    known_sample,
+    load,
+    named_data,
+    recipe_for,
+)
+from collegium.train.data.decoding import DecodedSplit
+from collegium.train.data.format import Folders
 from collegium.train.errors import DataError
-from collegium.train.spec.data import DataSpec, SyntheticSpec
+from collegium.train.spec.data import DataSpec
+from collegium.train.spec.recipes import RECIPES
 
 
 def spec(name, **more):
@@ -44,7 +58,7 @@ def test_a_folder_of_images_is_decoded_and_labelled(pictures):
 
 def test_random_crops_follow_from_the_draw_and_the_sample(pictures):
     split = load(spec("pets"), pictures).train
-    assert isinstance(split, FolderSplit)
+    assert isinstance(split, DecodedSplit)
 
     def crops(order, draw):
         return torch.cat([x for x, _ in split.batches(torch.tensor(order), 2, draw=draw)])
@@ -117,9 +131,64 @@ def test_label_noise_touches_training_labels_alone():
     assert torch.equal(clean.test.y, noisy.test.y)
 
 
-def test_what_is_known_before_reading_is_what_is_read():
-    assert set(BUILT_IN) | set(PUBLISHED) == NAMES
-    assert set(PLACES) == set(PUBLISHED)
-    for spec in (DataSpec(name="digits"), DataSpec(name="synthetic", synthetic=SyntheticSpec(inputs=5))):
-        assert tuple(load(spec).shape) == known_shape(spec)
-    assert known_shape(DataSpec(name="synthetic-text")) is None
+def test_what_is_known_before_reading_is_what_is_read(pictures):
+    for asked in (
+        spec("digits"),
+        spec("synthetic", synthetic={"inputs": 5}),
+        spec("synthetic-text", synthetic={"length": 7}),
+        spec("pets"),
+    ):
+        data, sample = load(asked, pictures), known_sample(asked, Folders(pictures))
+        assert sample is not None
+        assert (data.kind, data.shape) == (sample.kind, sample.shape)
+    assert known_sample(spec("pets")) is None
+
+
+def test_every_name_belongs_to_one_format():
+    names = [name for data_format in data_formats() for name in data_format.names]
+    assert sorted(names) == sorted(set(names)) == sorted(named_data())
+
+
+@pytest.mark.parametrize("data_format", list(data_formats()), ids=lambda data_format: type(data_format).__name__)
+def test_every_format_says_how_it_is_found_and_trained(data_format):
+    assert data_format.summary
+    assert data_format.names or data_format.layout
+    for name in data_format.names:
+        assert recipe_for(name) in RECIPES
+
+
+def test_data_that_no_format_names_has_the_generic_recipe():
+    assert recipe_for("0" * 64) == recipe_for("pets") == "generic"
+
+
+@pytest.mark.parametrize("name", ["../mnist", ".hidden", "a/b", ".."])
+def test_a_path_is_no_name(tmp_path, name):
+    (tmp_path / "a" / "b" / "train").mkdir(parents=True)
+    with pytest.raises(DataError, match="no data set is called"):
+        find(name, Folders(tmp_path / "a"))
+
+
+def test_a_folder_of_no_known_format_is_refused_with_the_layouts(tmp_path):
+    (tmp_path / "things").mkdir()
+    with pytest.raises(DataError, match="no known format") as caught:
+        load(spec("things"), tmp_path)
+    assert "train/<class>" in caught.value.remedy
+    assert "train.tsv" in caught.value.remedy
+
+
+def test_formats_are_described_without_reading_any_data():
+    described = {item["name"]: item for item in describe_formats()}
+    assert list(described) == list(DATA_FORMATS.names)
+    assert {data["name"]: data["files"] for data in described["idx"]["data"]} == {"mnist": ["mnist"]}
+    assert described["text-folder"]["options"]["properties"]["input_length"]["default"] == 128
+    json.dumps(list(described.values()))
+
+
+def test_importing_every_format_loads_no_torch():
+    code = (
+        "import sys\n"
+        "from collegium.train.data.catalog import DATA_FORMATS, data_formats\n"
+        "assert len(list(data_formats())) == len(DATA_FORMATS.names)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,7 +31,7 @@ def test_a_field_given_wins_over_the_named_recipe_and_the_data_choose_the_defaul
     assert merge_recipe(RecipeSpec(epochs=3), default_recipe("cifar10")).epochs == 3
     assert merge_recipe(RecipeSpec(epochs=3), default_recipe("cifar10")).batch_size == 128
     assert default_recipe("cifar100") == "ce-cifar"
-    assert default_recipe("0" * 64) == "synthetic"
+    assert default_recipe("0" * 64) == "generic"
     assert default_recipe("digits", transformer=True) == "mk-t5"
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from collegium.train.data.archive import Files, open_files
-from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.format import DataFormat, Folders, Sample
 from collegium.train.data.plain_pickle import read_plain_pickle
 from collegium.train.errors import DataError
+
+if TYPE_CHECKING:
+    from collegium.train.spec.data import DataSpec
 
 PIXELS = 3 * 32 * 32
 
@@ -26,6 +31,10 @@ class _Version:
     test: str
     folders: tuple[str, ...]
     archives: tuple[str, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.archives + self.folders
 
     @property
     def binary(self) -> bool:
@@ -47,24 +56,47 @@ VERSIONS = {
 }  # fmt: skip
 
 
-def load_cifar(name: str, root: Path) -> LabelledArrays:
-    """``cifar10`` or ``cifar100`` from whichever published version lies in ``root``; images ``(samples, 3, 32, 32)``.
+class Cifar(DataFormat):
+    """Either data set, in either version."""
+
+    summary = "CIFAR-10 and CIFAR-100: colour images of 32 × 32, in the binary or the Python version"
+    names = tuple(VERSIONS)
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """The published archives, and the folders that they unpack to."""
+        return tuple(source for version in VERSIONS[name] for source in version.sources)
+
+    def sample(self, spec: DataSpec) -> Sample:
+        """An image of three channels."""
+        return Sample("image", (3, 32, 32))
+
+    def recipe(self, name: str) -> str:
+        """That of Littwin et al. 2020."""
+        return "ce-cifar"
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """The published splits."""
+        assert folders.data is not None
+        return load_cifar(spec.name, folders.data)
+
+
+def load_cifar(name: str, root: Path) -> Arrays:
+    """``cifar10`` or ``cifar100`` from the first published version found in ``root``; images ``(samples, 3, 32, 32)``.
 
     A batch file may hold any number of images. Raises ``DataError`` naming the file that is missing or wrong.
     """
     for version in VERSIONS[name]:
-        if any((root / place).exists() for place in version.folders + version.archives):
+        if any((root / source).exists() for source in version.sources):
             with open_files(root, version.folders, version.archives) as files:
                 return _load(files, version).checked(name)
-    places = [place for version in VERSIONS[name] for place in version.archives + version.folders]
-    raise DataError(f"{name} is not in the data folder", f"put {' or '.join(places)} there")
+    raise DataError(f"{name} is not in the data folder", f"put {' or '.join(Cifar().files(name))} there")
 
 
-def _load(files: Files, version: _Version) -> LabelledArrays:
+def _load(files: Files, version: _Version) -> Arrays:
     batches = [_batch(files, file, version) for file in version.train]
     x_test, y_test = _batch(files, version.test, version)
     x_train, y_train = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return LabelledArrays(x_train, y_train, x_test, y_test, version.classes)
+    return Arrays(x_train, y_train, x_test, y_test, version.classes, summary={"source": "CIFAR"})
 
 
 def _batch(files: Files, name: str, version: _Version) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +109,7 @@ def _batch(files: Files, name: str, version: _Version) -> tuple[np.ndarray, np.n
 def _binary(data: bytes, name: str, version: _Version) -> tuple[np.ndarray, np.ndarray]:
     record = version.label_bytes + PIXELS
     if not data or len(data) % record:
-        raise DataError(f"{name} has {len(data)} bytes, no multiple of {record}", "it is cut short: fetch it again")
+        raise DataError(f"{name} has {len(data)} bytes, no multiple of {record}", "it is truncated: fetch it again")
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     # CIFAR-100 stores the coarse label first; the fine one is the last byte before the pixels.
     labels = rows[:, version.label_bytes - 1].astype(np.int64)

@@ -6,11 +6,16 @@ import gzip
 import math
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.format import DataFormat, Folders, Sample
 from collegium.train.errors import DataError
+
+if TYPE_CHECKING:
+    from collegium.train.spec.data import DataSpec
 
 MAX_ELEMENTS = 2**31
 FILES = {
@@ -21,6 +26,30 @@ FILES = {
 }
 
 
+class Idx(DataFormat):
+    """MNIST in a folder of its name."""
+
+    summary = "MNIST: grey images of 28 × 28 in the IDX format"
+    names = ("mnist",)
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """One folder with the four published files."""
+        return (name,)
+
+    def sample(self, spec: DataSpec) -> Sample:
+        """An image of one channel."""
+        return Sample("image", (1, 28, 28))
+
+    def recipe(self, name: str) -> str:
+        """That of Littwin et al. 2020."""
+        return "ce-mnist"
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """The published splits."""
+        assert folders.data is not None
+        return load_mnist(folders.data / spec.name)
+
+
 def read_idx(path: Path) -> np.ndarray:
     """The unsigned bytes of one IDX file, in the shape that its header gives. Raises ``DataError``."""
     opener = gzip.open if path.suffix == ".gz" else open
@@ -28,7 +57,7 @@ def read_idx(path: Path) -> np.ndarray:
         with opener(path, "rb") as file:
             return _read(file, path.name)
     except (EOFError, gzip.BadGzipFile, struct.error) as error:
-        raise DataError(f"{path.name} is cut short or no IDX file", "fetch it again") from error
+        raise DataError(f"{path.name} is truncated or no IDX file", "fetch it again") from error
 
 
 def _read(file, name: str) -> np.ndarray:
@@ -45,15 +74,16 @@ def _read(file, name: str) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def load_mnist(folder: Path) -> LabelledArrays:
+def load_mnist(folder: Path) -> Arrays:
     """MNIST from a folder with the four published files; images become ``(samples, 1, 28, 28)``."""
     arrays = {key: read_idx(_find(folder, name)) for key, name in FILES.items()}
-    return LabelledArrays(
+    return Arrays(
         x_train=arrays["x_train"][:, None],
         y_train=arrays["y_train"].astype(np.int64),
         x_test=arrays["x_test"][:, None],
         y_test=arrays["y_test"].astype(np.int64),
         classes=10,
+        summary={"source": "IDX"},
     ).checked("mnist")
 
 

@@ -1,125 +1,59 @@
-"""ImageNet, and any folder of labelled images: ``train/<class>/…`` beside ``val/<class>/…`` or ``test/<class>/…``.
-
-Images stay on disk. Threads decode the next batches while the device trains on the last one (Pillow releases the
-interpreter's lock while it decodes and scales), and bytes, not floats, travel to the device.
-"""
+"""ImageNet, and any folder of labelled images: ``train/<class>/…`` with ``val/<class>/…`` or ``test/<class>/…``."""
 
 from __future__ import annotations
 
-import math
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from collegium.train.data.augment import RATIO, SCALE
-from collegium.train.data.dataset import Batch, Dataset, Preprocessing
-from collegium.train.data.split import held_out_first, replace_labels
+from collegium.train.data.arrays import IMAGE_SIZE, ImageFiles
+from collegium.train.data.format import GENERIC_RECIPE, DataFormat, Folders, Sample
 from collegium.train.errors import DataError
-from collegium.train.spec.data import DataSpec
 
-SIZE = 224
-SHORT_SIDE = 256
+if TYPE_CHECKING:
+    from collegium.train.data.dataset import Dataset
+    from collegium.train.spec.data import DataSpec
+
+IMAGENET = "imagenet"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
-MAX_PIXELS = 200_000_000
-NORMALIZATION_SAMPLES = 2048
-AHEAD = 3
 
 
-@dataclass(frozen=True)
-class FolderSplit:
-    """Paths and labels; batches are decoded as they are asked for.
+class ImageFolder(DataFormat):
+    """Images in a folder of the data folder; ``imagenet`` is one with a recipe of its own."""
 
-    Evaluation scales the short side to 256 and takes the central 224 × 224 pixels. With a ``draw`` the sample is
-    cropped at random (8 … 100 % of the area, aspect ratio 3/4 … 4/3) while it is decoded, from a generator of the draw
-    and its index.
-    """
+    summary = "labelled images in one folder for each class, decoded at 224 × 224 while training"
+    names = (IMAGENET,)
+    layout = "a folder with train/<class>/… and val/<class>/… of images inside the data folder"
 
-    paths: tuple[Path, ...]
-    labels: Tensor
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    size: int = SIZE
+    def files(self, name: str) -> tuple[str, ...]:
+        """The folder itself."""
+        return (name,)
 
-    #: Augmentations that this split applies itself; the batch must not apply them again.
-    augments: ClassVar[frozenset[str]] = frozenset({"random_resized_crop"})
+    def finds(self, name: str, folders: Folders) -> bool:
+        """Whether there is a folder of this name with a folder ``train``."""
+        return folders.data is not None and (folders.data / name / "train").is_dir()
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def sample(self, spec: DataSpec) -> Sample:
+        """An image of three channels, whatever the size of the file's."""
+        return Sample("image", (3, IMAGE_SIZE, IMAGE_SIZE))
 
-    def to(self, device: torch.device) -> FolderSplit:
-        """The same samples, with batches on ``device``."""
-        return replace(self, device=device)
+    def recipe(self, name: str) -> str:
+        """That of Littwin et al. 2020 for ImageNet."""
+        return "ce-imagenet" if name == IMAGENET else GENERIC_RECIPE
 
-    def batches(self, order: Tensor, size: int, *, draw: int | None = None) -> Iterator[Batch]:
-        """Bytes ``(batch, 3, 224, 224)`` and labels, decoded ``AHEAD`` batches ahead. Raises ``DataError``."""
-        with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-            waiting: deque = deque()
-            for chunk in order.split(size):
-                waiting.append((chunk, [pool.submit(self._sample, int(index), draw) for index in chunk]))
-                if len(waiting) > AHEAD:
-                    yield self._collect(*waiting.popleft())
-            while waiting:
-                yield self._collect(*waiting.popleft())
+    def load(self, spec: DataSpec, folders: Folders) -> Dataset:
+        """The images, to be decoded batch by batch."""
+        from collegium.train.data.decoding import split_images
 
-    def _collect(self, chunk: Tensor, futures: list) -> Batch:
-        x = torch.from_numpy(np.stack([future.result() for future in futures]))
-        return x.to(self.device, non_blocking=True), self.labels[chunk].to(self.device, non_blocking=True)
-
-    def _sample(self, index: int, draw: int | None) -> np.ndarray:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{path.name} has {image.width} × {image.height} pixels", "make it smaller")
-                if draw is None:
-                    pixels = _central(image, self.size)
-                else:
-                    pixels = _random_crop(image, self.size, np.random.default_rng([draw, index]))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path.parent.name}/{path.name} is no readable image", "replace or remove it") from error
-        return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
+        assert folders.data is not None
+        return split_images(list_images(folders.data / spec.name), spec)
 
 
-def _central(image: Image.Image, size: int) -> Image.Image:
-    short = min(image.width, image.height)
-    side = short * SIZE / SHORT_SIDE
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _cut(image, (left, top, left + side, top + side), size)
-
-
-def _random_crop(image: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
-    area = image.width * image.height * generator.uniform(*SCALE)
-    ratio = math.exp(generator.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-    width = min(image.width, math.sqrt(area * ratio))
-    height = min(image.height, math.sqrt(area / ratio))
-    left = generator.uniform(0, image.width - width)
-    top = generator.uniform(0, image.height - height)
-    return _cut(image, (left, top, left + width, top + height), size)
-
-
-def _cut(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
-    before = image.size
-    shrink = min(box[2] - box[0], box[3] - box[1]) / size
-    if shrink >= 2:
-        # JPEG can decode at 1/2, 1/4 or 1/8 of its size, much faster, where the box still has enough pixels.
-        image.draft("RGB", (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
-    scale = (image.width / before[0], image.height / before[1])
-    shown = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
-    return image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=shown)
-
-
-def load_folder(spec: DataSpec, folder: Path) -> Dataset:
+def list_images(folder: Path) -> ImageFiles:
     """The labelled images below ``folder``; classes are the sorted names of the training folders.
 
-    The mean and deviation of each channel come from 2048 training images. Raises ``DataError``.
+    Raises ``DataError`` where a folder or its images are missing.
     """
     tests = [folder / name for name in ("val", "validation", "test") if (folder / name).is_dir()]
     if not (folder / "train").is_dir() or not tests:
@@ -127,43 +61,16 @@ def load_folder(spec: DataSpec, folder: Path) -> Dataset:
             f"{folder.name} has no {'train' if tests else 'val or test'} folder",
             "put train/<class>/… and val/<class>/… there",
         )
-    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-    if len(names) < 2:
-        raise DataError(f"{folder.name}/train has {len(names)} classes", "give each class a folder of its images")
-    paths, y = _listed(folder / "train", names)
-    test_paths, test_y = _listed(tests[0], names)
-    generator = np.random.default_rng(spec.seed)
-    order = generator.permutation(len(paths))
-    kept = order[: spec.limit] if spec.limit else order
-    held_out, kept = held_out_first(kept, spec.validation)
-    y_kept = replace_labels(y[kept], len(names), spec.label_noise, generator) if spec.label_noise else y[kept]
-    train = FolderSplit(tuple(paths[index] for index in kept), torch.from_numpy(y_kept))
-    test_kept = slice(None, spec.limit)
-    return Dataset(
-        name=spec.name,
-        kind="image",
-        shape=(3, SIZE, SIZE),
-        classes=len(names),
-        train=train,
-        validation=FolderSplit(tuple(paths[i] for i in held_out), torch.from_numpy(y[held_out]))
-        if len(held_out)
-        else None,
-        test=FolderSplit(tuple(test_paths[test_kept]), torch.from_numpy(test_y[test_kept])),
-        preprocessing=_normalization(train),
-        summary={
-            "source": "image folder",
-            "train": len(kept),
-            "validation": len(held_out),
-            "test": len(test_y[test_kept]),
-            "replaced_labels": int((y_kept != y[kept]).sum()),
-        },
-    )
+    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    if len(classes) < 2:
+        raise DataError(f"{folder.name}/train has {len(classes)} classes", "give each class a folder of its images")
+    return ImageFiles(*_listed(folder / "train", classes), *_listed(tests[0], classes), tuple(classes))
 
 
-def _listed(folder: Path, names: list[str]) -> tuple[list[Path], np.ndarray]:
+def _listed(folder: Path, classes: list[str]) -> tuple[tuple[Path, ...], np.ndarray]:
     paths: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(names):
+    for label, name in enumerate(classes):
         found = sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in SUFFIXES)
         paths += found
         labels += [label] * len(found)
@@ -171,10 +78,4 @@ def _listed(folder: Path, names: list[str]) -> tuple[list[Path], np.ndarray]:
         raise DataError(
             f"{folder.parent.name}/{folder.name} holds no images", f"put {', '.join(sorted(SUFFIXES))} there"
         )
-    return paths, np.array(labels, np.int64)
-
-
-def _normalization(train: FolderSplit) -> Preprocessing:
-    order = torch.arange(0, len(train), max(1, len(train) // NORMALIZATION_SAMPLES))
-    images = torch.cat([x for x, _ in train.batches(order, 64)])
-    return Preprocessing.fit(images, "image")
+    return tuple(paths), np.array(labels, np.int64)

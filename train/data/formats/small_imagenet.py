@@ -4,25 +4,55 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.format import DataFormat, Folders, Sample
 from collegium.train.data.formats.cifar import image_batch
 from collegium.train.data.plain_pickle import read_plain_pickle
 from collegium.train.errors import DataError
 
+if TYPE_CHECKING:
+    from collegium.train.spec.data import DataSpec
+
 CLASSES = 1000
 BATCHES = 10
+SIDES = {"imagenet32": 32, "imagenet64": 64}
 
 
-def load_small_imagenet(name: str, root: Path) -> LabelledArrays:
+class SmallImageNet(DataFormat):
+    """Either size, in a folder of its name."""
+
+    summary = "ImageNet scaled to 32 × 32 or 64 × 64 pixels"
+    names = tuple(SIDES)
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """One folder with the published batches."""
+        return (name,)
+
+    def sample(self, spec: DataSpec) -> Sample:
+        """An image of three channels."""
+        return Sample("image", (3, SIDES[spec.name], SIDES[spec.name]))
+
+    def recipe(self, name: str) -> str:
+        """That of Littwin et al. 2020."""
+        return "ce-imagenet32"
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """The published splits."""
+        assert folders.data is not None
+        return load_small_imagenet(spec.name, folders.data)
+
+
+def load_small_imagenet(name: str, root: Path) -> Arrays:
     """``imagenet32`` or ``imagenet64`` from ``root/<name>``; images ``(samples, 3, side, side)``, labels from 0.
 
     The folder holds ``train_data_batch_1 … 10`` and ``val_data``, as published pickles or as ``.npz``; where fewer
     training batches are there, those are used. Raises ``DataError`` naming the file that is missing or wrong.
     """
-    side = {"imagenet32": 32, "imagenet64": 64}[name]
+    side = SIDES[name]
     folder = root / name
     if not folder.is_dir():
         raise DataError(f"{name} is not in the data folder", f"put its batches into a folder called {name}")
@@ -34,7 +64,8 @@ def load_small_imagenet(name: str, root: Path) -> LabelledArrays:
     batches = [_read(path, side) for path in found]
     x_test, y_test = _read(validation, side)
     x_train, y_train = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return LabelledArrays(x_train, y_train, x_test, y_test, CLASSES).checked(name)
+    summary = {"source": "ImageNet batches"}
+    return Arrays(x_train, y_train, x_test, y_test, CLASSES, mean_image=True, summary=summary).checked(name)
 
 
 def _find(folder: Path, stem: str) -> Path | None:

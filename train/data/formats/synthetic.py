@@ -3,15 +3,74 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from collegium.train.data.dataset import Arrays
-from collegium.train.spec.data import SyntheticSpec
+from collegium.search.spec import Strict
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.format import DataFormat, Folders, Sample
+
+if TYPE_CHECKING:
+    from collegium.train.spec.data import DataSpec
 
 END = 1
 FIRST_WORD = 2
 TEACHER_WIDTH = 32
+
+
+class SyntheticSpec(Strict):
+    """Sizes of the ``synthetic`` teacher data and of the ``synthetic-text`` sequence task."""
+
+    samples: Annotated[int, Field(ge=16, le=1_000_000)] = 2000
+    inputs: Annotated[int, Field(ge=1, le=4096)] = 16
+    classes: Annotated[int, Field(ge=2, le=1000)] = 10
+    length: Annotated[int, Field(ge=2, le=512)] = 12
+    task: Literal["first", "maximum", "reverse"] = "maximum"
+    vocabulary: Annotated[int, Field(ge=8, le=32_000)] = 32
+
+
+class Teacher(DataFormat):
+    """Features labelled by a teacher network."""
+
+    summary = "Gaussian features labelled by a random two-layer network"
+    names = ("synthetic",)
+    options = SyntheticSpec
+    options_name = "synthetic"
+
+    def sample(self, spec: DataSpec) -> Sample:
+        """As many features as the options say."""
+        return Sample("features", (self.options_of(spec).inputs,))
+
+    def recipe(self, name: str) -> str:
+        """The recipe of the same name."""
+        return "synthetic"
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """Drawn from the specification's seed."""
+        return load_teacher(self.options_of(spec), spec.seed)
+
+
+class Sequences(DataFormat):
+    """Sequences to be rewritten."""
+
+    summary = "random sequences of tokens to be rewritten by a simple rule"
+    names = ("synthetic-text",)
+    options = SyntheticSpec
+    options_name = "synthetic"
+
+    def sample(self, spec: DataSpec) -> Sample:
+        """As many tokens as the options say."""
+        return Sample("tokens", (self.options_of(spec).length,))
+
+    def recipe(self, name: str) -> str:
+        """That of transformers."""
+        return "mk-t5"
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """Drawn from the specification's seed."""
+        return load_sequences(self.options_of(spec), spec.seed)
 
 
 def load_teacher(spec: SyntheticSpec, seed: int) -> Arrays:
@@ -21,9 +80,9 @@ def load_teacher(spec: SyntheticSpec, seed: int) -> Arrays:
     x = generator.standard_normal((count, spec.inputs), dtype=np.float32)
     first = generator.standard_normal((spec.inputs, TEACHER_WIDTH), dtype=np.float32) * math.sqrt(2 / spec.inputs)
     second = generator.standard_normal((TEACHER_WIDTH, spec.classes), dtype=np.float32)
-    scores = np.maximum(x @ first, 0) @ second
-    scores -= scores.mean(0)  # without this a few classes would win nearly always
-    y = scores.argmax(1).astype(np.int64)
+    logits = np.maximum(x @ first, 0) @ second
+    logits -= logits.mean(0)  # without this a few classes would win nearly always
+    y = logits.argmax(1).astype(np.int64)
     n = spec.samples
     summary = {"source": "teacher", "teacher_width": TEACHER_WIDTH}
     return Arrays(x[:n], y[:n], x[n:], y[n:], spec.classes, kind="features", summary=summary)
@@ -41,12 +100,12 @@ def load_sequences(spec: SyntheticSpec, seed: int) -> Arrays:
     ends = np.full((count, 1), END)
     x = np.concatenate([words, ends], 1)
     if spec.task == "reverse":
-        answers = words[:, ::-1]
+        targets = words[:, ::-1]
     elif spec.task == "maximum":
-        answers = words.max(1, keepdims=True)
+        targets = words.max(1, keepdims=True)
     else:
-        answers = words[:, :1]
-    y = np.concatenate([answers, ends], 1)
+        targets = words[:, :1]
+    y = np.concatenate([targets, ends], 1)
     n = spec.samples
     return Arrays(
         x[:n], y[:n], x[n:], y[n:], 0, kind="tokens", vocabulary=spec.vocabulary,

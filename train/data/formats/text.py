@@ -7,12 +7,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from collegium.train.data.dataset import Arrays
+from collegium.search.spec import Strict
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.format import DataFormat, Folders, Sample
 from collegium.train.errors import DataError
-from collegium.train.spec.data import TextSpec
+from collegium.train.spec.architecture import Key
+
+if TYPE_CHECKING:
+    from collegium.train.spec.data import DataSpec
 
 PAD, END, BYTES_FROM = 0, 1, 3
 BYTE_VOCABULARY = 256 + BYTES_FROM
@@ -21,11 +28,51 @@ IGNORED = -100
 Encode = Callable[[str, int], list[int]]
 """Text and a maximal length → token ids, the end token included."""
 
+MAX_ROWS = 10_000_000
+SPLITS = {"train": ("train",), "test": ("dev", "dev_matched", "validation", "test")}
+
+
+class TextSpec(Strict):
+    """Columns of a labelled text file and the lengths, in tokens, to which texts are cut.
+
+    ``labels`` says what the target column is: a text to be written, or the name of a class. ``tokenizer`` names a
+    pretrained folder inside the data folder; without it, tokens are bytes.
+    """
+
+    inputs: Annotated[tuple[Key, ...], Field(min_length=1, max_length=2, strict=False)] | None = None
+    target: Key | None = None
+    input_length: Annotated[int, Field(ge=2, le=4096)] = 128
+    target_length: Annotated[int, Field(ge=2, le=4096)] = 16
+    labels: Literal["sequence", "classes"] = "sequence"
+    tokenizer: Key | None = None
+
+
+class TextFolder(DataFormat):
+    """Labelled text in a folder of the data folder."""
+
+    summary = "labelled text: rows of a .tsv or .jsonl file for each split"
+    layout = "a folder with train.tsv and dev.tsv (or .jsonl) inside the data folder"
+    options = TextSpec
+    options_name = "text"
+
+    def finds(self, name: str, folders: Folders) -> bool:
+        """Whether there is a folder of this name with a training file."""
+        return folders.data is not None and _file(folders.data / name, "train") is not None
+
+    def sample(self, spec: DataSpec) -> Sample:
+        """As many tokens as the options say."""
+        return Sample("tokens", (self.options_of(spec).input_length,))
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """The rows as tokens."""
+        assert folders.data is not None
+        return load_text_arrays(self.options_of(spec), folders.data / spec.name, folders.data)
+
 
 def load_text_arrays(spec: TextSpec, folder: Path, data_dir: Path) -> Arrays:
     """Tokens ``(samples, input_length)`` and their labels from a folder of labelled text.
 
-    With ``labels: sequence`` the label is the target's text, ``(samples, target_length)`` with −100 behind its end;
+    With ``labels: sequence`` the label is the target's text, ``(samples, target_length)`` with −100 after its end;
     with ``classes`` it is the index of the target among the sorted targets of the training split. Inputs are padded
     with 0. Raises ``DataError``.
     """
@@ -90,12 +137,8 @@ def _classes(rows: TextRows, names: list[str]) -> np.ndarray:
     index = {name: position for position, name in enumerate(names)}
     unknown = next((target for target in rows.targets if target not in index), None)
     if unknown is not None:
-        raise DataError(f"the test split has the label {unknown[:80]!r}, which no training row has", "mend the labels")
+        raise DataError(f"the test split has the label {unknown[:80]!r}, and no training row", "correct the labels")
     return np.array([index[target] for target in rows.targets], np.int64)
-
-
-MAX_ROWS = 10_000_000
-SPLITS = {"train": ("train",), "test": ("dev", "dev_matched", "validation", "test")}
 
 
 @dataclass(frozen=True)
@@ -116,10 +159,9 @@ def load_text(folder: Path, inputs: tuple[str, ...] | None, target: str | None) 
 
 
 def _split(folder: Path, split: str, inputs: tuple[str, ...] | None, target: str | None) -> TextRows:
-    names = [f"{stem}{suffix}" for stem in SPLITS[split] for suffix in (".tsv", ".jsonl")]
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    path = _file(folder, split)
     if path is None:
-        raise DataError(f"{folder.name} has no {split} split", f"put one of {', '.join(names)} there")
+        raise DataError(f"{folder.name} has no {split} split", f"put one of {', '.join(_names(split))} there")
     rows = _read_tsv(path) if path.suffix == ".tsv" else _read_jsonl(path)
     if not rows:
         raise DataError(f"{path.name} has no rows", "give at least one")
@@ -129,6 +171,14 @@ def _split(folder: Path, split: str, inputs: tuple[str, ...] | None, target: str
         if column not in rows[0]:
             raise DataError(f"{path.name} has no column '{column}'", f"its columns are {', '.join(rows[0])}")
     return TextRows([tuple(row[column] for column in columns) for row in rows], [row[label] for row in rows])
+
+
+def _names(split: str) -> list[str]:
+    return [f"{stem}{suffix}" for stem in SPLITS[split] for suffix in (".tsv", ".jsonl")]
+
+
+def _file(folder: Path, split: str) -> Path | None:
+    return next((folder / name for name in _names(split) if (folder / name).is_file()), None)
 
 
 _KNOWN = (
@@ -151,7 +201,7 @@ def _read_tsv(path: Path) -> list[dict[str, str]]:
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(
-                    f"{path.name}, line {reader.line_num}: not as many fields as the header has", "mend that line"
+                    f"{path.name}, line {reader.line_num}: not as many fields as the header has", "correct that line"
                 )
             rows.append(row)
             _bound(len(rows), path)

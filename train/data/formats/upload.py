@@ -10,13 +10,17 @@ import json
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from collegium.train.data.arrays import LabelledArrays
+from collegium.train.data.arrays import Arrays
+from collegium.train.data.format import DataFormat, Folders
 from collegium.train.errors import DataError
+
+if TYPE_CHECKING:
+    from collegium.train.spec.data import DataSpec
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 DEFAULT_LIMIT = 8 * 2**30
@@ -28,8 +32,32 @@ _SAFETENSORS = {
 _Header = tuple[tuple[int, ...], np.dtype]
 
 
+class Upload(DataFormat):
+    """A file that was uploaded and checked."""
+
+    summary = "the user's own arrays in one .npz or .safetensors file"
+    layout = "the id of an upload"
+
+    def finds(self, name: str, folders: Folders) -> bool:
+        """Whether a file was uploaded that has this id."""
+        return _file(name, folders) is not None
+
+    def load(self, spec: DataSpec, folders: Folders) -> Arrays:
+        """The arrays of the file."""
+        path = _file(spec.name, folders)
+        assert path is not None
+        return load_upload(path)
+
+
+def _file(name: str, folders: Folders) -> Path | None:
+    if folders.uploads is None:
+        return None
+    paths = [folders.uploads / f"{name}.{kind}" for kind in ("npz", "safetensors")]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def check_upload(path: Path, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
-    """What the file holds, once everything about it is known to be right.
+    """Check everything about the file and describe it.
 
     Returns ``{format, shape, dtype, classes, train, test}``: the shape of one sample, and samples in each split.
     ``limit`` bounds the unpacked bytes. Raises ``DataError`` naming the array that is wrong.
@@ -48,7 +76,7 @@ def check_upload(path: Path, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
     }
 
 
-def load_upload(path: Path) -> LabelledArrays:
+def load_upload(path: Path) -> Arrays:
     """The arrays of an uploaded file: images of bytes stay bytes, everything else becomes float32.
 
     Classes are counted from 0 up to the largest label. Raises ``DataError``.
@@ -62,9 +90,10 @@ def load_upload(path: Path) -> LabelledArrays:
         raise DataError(f"the largest label is {classes - 1}", f"labels are counted from 0 and below {MAX_CLASSES}")
     if classes < 2:
         raise DataError("all labels are 0", "a classification needs at least two classes")
-    return LabelledArrays(
-        _inputs(arrays["x_train"]), labels["y_train"], _inputs(arrays["x_test"]), labels["y_test"], classes
-    ).checked("the file")
+    x_train, x_test = _inputs(arrays["x_train"]), _inputs(arrays["x_test"])
+    kind = "image" if x_train.ndim == 4 else "features"
+    made = Arrays(x_train, labels["y_train"], x_test, labels["y_test"], classes, kind, summary={"source": "upload"})
+    return made.checked("the file")
 
 
 def _format(path: Path) -> str:
@@ -148,7 +177,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in NAMES}
     except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(
-            f"the arrays cannot be read: {error}", "the file is cut short or damaged: upload it again"
+            f"the arrays cannot be read: {error}", "the file is truncated or damaged: upload it again"
         ) from error
 
 
@@ -160,7 +189,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return {name: array for name, array in load_file(path).items() if name in NAMES}
     except (SafetensorError, ValueError, OSError) as error:
         raise DataError(
-            f"the arrays cannot be read: {error}", "the file is cut short or damaged: upload it again"
+            f"the arrays cannot be read: {error}", "the file is truncated or damaged: upload it again"
         ) from error
 
 

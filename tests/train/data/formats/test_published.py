@@ -57,7 +57,7 @@ def test_mnist_is_read_as_written(tmp_path, rng, suffix):
     ("damage", "message"),
     [
         (lambda data: data[:-1], "of 16 values"),
-        (lambda data: data[:3], "cut short"),
+        (lambda data: data[:3], "truncated"),
         (lambda data: b"\x00\x00\x0d\x01" + data[4:], "unsigned bytes"),
         (lambda data: struct.pack(">HBB3I", 0, 8, 3, 2**31, 2**31, 2**31), "claims"),
     ],
@@ -140,7 +140,7 @@ def test_cifar_says_what_is_missing(tmp_path, rng):
 def test_a_truncated_cifar_batch_is_refused(tmp_path, rng):
     folder = write_cifar10(tmp_path, cifar_batches(rng), "binary")
     (folder / "test_batch.bin").write_bytes(b"\x00" * 3000)
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match="truncated"):
         load_cifar("cifar10", tmp_path)
 
 
@@ -200,6 +200,7 @@ def test_small_imagenet_counts_labels_from_one(tmp_path, rng, name, side, versio
             (folder / stem).write_bytes(pickle.dumps(batch))
     data = load_small_imagenet(name, tmp_path)
     assert data.x_train.shape == (6, 3, side, side)
+    assert data.mean_image
     assert data.y_test.tolist() == [0, 999, 4]
 
 
