@@ -3,10 +3,10 @@
 The statements of this package run unchanged on SQLite and on PostgreSQL. This module holds what differs: how a
 transaction begins, how the server's clock is read, and which ``INSERT`` has ``ON CONFLICT``.
 
-Time is an integer, microseconds since 1970 in UTC, read by the database in the statement that uses it. PostgreSQL
-answers with the moment the statement arrived, so that a statement that waited for a lock never grants more lease
-than it asked for. SQLite runs inside the process and answers with the host's clock when the transaction got its
-turn, through a function registered on every connection because its own date functions stop at milliseconds.
+Time is an integer, microseconds since 1970 in UTC, read by the database in the statement that uses it. On
+PostgreSQL it is the moment at which the statement arrived, so that a statement that waited for a lock never grants
+more lease than it requested. On SQLite, which runs inside the process, it is the host's clock when the transaction
+began, through a function registered on every connection because its own date functions stop at milliseconds.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ jobs = Table(
     Index(None, "status", "created_at", "id"),
     Index(None, "kind", "status", "created_at", "id"),
     Index(None, "parent_id", "created_at", "id"),
-    # The queue, answers to identical requests, the reaper's two scans.
+    # The queue, results of identical requests, the reaper's two scans.
     Index(None, "queue", "status", "created_at"),
     Index(None, "fingerprint", "status", "finished_at"),
     Index(None, "lease_until"),
@@ -102,7 +102,7 @@ idempotency = Table(
     "idempotency",
     metadata,
     Column("key", SafeText, primary_key=True),
-    Column("request", SafeText, nullable=False),  # SHA-256 of what was asked for
+    Column("request", SafeText, nullable=False),  # SHA-256 of the request
     Column("job_id", SafeText, ForeignKey("jobs.id"), nullable=False),
     Column("created_at", Instant, nullable=False),
 )

@@ -49,7 +49,7 @@ class Datasets:
         return Page(tuple(_dataset_of(row) for row in rows), next_cursor)
 
     def delete_dataset(self, dataset_id: str) -> None:
-        """Forget a data set. Raises DatasetNotFound."""
+        """Remove a data set. Raises DatasetNotFound."""
         with self.database.write() as connection:
             done = connection.execute(delete(datasets).where(datasets.c.id == dataset_id))
         if done.rowcount == 0:

@@ -1,4 +1,4 @@
-"""Estimates that are worth keeping: whatever the science remembers under a key."""
+"""Estimates that later jobs reuse, stored by key."""
 
 from __future__ import annotations
 

@@ -50,12 +50,12 @@ class Keys:
         return [ApiKey(row.id, row.name, row.created_at) for row in rows]
 
     def has_keys(self) -> bool:
-        """Whether the API asks for one."""
+        """Whether there is a key, and so the API requires one."""
         with self.database.read() as connection:
             return connection.scalar(select(api_keys.c.id).limit(1)) is not None
 
     def revoke_key(self, key_id: str) -> bool:
-        """Forget a key; whether there was one."""
+        """Remove a key; whether there was one."""
         with self.database.write() as connection:
             return connection.execute(delete(api_keys).where(api_keys.c.id == key_id)).rowcount > 0
 

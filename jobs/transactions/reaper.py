@@ -19,7 +19,7 @@ class Reaping:
 
     def reap(self, limit: int = 100) -> Reaped:
         """End attempts whose lease has run out: their jobs are queued again while attempts are left, fail as
-        ``worker_lost`` afterwards, and are cancelled if that was asked for. One transaction per job; any number of
+        ``worker_lost`` afterwards, and are cancelled if that was requested. One transaction per job; any number of
         reapers may run at once.
         """
         query = select(jobs.c.id).where(jobs.c.lease_until < now()).order_by(jobs.c.lease_until).limit(limit)
@@ -40,7 +40,7 @@ class Reaping:
 
     def publishable(self, older_than_s: float, limit: int = 100) -> list[Hint]:
         """Queued jobs of which no message was sent for this long, longest first. They count as sent from now on, so
-        that two processes that ask do not both send.
+        that concurrent callers do not both send.
         """
         query = select(jobs.c.id, jobs.c.queue).where(jobs.c.hinted_at < now() - microseconds(older_than_s))
         query = query.order_by(jobs.c.hinted_at, jobs.c.id).limit(limit).with_for_update(skip_locked=True)

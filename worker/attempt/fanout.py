@@ -41,11 +41,11 @@ class ChildJobs:
     def start(self, request: protocol.StartChildren) -> None:
         """Create the children and publish them. Raises Superseded, JobNotFound."""
         try:
-            asked = [
+            requested = [
                 Child(key=child["key"], kind=child["kind"], spec=child["spec"], queue=QUEUE_OF[child["kind"]])
                 for child in request.children
             ]
-            jobs = self._lease.insist(lambda: self._store.fan_out(self._parent.id, self._parent.attempt, asked))
+            jobs = self._lease.insist(lambda: self._store.fan_out(self._parent.id, self._parent.attempt, requested))
         except ParentClosed:
             return  # being cancelled: the next heartbeat sends the process a cancel
         except (ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""What every attempt of a worker shares."""
+"""What every attempt of a worker shares. Apart from the runner, which creates it and which attempts cannot import."""
 
 from __future__ import annotations
 

@@ -51,15 +51,15 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
     from collegium.search.parse import parse_spec
     from collegium.search.spec import SearchSpec
 
-    asked = parse_spec(SearchSpec, spec)
+    parsed = parse_spec(SearchSpec, spec)
     result = engine.run(
-        asked,
+        parsed,
         report=context.report,
         load=context.get_estimate,
         store=context.put_estimate,
         map_shards=ShardMap(context) if context.divides else None,
         device=context.device,
-        images=_images(asked, context),
+        images=_images(parsed, context),
     )
     (context.artifact_dir / "plot.svg").write_bytes(plot.plot(result))
     return result.model_dump(mode="json")
@@ -170,9 +170,9 @@ def _part_failed(outcome: dict[str, Any]) -> JobRejected:
     )
 
 
-def _images(asked: SearchSpec, context: Context) -> np.ndarray | None:
+def _images(parsed: SearchSpec, context: Context) -> np.ndarray | None:
     """Training images of the data set that the search names, ``(images, channels, height, width)``."""
-    name = asked.inputs.data
+    name = parsed.inputs.data
     if name is None:
         return None
     import torch
