@@ -16,7 +16,7 @@ from collegium.app.http.error_handlers import install_problem_handlers
 from collegium.app.http.metrics import RequestMetrics
 from collegium.app.http.middleware import RequestMiddleware
 from collegium.app.http.openapi import COMMON_RESPONSES, publish_openapi
-from collegium.app.http.parameters import only_known_parameters
+from collegium.app.http.requests import only_known_parameters
 from collegium.app.routes import artifacts, datasets, events, health, jobs, pages, searches, trainings, uploads
 from collegium.app.services.services import Services, authorize
 from collegium.app.settings import Settings, load_settings

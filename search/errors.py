@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+Path = tuple[str | int, ...]
+
 
 class InvalidSpec(Exception):
     """A specification that is well-formed but wrong: ``path`` names the field, ``message`` says what would be right.
+
+    ``errors`` lists all wrong fields that were found, of which ``path`` and ``message`` are the first.
 
     >>> from collegium import InvalidSpec, find_ensemble
     >>> try:
@@ -14,7 +20,8 @@ class InvalidSpec(Exception):
     ('space', 'multiple_of') Input should be greater than or equal to 1
     """
 
-    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
+    def __init__(self, path: Path, message: str, others: Iterable[tuple[Path, str]] = ()) -> None:
         self.path = path
         self.message = message
+        self.errors = ((path, message), *others)
         super().__init__(f"{'.'.join(map(str, path))}: {message}")

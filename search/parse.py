@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.locations import without_tags
+from collegium.search.locations import Location, without_tags
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse_spec(model: type[Model], document: Mapping[str, Any]) -> Model:
-    """``document`` as a ``model``. Raises ``InvalidSpec`` with the path of the first field that is wrong.
+def parse_spec(model: type[Model], document: Any) -> Model:
+    """``document`` as a ``model``. Raises ``InvalidSpec``, which lists every field that is wrong.
 
     Specifications are strict, and strictness depends on the form: an array of JSON is a tuple of the model, while a
     Python list is not. So whatever comes from outside takes the way through JSON, and means the same everywhere.
@@ -24,9 +24,38 @@ def parse_spec(model: type[Model], document: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        location = without_tags(first["loc"], json.loads(text), missing=first["type"] == "missing")
-        raise InvalidSpec(location, first["msg"].removeprefix("Value error, ")) from error
+        first, *others = _field_errors(error, json.loads(text))
+        raise InvalidSpec(*first, others) from error
+
+
+def _field_errors(error: ValidationError, document: Any) -> list[tuple[Location, str]]:
+    """One entry for each wrong place in ``document``; the branches of a union that all failed there are joined."""
+    found: dict[Location, dict[str, None]] = {}
+    short: set[Location] = set()
+    for item in error.errors(include_url=False, include_input=False):
+        location = without_tags(item["loc"], document, missing=item["type"] == "missing")
+        found.setdefault(location, {})[_message(item)] = None
+        if item["type"] == "too_short":
+            short.add(location)
+    # Wrong items are not counted, so that an array of them is called too short as well.
+    for location in short:
+        if any(len(other) > len(location) and other[: len(location)] == location for other in found):
+            del found[location]
+    return [(location, ", or ".join(messages)) for location, messages in found.items()]
+
+
+def _message(item: ErrorDetails) -> str:
+    if item["type"] in ("too_short", "too_long"):
+        context = item.get("ctx", {})
+        at_least = item["type"] == "too_short"
+        count = context["min_length" if at_least else "max_length"]
+        return f"{'at least' if at_least else 'at most'} {counted_items(count)} expected here"
+    return item["msg"].removeprefix("Value error, ")
+
+
+def counted_items(count: int) -> str:
+    """``count`` and the words that follow it, as in ``at most 3 items are expected here``."""
+    return "1 item is" if count == 1 else f"{count} items are"
 
 
 def _plain(value: Any) -> Any:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from collegium.app.cli.connection import follow_job, report_end
 from collegium.app.cli.errors import out
-from collegium.app.cli.follow import follow_job, report_end
 from collegium.app.cli.tables.search import search_table
 from collegium.app.client.client import Client
 from collegium.app.client.transfer import download

@@ -61,7 +61,8 @@ def stopping(action: Callable[[], Any]) -> Any:
             _print_error(readable(location), message)
         raise Stop(USAGE, "the specification is invalid" if problem.errors else problem.detail) from problem
     except InvalidSpec as error:
-        _print_error(readable(error.path), error.message)
+        for location, message in error.errors:
+            _print_error(readable(location), message)
         raise Stop(USAGE, "the specification is invalid") from error
 
 

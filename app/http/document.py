@@ -13,16 +13,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from collections.abc import Sequence
+from typing import Any
 
 from collegium.app.http.bounds import Bounds, bounds_of
 from collegium.app.http.problems import Problem
-from collegium.search.locations import ROOT, Location, readable, without_tags
+from collegium.search.errors import InvalidSpec
+from collegium.search.locations import ROOT, Location, readable
+from collegium.search.parse import Model, counted_items, parse_spec
 
-Model = TypeVar("Model", bound=BaseModel)
 Fault = tuple[Location, str]
 
 #: Deepest nesting of arrays and objects; specifications need nine.
@@ -44,9 +43,9 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
     """Strict JSON bytes as a ``model``. Raises 400 and 422 problems."""
     document = parse_json(raw, bounds_of(model))
     try:
-        return model.model_validate_json(json.dumps(document))
-    except ValidationError as error:
-        raise spec_problem(field_errors(error, document)) from error
+        return parse_spec(model, document)
+    except InvalidSpec as error:
+        raise spec_problem(error.errors) from error
 
 
 def parse_json(raw: bytes, bounds: Bounds | None = None) -> Any:
@@ -68,40 +67,11 @@ def parse_json(raw: bytes, bounds: Bounds | None = None) -> Any:
         raise Problem("malformed-json", detail) from error
 
 
-def spec_problem(errors: list[Fault]) -> Problem:
+def spec_problem(errors: Sequence[Fault]) -> Problem:
     """The 422 problem of a specification with these wrong fields."""
     location, message = errors[0]
     more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
     return Problem("invalid-spec", f"{readable(location)}: {message}{more}", errors=errors)
-
-
-def field_errors(error: ValidationError, document: Any) -> list[Fault]:
-    """One entry for each wrong place in ``document``; the branches of a union that all failed there are joined."""
-    found: dict[Location, dict[str, None]] = {}
-    short: set[Location] = set()
-    for item in error.errors(include_url=False, include_input=False):
-        location = without_tags(item["loc"], document, missing=item["type"] == "missing")
-        found.setdefault(location, {})[_message(item)] = None
-        if item["type"] == "too_short":
-            short.add(location)
-    # Wrong items are not counted, so that an array of them is called too short as well.
-    for location in short:
-        if any(len(other) > len(location) and other[: len(location)] == location for other in found):
-            del found[location]
-    return [(location, ", or ".join(messages)) for location, messages in found.items()]
-
-
-def _message(item: ErrorDetails) -> str:
-    if item["type"] in ("too_short", "too_long"):
-        context = item.get("ctx", {})
-        at_least = item["type"] == "too_short"
-        count = context["min_length" if at_least else "max_length"]
-        return f"{'at least' if at_least else 'at most'} {_items(count)} expected here"
-    return item["msg"].removeprefix("Value error, ")
-
-
-def _items(count: int) -> str:
-    return "1 item is" if count == 1 else f"{count} items are"
 
 
 def _number(literal: str) -> float | int:
@@ -194,7 +164,7 @@ class Scan:
         assert isinstance(inner.key, int)
         inner.key += 1
         if inner.bounds is not None and inner.bounds.items is not None and inner.key >= inner.bounds.items:
-            return self._path()[:-1], f"at most {_items(inner.bounds.items)} expected here"
+            return self._path()[:-1], f"at most {counted_items(inner.bounds.items)} expected here"
         return self._count_stray(count)
 
     def _name(self) -> Fault | None:

@@ -11,9 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
+from collegium.app.http.document import spec_problem
 from collegium.app.http.problems import Problem, of_status
 from collegium.jobs.database.engine import UNAVAILABLE
 from collegium.jobs.errors import InvalidCursor
+from collegium.search.errors import InvalidSpec
 
 log = logging.getLogger("collegium.api")
 
@@ -43,6 +45,10 @@ def install_problem_handlers(app: FastAPI) -> None:
         errors = [(tuple(item["loc"]), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
         return _send(request, Problem("invalid-request", "a parameter is invalid", errors=errors))
 
+    def specification(request: Request, error: Exception) -> Response:
+        assert isinstance(error, InvalidSpec)
+        return _send(request, spec_problem(error.errors))
+
     def cursor(request: Request, error: Exception) -> Response:
         return _send(request, Problem("invalid-cursor", "give 'next_cursor' of an earlier page, unchanged"))
 
@@ -51,6 +57,7 @@ def install_problem_handlers(app: FastAPI) -> None:
         return _send(request, Problem("unavailable", "the database does not answer", headers={"Retry-After": "5"}))
 
     app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(InvalidSpec, specification)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, parameters)
     app.add_exception_handler(InvalidCursor, cursor)

@@ -20,8 +20,7 @@ from collegium.app.http.conditional import (
 )
 from collegium.app.http.openapi import Responses, binary, header, problems
 from collegium.app.http.problems import Problem
-from collegium.app.services.lookup import JobId, require_artifact, require_job
-from collegium.app.services.services import ServicesDep
+from collegium.app.services.services import JobId, ServicesDep, require_artifact, require_job
 from collegium.app.services.views import ArtifactList, artifact_view
 from collegium.jobs.errors import ArtifactNotFound
 from collegium.jobs.files.artifacts import RangeReader

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from collegium.app.http.body import check_media_type
 from collegium.app.http.openapi import problems
 from collegium.app.http.problems import Problem
+from collegium.app.http.requests import check_media_type
 from collegium.app.services.services import Services, ServicesDep
 from collegium.app.services.uploads import (
     ADDED,

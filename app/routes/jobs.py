@@ -12,8 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from collegium.app.http.conditional import none_match, tag_of_bytes
 from collegium.app.http.openapi import header, problems
-from collegium.app.services.lookup import JobId, require_job
-from collegium.app.services.services import ServicesDep
+from collegium.app.services.services import JobId, ServicesDep, require_job
 from collegium.app.services.views import JobPage, JobView, MetricTable, job_tag, job_view
 from collegium.jobs.record import Event, Kind
 from collegium.jobs.states import Status

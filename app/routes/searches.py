@@ -8,14 +8,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from collegium.app.http.body import read_model
-from collegium.app.http.document import spec_problem
 from collegium.app.http.openapi import json_body
+from collegium.app.http.requests import read_model
 from collegium.app.services.references import check_data
 from collegium.app.services.services import ServicesDep
 from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
-from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import describe_presets, validate_search
 from collegium.search.spec import SearchSpec
 
@@ -60,10 +58,7 @@ def create_search(
     key: IdempotencyKey = None,
     fresh: Fresh = False,
 ) -> JSONResponse:
-    try:
-        validate_search(spec)
-        if spec.inputs.data is not None:
-            check_data(services.store, spec.inputs.data, services.settings, ("inputs", "data"))
-    except InvalidSpec as error:
-        raise spec_problem([(error.path, error.message)]) from error
+    validate_search(spec)
+    if spec.inputs.data is not None:
+        check_data(services.store, spec.inputs.data, services.settings, ("inputs", "data"))
     return submit(services, "search", spec, "search", key, fresh)

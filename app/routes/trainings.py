@@ -8,14 +8,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from collegium.app.http.body import read_model
-from collegium.app.http.document import spec_problem
 from collegium.app.http.openapi import json_body
+from collegium.app.http.requests import read_model
 from collegium.app.services.references import resolved_study, resolved_training
 from collegium.app.services.services import ServicesDep
 from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
-from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.methods import describe_methods
 from collegium.train.spec.recipes import describe_recipes
@@ -78,11 +76,8 @@ def create_training(
     key: IdempotencyKey = None,
     fresh: Fresh = False,
 ) -> JSONResponse:
-    try:
-        definite = resolved_training(services.store, spec, services.settings)
-        check_training_cost(definite)
-    except InvalidSpec as error:
-        raise spec_problem([(error.path, error.message)]) from error
+    definite = resolved_training(services.store, spec, services.settings)
+    check_training_cost(definite)
     return submit(services, "training", definite, "train", key, fresh)
 
 
@@ -99,9 +94,6 @@ def create_study(
     key: IdempotencyKey = None,
     fresh: Fresh = False,
 ) -> JSONResponse:
-    try:
-        definite = resolved_study(services.store, spec, services.settings)
-        check_study_cost(definite)
-    except InvalidSpec as error:
-        raise spec_problem([(error.path, error.message)]) from error
+    definite = resolved_study(services.store, spec, services.settings)
+    check_study_cost(definite)
     return submit(services, "study", definite, "train", key, fresh)

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from collegium.app.http.body import check_media_type
 from collegium.app.http.openapi import header, problems
+from collegium.app.http.requests import check_media_type
 from collegium.app.services.services import ServicesDep
 from collegium.app.services.uploads import (
     ADDED,

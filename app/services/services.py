@@ -1,21 +1,25 @@
-"""What the routes work with: put together once in ``collegium.app.main``, and a dependency of each route."""
+"""What the routes work with: the parts of the service, a dependency of each route, and what a path names."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from sqlalchemy import Engine
 
 from collegium.app.http.auth import check_key, check_origin
 from collegium.app.http.metrics import RequestMetrics
+from collegium.app.http.problems import Problem
 from collegium.app.settings import Settings
 from collegium.jobs.broker import Publisher
+from collegium.jobs.errors import JobNotFound
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.files.datasets import DatasetStore
+from collegium.jobs.record import Artifact, Job
 from collegium.jobs.store import JobStore
 
 #: Large bodies that are parsed at a time.
@@ -55,3 +59,26 @@ def authorize(request: Request, services: ServicesDep) -> None:
     check_origin(request, services.settings, required)
     if required:
         check_key(request, services.store)
+
+
+JobId = Annotated[str, Path(description="a job's id")]
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+def require_job(services: Services, job_id: str) -> Job:
+    """The job. Raises a 404 problem."""
+    try:
+        if _ID.match(job_id):
+            return services.store.get(job_id)
+    except JobNotFound:
+        pass
+    raise Problem("not-found", "there is no job with this id")
+
+
+def require_artifact(services: Services, job_id: str, name: str) -> Artifact:
+    """The job's artifact with this name. Raises a 404 problem."""
+    require_job(services, job_id)
+    artifact = services.store.artifact(job_id, name) if len(name) <= 512 and name.isprintable() else None
+    if artifact is None:
+        raise Problem("not-found", "the job has no artifact with this name")
+    return artifact

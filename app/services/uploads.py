@@ -14,9 +14,9 @@ from fastapi import Query, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from collegium.app.http.body import bounded_stream
 from collegium.app.http.openapi import Responses, binary, header, problems
 from collegium.app.http.problems import Problem
+from collegium.app.http.requests import bounded_stream
 from collegium.app.services.services import Services
 from collegium.app.services.views import DatasetView, dataset_view
 from collegium.jobs.errors import HashMismatch, InvalidName, OffsetMismatch, TooLarge, UploadNotFound

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.services.event_stream import encoded
+from collegium.app.routes.events import encoded
 from collegium.app.services.services import Services
 from collegium.jobs.record import Job
 

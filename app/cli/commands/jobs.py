@@ -10,9 +10,8 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from collegium.app.cli.connection import AsJson, Key, Server, connect
+from collegium.app.cli.connection import AsJson, Key, Server, connect, follow_job
 from collegium.app.cli.errors import OF_STATUS, REFUSED, Stop, err, exit_with_status, out
-from collegium.app.cli.follow import follow_job
 from collegium.app.cli.tables.jobs import job_summary, jobs_table
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]

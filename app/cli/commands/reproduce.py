@@ -1,4 +1,4 @@
-"""``collegium reproduce``: figures and tables of the papers, computed again."""
+"""``collegium reproduce``: figures and tables of the papers, computed again by a process of its own."""
 
 from __future__ import annotations
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from collegium.app.cli.connection import AsJson, Key, connect
+from collegium.app.cli.connection import AsJson, Key, connect, follow_job, progress_bar, report_end
 from collegium.app.cli.errors import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, exit_with_status, out
-from collegium.app.cli.follow import follow_job, progress_bar, report_end
 from collegium.app.cli.specs import put, read_object, validated
 from collegium.app.cli.tables.jobs import failure_text
 from collegium.app.cli.tables.search import search_table

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from collegium.app.cli.connection import AsJson, Key, Server, connect
+from collegium.app.cli.connection import AsJson, Key, Server, connect, follow_job, report_end
 from collegium.app.cli.errors import OF_STATUS, USAGE, Stop, err, exit_with_status, out
-from collegium.app.cli.follow import follow_job, report_end
 from collegium.app.cli.specs import put, read_object
 from collegium.app.cli.tables.jobs import result_view
 from collegium.train.methods import METHODS

@@ -1,10 +1,11 @@
-"""Request bodies: the right media type, bounded bytes, then a model."""
+"""What a request may hold: known query parameters, and a bounded body of the right media type that is a model."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
+from fastapi.dependencies.models import Dependant
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
@@ -66,3 +67,24 @@ async def read_model(request: Request, model: type[Model], limit: int, turn: asy
         return parse_model(bytes(raw), model)
     async with turn:
         return await run_in_threadpool(parse_model, bytes(raw), model)
+
+
+def only_known_parameters(request: Request) -> None:
+    """Refuse unknown and repeated query parameters. Raises a 422 problem."""
+    route = request.scope.get("route")
+    known = set(_names(route.dependant)) if route is not None else set()
+    errors = []
+    for name in dict.fromkeys(key for key, _ in request.query_params.multi_items()):
+        if name not in known:
+            allowed = f"; known are {', '.join(sorted(known))}" if known else ""
+            errors.append((("query", name), f"unknown parameter{allowed}"))
+        elif len(request.query_params.getlist(name)) > 1:
+            errors.append((("query", name), "given more than once"))
+    if errors:
+        raise Problem("invalid-request", "a query parameter is not understood", errors=errors)
+
+
+def _names(dependant: Dependant) -> Iterable[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for below in dependant.dependencies:
+        yield from _names(below)
