@@ -1,4 +1,4 @@
-"""Trainings, studies, and the methods and recipes that they can name."""
+"""Trainings, studies, and the methods, data formats and recipes that they can name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collegium.app.services.references import resolved_study, resolved_training
 from collegium.app.services.services import ServicesDep
 from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
+from collegium.train.data.catalog import describe_formats
 from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.methods import describe_methods
 from collegium.train.spec.recipes import describe_recipes
@@ -39,6 +40,23 @@ class MethodList(View):
     items: list[MethodView]
 
 
+class DataFormatView(View):
+    """A format of data, and the data sets that it has a name for."""
+
+    name: str
+    summary: str
+    data: list[dict[str, Any]] = Field(description="named data sets, with the files that they are read from")
+    layout: str = Field(description="what other data of this format looks like, if it takes any")
+    options_name: str = Field(description="the field of `data` that holds the options, if there are any")
+    options: dict[str, Any] | None = Field(description="JSON schema of the options")
+
+
+class DataFormatList(View):
+    """The formats of data, those of other installed packages included."""
+
+    items: list[DataFormatView]
+
+
 class RecipeList(View):
     """The recipes of the papers, each with every field that a training may override."""
 
@@ -48,6 +66,11 @@ class RecipeList(View):
 @router.get("/methods", responses={200: {"model": MethodList}}, summary="List the training methods")
 def list_methods() -> JSONResponse:
     return JSONResponse({"items": describe_methods()})
+
+
+@router.get("/data-formats", responses={200: {"model": DataFormatList}}, summary="List the formats of data")
+def list_data_formats() -> JSONResponse:
+    return JSONResponse({"items": describe_formats()})
 
 
 @router.get("/recipes", responses={200: {"model": RecipeList}}, summary="List the named recipes")

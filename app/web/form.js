@@ -37,7 +37,7 @@ function set(document, path, value) {
 }
 
 export async function showForm(main, wanted, posted) {
-  const [presets, methods, recipes] = (await Promise.all([get("/v1/presets"), get("/v1/methods"), get("/v1/recipes")])).map((list) => list.items);
+  const [presets, methods, formats, uploads, recipes] = (await Promise.all(["presets", "methods", "data-formats", "datasets", "recipes"].map((name) => get(`/v1/${name}`)))).map((list) => list.items);
   let target = WHERE.search;
   const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 14, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
   const wrong = h("div", { id: "wrong", "aria-live": "polite" });
@@ -52,6 +52,7 @@ export async function showForm(main, wanted, posted) {
     choice("Verify", "verify", [["", "no"], ["true", "build and measure"]], (text) => text === "true")),
   "/v1/trainings": h("div.options", {},
     choice("Method", "method", methods.map((method) => [method.name, method.name, method.summary])),
+    choice("Data", "data.name", [...formats.flatMap((format) => format.data.map((data) => [data.name, data.name, format.summary])), ...uploads.map((data) => [data.id, `${data.name} (uploaded)`, data.id])]),
     choice("Recipe", "recipe.name", [["", "that of the data"], ...recipes.map((recipe) => [recipe.name, recipe.name])])) };
   const options = Object.values(choices);
 

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from collegium.app.services.services import Services
 from collegium.jobs.record import Job
+from collegium.train.data.catalog import DATA_FORMATS
 from collegium.train.methods import METHODS
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
@@ -38,6 +39,15 @@ def test_methods_are_listed_with_their_options(api: TestClient) -> None:
     for name in items:
         spec = TRAINING | {"method": name, "data": {"name": "digits", "validation": 0.1}}
         assert api.post("/v1/trainings", json=spec).status_code == 202, name
+
+
+def test_data_formats_are_listed_with_the_data_that_they_name(api: TestClient) -> None:
+    items = {item["name"]: item for item in api.get("/v1/data-formats").json()["items"]}
+    assert list(items) == list(DATA_FORMATS.names)
+    named = {data["name"]: item for item in items.values() for data in item["data"]}
+    assert {"digits", "mnist", "synthetic-text"} <= set(named)
+    assert named["synthetic-text"]["options_name"] == "synthetic"
+    assert "length" in named["synthetic-text"]["options"]["properties"]
 
 
 def test_recipes_are_listed(api: TestClient) -> None:
