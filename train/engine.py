@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import nn
 from collegium.search.progress import Report, discard
 from collegium.train.export.bundle import export
 from collegium.train.export.package import Package
+from collegium.train.loop.callback import Event, TrainingCallback, discard_event
 from collegium.train.loop.context import TrainingContext, TrainingRequest, assemble, concrete
 from collegium.train.loop.launch import in_processes
-from collegium.train.loop.loop import Pace, TrainingCallback
+from collegium.train.loop.loop import Pace
 from collegium.train.loop.phases import Trained, last_good, parameters, scores_of, train_all
 from collegium.train.loop.runtime import DeviceLayout, float32_as, threads_for
 from collegium.train.result import Scores, TrainingResult
@@ -25,18 +26,13 @@ from collegium.versions import versions
 
 #: Distributions on which a training's result depends.
 PACKAGES = ("torch", "numpy", "safetensors", "lightning-fabric", "scikit-learn", "transformers")
-Event = Callable[[str, dict[str, Any]], None]
-
-
-def _silent(*_: Any) -> None:
-    """Discard progress and events."""
 
 
 def run(
     spec: TrainingSpec,
     *,
     report: Report = discard,
-    event: Event = _silent,
+    event: Event = discard_event,
     checkpoint_dir: Path | None = None,
     artifact_dir: Path | None = None,
     device: str = "cpu",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from collegium.search.parse import parse_spec
+from collegium.search.progress import Report, discard
+from collegium.train.loop.callback import Event, discard_event
 from collegium.train.result import StudyResult, TrainingResult
 from collegium.train.spec.architecture import BaselineArchitecture
 from collegium.train.spec.study import StudySpec
@@ -18,9 +20,6 @@ from collegium.train.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-Report = Callable[[float, str], None]
-Event = Callable[[str, dict[str, Any]], None]
 
 
 def run_training(
@@ -59,14 +58,14 @@ def run_training(
     from collegium.train.engine import run
 
     asked = spec if isinstance(spec, TrainingSpec) else parse_spec(TrainingSpec, spec)
-    callbacks: dict[str, Any] = {"report": report, "event": event}
     found = run(
         asked,
+        report=report or discard,
+        event=event or discard_event,
         checkpoint_dir=_path(checkpoint_dir),
         artifact_dir=_path(folder),
         device=device,
         data_dir=_path(data_dir),
-        **{name: callback for name, callback in callbacks.items() if callback is not None},
     )
     return TrainingResult.model_validate(found)
 
@@ -96,11 +95,12 @@ def run_study(
     from collegium.train.study.study import run
 
     asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
-    callbacks: dict[str, Any] = {} if report is None else {"report": report}
     options = PoolOptions(device, _path(data_dir))
     here = nullcontext(partial(train_in_turn, options=options))
     with here if processes == 1 else Pool(processes, options) as fan_out:
-        return StudyResult.model_validate(run(asked, fan_out=fan_out, artifact_dir=_path(folder), **callbacks))
+        return StudyResult.model_validate(
+            run(asked, fan_out=fan_out, artifact_dir=_path(folder), report=report or discard)
+        )
 
 
 def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int = 0) -> nn.Module:

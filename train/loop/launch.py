@@ -15,9 +15,10 @@ import torch.multiprocessing as processes
 from lightning_fabric import Fabric
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.progress import discard
 from collegium.train.errors import TrainingError
+from collegium.train.loop.callback import TrainingCallback, discard_event
 from collegium.train.loop.context import TrainingRequest
-from collegium.train.loop.loop import TrainingCallback
 
 Execute = Callable[[Fabric, TrainingRequest, TrainingCallback], dict[str, Any]]
 POLL_SECONDS = 0.1
@@ -96,8 +97,7 @@ def _work(fabric: Fabric, execute: Execute, request: TrainingRequest, messages: 
 
     first = fabric.global_rank == 0
     callback = TrainingCallback(
-        report if first else lambda fraction, message: None,
-        (lambda kind, row: messages.put(("event", kind, row))) if first else lambda kind, row: None,
+        report if first else discard, (lambda kind, row: messages.put(("event", kind, row))) if first else discard_event
     )
     try:
         result = execute(fabric, request, callback)

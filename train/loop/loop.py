@@ -20,12 +20,12 @@ from collegium.train.data.augment import compose
 from collegium.train.data.batches import TrainingBatches, derive_seed
 from collegium.train.data.dataset import Augment, Batch, Dataset
 from collegium.train.errors import Diverged
+from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.checkpoint import Checkpoints
-from collegium.train.loop.evaluation import evaluate
 from collegium.train.loop.metrics import Metrics, MetricSum
 from collegium.train.loop.optimization import make_optimizer, rate_at
 from collegium.train.loop.runtime import Runtime, used_memory
-from collegium.train.loop.task import Task
+from collegium.train.loop.task import Task, evaluate
 from collegium.train.majority.fused import clip_gradient_norm
 from collegium.train.methods.method import Method
 from collegium.train.spec.recipes import Recipe
@@ -56,17 +56,6 @@ class Position:
     best_epoch: int | None = None
     stale: int = 0
     finished: bool = False
-
-
-@dataclass(frozen=True)
-class TrainingCallback:
-    """Called during a training: ``report(fraction, message)``, which may raise to stop it, and ``event(type, data)``.
-
-    An exception of either is re-raised after a checkpoint is saved.
-    """
-
-    report: Callable[[float, str], None]
-    event: Callable[[str, dict[str, Any]], None]
 
 
 class Loop:

@@ -12,11 +12,12 @@ from torch import nn
 from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches
 from collegium.train.data.dataset import Batch, Dataset, Split
 from collegium.train.errors import Mismatch
+from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.context import TrainingContext
-from collegium.train.loop.evaluation import evaluate
-from collegium.train.loop.loop import Loop, TrainingCallback, augmentation
+from collegium.train.loop.loop import Loop, augmentation
 from collegium.train.loop.metrics import Metrics
 from collegium.train.loop.norms import reestimate_norms
+from collegium.train.loop.task import evaluate
 from collegium.train.majority.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
 from collegium.train.majority.fused import majority_copies
 from collegium.train.methods.method import Method, Vanilla
@@ -59,7 +60,7 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
     for index in range(method.independent_models):
         start = derive_seed(context.spec.seed, INITIAL, 0 if method.shared_start else index)
         plain, name = Vanilla(), model_name(index)
-        loop = _loop(context, plain, start, index, name, _part(callback, index, phases))
+        loop = _loop(context, plain, start, index, name, callback.part(index, phases))
         loop.run()
         history[name] = loop.position.history
         finished.append(plain.finish(loop.model))
@@ -72,7 +73,7 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
         trained = sum(parameters(model) for model in finished)
         return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history)
     start = derive_seed(context.spec.seed, INITIAL, method.independent_models)
-    loop = _loop(context, method, start, method.independent_models, TRAINING, _part(callback, phases - 1, phases))
+    loop = _loop(context, method, start, method.independent_models, TRAINING, callback.part(phases - 1, phases))
     loop.run()
     history[TRAINING] = loop.position.history
     return _collapsed(context, method, loop, history)
@@ -145,12 +146,6 @@ def renew_norms(context: TrainingContext, model: nn.Module) -> None:
         augment=augmentation(context.data, context.runtime.recipe),
     )
     reestimate_norms(model, islice(batches.epoch(0), NORM_BATCHES))
-
-
-def _part(callback: TrainingCallback, index: int, phases: int) -> TrainingCallback:
-    return TrainingCallback(
-        lambda fraction, message: callback.report((index + fraction) / phases, message), callback.event
-    )
 
 
 def _evaluate(context: TrainingContext) -> Callable[[nn.Module], float]:

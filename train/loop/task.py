@@ -1,4 +1,4 @@
-"""How a batch goes into a network, and which logits come out."""
+"""What a network is trained for: how a batch goes in, which logits come out, and how good they are on a split."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collegium.train.data.dataset import Batch, Dataset
-from collegium.train.loop.metrics import IGNORED, loss_of
+from collegium.train.data.batches import evaluation_batches
+from collegium.train.data.dataset import Batch, Dataset, Preprocessing, Split
+from collegium.train.loop.metrics import IGNORED, Metrics, MetricSum, loss_of
+from collegium.train.loop.runtime import Runtime
 
 PADDING = 0
 
@@ -62,3 +64,37 @@ class _Rewrite:
             decoder_input_ids=shifted.masked_fill(shifted == IGNORED, PADDING),
             use_cache=False,
         ).logits
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    task: Task,
+    runtime: Runtime,
+    *,
+    most: int | None = None,
+) -> Metrics:
+    """Loss and accuracy of ``model`` in evaluation mode on ``split``, or on its first ``most`` samples.
+
+    The model's mode is left as it was.
+    """
+    total = MetricSum(runtime.device, runtime.sum())
+    was_training = model.training
+    model.eval()
+    try:
+        batches = evaluation_batches(
+            split,
+            preprocessing,
+            batch_size=runtime.evaluation_batch,
+            most=most,
+            rank=runtime.rank,
+            world=runtime.world,
+        )
+        with runtime.autocast():
+            for x, y in batches:
+                total.add(task.logits(model, x, y), y)
+    finally:
+        model.train(was_training)
+    return total.mean()

@@ -16,7 +16,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
+from collegium.search.progress import Report, discard
 from collegium.train.export.package import describe_file
+from collegium.train.loop.callback import Event, discard_event
 from collegium.train.result import Cell, Note, Run, Splits, StudyResult, SweepPoint
 from collegium.train.spec.study import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec
 from collegium.train.spec.training import TrainingSpec
@@ -47,16 +49,12 @@ class _Cell:
     chosen: dict[str, Any] | None = field(default_factory=dict)
 
 
-def _silent(*_: Any) -> None:
-    """Discard progress and events."""
-
-
 def run(
     spec: StudySpec,
     *,
     fan_out: FanOut,
-    report: Callable[[float, str], None] = _silent,
-    event: Callable[[str, dict[str, Any]], None] = _silent,
+    report: Report = discard,
+    event: Event = discard_event,
     artifact_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Run a study, and return a :class:`~collegium.train.result.StudyResult` as JSON-able values.

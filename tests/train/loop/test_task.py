@@ -2,9 +2,8 @@ import torch
 from torch import nn
 
 from collegium.train.data.dataset import ArraySplit, Preprocessing
-from collegium.train.loop.evaluation import evaluate
 from collegium.train.loop.runtime import DeviceLayout, Runtime
-from collegium.train.loop.task import Task
+from collegium.train.loop.task import Task, evaluate
 from collegium.train.spec.recipes import Recipe
 
 SPLIT = ArraySplit(torch.randn(120, 3, 2, 2) * 4 + 7, torch.zeros(120, dtype=torch.long))
