@@ -11,7 +11,8 @@ from collegium.search.progress import discard, scaled
 
 
 def test_the_example_runs():
-    assert doctest.testmod(progress) == (0, 3)
+    failed, run = doctest.testmod(progress)
+    assert (failed, run > 0) == (0, True)
 
 
 def test_parts_nest_and_clip():

@@ -67,7 +67,9 @@ def test_the_other_experiments_are_studies_that_can_be_posted():
     options = Options(seeds=10)
     table5 = reproduce_table5.study_of(options)
     assert table5.trainings() == 3 * 5 * 2 * (10 + 10)
-    assert table5.expansion.copies == 3
+    architecture, recipe = table5.architectures[0], table5.recipes[0]
+    majority = next(method for method in table5.methods if method.method == "majority")
+    assert table5.training(architecture, majority, recipe).expansion.copies == 3
     noise = reproduce_noise.study_of(options, 0.2)
     assert noise.data.label_noise == 0.2
     assert [method.label for method in noise.methods] == ["vanilla", "majority"]
