@@ -65,7 +65,8 @@ class TrainingResult(Part):
     ``accuracy``, ``top5`` and ``loss`` are those of the collapsed model, which is also the model that is exported;
     ``sampled`` are those of the weights that the last steps were trained under, where they differ. ``parameters``
     counts the collapsed model's; ``models`` is how many such models are averaged (``ensemble``), else 1. ``widths``
-    and ``multiplicity`` are null for transformers.
+    and ``multiplicity`` are null for transformers. ``recipe_name`` is the recipe that ``recipe`` was completed from:
+    the one that was named, or the data's, which is ``generic`` for data without one of its own.
 
     >>> from collegium import TrainingResult, run_training
     >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
@@ -88,6 +89,7 @@ class TrainingResult(Part):
     architecture: dict[str, Any]
     data: dict[str, Any]
     recipe: Recipe
+    recipe_name: str | None = None
     epochs: int
     steps: int
     best_epoch: int | None = None

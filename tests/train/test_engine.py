@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from collegium.train.methods import METHODS, create
 from collegium.train.result import TrainingResult
 from collegium.train.spec.training import TrainingSpec
 
+MLP = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [24, 24], "outputs": 10}, "width": 8, "multiplicity": 3}
 EVERY_STEP = Pace(report=0, checkpoint=0)
 
 
@@ -65,6 +67,24 @@ def test_a_training_measures_its_collapsed_model_on_every_split(digits_spec, tmp
     assert epochs[-1]["loss"] < epochs[0]["loss"]
     assert epochs[-1]["validation"]["top1"] == result.accuracy.validation
     assert all(row["eta_seconds"] >= 0 and row["images_per_second"] > 0 and row["memory_bytes"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "name", "epochs"),
+    [("digits", {}, "digits", 60), ("digits", {"name": "mk-fc-sgd"}, "mk-fc-sgd", 30), ("0" * 64, {}, "generic", 30)],
+)
+def test_a_result_names_the_recipe_that_its_own_fields_complete(tmp_path, data, recipe, name, epochs):
+    """An upload has no recipe of its own: the generic one is taken, and named."""
+    generator = np.random.default_rng(0)
+    arrays = {f"x_{split}": generator.normal(size=(40, 64)).astype(np.float32) for split in ("train", "test")}
+    labels = {f"y_{split}": np.arange(40) % 10 for split in ("train", "test")}
+    np.savez(tmp_path / f"{'0' * 64}.npz", **arrays, **labels)
+    spec = TrainingSpec.model_validate({"architecture": MLP, "data": {"name": data, "limit": 40}, "recipe": recipe})
+    assert spec.merged_recipe().epochs == epochs
+    short = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"epochs": 1})})
+    result = run(short, datasets_dir=tmp_path, artifact_dir=tmp_path / "left")
+    assert result["recipe_name"] == name
+    assert f"recipe {name}: 1 epochs" in (tmp_path / "left" / "README.md").read_text()
 
 
 def test_small_steps_take_one_thread_and_give_the_others_back(digits_spec):

@@ -62,8 +62,9 @@ def _number(value: float | None) -> str:
 def _training(description: Mapping[str, Any]) -> str:
     recipe, data = description["recipe"], description["data"]
     lines = [
-        f"* {recipe['epochs']} epochs of batches of {recipe['batch_size']}, {recipe['optimizer']}, learning rate "
-        f"{recipe['learning_rate']:.3g} ({recipe['schedule']}), weight decay {recipe['weight_decay']:.3g}",
+        f"* recipe {description['recipe_name']}: {recipe['epochs']} epochs of batches of {recipe['batch_size']}, "
+        f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:.3g} ({recipe['schedule']}), "
+        f"weight decay {recipe['weight_decay']:.3g}",
         f"* data: {data.get('train', '?')} training, {data.get('validation', 0)} validation, "
         f"{data.get('test', '?')} test samples; {data.get('replaced_labels', 0)} training labels replaced",
         f"* augmentation: {', '.join(recipe['augment']) or 'none'}; seed {description['seed']}",

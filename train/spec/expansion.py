@@ -17,7 +17,7 @@ from collegium.registry import BrokenExtension, UnknownExtension
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import MethodOptions
 
-#: What specifications of version 0.1 held for every method, whether it has these options or not.
+#: What earlier specifications stored for every method, whether it has these options or not.
 _FORMER_DEFAULTS = {"copies": 3, "correct_scale": False, "patterns": [], "soup": "greedy"}
 
 

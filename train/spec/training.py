@@ -75,6 +75,11 @@ class TrainingSpec(Strict):
         """The method with its options, for one training. Raises ``InvalidSpec`` for options that do not suit it."""
         return METHODS[self.method](self.expansion.suited_to(pretrained=self.is_pretrained))
 
+    @property
+    def recipe_name(self) -> str:
+        """The recipe whose fields apply where this training gives none: the one it names, or the data's."""
+        return self.recipe.name or default_recipe(self.data.name, transformer=self.is_transformer)
+
     def merged_recipe(self) -> Recipe:
         """The complete recipe of this training."""
-        return merge_recipe(self.recipe, default_recipe(self.data.name, transformer=self.is_transformer))
+        return merge_recipe(self.recipe, self.recipe_name)
