@@ -9,6 +9,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.search.networks.network import Network, ResidualNetwork
 from collegium.train.data.catalog import known_sample
 from collegium.train.data.formats.text import TextFolder
+from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods.method import Method
 from collegium.train.models.resolve import Grouped, grouped
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
@@ -44,6 +45,7 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
 
     Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
     """
+    check_formats(spec)
     method = spec.new_method()
     if method.needs_validation and not spec.data.validation:
         raise InvalidSpec(
@@ -85,6 +87,20 @@ def check_study_cost(spec: StudySpec) -> None:
                     check_training_cost(training)
                 except InvalidSpec as problem:
                     raise InvalidSpec(("architectures", index, *problem.path), problem.message) from None
+
+
+def check_formats(spec: TrainingSpec) -> None:
+    """Refuse export formats that the trained model does not have. Raises ``InvalidSpec`` with the format's path."""
+    for index, name in enumerate(spec.formats):
+        refusal = EXPORT_FORMATS[name]().refusal(spec)
+        if refusal is not None:
+            raise InvalidSpec(("formats", index), refusal)
+
+
+def require_packages(spec: TrainingSpec) -> None:
+    """Raise ``MissingExtra`` where an export format needs a package that is not installed here."""
+    for name in spec.formats:
+        EXPORT_FORMATS[name]().require_packages()
 
 
 def _bytes(spec: TrainingSpec, method: Method, parameters: int, features: int) -> int:

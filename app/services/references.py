@@ -10,7 +10,8 @@ from collegium.jobs.store import JobStore
 from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import find, known_sample, missing_files, named_data
 from collegium.train.data.format import Folders, Sample
-from collegium.train.errors import DataError, Mismatch
+from collegium.train.errors import DataError, Mismatch, MissingExtra
+from collegium.train.limits import require_packages
 from collegium.train.models.resolve import architecture_from_search, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
@@ -22,6 +23,8 @@ _DATASET_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 def resolved_training(store: JobStore, spec: TrainingSpec, settings: Settings) -> TrainingSpec:
     """The training with definite widths and multiplicity. Raises ``InvalidSpec``."""
+    if settings.shares_folders:
+        _check_packages(spec)
     check_data(store, spec.data.name, settings, ("data", "name"))
     definite = _definite(store, spec.architecture, ("architecture",))
     _check_samples(definite, spec.data.name, _sample(store, spec.data, settings), ("architecture",))
@@ -54,6 +57,14 @@ def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, 
             raise InvalidSpec(path, "no data set has this id; `GET /v1/datasets` lists them") from None
     else:
         _check_folder(name, settings, path)
+
+
+def _check_packages(spec: TrainingSpec) -> None:
+    """Workers on this machine have the packages that are installed here. Raises ``InvalidSpec``."""
+    try:
+        require_packages(spec)
+    except MissingExtra as error:
+        raise InvalidSpec(("formats",), f"{error.message}: {error.remedy}") from None
 
 
 def _check_folder(name: str, settings: Settings, path: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What a training leaves: a folder that a stranger can use with torch and safetensors alone."""
+"""What a training leaves: a self-contained folder, which torch and safetensors alone can load."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from safetensors.torch import save_file
 
 from collegium.train.data.dataset import ArraySplit, Dataset
+from collegium.train.export import EXPORT_FORMATS
 from collegium.train.export.card import model_card
-from collegium.train.export.onnx import write_onnx
 from collegium.train.export.package import Package, copy_loader, describe_file, plain_weights, write_config
 from collegium.train.export.transformer import write_transformer
 from collegium.train.models import averaged, ensembles, residual
 from collegium.train.models.build import Blueprint
-from collegium.train.result import Artifact
+from collegium.train.result import Artifact, Note
 
 SOURCES = {"MlpEnsemble": ensembles, "ChainEnsemble": ensembles, "ResNet": residual}
 TEST_BYTES = 4 * 2**20
-"""Test data that travels with the model, where it is no larger than this."""
+"""Test data are written with the model where they are no larger than this."""
 
 
 def export(package: Package, folder: Path) -> tuple[Artifact, ...]:
     """Write the model, its description and its loader into ``folder``; what was written, with sizes and hashes.
 
-    ``model.safetensors`` has plain names. ONNX is offered only where onnxruntime gives what PyTorch gives; otherwise
-    a note says why it is missing.
+    ``model.safetensors`` has plain names. Each of the package's formats adds its files, or a note with the reason why
+    they are missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if package.formats:
@@ -36,20 +36,29 @@ def export(package: Package, folder: Path) -> tuple[Artifact, ...]:
             write_transformer(package, folder)
         else:
             _write_plain(package, package.blueprint, folder)
-        if "onnx" in package.formats:
-            write_onnx(package, folder)
+        _write_formats(package, folder)
         _write_test_data(package.data, folder)
     (folder / "metrics.json").write_text(json.dumps(package.metrics, indent=1))
     (folder / "README.md").write_text(model_card(package.description, package.metrics, sorted(_files(folder))))
     return write_manifest(folder, package.description)
 
 
+def _write_formats(package: Package, folder: Path) -> None:
+    for name in EXPORT_FORMATS.names:
+        if name in package.formats:
+            try:
+                EXPORT_FORMATS[name]().write(package, folder)
+            except Exception as error:  # a format of any package: the weights are written, and are not lost with it
+                message = f"The format {name} could not be written: {type(error).__name__}: {error}"
+                package.notes.append(Note(kind=f"{name}_missing", message=message))
+
+
 def _write_plain(package: Package, blueprint: Blueprint, folder: Path) -> None:
     save_file(plain_weights(package.model), folder / "model.safetensors", {"format": "pt"})
-    loader = {"network": blueprint.network, "arguments": blueprint.arguments, "copies": package.copies}
+    loader = {"network": blueprint.network, "arguments": blueprint.arguments, "copies": package.models}
     write_config(folder, package, loader)
     copy_loader(folder, Path(str(SOURCES[blueprint.network].__file__)))
-    if package.copies > 1:
+    if package.models > 1:
         shutil.copyfile(str(averaged.__file__), folder / "averaged.py")
 
 

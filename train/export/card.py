@@ -1,9 +1,11 @@
-"""The model card: what a model is, what it scores, and how it is loaded."""
+"""The model card: what a model is, its metrics, and how it is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from collegium.train.export import EXPORT_FORMATS
 
 PURPOSE = {
     "model.safetensors": "the weights, collapsed, with plain names",
@@ -12,27 +14,30 @@ PURPOSE = {
     "network.py": "the network's source",
     "averaged.py": "the average of several such networks",
     "test.safetensors": "the test samples that the accuracy was measured on",
-    "metrics.json": "the figures of every epoch",
+    "metrics.json": "the metrics of every epoch",
     "manifest.json": "size and hash of every file, versions, seed and specification",
-    "model.onnx": "the same model for ONNX runtimes; its batch size is free",
-    "program.pt2": "the same model as a program that torch runs by itself",
-    "generation_config.json": "settings for writing text",
 }
 
 
 def model_card(description: Mapping[str, Any], metrics: Mapping[str, Any], files: Sequence[str]) -> str:
-    """The card as Markdown, from the description in ``config.json`` and the figures in ``metrics.json``."""
+    """The card as Markdown, from the description in ``config.json`` and the metrics in ``metrics.json``."""
     sections = [f"# {description['title']}", _summary(description)]
     if metrics.get("accuracy"):
-        sections += ["## Figures", _figures(metrics)]
+        sections += ["## Metrics", _metrics(metrics)]
     else:
-        sections.append("The training did not end: this is its last good checkpoint, and nothing of it was measured.")
+        sections.append("The training did not end: this is its last good checkpoint, which was not measured.")
     sections += ["## How it was trained", _training(description)]
     if "load.py" in files:
         sections += ["## How to load it", _loading(files)]
-    known = [*files, "README.md", "manifest.json"]
-    sections += ["## Files", "\n".join(f"* `{name}`: {PURPOSE[name]}" for name in PURPOSE if name in known)]
+    sections += ["## Files", "\n".join(_purposes([*files, "manifest.json"]))]
     return "\n\n".join(sections) + "\n"
+
+
+def _purposes(files: Sequence[str]) -> list[str]:
+    purposes = dict(PURPOSE)
+    for _, made in EXPORT_FORMATS.usable():
+        purposes |= made.files
+    return [f"* `{name}`: {purpose}" for name, purpose in purposes.items() if name in files]
 
 
 def _summary(description: Mapping[str, Any]) -> str:
@@ -42,11 +47,11 @@ def _summary(description: Mapping[str, Any]) -> str:
         widths = "×".join(str(width) for width in architecture["widths"])
         lines.append(f"m × n = {architecture['multiplicity']} × ({widths})")
     if description.get("models", 1) > 1:
-        lines.append(f"{description['models']} such models whose answers are averaged")
+        lines.append(f"{description['models']} such models whose logits are averaged")
     return ", ".join(lines) + f". Trained on `{description['data']['name']}` by the method `{description['method']}`."
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
+def _metrics(metrics: Mapping[str, Any]) -> str:
     rows = ["| | train | validation | test |", "|---|---|---|---|"]
     tables = [("accuracy", metrics["accuracy"]), ("among the best five", metrics["top5"]), ("loss", metrics["loss"])]
     for name, splits in tables:
@@ -73,7 +78,7 @@ def _training(description: Mapping[str, Any]) -> str:
 
 
 def _loading(files: Sequence[str]) -> str:
-    lines = ["```python", "from load import load", "", "model, prepare = load()", "scores = model(prepare(x))", "```"]
+    lines = ["```python", "from load import load", "", "model, prepare = load()", "logits = model(prepare(x))", "```"]
     if "test.safetensors" in files:
         lines += ["", "`python load.py` measures its accuracy on the test samples."]
     return "\n".join(lines)

@@ -1,67 +1,81 @@
-"""ONNX on request, offered only after onnxruntime has given what PyTorch gives."""
+"""ONNX, written only where onnxruntime computes what PyTorch computes."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from collegium.train.data.dataset import Dataset
-from collegium.train.errors import MissingExtra
-from collegium.train.export.package import Package, sample_inputs
+from collegium.train.export.format import ExportFormat
 from collegium.train.result import Note
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from collegium.train.data.dataset import Dataset
+    from collegium.train.export.package import Package
+
 TOLERANCE = 1e-3
-"""Largest difference of scores that is taken for rounding, relative to the largest score."""
+"""Largest difference of logits that is taken for rounding, relative to the largest logit."""
+OUTPUT = "scores"
 
 
-def require_onnx() -> None:
-    """Raise ``MissingExtra`` unless a model can be written and checked; asked before training starts."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            f"{error.name} is not installed, so no ONNX file can be made", "install: pip install 'collegium[onnx]'"
-        ) from error
-
-
-def write_onnx(package: Package, folder: Path) -> None:
+class Onnx(ExportFormat):
     """``model.onnx`` with a free batch size; where it computes something else, a note instead of the file."""
+
+    summary = "the model for ONNX runtimes, with a free batch size"
+    files: ClassVar[Mapping[str, str]] = {"model.onnx": "the same model for ONNX runtimes; its batch size is free"}
+    packages = ("onnx", "onnxruntime", "onnxscript")
+    extra = "collegium[onnx]"
+
+    def write(self, package: Package, folder: Path) -> None:
+        """Write, run and compare; a file that differs is removed."""
+        from torch.onnx.errors import OnnxExporterError
+
+        target = folder / ".model.onnx"
+        module, inputs, names = _traceable(package)
+        try:
+            _export(module, inputs, names, target)
+            apart = difference(module, inputs, names, target)
+        except OnnxExporterError as error:
+            reason = f"PyTorch could not write this model as ONNX: {str(error).splitlines()[0]}"
+            package.notes.append(Note(kind="onnx_missing", message=reason))
+            return
+        if apart > TOLERANCE:
+            target.unlink()
+            reason = f"ONNX and PyTorch differ by {apart:.2g} of the largest logit."
+            package.notes.append(Note(kind="onnx_missing", message=reason))
+            return
+        target.rename(folder / "model.onnx")
+
+
+def _traceable(package: Package) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
+    """The model as a function of tensors, samples of them, and their names."""
+    from collegium.train.export.package import sample_inputs
+
     x, y = sample_inputs(package.data)
     model = package.model.cpu().eval()
     inputs = (x, y) if y.ndim > 1 else (x,)
-    target = folder / ".model.onnx"
-    module, names = (model, ["inputs"]) if package.data.kind != "tokens" else _on_tokens(model, package.data)
-    try:
-        _write(module, inputs, names, target)
-        apart = difference(module, inputs, names, target)
-    except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error).splitlines()[0]
-        package.notes.append(Note(kind="onnx_missing", message=f"PyTorch could not write this model as ONNX: {reason}"))
-        return
-    if apart > TOLERANCE:
-        target.unlink()
-        reason = f"ONNX and PyTorch differ by {apart:.2g} of the largest score."
-        package.notes.append(Note(kind="onnx_missing", message=reason))
-        return
-    target.rename(folder / "model.onnx")
+    return (model, inputs, ["inputs"]) if package.data.kind != "tokens" else _on_tokens(model, inputs, package.data)
 
 
-def _on_tokens(model: nn.Module, data: Dataset) -> tuple[nn.Module, list[str]]:
+def _on_tokens(
+    model: nn.Module, inputs: tuple[Tensor, ...], data: Dataset
+) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
     from collegium.train.export.transformer import OnTokens
 
-    return OnTokens(model, data).eval(), ["inputs"] if data.classes else ["inputs", "labels"]
+    return OnTokens(model, data).eval(), inputs, ["inputs"] if data.classes else ["inputs", "labels"]
 
 
-def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], target: Path) -> None:
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], target: Path) -> None:
+    import torch
+
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations are not this user's business
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are none of the caller's
         torch.onnx.export(
             module,
             inputs,
@@ -70,23 +84,24 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], targ
             verbose=False,
             external_data=False,
             input_names=names,
-            output_names=["scores"],
+            output_names=[OUTPUT],
             dynamic_shapes=tuple({0: batch} for _ in inputs),
         )
 
 
 def difference(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], path: Path) -> float:
-    """Largest difference between onnxruntime's scores and PyTorch's, relative to the largest score.
+    """Largest difference between onnxruntime's logits and PyTorch's, relative to the largest logit.
 
-    The batch is shorter than the one that was exported, so that its size is known to be free.
+    The batch is shorter than the one that was exported, to test that its size is free.
     """
     import onnxruntime
+    import torch
 
     shorter = tuple(value[:-1] for value in inputs) if len(inputs[0]) > 1 else inputs
     with torch.no_grad():
         expected = module(*shorter).numpy()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feed = {name: value.numpy() for name, value in zip(names, shorter, strict=True)}
-    (scores,) = session.run(["scores"], feed)
+    (logits,) = session.run([OUTPUT], feed)
     scale = max(float(np.abs(expected).max()), 1e-12)
-    return float(np.abs(np.asarray(scores) - expected).max()) / scale
+    return float(np.abs(np.asarray(logits) - expected).max()) / scale

@@ -1,4 +1,4 @@
-"""A trained model with all that is known of it, and the files that every form of it has."""
+"""A trained model with its description, and the files that every form of it has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from collegium.train.result import Artifact, Note
 
 @dataclass(frozen=True)
 class Package:
-    """A trained, collapsed model and all that is known of it."""
+    """A trained, collapsed model, its data and its description; ``formats`` are the names of export formats."""
 
     model: nn.Module
     blueprint: Blueprint | None
@@ -32,8 +32,8 @@ class Package:
     notes: list[Note] = field(default_factory=list)
 
     @property
-    def copies(self) -> int:
-        """How many models answer together."""
+    def models(self) -> int:
+        """How many models are averaged."""
         return getattr(self.model, "models", 1)
 
 

@@ -19,11 +19,11 @@ from collegium.train.result import Note
 
 PROGRAM = "program.pt2"
 TOLERANCE = 1e-4
-"""Largest difference of scores between the model and its program that is taken for rounding."""
+"""Largest difference of logits between the model and its program that is taken for rounding."""
 
 
 class OnTokens(nn.Module):
-    """A transformer as a function of tokens, and of labels where those are sequences, to scores."""
+    """A transformer as a function of tokens, and of labels where those are sequences, to logits."""
 
     def __init__(self, model: nn.Module, data: Dataset) -> None:
         super().__init__()
@@ -34,36 +34,36 @@ class OnTokens(nn.Module):
         self._task = task_for(data, model)
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Scores ``(batch, classes)`` or ``(batch, tokens, vocabulary)``."""
+        """Logits ``(batch, classes)`` or ``(batch, tokens, vocabulary)``."""
         return self._task.logits(self.model, inputs, inputs if labels is None else labels)
 
 
 def write_transformer(package: Package, folder: Path) -> None:
-    """The library's own folder; its ``config.json`` also carries our description, under ``collegium``."""
+    """The library's own folder; its ``config.json`` also has the description, under ``collegium``."""
     model: Any = package.model.cpu().eval()
     settings: dict[str, Any] = {}
-    if package.copies == 1:
+    if package.models == 1:
         model.save_pretrained(folder)
         settings = json.loads((folder / "config.json").read_text())
     else:
         save_file(plain_weights(model), folder / "model.safetensors", {"format": "pt"})
-        if "pretrained" in package.formats:
-            reason = "Several models that are averaged are not one that from_pretrained could take."
-            package.notes.append(Note(kind="pretrained_missing", message=reason))
     loader = {"network": "Program", "arguments": {"file": PROGRAM}, "copies": 1}
     write_config(folder, package, loader, settings)
-    if "safetensors" in package.formats:
-        try:
-            _write_program(model, package.data, folder / PROGRAM)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            (folder / PROGRAM).unlink(missing_ok=True)
-            reason = f"PyTorch could not write this model as a program: {str(error).splitlines()[0]}"
-            package.notes.append(Note(kind="program_missing", message=reason))
-        else:
-            copy_loader(folder, Path(str(program.__file__)))
 
 
-def _write_program(model: nn.Module, data: Dataset, path: Path) -> None:
+def write_program(package: Package, folder: Path) -> None:
+    """``program.pt2`` and its loader; where it cannot be written or computes something else, a note instead."""
+    try:
+        _export_program(package.model.cpu().eval(), package.data, folder / PROGRAM)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        (folder / PROGRAM).unlink(missing_ok=True)
+        reason = f"PyTorch could not write this model as a program: {str(error).splitlines()[0]}"
+        package.notes.append(Note(kind="program_missing", message=reason))
+    else:
+        copy_loader(folder, Path(str(program.__file__)))
+
+
+def _export_program(model: nn.Module, data: Dataset, path: Path) -> None:
     """Export the model, and make sure that what is read back computes the same. Raises where it does not."""
     x, y = sample_inputs(data)
     inputs = {"inputs": x} if data.classes else {"inputs": x, "labels": y}

@@ -17,7 +17,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
 from collegium.train.errors import DoesNotFit
-from collegium.train.limits import check_training_cost
+from collegium.train.limits import check_training_cost, require_packages
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
@@ -110,10 +110,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     spec = request.spec
     runtime = Runtime(fabric, spec.merged_recipe())
     _check_memory(spec, runtime)
-    if "onnx" in spec.formats:
-        from collegium.train.export.onnx import require_onnx
-
-        require_onnx()
+    require_packages(spec)
     data = load(spec.data, request.data_dir, request.datasets_dir)
     notes: list[Note] = []
     ensemble, plan = None, None

@@ -16,14 +16,14 @@ PREFIX = "model."
 
 
 class Program(nn.Module):
-    """Scores of a batch of tokens; of its labels too, token by token, where those are sequences."""
+    """Logits of a batch of tokens; of its labels too, token by token, where those are sequences."""
 
     def __init__(self, file: str) -> None:
         super().__init__()
         self._program: Any = torch.export.load(Path(__file__).with_name(file)).module()
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Scores ``(batch, classes)`` of inputs, or ``(batch, tokens, vocabulary)`` of inputs and labels."""
+        """Logits ``(batch, classes)`` of inputs, or ``(batch, tokens, vocabulary)`` of inputs and labels."""
         return self._program(*batch)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

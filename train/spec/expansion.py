@@ -9,34 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, GetJsonSchemaHandler, SerializeAsAny, ValidationError
+from pydantic import GetJsonSchemaHandler, SerializeAsAny, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from collegium.registry import BrokenExtension, UnknownExtension
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import MethodOptions
+from collegium.train.spec.extension import NameIn
 
 #: What earlier specifications stored for every method, whether it has these options or not.
 _FORMER_DEFAULTS = {"copies": 3, "correct_scale": False, "patterns": [], "soup": "greedy"}
 
 
-def _known(name: str) -> str:
-    try:
-        METHODS[name]
-    except (UnknownExtension, BrokenExtension) as error:
-        raise ValueError(str(error)) from None
-    return name
-
-
-class _MethodSchema:
-    """The names of the methods, as a JSON schema."""
-
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "enum": [name for name, _ in METHODS.usable()]}
-
-
-MethodName = Annotated[str, AfterValidator(_known), _MethodSchema()]
+MethodName = Annotated[str, NameIn(METHODS)]
 
 
 class _OptionsSchema:

@@ -12,14 +12,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.spec import Strict
+from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import Method, MethodOptions
 from collegium.train.spec.architecture import Architecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec, Seed, by_name
 from collegium.train.spec.expansion import MethodName, Options, read_options
+from collegium.train.spec.extension import NameIn
 from collegium.train.spec.recipes import Recipe, RecipeSpec, default_recipe, merge_recipe
 
-Format = Literal["safetensors", "onnx", "pretrained"]
+FormatName = Annotated[str, NameIn(EXPORT_FORMATS)]
+Formats = Annotated[tuple[FormatName, ...], Field(max_length=len(EXPORT_FORMATS.names), strict=False)]
 Diagnostic = Literal["sharpness", "gap", "spread"]
 
 
@@ -42,7 +45,9 @@ class TrainingSpec(Strict):
     data: DataSpec
     recipe: RecipeSpec = RecipeSpec()
     seed: Seed = 0
-    formats: Annotated[tuple[Format, ...], Field(max_length=3, strict=False)] = ("safetensors",)
+    formats: Annotated[tuple[FormatName, ...], Field(max_length=len(EXPORT_FORMATS.names), strict=False)] = (
+        "safetensors",
+    )
     diagnostics: Annotated[tuple[Diagnostic, ...], Field(max_length=3, strict=False)] = ()
 
     @field_validator("data", "recipe", mode="before")

@@ -52,7 +52,7 @@ def test_the_configuration_says_what_the_model_is(left):
     assert len(config["preprocessing"]["mean"]) == 1
 
 
-def test_the_metrics_hold_the_figures_and_every_epoch(left):
+def test_the_metrics_file_has_the_result_and_every_epoch(left):
     result, folder = left
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["accuracy"] == result["accuracy"]
@@ -61,7 +61,7 @@ def test_the_metrics_hold_the_figures_and_every_epoch(left):
     assert metrics["diagnostics"]["accuracy_gap"] == pytest.approx(gap)
 
 
-def test_the_card_has_figures_and_says_how_to_load(left):
+def test_the_card_has_metrics_and_shows_how_to_load(left):
     result, folder = left
     card = (folder / "README.md").read_text()
     assert f"{result['accuracy']['test']:.4f}" in card
@@ -99,6 +99,6 @@ def test_another_computation_in_onnx_is_noticed(left):
     assert difference(same, (torch.randn(4, 1, 8, 8),), ["inputs"], folder / "model.onnx") > 0.01
 
 
-def test_without_formats_only_figures_are_left(digits_spec, tmp_path):
+def test_without_formats_only_metrics_are_left(digits_spec, tmp_path):
     run(digits_spec({"epochs": 1}, formats=[]), artifact_dir=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "metrics.json", "manifest.json"}

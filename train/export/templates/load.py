@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 def load(folder=HERE):
     """Return the model, in evaluation mode, and a function that prepares raw inputs for it."""
     sys.path.insert(0, str(folder))
-    import network  # type: ignore[import-not-found]  # the file beside this one
+    import network  # type: ignore[import-not-found]  # the file in this folder
 
     config = json.loads((folder / "config.json").read_text())["collegium"]
     members = [getattr(network, config["network"])(**config["arguments"]) for _ in range(config["copies"])]
@@ -34,6 +34,6 @@ if __name__ == "__main__":
     right, total = 0, len(data["y_test"])
     with torch.no_grad():
         for x, y in zip(data["x_test"].split(256), data["y_test"].split(256), strict=True):
-            scores = model(ready(x), y) if y.ndim > 1 else model(ready(x))  # a decoder sees the label so far
-            right += ((scores.argmax(-1) == y) | (y == -100)).reshape(len(y), -1).all(1).sum().item()
+            logits = model(ready(x), y) if y.ndim > 1 else model(ready(x))  # a decoder reads the label so far
+            right += ((logits.argmax(-1) == y) | (y == -100)).reshape(len(y), -1).all(1).sum().item()
     print(json.dumps({"accuracy": right / total, "samples": total}))
