@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 Location = tuple[str | int, ...]
 ROOT = "$"
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
@@ -48,7 +50,7 @@ def _best(location: Location, node: Any, missing: bool) -> tuple[tuple[bool, int
     step, rest = location[0], location[1:]
     readings = [_best(rest, node, missing)]
     if _within(step, node):
-        (last, count), kept = _best(rest, node[step], missing)
+        (last, count), kept = _best(rest, _child(step, node), missing)
         readings.append(((last or not rest, count + 1), (step, *kept)))
     elif missing and not rest and isinstance(node, dict):
         readings.append(((True, 1), (step,)))
@@ -56,9 +58,15 @@ def _best(location: Location, node: Any, missing: bool) -> tuple[tuple[bool, int
 
 
 def _within(step: str | int, node: Any) -> bool:
+    if isinstance(node, BaseModel):
+        return step in node.model_fields_set
     if isinstance(node, dict):
         return step in node
-    return isinstance(node, list) and isinstance(step, int) and 0 <= step < len(node)
+    return isinstance(node, list | tuple) and isinstance(step, int) and 0 <= step < len(node)
+
+
+def _child(step: str | int, node: Any) -> Any:
+    return getattr(node, str(step)) if isinstance(node, BaseModel) else node[step]
 
 
 def _shortened(key: str) -> str:

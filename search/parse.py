@@ -20,11 +20,10 @@ def parse_spec(model: type[Model], document: Any) -> Model:
     Specifications are strict, and strictness depends on the form: an array of JSON is a tuple of the model, while a
     Python list is not. So whatever comes from outside takes the way through JSON, and means the same everywhere.
     """
-    text = json.dumps(document, default=_plain)
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(json.dumps(document, default=_plain))
     except ValidationError as error:
-        first, *others = _field_errors(error, json.loads(text))
+        first, *others = _field_errors(error, document)
         raise InvalidSpec(*first, others) from error
 
 

@@ -99,7 +99,7 @@ export async function showForm(main, wanted, posted) {
 
   const cards = h("div.cards", {},
     presets.map((preset) => card(preset.name, `${whole(preset.parameters)} parameters`, preset.about, () => load({ baseline: { preset: preset.name } }))));
-  const own = h("div.own", {}, h("span.muted", {}, "or start from"),
+  const own = h("div.own", {}, h("span.muted", {}, "Start from"),
     Object.values(TEMPLATES).map((one) => card(one.title, "", "", () => load(one.spec, one.to))));
 
   function card(title, line, hint, chosen) {

@@ -25,6 +25,17 @@ def test_every_wrong_field_is_listed_and_the_first_is_the_errors_own() -> None:
     assert (caught.value.path, caught.value.message) == caught.value.errors[0]
 
 
+def test_a_wrong_field_is_found_inside_models_and_tuples() -> None:
+    mixed = {"baseline": MlpBaseline(family="mlp", inputs=16, hidden=(8, 8)), "space": {"widths": (4, "x")}}
+    with pytest.raises(InvalidSpec) as caught:
+        parse_spec(SearchSpec, mixed)
+    assert caught.value.path == ("space", "widths", 1)
+    wrong = MlpBaseline.model_construct(family="mlp", inputs=16, hidden=(8, 0))
+    with pytest.raises(InvalidSpec) as caught:
+        parse_spec(SearchSpec, {"baseline": wrong})
+    assert caught.value.path == ("baseline", "hidden", 1)
+
+
 @pytest.mark.parametrize(
     ("hidden", "path", "message"),
     [

@@ -1,7 +1,7 @@
 """Posts bodies that are wrong in every array and object of a specification, and prints what each costs the API.
 
-``python measure_bodies.py HOME [--route ROUTE] [--filling JSON] MEGABYTES`` prints one JSON object a line. The
-application is called without a client or a socket, so that what is measured is its own.
+``python measure_bodies.py HOME`` prints one JSON object a line; ``--help`` lists options. The application is
+called without a client or a socket, so that what is measured is its own.
 """
 
 from __future__ import annotations
@@ -103,6 +103,28 @@ def bodies(routes: list[str], size: int, fillings: tuple[str, ...]) -> Iterator[
             yield route, "", allowed(schema, definitions, leaf, size - 10_000).encode()
 
 
+def accepted() -> Iterator[tuple[str, str, bytes]]:
+    """The largest specifications that are right, each long in another array."""
+    positions = 1024
+    rows = (",".join("2.0" if row == column else "1.0" for column in range(positions)) for row in range(positions))
+    gram = ",".join(f"[{row}]" for row in rows)
+    layers = [{"type": "conv", "out": "n", "kernel": 32, "padding": 0}, {"type": "relu"}, {"type": "dense", "out": 4}]
+    image = {"channels": 3, "height": 32, "width": 32}
+    block = {"family": "block", "input": image, "layers": layers, "widths": {"n": 8}}
+    yield "/v1/searches", "", f'{{"baseline":{json.dumps(block)},"inputs":{{"gram":[{gram}]}}}}'.encode()
+    deep = {"family": "mlp", "inputs": 64, "hidden": [8] * 64, "outputs": 10}
+    widths = [[1 + index % 1000] * 64 for index in range(4096)]
+    yield "/v1/searches", "", json.dumps({"baseline": deep, "space": {"mode": "vector", "widths": widths}}).encode()
+    study = {
+        "architectures": [{"name": f"a{index}", "architecture": {"baseline": deep}} for index in range(64)],
+        "methods": [{"name": f"m{index}", "method": "majority"} for index in range(32)],
+        "recipes": [{"name": name, "recipe": {"name": "digits"}} for name in ("a", "b")],
+        "data": "digits",
+        "seeds": 1,
+    }
+    yield "/v1/studies", "", json.dumps(study).encode()
+
+
 async def post(app: Any, route: str, body: bytes) -> tuple[int, bytes]:
     """Status and content of the answer."""
     scope = {
@@ -127,11 +149,11 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-async def main(home: Path, routes: list[str], size: int, fillings: tuple[str, ...]) -> None:
+async def main(home: Path, wanted: Iterator[tuple[str, str, bytes]]) -> None:
     app = create_app(load_settings(home=home))
-    for route in routes:
+    for route in ROUTES:
         await post(app, route, b"{}")
-    for route, path, body in bodies(routes, min(size, LIMIT), fillings):
+    for route, path, body in wanted:
         before, began = peak_bytes(), time.process_time()
         status, answer = await post(app, route, body)
         measured = {"seconds": time.process_time() - began, "bytes": peak_bytes() - before}
@@ -145,7 +167,9 @@ if __name__ == "__main__":
     options.add_argument("home", type=Path)
     options.add_argument("--route", choices=list(ROUTES), action="append")
     options.add_argument("--filling", action="append", help="what arrays are filled with; all kinds, if none is given")
-    options.add_argument("megabytes", type=float)
+    options.add_argument("--accepted", action="store_true", help="the largest bodies that are right instead")
+    options.add_argument("--megabytes", type=float, default=1.0)
     given = options.parse_args()
     fillings = tuple(given.filling or FILLINGS)
-    asyncio.run(main(given.home, given.route or list(ROUTES), int(given.megabytes * 1e6), fillings))
+    wrong = bodies(given.route or list(ROUTES), min(int(given.megabytes * 1e6), LIMIT), fillings)
+    asyncio.run(main(given.home, accepted() if given.accepted else wrong))

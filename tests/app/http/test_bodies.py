@@ -49,7 +49,7 @@ def assert_cheap(rows: list[dict[str, Any]]) -> None:
 
 
 def test_a_megabyte_that_is_wrong_at_any_place_of_a_search_is_refused_cheaply(sqlite_url: str, tmp_path: Path) -> None:
-    rows = measured(sqlite_url, tmp_path, "--route", "/v1/searches", "1")
+    rows = measured(sqlite_url, tmp_path, "--route", "/v1/searches")
     assert len({row["path"] for row in rows}) > 15
     assert_cheap(rows)
 
@@ -57,7 +57,9 @@ def test_a_megabyte_that_is_wrong_at_any_place_of_a_search_is_refused_cheaply(sq
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "arguments", [("1",), ("8.38", "--filling", '"a"', "--filling", "[]")], ids=["1 MB", "the largest that is read"]
+    "arguments",
+    [("--megabytes", "1"), ("--megabytes", "8.38", "--filling", '"a"', "--filling", "[]")],
+    ids=["1 MB", "the largest that is read"],
 )
 def test_a_body_that_is_wrong_at_any_place_of_any_specification_is_refused_cheaply(
     sqlite_url: str, tmp_path: Path, arguments: tuple[str, ...]
@@ -65,6 +67,14 @@ def test_a_body_that_is_wrong_at_any_place_of_any_specification_is_refused_cheap
     rows = measured(sqlite_url, tmp_path, *arguments)
     assert len({(row["route"], row["path"]) for row in rows}) > 60
     assert_cheap(rows)
+
+
+@pytest.mark.slow
+def test_the_largest_specifications_are_accepted_as_cheaply(sqlite_url: str, tmp_path: Path) -> None:
+    rows = measured(sqlite_url, tmp_path, "--accepted")
+    assert [row["status"] for row in rows] == [202, 202, 202]
+    assert [row for row in rows if row["seconds"] > SECONDS] == []
+    assert sum(row["bytes"] for row in rows) < BYTES
 
 
 def refusal(text: str, bounds: Bounds | None = None) -> tuple[str, str]:
