@@ -35,7 +35,7 @@ from collegium.train.methods import create
 from collegium.train.methods.majority import Majority, MajorityOptions
 from collegium.train.methods.method import Method, Vanilla
 from collegium.train.models.build import blueprint
-from collegium.train.models.resolve import grouped
+from collegium.train.models.grouping import group_network
 from collegium.train.spec.architecture import BaselineArchitecture
 
 EXPANSION = 3
@@ -98,7 +98,7 @@ def fully_connected(hidden: list[int], turns: int, target: float) -> Case:
 def residual(baseline: dict[str, Any], **member: int) -> nn.Module:
     """A baseline as it is, or with ``width`` and ``multiplicity`` of its own."""
     asked = {"baseline": baseline, **member}
-    return blueprint(grouped(BaselineArchitecture.model_validate(asked))).build(seed=0)
+    return blueprint(group_network(BaselineArchitecture.model_validate(asked))).build(seed=0)
 
 
 def resnext(turns: int) -> Case:

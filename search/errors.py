@@ -1,4 +1,11 @@
-"""The one exception that a wrong specification raises."""
+"""Exceptions of a search, and of what is built from it.
+
+::
+
+    Exception
+    ├── InvalidSpec      a field of a specification is wrong
+    └── SampleMismatch   a network does not take samples of this shape
+"""
 
 from __future__ import annotations
 
@@ -25,3 +32,16 @@ class InvalidSpec(Exception):
         self.message = message
         self.errors = ((path, message), *others)
         super().__init__(f"{'.'.join(map(str, path))}: {message}")
+
+
+class SampleMismatch(Exception):
+    """Samples that a network does not take.
+
+    ``message`` completes a sentence that begins with the data's name ("has 13 inputs and the network takes 12");
+    ``remedy`` is what would be right.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"the data {message}: {remedy}")

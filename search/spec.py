@@ -6,45 +6,14 @@ Infinity are refused with the path of the field. Nothing here allocates memory i
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Discriminator, Field, Tag, model_validator
 
-MAX_WIDTH = 1_000_000
-MAX_LAYERS = 64
-
-
-def _end_arrays_early(schema: Any) -> None:
-    if isinstance(schema, list | tuple):
-        for part in schema:
-            _end_arrays_early(part)
-    elif isinstance(schema, dict):
-        if schema.get("type") in ("tuple", "list"):
-            schema["fail_fast"] = True
-        for key, part in schema.items():
-            if key not in ("default", "metadata", "serialization"):
-                _end_arrays_early(part)
-
-
-class Strict(BaseModel):
-    """A closed, immutable, strictly typed model.
-
-    Validation of an array ends at its first wrong item: a long one would else become as many errors as it has items.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = handler(source)
-        _end_arrays_early(schema)
-        return schema
-
-
-Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=MAX_LAYERS, strict=False)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+from collegium.search.fields import Strict, Width, Widths
+from collegium.search.networks.family import FamilyBaseline, usable_families
 
 
 class PresetBaseline(Strict):
@@ -53,103 +22,30 @@ class PresetBaseline(Strict):
     preset: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class MlpBaseline(Strict):
-    """A fully connected ReLU network ``inputs → hidden… → outputs``."""
-
-    family: Literal["mlp"]
-    inputs: Width
-    hidden: Widths
-    outputs: Width = 1
-    bias: bool = False
-
-
-class ResNextBaseline(Strict):
-    """A whole ResNet or ResNeXt: stem, stages, shortcuts, norms and head.
-
-    ``cardinality`` × ``base_width``d in the notation of ResNeXt; the group width doubles with every stage.
-    ``blocks`` gives the residual blocks of each stage; ``depth`` is short for the usual choice.
-    """
-
-    family: Literal["resnext"]
-    layout: Literal["cifar", "imagenet", "imagenet32", "imagenet64"]
-    depth: Annotated[int, Field(ge=1, le=2000)] | None = None
-    blocks: (
-        Annotated[tuple[Annotated[int, Field(ge=1, le=500)], ...], Field(min_length=1, max_length=8, strict=False)]
-        | None
-    ) = None
-    block: Literal["bottleneck", "basic"] = "bottleneck"
-    cardinality: Annotated[int, Field(ge=1, le=65536)] = 1
-    base_width: Annotated[int, Field(ge=1, le=65536)] = 64
-    classes: Width | None = None
-
-
-class InputShape(Strict):
-    """Shape of a block's input feature map."""
-
-    channels: Width
-    height: Annotated[int, Field(ge=1, le=4096)] = 1
-    width: Annotated[int, Field(ge=1, le=4096)] = 1
-
-
-class ConvLayer(Strict):
-    """A convolution; ``out`` is a fixed number of channels or a free width's name. Padding: (kernel − 1) / 2."""
-
-    type: Literal["conv"]
-    out: Width | Name
-    kernel: Annotated[int, Field(ge=1, le=63)] = 1
-    stride: Annotated[int, Field(ge=1, le=63)] = 1
-    padding: Annotated[int, Field(ge=0, le=63)] | None = None
-    groups: Width = 1
-
-
-class DenseLayer(Strict):
-    """A dense layer over the flattened feature map."""
-
-    type: Literal["dense"]
-    out: Width | Name
-
-
-class ReluLayer(Strict):
-    """A rectifier."""
-
-    type: Literal["relu"]
-
-
-class LinearLayer(Strict):
-    """The identity activation."""
-
-    type: Literal["linear"]
-
-
-BlockLayer = Annotated[ConvLayer | DenseLayer | ReluLayer | LinearLayer, Field(discriminator="type")]
-
-
-class BlockBaseline(Strict):
-    """A chain of layers; ``widths`` gives every free width its baseline value. Equal names are tied."""
-
-    family: Literal["block"]
-    input: InputShape
-    layers: Annotated[tuple[BlockLayer, ...], Field(min_length=1, max_length=2 * MAX_LAYERS, strict=False)]
-    widths: Annotated[dict[Name, Width], Field(min_length=1, max_length=MAX_LAYERS)]
-
-
-def _family(value: Any) -> str | None:
+def _tag(value: Any) -> str | None:
     if isinstance(value, dict):
-        return "preset" if "preset" in value else value.get("family")
-    return "preset" if isinstance(value, PresetBaseline) else getattr(value, "family", None)
+        tag = "preset" if "preset" in value else value.get("family")
+        return tag if isinstance(tag, str) else None
+    if isinstance(value, FamilyBaseline):
+        return value.family_name()
+    return "preset" if isinstance(value, PresetBaseline) else None
 
 
-Baseline = Annotated[
-    Annotated[PresetBaseline, Tag("preset")]
-    | Annotated[MlpBaseline, Tag("mlp")]
-    | Annotated[ResNextBaseline, Tag("resnext")]
-    | Annotated[BlockBaseline, Tag("block")],
-    Discriminator(
-        _family,
-        custom_error_type="unknown_family",
-        custom_error_message="give {'preset': name}, or 'family' as one of 'mlp', 'resnext', 'block'",
-    ),
-]
+def _baseline() -> Any:
+    """A preset's name, or a baseline of any family that can be used; one that cannot is named with the reason."""
+    usable, broken = usable_families()
+    message = f"give {{'preset': name}}, or 'family' as one of {', '.join(map(repr, usable))}"
+    reasons = "".join(f"; {reason}" for reason in broken.values())
+    models = [(name, family.baseline) for name, family in usable.items()]
+    tagged = [Annotated[model, Tag(name)] for name, model in [("preset", PresetBaseline), *models]]
+    discriminator = Discriminator(_tag, custom_error_type="unknown_family", custom_error_message=message + reasons)
+    return Annotated[reduce(or_, tagged), discriminator]
+
+
+if TYPE_CHECKING:
+    Baseline = PresetBaseline | FamilyBaseline
+else:
+    Baseline = _baseline()
 
 
 class FitWindowSpec(Strict):

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.networks.network import Network, ResidualNetwork
 from collegium.train.data.catalog import known_sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods.method import Method
-from collegium.train.models.resolve import Grouped, grouped
+from collegium.train.models.grouping import group_network
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
@@ -57,8 +56,8 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
         )
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
-        ensemble = grouped(architecture)
-        parameters, features = ensemble.parameters, features_per_sample(ensemble)
+        ensemble = group_network(architecture)
+        parameters, features = ensemble.parameters, ensemble.features
     elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
         parameters, features = _transformer(architecture, spec)
     else:
@@ -109,28 +108,6 @@ def _bytes(spec: TrainingSpec, method: Method, parameters: int, features: int) -
     batch = -(-recipe.batch_size // recipe.accumulate)
     number = 2 if recipe.precision == "bf16" else FLOAT
     return FLOAT * numbers + number * features * batch
-
-
-def features_per_sample(ensemble: Grouped) -> int:
-    """Numbers that the forward pass of one sample leaves for the backward pass."""
-    network: Network = ensemble.network
-    if isinstance(network, ResidualNetwork):
-        return _residual_features(network, ensemble.widths, ensemble.multiplicity)
-    shapes = network.chain.shapes(ensemble.widths)
-    per_member = sum(channels * height * width for channels, height, width in shapes[1:])
-    channels, height, width = shapes[0]
-    return channels * height * width + 2 * ensemble.multiplicity * per_member
-
-
-def _residual_features(network: ResidualNetwork, widths: tuple[int, ...], multiplicity: int) -> int:
-    total = 3 * network.stem_channels * network.stem_size**2
-    for stage in network.stages:
-        area = stage.size**2
-        for index in range(stage.blocks):
-            first_area = area * (stage.stride**2 if index == 0 and network.block == "bottleneck" else 1)
-            hidden = widths[0] * first_area + (widths[-1] * area if network.block == "bottleneck" else 0)
-            total += 3 * multiplicity * stage.scale * hidden + 3 * stage.outputs * area
-    return total
 
 
 def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> tuple[int, int]:

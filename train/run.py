@@ -119,7 +119,7 @@ def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int 
     True
     """
     from collegium.train.models.build import blueprint
-    from collegium.train.models.resolve import grouped
+    from collegium.train.models.grouping import group_network
 
     if isinstance(architecture, BaselineArchitecture):
         asked = architecture
@@ -127,7 +127,7 @@ def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int 
         named = {"baseline": {"preset": architecture}} if isinstance(architecture, str) else architecture
         document = named.model_dump(mode="json", exclude_none=True) if isinstance(named, BaseModel) else named
         asked = parse_spec(BaselineArchitecture, document)
-    return blueprint(grouped(asked)).build(seed=seed)
+    return blueprint(group_network(asked)).build(seed=seed)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -12,7 +12,7 @@ from collegium.train.data.catalog import find, known_sample, missing_files, name
 from collegium.train.data.format import Folders, Sample
 from collegium.train.errors import DataError, Mismatch, MissingExtra
 from collegium.train.limits import require_packages
-from collegium.train.models.resolve import architecture_from_search, check_samples
+from collegium.train.models.grouping import architecture_from_search, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
 from collegium.train.spec.study import StudySpec

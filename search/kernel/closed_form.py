@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +28,7 @@ from numpy.typing import ArrayLike
 from collegium.search.kernel import relu
 from collegium.search.kernel.inputs import Gram, check_gram, is_diagonal, patch_gram
 from collegium.search.kernel.receptive_field import input_window, windows
-from collegium.search.networks.chain import Activation, Chain, Free
+from collegium.search.networks.chain import GAINS, Activation, Chain, Free
 from collegium.search.spec import PairSpec
 
 
@@ -100,13 +101,13 @@ class _Pair:
 
     def through(self, width: np.ndarray, activation: Activation) -> _Pair:
         """Both vectors one layer higher."""
-        kappa = _kappa(activation)
+        kappa = GAINS[activation]
         diagonal = kappa / width * (self.norms + 2 * self.inner)
         return _Pair(diagonal + (1 - 1 / width) * self.norms, diagonal + (1 - 1 / width) * self.inner)
 
     def born(self, width: np.ndarray, activation: Activation) -> _Pair:
         """One of the vectors replaced by the tangents of this layer's own weights; the other one layer higher."""
-        kappa = _kappa(activation)
+        kappa = GAINS[activation]
         return _Pair(self.norms * (kappa / width + 1 - 1 / width), self.norms * kappa / width)
 
     def __add__(self, other: _Pair) -> _Pair:
@@ -132,11 +133,6 @@ class _State:
         )
 
 
-def _kappa(activation: Activation) -> float:
-    """1 / P(gate open): 2 for a rectifier, 1 for a linear layer."""
-    return 2.0 if activation == "relu" else 1.0
-
-
 def _first_gram(chain: Chain, gram: ArrayLike | Gram | None) -> np.ndarray:
     """Covariance of the first layer's pre-activations over its positions, shape ``(P, P)``."""
     if gram is not None:
@@ -154,22 +150,25 @@ def _first_layer(gram: np.ndarray, activation: Activation, width: np.ndarray) ->
     if not variance.sum() > 0:
         raise ValueError("the Gram matrix is zero: the unit sees no input")
     product = np.outer(variance, variance)
-    if activation == "linear":
-        size = variance.sum()
-        fourth = (product + 2 * gram**2).sum()
-        tangent_activation = tangent_tangent = size**2
-        inner_activation = inner_tangent = (gram**2).sum()
-    else:
-        deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
-        rho = gram / np.outer(deviation, deviation)
-        # the angle of ρ = 1 must be zero, not the square root of a rounding error
-        rho = np.where(1 - np.abs(rho) < 1e-14, np.sign(rho), rho)
-        size = variance.sum() / 2
-        fourth = (product * relu.square_square(rho)).sum()
-        tangent_activation = (product * relu.gate_square(rho)).sum()
-        tangent_tangent = (product * relu.gate_gate(rho)).sum()
-        inner_activation = (gram * np.sqrt(product) * relu.relu_relu(rho)).sum()
-        inner_tangent = (gram**2 * relu.gate_gate(rho)).sum()
+    match activation:
+        case "linear":
+            size = variance.sum()
+            fourth = (product + 2 * gram**2).sum()
+            tangent_activation = tangent_tangent = size**2
+            inner_activation = inner_tangent = (gram**2).sum()
+        case "relu":
+            deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
+            rho = gram / np.outer(deviation, deviation)
+            # the angle of ρ = 1 must be zero, not the square root of a rounding error
+            rho = np.where(1 - np.abs(rho) < 1e-14, np.sign(rho), rho)
+            size = variance.sum() / 2
+            fourth = (product * relu.square_square(rho)).sum()
+            tangent_activation = (product * relu.gate_square(rho)).sum()
+            tangent_tangent = (product * relu.gate_gate(rho)).sum()
+            inner_activation = (gram * np.sqrt(product) * relu.relu_relu(rho)).sum()
+            inner_tangent = (gram**2 * relu.gate_gate(rho)).sum()
+        case _:
+            assert_never(activation)
 
     def pair(norms: float, inner: float) -> _Pair:
         return _Pair(norms / size**2 / width + 1 - 1 / width, inner / size**2 / width)

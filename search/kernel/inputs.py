@@ -12,7 +12,7 @@ Manhattan and chessboard distances, it alone gives a bottleneck's ln r over n = 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike
 from pydantic_core import core_schema
 
 from collegium.search.kernel.receptive_field import Window, input_window, windows
-from collegium.search.kernel.stem import POOLED_STRIDE, Stem, batch_size, gram_sum
+from collegium.search.kernel.stem import batch_size, gram_sum
 from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.networks.network import CONV_STRIDE, Stem
 from collegium.search.spec import InputsSpec, PairSpec
 
 #: Correlation of neighbouring positions where a specification gives none: that of natural images.
@@ -172,7 +173,7 @@ def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, pl
     images are smaller than the window, or all constant.
     """
     batch = _standardised(images)
-    reach = 0 if stem is None else stem.kernel // 2 + stem.pooled * POOLED_STRIDE
+    reach = 0 if stem is None else stem.kernel // 2 + stem.pooled * CONV_STRIDE
     batch = np.pad(batch, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     span = (window.height, window.width) if stem is None else (stem.span(window.height), stem.span(window.width))
     if batch.shape[2] < span[0] or batch.shape[3] < span[1]:
@@ -193,8 +194,15 @@ def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, pl
 
 def _taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
     """Input positions that each output position of a layer reads, ``(outputs, taps)``; padding reads the last."""
-    if layer.kind == "dense":
-        return np.arange(before.positions)[None]
+    match layer.kind:
+        case "dense":
+            return np.arange(before.positions)[None]
+        case "conv":
+            return _conv_taps(layer, before, after)
+    assert_never(layer.kind)
+
+
+def _conv_taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
     rows, columns = np.divmod(np.arange(after.positions), after.width)
     down, right = np.divmod(np.arange(layer.kernel**2), layer.kernel)
     row = (rows + after.top)[:, None] * layer.stride - layer.padding + down - before.top

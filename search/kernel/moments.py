@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 from scipy.special import ndtri
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 
 #: Most samples of largest magnitude that are kept.
 EXTREMES = 256

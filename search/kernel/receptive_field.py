@@ -7,6 +7,7 @@ large enough; ``pooled`` is the average over the last map, and depends on every 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from collegium.search.networks.chain import Chain, WeightLayer
 
@@ -60,11 +61,14 @@ def _map_sizes(chain: Chain) -> list[tuple[int, int]]:
 
 
 def _seen_by(layer: WeightLayer, out: Window, size: tuple[int, int]) -> Window:
-    if layer.kind == "dense":
-        return Window(0, 0, *size)
-    top, height = _span(layer, out.top, out.height, size[0])
-    left, width = _span(layer, out.left, out.width, size[1])
-    return Window(top, left, height, width)
+    match layer.kind:
+        case "dense":
+            return Window(0, 0, *size)
+        case "conv":
+            top, height = _span(layer, out.top, out.height, size[0])
+            left, width = _span(layer, out.left, out.width, size[1])
+            return Window(top, left, height, width)
+    assert_never(layer.kind)
 
 
 def _span(layer: WeightLayer, start: int, length: int, size: int) -> tuple[int, int]:

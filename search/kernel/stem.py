@@ -8,36 +8,18 @@ mean over random filters, fresh ones for each batch of patches, always the same 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import Generator
 
 from collegium.search.kernel.relu import relu_relu
+from collegium.search.networks.network import CONV_STRIDE, POOL, POOL_STRIDE, Stem
 
 #: Random filters for each batch of patches; over all batches there are thousands.
 FILTERS = 64
 #: Numbers of a batch that are held at once.
 BATCH_NUMBERS = 8_000_000
-POOL, POOL_STRIDE, POOLED_STRIDE = 3, 2, 2
-
-
-@dataclass(frozen=True)
-class Stem:
-    """A ``kernel``-wide convolution with rectified outputs.
-
-    ``pooled`` is the ImageNet form: a convolution of stride 2, then a 3×3 max-pool of stride 2.
-    """
-
-    kernel: int = 3
-    pooled: bool = False
-
-    def span(self, positions: int) -> int:
-        """Pixels in a row that ``positions`` outputs in a row see."""
-        if not self.pooled:
-            return positions + self.kernel - 1
-        return POOLED_STRIDE * (POOL_STRIDE * (positions - 1) + POOL - 1) + self.kernel
 
 
 def gram_sum(patches: Iterator[np.ndarray], stem: Stem | None) -> np.ndarray:
@@ -55,7 +37,7 @@ def batch_size(positions: int, channels: int, stem: Stem | None) -> int:
 
 
 def _gram(patches: np.ndarray, stem: Stem | None, random: Generator) -> np.ndarray:
-    kernel, stride = (1, 1) if stem is None else (stem.kernel, POOLED_STRIDE if stem.pooled else 1)
+    kernel, stride = (1, 1) if stem is None else (stem.kernel, CONV_STRIDE if stem.pooled else 1)
     taps = sliding_window_view(patches, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
     count, _, height, width = taps.shape[:4]
     features = taps.transpose(0, 2, 3, 1, 4, 5).reshape(count, height * width, -1)

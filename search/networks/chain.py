@@ -11,9 +11,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 Activation = Literal["relu", "linear"]
+#: Variance gain of the NTK parameterization (Littwin et al. 2020, Eq. 3) by the activation after a layer.
+GAINS: dict[Activation, int] = {"relu": 2, "linear": 1}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Free:
 class WeightLayer:
     """One convolution or dense layer and the activation after it.
 
-    A dense layer sees its whole input feature map, flattened; ``kernel``, ``stride`` and ``padding`` are ignored.
+    A dense layer reads its whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding`` or
+    ``groups``. What depends on the kind is asked of the layer, or matched with every kind named, so that a further kind
+    is refused until it is given a meaning there. Raises ``ValueError`` for an unknown kind or activation.
     """
 
     kind: Literal["conv", "dense"]
@@ -38,11 +42,36 @@ class WeightLayer:
     padding: int = 0
     groups: int = 1
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("conv", "dense"):
+            raise ValueError(f"no layer is of kind {self.kind!r}; there are conv, dense")
+        if self.activation not in GAINS:
+            raise ValueError(f"no activation is called {self.activation!r}; there are {', '.join(GAINS)}")
+        if self.kind == "dense" and (self.kernel, self.stride, self.padding, self.groups) != (1, 1, 0, 1):
+            raise ValueError("a dense layer has no kernel, stride, padding or groups")
+
+    @property
+    def gain(self) -> int:
+        """Variance gain of the NTK parameterization: 2 before a ReLU, else 1."""
+        return GAINS[self.activation]
+
     def output_size(self, size: int) -> int:
         """Spatial extent after this layer, from the extent ``size`` before it."""
-        if self.kind == "dense":
-            return 1
-        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+        match self.kind:
+            case "dense":
+                return 1
+            case "conv":
+                return (size + 2 * self.padding - self.kernel) // self.stride + 1
+        assert_never(self.kind)
+
+    def taps(self, height: int, width: int) -> int:
+        """Positions of a ``height`` × ``width`` map that one unit reads."""
+        match self.kind:
+            case "dense":
+                return height * width
+            case "conv":
+                return self.kernel**2
+        assert_never(self.kind)
 
 
 @dataclass(frozen=True)
@@ -83,8 +112,7 @@ class Chain:
         """Inputs that one unit of each layer sums over, at the given width vector."""
         fans = []
         for layer, (channels, height, width) in zip(self.layers, self.shapes(widths), strict=False):
-            area = height * width if layer.kind == "dense" else layer.kernel**2
-            fans.append(channels * area // (1 if layer.kind == "dense" else layer.groups))
+            fans.append(channels * layer.taps(height, width) // layer.groups)
         return fans
 
     def parameters(self, widths: Sequence[int]) -> int:
@@ -130,12 +158,13 @@ def ensemble_chain(chain: Chain, widths: Sequence[int], multiplicity: int) -> Ch
 
 
 def _as_convolution(layer: WeightLayer, shape: tuple[int, int, int]) -> WeightLayer | None:
-    if layer.kind == "conv":
-        return layer
-    _, height, width = shape
-    if height != width:
-        return None
-    return replace(layer, kind="conv", kernel=height, stride=1, padding=0, groups=1)
+    match layer.kind:
+        case "conv":
+            return layer
+        case "dense":
+            _, height, width = shape
+            return replace(layer, kind="conv", kernel=height) if height == width else None
+    assert_never(layer.kind)
 
 
 def _fixed(out: object) -> int:

@@ -59,7 +59,7 @@ def width_grains(chain: Chain) -> tuple[int, ...]:
     """What each free width must be a multiple of, so that the groups of the layer above divide it."""
     grains = [1] * len(chain.names)
     for below, layer in zip(chain.layers, chain.layers[1:], strict=False):
-        if isinstance(below.out, Free) and layer.kind == "conv":
+        if isinstance(below.out, Free):
             grains[below.out.index] = math.lcm(grains[below.out.index], layer.groups)
     return tuple(grains)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from collegium.search.spec import MlpBaseline, ResNextBaseline
+from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.networks.families.resnext import ResNextBaseline
+from collegium.search.networks.family import FamilyBaseline
 
 Small = Literal["cifar", "imagenet32", "imagenet64"]
 
@@ -36,7 +38,7 @@ def _mlp(inputs: int, width: int, depth: int, outputs: int = 1) -> MlpBaseline:
 
 
 #: Name → (baseline, one line about it). The MLP of Figure 3 has the published input size, 748.
-PRESETS: dict[str, tuple[MlpBaseline | ResNextBaseline, str]] = {
+PRESETS: dict[str, tuple[FamilyBaseline, str]] = {
     "resnet50": (_imagenet(50), "ResNet-50 for ImageNet, 1×64d"),
     "resnet101": (_imagenet(101), "ResNet-101 for ImageNet, 1×64d"),
     "resnet152": (_imagenet(152), "ResNet-152 for ImageNet, 1×64d"),

@@ -14,9 +14,8 @@ from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.inputs import KernelInputs, mean_patch_gram
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.kernel.receptive_field import input_window
-from collegium.search.kernel.stem import Stem
 from collegium.search.networks.build import validate_search
-from collegium.search.networks.network import Network, ResidualNetwork
+from collegium.search.networks.network import Network
 from collegium.search.optimize.members import listed_members, scaled_members
 from collegium.search.optimize.solve import Constraints, Solved, solve
 from collegium.search.spec import SearchSpec
@@ -120,15 +119,7 @@ def _inputs(spec: SearchSpec, network: Network, images: np.ndarray | None) -> Ke
     if images is None:
         raise InvalidSpec(("inputs", "data"), f"the data set '{inputs.data}' could not be read as images")
     try:
-        gram = mean_patch_gram(images, window, stem=_stem(network, images))
+        gram = mean_patch_gram(images, window, stem=network.stem(images.shape[1] if images.ndim == 4 else 1))
     except ValueError as error:
         raise InvalidSpec(("inputs", "data"), str(error)) from error
     return KernelInputs(gram=gram, pair=inputs.pair)
-
-
-def _stem(network: Network, images: np.ndarray) -> Stem | None:
-    """The stem that precedes the module; a user's block that takes the images' own channels has none."""
-    if isinstance(network, ResidualNetwork):
-        return Stem(network.stem_kernel, pooled=network.pooled_stem)
-    channels = images.shape[1] if images.ndim == 4 else 1
-    return None if channels == network.chain.channels else Stem()

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from collegium.search.networks.network import Measure, Network, ResidualNetwork
+from collegium.search.networks.network import Measure, Network
 from collegium.search.result import CurveRow, SolvedEnsemble
 
 #: Most by which rounding m may violate the constraint it comes from: the budget, or the baseline's variance.
@@ -221,11 +221,10 @@ def _primal_integer(
 def _dual_integer(constraints: Constraints, real: np.ndarray) -> np.ndarray:
     """The nearest integer; rounded up where rounding down exceeds the baseline's variance by more than 2.5 %.
 
-    A residual network's m is that of its module, which stands for the network no more exactly than the nearest
-    integer does: there the nearest is taken, as in Littwin et al. 2020. NaN beyond the largest m allowed.
+    Some networks always take the nearest one (``Network.nearest_dual``). NaN beyond the largest m allowed.
     """
     nearest = np.maximum(1.0, np.round(real))
-    if not isinstance(constraints.network, ResidualNetwork):
+    if not constraints.network.nearest_dual:
         nearest = np.where(real > (1 + VIOLATION) * nearest, np.ceil(real), nearest)
     return np.where(nearest <= constraints.most, nearest, np.nan)
 

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from collegium.search.curve.fit import Point, fit_line
 from collegium.search.curve.smooth import constant_sum, varying_sums
 from collegium.search.curve.source import GivenAlpha
+from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize.problem import GroupingProblem, build_problem
 from collegium.search.optimize.solve import Solved
 from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
 from collegium.search.progress import Report
 from collegium.search.reproduce.published import ALPHA, FIGURE3
 from collegium.search.reproduce.reproduction import Reproduction
-from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec
+from collegium.search.spec import PresetBaseline, SearchSpec
 
 #: Correlations of neighbouring input positions, from white noise to images.
 CORRELATIONS = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)

@@ -13,7 +13,7 @@ from collegium.search.kernel.closed_form import log_moment_ratio, mean
 from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import Chain
-from collegium.search.networks.network import mlp_chain
+from collegium.search.networks.families.mlp import mlp_chain
 from collegium.search.plot import BLUE, GREEN, GREY, ORANGE, RED
 from collegium.search.progress import Report, scaled
 from collegium.search.reproduce.reproduction import Reproduction

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from collegium.search.spec import ResNextBaseline
+from collegium.search.networks.families.resnext import ResNextBaseline
 
 #: α of the residual block, section 4.2: ln of the normalised second moment against Σ 1 / fan-in.
 ALPHA = 1.60

@@ -42,13 +42,12 @@ class DenseSampler:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         covariance = patch_gram(chain, "unit", gram)
-        if chain.layers[0].activation == "linear":
-            covariance = covariance / 2
+        covariance = covariance * (chain.layers[0].gain / 2)
         fans = chain.fan_ins(())
         self._layers = [
             LayerLaw(
                 layer.out if index < len(fans) - 1 else 1,  # type: ignore[arg-type]
-                (2 if layer.activation == "relu" and index < len(fans) - 1 else 1) / fan,
+                layer.gain / fan,
                 layer.activation == "relu",
             )
             for index, (layer, fan) in enumerate(zip(chain.layers, fans, strict=True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -63,8 +64,7 @@ class NtkConv2d(nn.Conv2d):
 
     def __init__(self, channels: int, layer: WeightLayer, out: int):
         super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False)
-        gain = 2 if layer.activation == "relu" else 1
-        self.scale = sqrt(gain / self.weight[0].numel())
+        self.scale = sqrt(layer.gain / self.weight[0].numel())
 
     def reset_parameters(self) -> None:
         """Standard normal weights."""
@@ -117,14 +117,17 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
     stack: list[nn.Module] = []
     flat = False
     for layer, (channels, height, width), (out, _, _) in zip(concrete.layers, shapes[:-1], shapes[1:], strict=True):
-        if layer.kind == "dense":
-            stack += [] if flat else [nn.Flatten()]
-            stack.append(NtkLinear(channels * height * width, out, 2 if layer.activation == "relu" else 1))
-            flat = True
-        else:
-            stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
-            stack.append(NtkConv2d(channels, layer, out))
-            flat = False
+        match layer.kind:
+            case "dense":
+                stack += [] if flat else [nn.Flatten()]
+                stack.append(NtkLinear(channels * height * width, out, layer.gain))
+                flat = True
+            case "conv":
+                stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
+                stack.append(NtkConv2d(channels, layer, out))
+                flat = False
+            case _:
+                assert_never(layer.kind)
         stack += [nn.ReLU()] if layer.activation == "relu" else []
     last = windows(concrete, entry)[-1]
     return nn.Sequential(*stack, Entry(None if entry == "pooled" else (last.top, last.left)))

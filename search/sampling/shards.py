@@ -26,6 +26,8 @@ PILOT_SAMPLES = 8_192
 MOST_SAMPLES = 1 << 26
 #: Most work that one point may cost, in units of ``work_per_sample``: about ten minutes of one core.
 MOST_WORK = 6e12
+#: Work per product by the kind of layer: a dense layer's weights are drawn, of a convolution its outputs are.
+DRAWING = {"dense": 8.0, "conv": 2.5}
 #: Most work of one shard: about a second of one core.
 SHARD_WORK = 1e10
 #: No round takes a point's samples further than this factor: a pilot's error is itself uncertain.
@@ -130,9 +132,8 @@ def work_per_sample(point: KernelPoint) -> float:
     if has_closed_form(chain, point.entry, point.pair):
         positions = maps[1].positions
         return 1_700.0 * len(chain.layers) + (130.0 * _units(chain, 0) * positions if positions > 1 else 0.0)
-    # a dense layer's weights are drawn, a convolution's outputs are
     products = sum(
-        (8.0 if chain.layers[index].kind == "dense" else 2.5) * _units(chain, index) * fan_in * after.positions
+        DRAWING[chain.layers[index].kind] * _units(chain, index) * fan_in * after.positions
         for index, (fan_in, after) in enumerate(zip(chain.fan_ins(()), maps[1:], strict=True))
     )
     return 20_000.0 * len(chain.layers) + products * (1.0 if point.pair is None else 1.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
 
 
 def _groups(layer: WeightLayer, index: int, channels: list[int]) -> int:
-    groups = 1 if layer.kind == "dense" else layer.groups
+    groups = layer.groups
     incoming, outgoing = channels[index : index + 2]
     if incoming % groups or outgoing % groups:
         raise ValueError(f"layer {index}: {groups} groups do not divide {incoming} → {outgoing} channels")
@@ -91,18 +92,22 @@ def _groups(layer: WeightLayer, index: int, channels: list[int]) -> int:
 def _on_window(
     layer: WeightLayer, before: Window, after: Window, groups: int, group_in: int, group_out: int
 ) -> ConvShape:
-    dense = layer.kind == "dense"
-    kernel = (before.height, before.width) if dense else (layer.kernel, layer.kernel)
-    stride, padding = (1, 0) if dense else (layer.stride, layer.padding)
-    rows = _pads(before.top, before.height, after.top, after.height, kernel[0], stride, padding)
-    columns = _pads(before.left, before.width, after.left, after.width, kernel[1], stride, padding)
+    match layer.kind:
+        case "dense":
+            kernel = (before.height, before.width)
+        case "conv":
+            kernel = (layer.kernel, layer.kernel)
+        case _:
+            assert_never(layer.kind)
+    rows = _pads(before.top, before.height, after.top, after.height, kernel[0], layer.stride, layer.padding)
+    columns = _pads(before.left, before.width, after.left, after.width, kernel[1], layer.stride, layer.padding)
     return ConvShape(
         in_channels=groups * group_in,
         groups=groups,
         group_in=group_in,
         group_out=group_out,
         kernel=kernel,
-        stride=stride,
+        stride=layer.stride,
         pad=rows + columns,
         in_size=(before.height, before.width),
         out_size=(after.height, after.width),

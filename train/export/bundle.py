@@ -15,11 +15,10 @@ from collegium.train.export import EXPORT_FORMATS
 from collegium.train.export.card import model_card
 from collegium.train.export.package import Package, copy_loader, describe_file, plain_weights, write_config
 from collegium.train.export.transformer import write_transformer
-from collegium.train.models import averaged, ensembles, residual
+from collegium.train.models import averaged
 from collegium.train.models.build import Blueprint
 from collegium.train.result import Artifact, Note
 
-SOURCES = {"MlpEnsemble": ensembles, "ChainEnsemble": ensembles, "ResNet": residual}
 TEST_BYTES = 4 * 2**20
 """Test data are written with the model where they are no larger than this."""
 
@@ -57,7 +56,7 @@ def _write_plain(package: Package, blueprint: Blueprint, folder: Path) -> None:
     save_file(plain_weights(package.model), folder / "model.safetensors", {"format": "pt"})
     loader = {"network": blueprint.network, "arguments": blueprint.arguments, "copies": package.models}
     write_config(folder, package, loader)
-    copy_loader(folder, Path(str(SOURCES[blueprint.network].__file__)))
+    copy_loader(folder, blueprint.source)
     if package.models > 1:
         shutil.copyfile(str(averaged.__file__), folder / "averaged.py")
 

@@ -23,7 +23,7 @@ from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
 from collegium.train.loop.task import Task, task_for
 from collegium.train.models.build import Blueprint, blueprint, fitted
-from collegium.train.models.resolve import Grouped, architecture_from_search, grouped
+from collegium.train.models.grouping import GroupedNetwork, architecture_from_search, group_network
 from collegium.train.result import Note
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
 from collegium.train.spec.training import TrainingSpec
@@ -48,7 +48,7 @@ class TrainingContext:
     request: TrainingRequest
     data: Dataset
     runtime: Runtime
-    ensemble: Grouped | None
+    ensemble: GroupedNetwork | None
     blueprint: Blueprint | None
     checkpoints: Checkpoints
     notes: list[Note] = field(default_factory=list)
@@ -115,7 +115,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     notes: list[Note] = []
     ensemble, plan = None, None
     if isinstance(spec.architecture, BaselineArchitecture):
-        requested = grouped(spec.architecture)
+        requested = group_network(spec.architecture)
         ensemble, channels = fitted(requested, data)
         plan = blueprint(ensemble)
         if ensemble.outputs != requested.outputs:
@@ -123,7 +123,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
                 f"The head has {ensemble.outputs} outputs, for the data's classes, in place of {requested.outputs}."
             )
             notes.append(Note(kind="head_replaced", message=message))
-        last = runtime.recipe.channels_last and data.kind == "image" and plan.network != "MlpEnsemble"
+        last = runtime.recipe.channels_last and data.kind == "image" and ensemble.network.convolves
         data = replace(data, preprocessing=replace(data.preprocessing, channels=channels, channels_last=last))
     checkpoints = Checkpoints(request.checkpoint_dir, fingerprint(spec))
     return TrainingContext(request, data.to(runtime.device), runtime, ensemble, plan, checkpoints, notes)

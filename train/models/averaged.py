@@ -1,4 +1,4 @@
-"""Several models that answer together.
+"""Several models whose outputs are averaged.
 
 This file travels with every checkpoint of an ensemble, so it needs torch alone.
 """
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 
 class AveragedModel(nn.Module):
-    """f(x) = 1/e Σ_i f_i(x) of ``models`` models that stay apart."""
+    """f(x) = 1/e Σ_i f_i(x) of ``models`` separate models."""
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
-        self.models = len(members)
-        self.config = getattr(members[0], "config", None)
+        self.members = nn.ModuleList(networks)  # ``members`` names them in checkpoints
+        self.models = len(networks)
+        self.config = getattr(networks[0], "config", None)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Mean of the members' outputs: tensors, or the ``logits`` of outputs that have them."""
-        outputs = [member(*inputs, **named) for member in self.members]
+        """Mean of the models' outputs: tensors, or the ``logits`` of outputs that have them."""
+        outputs = [model(*inputs, **named) for model in self.members]
         if isinstance(outputs[0], Tensor):
             return torch.stack(outputs).mean(0)
         return SimpleNamespace(logits=torch.stack([output.logits for output in outputs]).mean(0))

@@ -5,86 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from collegium.search.networks.chain import Chain
-from collegium.search.networks.network import MlpNetwork, ResidualNetwork
+from collegium.search.networks.family import FAMILIES
 from collegium.train.data.dataset import Dataset
-from collegium.train.models import ensembles, residual
-from collegium.train.models.resolve import Grouped, repeated_channels, sequences_for
-
-MODULES = {
-    "MlpEnsemble": ensembles.MlpEnsemble,
-    "ChainEnsemble": ensembles.ChainEnsemble,
-    "ResNet": residual.ResNet,
-}
+from collegium.train.models.grouping import GroupedNetwork, repeated_channels, sequences_for
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A module's class, by name, and its arguments as plain values."""
+    """A module's class, as ``package.module:Class``, and its arguments as plain values."""
 
-    network: str
+    module: str
     arguments: dict[str, Any]
+
+    @property
+    def network(self) -> str:
+        """The name of the class, by which a checkpoint's loader finds it in the copied file."""
+        return self.module.partition(":")[2]
+
+    @property
+    def source(self) -> Path:
+        """The file of the class, which imports torch alone and travels with every checkpoint."""
+        return Path(str(import_module(self.module.partition(":")[0]).__file__))
 
     def build(self, *, seed: int) -> nn.Module:
         """The module, initialized from ``seed`` alone."""
+        create = getattr(import_module(self.module.partition(":")[0]), self.network)
         with seeded(seed):
-            return MODULES[self.network](**self.arguments)
+            return create(**self.arguments)
 
 
-def blueprint(members: Grouped) -> Blueprint:
-    """The module of an architecture; its parameters number ``members.parameters``."""
-    network, widths, m = members.network, members.widths, members.multiplicity
-    if isinstance(network, ResidualNetwork):
-        return Blueprint("ResNet", _residual_arguments(network, widths, m))
-    if isinstance(network, MlpNetwork):
-        inputs, *hidden, outputs = (shape[0] for shape in network.chain.shapes(widths))
-        arguments = {"inputs": inputs, "hidden": hidden, "outputs": outputs, "members": m, "bias": network.bias}
-        return Blueprint("MlpEnsemble", arguments)
-    return Blueprint("ChainEnsemble", {"layers": _chain_layers(network.chain.at(widths)), "members": m})
-
-
-def _residual_arguments(network: ResidualNetwork, widths: tuple[int, ...], m: int) -> dict[str, Any]:
-    stages = []
-    for stage in network.stages:
-        channels = [m * stage.scale * width for width in widths]
-        if network.block == "bottleneck" and len(channels) == 1:
-            channels *= 2
-        stages.append(
-            [
-                {
-                    "inputs": stage.inputs if index == 0 else stage.outputs,
-                    "widths": channels,
-                    "outputs": stage.outputs,
-                    "stride": stage.stride if index == 0 else 1,
-                }
-                for index in range(stage.blocks)
-            ]
-        )
-    return {
-        "stem_kernel": network.stem_kernel,
-        "stem_channels": network.stem_channels,
-        "stages": stages,
-        "groups": m,
-        "classes": network.classes,
-    }
-
-
-def _chain_layers(chain: Chain) -> list[dict[str, Any]]:
-    layers = []
-    for layer, (channels, height, width) in zip(chain.layers, chain.shapes(()), strict=False):
-        entry: dict[str, Any] = {"kind": layer.kind, "out": layer.out, "relu": layer.activation == "relu"}
-        if layer.kind == "dense":
-            entry["inputs"] = channels * height * width
-        else:
-            geometry = {name: getattr(layer, name) for name in ("kernel", "stride", "padding", "groups")}
-            entry |= {"inputs": channels, **geometry}
-        layers.append(entry)
-    return layers
+def blueprint(ensemble: GroupedNetwork) -> Blueprint:
+    """The module of an architecture; its parameters number ``ensemble.parameters``."""
+    network = ensemble.network
+    arguments = network.arguments(ensemble.widths, ensemble.multiplicity)
+    return Blueprint(FAMILIES[network.family].module, arguments)
 
 
 @contextmanager
@@ -95,12 +56,12 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def fitted(members: Grouped, data: Dataset) -> tuple[Grouped, int | None]:
-    """``members`` with a head for the data's classes, and the channels to which grey images must be repeated.
+def fitted(ensemble: GroupedNetwork, data: Dataset) -> tuple[GroupedNetwork, int | None]:
+    """``ensemble`` with a head for the data's classes, and the channels to which grey images must be repeated.
 
     Raises ``Mismatch`` where the data's samples are not what the network takes.
     """
     if data.kind == "tokens":
         raise sequences_for(data.name)
-    channels = repeated_channels(members, data.name, tuple(data.shape))
-    return (members if members.outputs == data.classes else members.with_outputs(data.classes)), channels
+    channels = repeated_channels(ensemble, data.name, tuple(data.shape))
+    return (ensemble if ensemble.outputs == data.classes else ensemble.with_outputs(data.classes)), channels

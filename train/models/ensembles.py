@@ -93,7 +93,7 @@ class MlpEnsemble(nn.Module):
         self.layers = nn.ModuleList([first, *middle, last])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores ``(batch, outputs)`` of inputs ``(batch, …)``, flattened."""
+        """Logits ``(batch, outputs)`` of inputs ``(batch, …)``, flattened."""
         first, *middle, last = self.layers
         h = functional.relu(first(x.flatten(1)))  # (batch, m·n)
         if self.members == 1:
@@ -129,20 +129,22 @@ class ChainEnsemble(nn.Module):
         m = self.members
         if kind == "dense":
             return MemberLinear(m, inputs, out, bias=False, gain=gain)
+        if kind != "conv":
+            raise ValueError(f"no layer is of kind {kind!r}; there are conv, dense")
         kernel, groups = geometry.pop("kernel"), geometry.pop("groups")
         if shared:
             return HeConv2d(inputs, out * m, kernel, gain=gain, groups=1, **geometry)
         return HeConv2d(inputs * m, out * m, kernel, gain=gain, groups=groups * m, **geometry)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores ``(batch, outputs)`` of inputs ``(batch, channels, height, width)``."""
+        """Logits ``(batch, outputs)`` of inputs ``(batch, channels, height, width)``."""
         if not self.shared_input:
             x = x.repeat(1, self.members, 1, 1)
         for layer, gate in zip(self.layers, self.gates, strict=True):
             x = self._dense(layer, x) if isinstance(layer, MemberLinear) else layer(x)
             x = functional.relu(x) if gate else x
-        scores = x.mean((2, 3)).unflatten(1, (self.members, -1))  # (batch, m, outputs)
-        return scores.sum(1) * (1 / math.sqrt(self.members))
+        logits = x.mean((2, 3)).unflatten(1, (self.members, -1))  # (batch, m, outputs)
+        return logits.sum(1) * (1 / math.sqrt(self.members))
 
     def _dense(self, layer: MemberLinear, x: Tensor) -> Tensor:
         members_first = x.flatten(1).unflatten(1, (self.members, -1)).transpose(0, 1)

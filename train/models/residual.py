@@ -66,15 +66,20 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
 
 
+BLOCKS: dict[str, type[nn.Module]] = {"bottleneck": Bottleneck, "basic": BasicBlock}
+
+
 class ResNet(nn.Module):
     """Stem, stages of residual blocks, global average, linear head.
 
-    ``stem_kernel`` 7 is the ImageNet stem, with stride 2 and a max-pool after it. ``stages`` gives each stage's blocks
-    as ``{inputs, widths, outputs, stride}``; blocks with one width are basic, with two bottlenecks.
+    ``block`` is the kind of the residual blocks. ``stem_kernel`` 7 is the ImageNet stem, with stride 2 and a max-pool
+    after it. ``stages`` gives each stage's blocks as ``{inputs, widths, outputs, stride}``. Raises ``ValueError`` for
+    an unknown kind of block.
     """
 
     def __init__(
         self,
+        block: str,
         stem_kernel: int,
         stem_channels: int,
         stages: Sequence[Sequence[dict[str, Any]]],
@@ -82,6 +87,8 @@ class ResNet(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
+        if block not in BLOCKS:
+            raise ValueError(f"no residual block is called {block!r}; there are {', '.join(BLOCKS)}")
         large = stem_kernel == 7
         self.conv1 = nn.Conv2d(
             3, stem_channels, stem_kernel, stride=2 if large else 1, padding=stem_kernel // 2, bias=False
@@ -92,7 +99,7 @@ class ResNet(nn.Module):
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = [f"layer{index + 1}" for index in range(len(stages))]
         for name, blocks in zip(self.stages, stages, strict=True):
-            self.add_module(name, nn.Sequential(*(_block(groups=groups, **block) for block in blocks)))
+            self.add_module(name, nn.Sequential(*(BLOCKS[block](groups=groups, **each) for each in blocks)))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(stages[-1][-1]["outputs"], classes)
         for module in self.modules():
@@ -100,14 +107,10 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores ``(batch, classes)`` of images ``(batch, 3, height, width)``."""
+        """Logits ``(batch, classes)`` of images ``(batch, 3, height, width)``."""
         x = self.relu(self.bn1(self.conv1(x)))
         if hasattr(self, "maxpool"):
             x = self.maxpool(x)
         for name in self.stages:
             x = getattr(self, name)(x)
         return self.fc(self.avgpool(x).flatten(1))
-
-
-def _block(*, widths: Sequence[int], **arguments: Any) -> nn.Module:
-    return (BasicBlock if len(widths) == 1 else Bottleneck)(widths=widths, **arguments)

@@ -15,7 +15,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.train.data.dataset import Dataset
 from collegium.train.errors import Mismatch, MissingExtra
 from collegium.train.models.build import seeded
-from collegium.train.models.resolve import arrays_for
+from collegium.train.models.grouping import arrays_for
 from collegium.train.spec.architecture import TransformerArchitecture
 
 PADDING, END = 0, 1

@@ -9,7 +9,8 @@ from collegium.search.curve.fit import Point
 from collegium.search.curve.smooth import constant_sum, fit_polynomial, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
 from collegium.search.networks.build import build_network
-from collegium.search.spec import BlockBaseline, PresetBaseline
+from collegium.search.networks.families.block import BlockBaseline
+from collegium.search.spec import PresetBaseline
 
 
 def sampled(t, truth, error, generator):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from collegium.search.estimate.verification import SAMPLES, apart, spot_check
+from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize.problem import build_problem
 from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
-from collegium.search.spec import InputsSpec, MlpBaseline, PresetBaseline, SearchSpec
+from collegium.search.spec import InputsSpec, PresetBaseline, SearchSpec
 
 
 @pytest.mark.parametrize("correlation", [0.3, 0.95])

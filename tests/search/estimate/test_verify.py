@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from collegium.search.estimate.verification import verify
+from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize.problem import build_problem
 from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
-from collegium.search.spec import MlpBaseline, SearchSpec
+from collegium.search.spec import SearchSpec
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from collegium.search.kernel.inputs import (
     patch_gram,
 )
 from collegium.search.kernel.receptive_field import Window
-from collegium.search.kernel.stem import Stem
 from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.networks.network import Stem
 from collegium.search.spec import InputsSpec, PairSpec
 
 

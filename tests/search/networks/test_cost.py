@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from collegium.search.networks.build import build_network
 from collegium.search.networks.cost import cost_polynomial, width_grains
-from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline
+from collegium.search.networks.families.block import BlockBaseline
+from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.spec import PresetBaseline
 
 BLOCK = BlockBaseline.model_validate_json(
     """{"family": "block", "input": {"channels": 8, "height": 7, "width": 7}, "widths": {"a": 24, "b": 6},

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collegium.search.networks.build import build_network, describe_presets
+from collegium.search.networks.families.block import BlockBaseline
+from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.networks.families.resnext import ResNextBaseline
 from collegium.search.networks.network import Network
-from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline
+from collegium.search.spec import PresetBaseline
 
 
 def residual(layout: str, depth: int, multiplicity: int, width: int, **more) -> Network:

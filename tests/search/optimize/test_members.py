@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collegium.search.networks.build import build_network
+from collegium.search.networks.families.block import BlockBaseline
+from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.networks.families.resnext import ResNextBaseline
 from collegium.search.optimize.members import between, listed_members, scaled_members, vector_values
 from collegium.search.optimize.problem import build_problem
-from collegium.search.spec import BlockBaseline, MlpBaseline, PresetBaseline, ResNextBaseline, SearchSpec, SpaceSpec
+from collegium.search.spec import PresetBaseline, SearchSpec, SpaceSpec
 
 GROUPED = """{"family": "block", "input": {"channels": 8, "height": 5, "width": 5}, "widths": {"a": 24},
     "layers": [{"type": "conv", "out": "a"}, {"type": "relu"}, {"type": "conv", "out": 12, "kernel": 3, "groups": 6},

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from collegium.search.curve.source import GivenAlpha
 from collegium.search.networks.build import build_network
+from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.solve import LARGEST_LOG_RATIO, Constraints, solve
 from collegium.search.reproduce.published import MODELS
-from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec
+from collegium.search.spec import PresetBaseline, SearchSpec
 
 
 def mlp_constraints(hidden, alpha=3.4, **more):

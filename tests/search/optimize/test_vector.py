@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from collegium.search.networks.cost import cost_polynomial
+from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.vector import EXHAUSTIVE, Objective, neighbours, search_vectors
-from collegium.search.spec import MlpBaseline, PresetBaseline, SearchSpec, SpaceSpec
+from collegium.search.spec import PresetBaseline, SearchSpec, SpaceSpec
 
 
 def setting(baseline, **space):

@@ -111,11 +111,14 @@ def test_options(task):
 @pytest.mark.parametrize(
     "plan",
     [
-        Blueprint("MlpEnsemble", {"inputs": 5, "hidden": [4, 4], "outputs": 3, "members": 3, "bias": True}),
         Blueprint(
-            "ResNet",
+            "collegium.train.models.ensembles:MlpEnsemble",
+            {"inputs": 5, "hidden": [4, 4], "outputs": 3, "members": 3, "bias": True},
+        ),
+        Blueprint(
+            "collegium.train.models.residual:ResNet",
             {
-                "stem_kernel": 3, "stem_channels": 4, "groups": 2, "classes": 3,
+                "block": "bottleneck", "stem_kernel": 3, "stem_channels": 4, "groups": 2, "classes": 3,
                 "stages": [[{"inputs": 4, "widths": [4, 4], "outputs": 8, "stride": 1}]],
             },
         ),

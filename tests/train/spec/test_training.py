@@ -124,7 +124,7 @@ def test_a_cell_takes_the_methods_fields_over_the_recipes():
 def test_specifications_and_results_do_not_load_torch():
     code = (
         "import sys, collegium.train.spec.study, collegium.train.spec.recipes, collegium.train.result, "
-        "collegium.train.limits, collegium.train.models.resolve; "
+        "collegium.train.limits, collegium.train.models.grouping; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -19,7 +19,7 @@ from collegium.search.sampling import local
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
 from collegium.train.errors import DataError
-from collegium.train.models.resolve import architecture_from_search
+from collegium.train.models.grouping import architecture_from_search
 from collegium.train.spec.architecture import SearchedArchitecture
 from collegium.train.spec.training import TrainingSpec
 from collegium.worker.compute import handlers

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from collegium.search.errors import InvalidSpec
+from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.build import build_network, expand_preset
-from collegium.search.networks.network import MlpNetwork, Network, ResidualNetwork
+from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
 from collegium.train.data.format import Sample
 from collegium.train.errors import Mismatch
@@ -23,8 +22,8 @@ from collegium.train.spec.architecture import (
 
 
 @dataclass(frozen=True)
-class Grouped:
-    """``multiplicity`` members of the free ``widths``, of the network that ``network`` describes."""
+class GroupedNetwork:
+    """A network regrouped as m × n: ``multiplicity`` members of the free ``widths``."""
 
     network: Network
     widths: tuple[int, ...]
@@ -38,34 +37,26 @@ class Grouped:
     @property
     def title(self) -> str:
         """The network in a few words, such as ``20 × MLP 64→[17, 17]→10``."""
-        network, m = self.network, self.multiplicity
-        if isinstance(network, MlpNetwork):
-            inputs, *hidden, outputs = (shape[0] for shape in network.chain.shapes(self.widths))
-            return f"{m} × MLP {inputs}→{hidden}→{outputs}"
-        if (self.widths, m) == (network.baseline, network.multiplicity):
-            return network.title
-        return f"{m} × {'·'.join(map(str, self.widths))} of {network.title}"
+        return self.network.title_at(self.widths, self.multiplicity)
+
+    @property
+    def features(self) -> int:
+        """Numbers that the forward pass of one sample keeps for the backward pass."""
+        return self.network.features_per_sample(self.widths, self.multiplicity)
 
     @property
     def outputs(self) -> int:
-        """Scores that the network gives."""
-        if isinstance(self.network, ResidualNetwork):
-            return self.network.classes
-        return self.network.chain.shapes(self.widths)[-1][0]
+        """Logits that the network gives."""
+        return self.network.outputs
 
-    def with_outputs(self, outputs: int) -> Grouped:
+    def with_outputs(self, outputs: int) -> GroupedNetwork:
         """The same architecture with a head for ``outputs`` classes."""
-        if isinstance(self.network, ResidualNetwork):
-            return replace(self, network=replace(self.network, classes=outputs))
-        chain = self.network.chain
-        head = replace(chain.layers[-1], out=outputs)
-        return replace(self, network=replace(self.network, chain=replace(chain, layers=(*chain.layers[:-1], head))))
+        return replace(self, network=self.network.with_outputs(outputs))
 
     def describe(self) -> dict[str, Any]:
         """Family and sizes as plain values."""
-        kind = {MlpNetwork: "mlp", ResidualNetwork: "resnext"}.get(type(self.network), "block")
         return {
-            "family": kind,
+            "family": self.network.family,
             "title": self.title,
             "widths": list(self.widths),
             "multiplicity": self.multiplicity,
@@ -74,7 +65,7 @@ class Grouped:
         }
 
 
-def grouped(architecture: BaselineArchitecture) -> Grouped:
+def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
     """The definite form of a baseline at given widths. Raises ``InvalidSpec`` with a path below ``architecture``."""
     try:
         network = build_network(architecture.baseline)
@@ -91,34 +82,18 @@ def grouped(architecture: BaselineArchitecture) -> Grouped:
     else:
         widths = network.baseline
         multiplicity = network.multiplicity if multiplicity is None else multiplicity
-    return Grouped(network, tuple(widths), 1 if multiplicity is None else multiplicity)
+    return GroupedNetwork(network, tuple(widths), 1 if multiplicity is None else multiplicity)
 
 
-def repeated_channels(members: Grouped, data: str, shape: tuple[int, ...]) -> int | None:
-    """The channels to which grey images of ``shape`` must be repeated for ``members``; None where nothing is to do.
+def repeated_channels(ensemble: GroupedNetwork, data: str, shape: tuple[int, ...]) -> int | None:
+    """The channels to which grey images of ``shape`` must be repeated for ``ensemble``; None where nothing is to do.
 
     Raises ``Mismatch`` where the network does not take samples of this shape.
     """
-    network, chain = members.network, members.network.chain
-    if isinstance(network, ResidualNetwork):
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise Mismatch(f"{data} has samples of shape {shape}", "a residual network takes images of 1 or 3 channels")
-        return 3 if shape[0] == 1 else None
-    if isinstance(network, MlpNetwork):
-        features = math.prod(shape)
-        if features != chain.channels:
-            raise Mismatch(
-                f"{data} has {features} inputs and the network takes {chain.channels}", f"give 'inputs': {features}"
-            )
-        return None
-    expected = (chain.channels, chain.height, chain.width)
-    if shape == (1, *expected[1:]) and expected[0] > 1:
-        return expected[0]
-    if shape != expected:
-        raise Mismatch(
-            f"{data} has samples of shape {shape} and the block takes {expected}", "give the block that 'input'"
-        )
-    return None
+    try:
+        return ensemble.network.repeated_channels(shape)
+    except SampleMismatch as mismatch:
+        raise Mismatch(f"{data} {mismatch.message}", mismatch.remedy) from None
 
 
 def sequences_for(data: str) -> Mismatch:
@@ -144,7 +119,7 @@ def check_samples(architecture: Architecture, data: str, sample: Sample | None) 
     elif isinstance(architecture, BaselineArchitecture):
         if sample.kind == "tokens":
             raise sequences_for(data)
-        repeated_channels(grouped(architecture), data, sample.shape)
+        repeated_channels(group_network(architecture), data, sample.shape)
 
 
 def architecture_from_search(

@@ -1,0 +1,91 @@
+"""Fully connected ReLU networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from collegium.search.errors import SampleMismatch
+from collegium.search.fields import Width, Widths
+from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.family import Family, FamilyBaseline
+from collegium.search.networks.network import Measure, Network
+
+
+class MlpBaseline(FamilyBaseline):
+    """A fully connected ReLU network ``inputs → hidden… → outputs``."""
+
+    family: Literal["mlp"]
+    inputs: Width
+    hidden: Widths
+    outputs: Width = 1
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class MlpNetwork(Network):
+    """m fully connected members side by side, their outputs summed."""
+
+    bias: bool = False
+
+    def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
+        """Members share the output bias alone."""
+        if measure == "flops":
+            return 0, self.chain.flops(widths)
+        if not self.bias:
+            return 0, self.chain.parameters(widths)
+        *hidden, outputs = [shape[0] for shape in self.chain.shapes(widths)[1:]]
+        return outputs, self.chain.parameters(widths) + sum(hidden)
+
+    @property
+    def counted_layers(self) -> range:
+        """All but the input layer: Σ_l 1 / n_l over the hidden widths."""
+        return range(1, len(self.chain.layers))
+
+    def title_at(self, widths: Sequence[int], multiplicity: int) -> str:
+        """Such as ``20 × MLP 64→[17, 17]→10``."""
+        inputs, *hidden, outputs = self._sizes(widths)
+        return f"{multiplicity} × {_title(inputs, hidden, outputs)}"
+
+    def repeated_channels(self, shape: tuple[int, ...]) -> None:
+        """Samples of any shape, flattened, whose numbers are as many as the inputs."""
+        inputs = math.prod(shape)
+        if inputs != self.chain.channels:
+            raise SampleMismatch(
+                f"has {inputs} inputs and the network takes {self.chain.channels}", f"give 'inputs': {inputs}"
+            )
+
+    def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
+        """Those of ``MlpEnsemble``."""
+        inputs, *hidden, outputs = self._sizes(widths)
+        return {"inputs": inputs, "hidden": hidden, "outputs": outputs, "members": multiplicity, "bias": self.bias}
+
+    def _sizes(self, widths: Sequence[int]) -> list[int]:
+        return [channels for channels, _, _ in self.chain.shapes(widths)]
+
+
+def mlp_chain(inputs: int, hidden: int, outputs: int) -> Chain:
+    """The chain of an MLP with ``hidden`` hidden layers, every one free."""
+    layers = tuple(WeightLayer("dense", Free(index)) for index in range(hidden))
+    names = tuple(f"n{index + 1}" for index in range(hidden))
+    return Chain(inputs, 1, 1, (*layers, WeightLayer("dense", outputs, "linear")), names)
+
+
+def _lower(baseline: MlpBaseline) -> MlpNetwork:
+    inputs, hidden, outputs = baseline.inputs, baseline.hidden, baseline.outputs
+    chain = mlp_chain(inputs, len(hidden), outputs)
+    return MlpNetwork(_title(inputs, hidden, outputs), chain, hidden, 1, baseline.bias)
+
+
+def _title(inputs: int, hidden: Sequence[int], outputs: int) -> str:
+    return f"MLP {inputs}→{list(hidden)}→{outputs}"
+
+
+MLP = Family(
+    summary="fully connected ReLU networks",
+    baseline=MlpBaseline,
+    lower=_lower,
+    module="collegium.train.models.ensembles:MlpEnsemble",
+)

@@ -1,0 +1,318 @@
+"""ResNets and ResNeXts: stem, stages of residual blocks, shortcuts, norms and head (He et al. 2016, Xie et al. 2017).
+
+Layouts and kinds of blocks are data: a further one is an entry of ``LAYOUTS`` or ``BLOCKS``, and of the specification's
+literal; a further kind of block is also a module of ``collegium.train.models.residual``, which is found by its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
+
+from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.fields import Width
+from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.family import Family, FamilyBaseline, chosen
+from collegium.search.networks.network import Measure, Network, Stem
+
+#: Channels after the stem, and extent of the map at which the ``pooled`` entry evaluates a residual branch.
+CHANNELS, EXTENT = 64, 8
+
+
+class ResNextBaseline(FamilyBaseline):
+    """A whole ResNet or ResNeXt: stem, stages, shortcuts, norms and head.
+
+    ``cardinality`` × ``base_width``d in the notation of ResNeXt; the group width doubles with every stage.
+    ``blocks`` gives the residual blocks of each stage; ``depth`` is short for the usual choice.
+    """
+
+    family: Literal["resnext"]
+    layout: Literal["cifar", "imagenet", "imagenet32", "imagenet64"]
+    depth: Annotated[int, Field(ge=1, le=2000)] | None = None
+    blocks: (
+        Annotated[tuple[Annotated[int, Field(ge=1, le=500)], ...], Field(min_length=1, max_length=8, strict=False)]
+        | None
+    ) = None
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    cardinality: Annotated[int, Field(ge=1, le=65536)] = 1
+    base_width: Annotated[int, Field(ge=1, le=65536)] = 64
+    classes: Width | None = None
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """A kind of residual block: convolutions of these ``kernels``, all but the last of free width.
+
+    The layer ``strided`` carries the stride of a stage's first block. The outputs are ``expansion`` times the stage's
+    channels. ``depths`` gives the blocks of each stage of the usual ImageNet networks by their depth.
+    """
+
+    kernels: tuple[int, ...]
+    strided: int
+    expansion: int
+    depths: Mapping[int, tuple[int, ...]]
+
+    def chain(self) -> Chain:
+        """The residual branch of the first stage: free widths n1, n2, … and fixed outputs."""
+        outputs = CHANNELS * self.expansion
+        *hidden, last = (WeightLayer("conv", outputs, kernel=k, padding=(k - 1) // 2) for k in self.kernels)
+        free = (replace(layer, out=Free(index)) for index, layer in enumerate(hidden))
+        names = tuple(f"n{index + 1}" for index in range(len(hidden)))
+        return Chain(outputs, EXTENT, EXTENT, (*free, replace(last, activation="linear")), names)
+
+    def areas(self, size: int, stride: int) -> list[int]:
+        """Positions of each layer's outputs in a block whose outputs are ``size`` × ``size``."""
+        return [(size if index >= self.strided else size * stride) ** 2 for index in range(len(self.kernels))]
+
+
+BLOCKS: dict[str, ResidualBlock] = {
+    "bottleneck": ResidualBlock(
+        kernels=(1, 3, 1),
+        strided=1,
+        expansion=4,
+        depths={26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
+    ),
+    "basic": ResidualBlock(
+        kernels=(3, 3),
+        strided=0,
+        expansion=1,
+        depths={10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Input extent, default classes and stem; ``stages`` is None where depths are those of the ImageNet networks.
+
+    Elsewhere a depth is divided evenly among that many stages.
+    """
+
+    size: int
+    classes: int
+    stem: Stem
+    stages: int | None
+
+    @property
+    def stem_size(self) -> int:
+        """Extent after the stem's convolution."""
+        return self.size // 2 if self.stem.pooled else self.size
+
+    @property
+    def map_size(self) -> int:
+        """Extent before the first stage."""
+        return self.size // 4 if self.stem.pooled else self.size
+
+
+LAYOUTS: dict[str, Layout] = {
+    "cifar": Layout(32, 10, Stem(3), 3),
+    "imagenet": Layout(224, 1000, Stem(7, pooled=True), None),
+    "imagenet32": Layout(32, 1000, Stem(3), 3),
+    "imagenet64": Layout(64, 1000, Stem(3), 3),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a residual network; ``scale`` multiplies the branch's free widths here."""
+
+    blocks: int
+    inputs: int
+    outputs: int
+    stride: int
+    scale: int
+    size: int
+
+    def each(self) -> list[tuple[int, int]]:
+        """Input channels and stride of each of its blocks."""
+        return [(self.inputs, self.stride), *[(self.outputs, 1)] * (self.blocks - 1)]
+
+
+@dataclass(frozen=True)
+class ResidualNetwork(Network):
+    """A ResNet or ResNeXt. The free widths double with every stage.
+
+    ``chain`` is the residual branch of the first stage. Its map is 8 × 8, which the ``pooled`` entry alone depends on.
+    """
+
+    block: str = field(kw_only=True)
+    layout: Layout = field(kw_only=True)
+    stages: tuple[Stage, ...] = field(kw_only=True)
+    classes: int = field(kw_only=True)
+
+    nearest_dual = True  # as in Littwin et al. 2020: m is that of one branch
+
+    @property
+    def counted_layers(self) -> range:
+        """Every weight layer of the branch, the constant 1 / n_in included."""
+        return range(len(self.chain.layers))
+
+    def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
+        """Stem, norms of the block outputs, projections and head are fixed; group widths double with every stage."""
+        cost = _COSTS[measure]
+        fixed = cost.conv(3 * self.layout.stem.kernel**2, CHANNELS, self.layout.stem_size**2) + self._head(cost)
+        per_member = 0
+        for stage in self.stages:
+            scaled = [stage.scale * width for width in widths]
+            for inputs, stride in stage.each():
+                fixed += cost.norm * stage.outputs
+                per_member += self._branch(cost, inputs, scaled, stage, stride)
+                if inputs != stage.outputs or stride != 1:
+                    fixed += cost.conv(inputs, stage.outputs, stage.size**2)
+        return fixed, per_member
+
+    def _head(self, cost: _Cost) -> int:
+        return self.stages[-1].outputs * self.classes + cost.bias * self.classes
+
+    def _branch(self, cost: _Cost, inputs: int, widths: Sequence[int], stage: Stage, stride: int) -> int:
+        """One member's share of a block; the norm of the block's outputs is not in it."""
+        block = self._block
+        total, below = 0, inputs
+        for kernel, out, area in zip(
+            block.kernels, (*widths, stage.outputs), block.areas(stage.size, stride), strict=True
+        ):
+            total += cost.conv(below * kernel**2, out, area)
+            below = out
+        return total - cost.norm * stage.outputs
+
+    @property
+    def _block(self) -> ResidualBlock:
+        return chosen(BLOCKS, self.block, "residual block")
+
+    def features_per_sample(self, widths: Sequence[int], multiplicity: int) -> int:
+        """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
+        total = CHANNELS * self.layout.stem_size**2
+        for stage in self.stages:
+            for _, stride in stage.each():
+                *hidden, last = self._block.areas(stage.size, stride)
+                branch = sum(stage.scale * width * area for width, area in zip(widths, hidden, strict=True))
+                total += multiplicity * branch + stage.outputs * last
+        return 3 * total
+
+    @property
+    def outputs(self) -> int:
+        """Logits that the network gives."""
+        return self.classes
+
+    def with_outputs(self, outputs: int) -> Self:
+        """The same network with a head for ``outputs`` classes."""
+        return replace(self, classes=outputs)
+
+    def stem(self, channels: int) -> Stem:
+        """The layout's own."""
+        return self.layout.stem
+
+    def repeated_channels(self, shape: tuple[int, ...]) -> int | None:
+        """Three, for grey images."""
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise SampleMismatch(f"has samples of shape {shape}", "a residual network takes images of 1 or 3 channels")
+        return 3 if shape[0] == 1 else None
+
+    def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
+        """Those of ``ResNet``; ``widths`` are a block's channels, of all its members."""
+        stages = [
+            [
+                {
+                    "inputs": inputs,
+                    "widths": [multiplicity * stage.scale * width for width in widths],
+                    "outputs": stage.outputs,
+                    "stride": stride,
+                }
+                for inputs, stride in stage.each()
+            ]
+            for stage in self.stages
+        ]
+        return {
+            "block": self.block,
+            "stem_kernel": self.layout.stem.kernel,
+            "stem_channels": CHANNELS,
+            "stages": stages,
+            "groups": multiplicity,
+            "classes": self.classes,
+        }
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What is counted: a convolution's weights once, or at each of its positions; norms and biases, or neither."""
+
+    norm: int
+    bias: int
+    positions: bool
+
+    def conv(self, fan_in: int, out: int, area: int) -> int:
+        """A convolution followed by a batch norm."""
+        return fan_in * out * (area if self.positions else 1) + self.norm * out
+
+
+_COSTS: dict[Measure, _Cost] = {
+    "parameters": _Cost(norm=2, bias=1, positions=False),
+    "flops": _Cost(norm=0, bias=0, positions=True),
+}
+
+
+def _lower(baseline: ResNextBaseline) -> ResidualNetwork:
+    layout = chosen(LAYOUTS, baseline.layout, "layout")
+    block = chosen(BLOCKS, baseline.block, "residual block")
+    blocks = _blocks(baseline, layout, block)
+    chain = block.chain()
+    depth = baseline.depth or sum(blocks) * len(block.kernels) + 2
+    plain = baseline.cardinality == 1 and layout.stages is None
+    return ResidualNetwork(
+        title=f"{'ResNet' if plain else 'ResNeXt'}-{depth} "
+        f"{baseline.cardinality}×{baseline.base_width}d ({baseline.layout})",
+        chain=chain,
+        baseline=(baseline.base_width,) * len(chain.names),
+        multiplicity=baseline.cardinality,
+        block=baseline.block,
+        layout=layout,
+        stages=_stages(blocks, layout, block),
+        classes=baseline.classes or layout.classes,
+    )
+
+
+def _stages(blocks: Sequence[int], layout: Layout, block: ResidualBlock) -> tuple[Stage, ...]:
+    """Every stage but the first halves the map; each doubles the channels."""
+    stages, inputs, size = [], CHANNELS, layout.map_size
+    for index, count in enumerate(blocks):
+        stride = 1 if index == 0 else 2
+        size = -(-size // stride)
+        outputs = CHANNELS * block.expansion * 2**index
+        stages.append(Stage(count, inputs, outputs, stride, 2**index, size))
+        inputs = outputs
+    return tuple(stages)
+
+
+def _blocks(baseline: ResNextBaseline, layout: Layout, block: ResidualBlock) -> tuple[int, ...]:
+    depth = baseline.depth
+    if baseline.blocks is not None and depth is None:
+        return baseline.blocks
+    if depth is None or baseline.blocks is not None:
+        raise InvalidSpec(("baseline", "depth"), "give either 'depth' or 'blocks', and not both")
+    if layout.stages is None:
+        if depth not in block.depths:
+            raise InvalidSpec(
+                ("baseline", "depth"),
+                f"an ImageNet network of {baseline.block} blocks has depth {sorted(block.depths)}; "
+                "for another, give 'blocks'",
+            )
+        return block.depths[depth]
+    each = layout.stages * len(block.kernels)
+    if depth < each + 2 or (depth - 2) % each:
+        raise InvalidSpec(
+            ("baseline", "depth"),
+            f"three stages of {baseline.block} blocks have depth {each}·k + 2, such as {3 * each + 2}; "
+            "for another, give 'blocks'",
+        )
+    return ((depth - 2) // each,) * layout.stages
+
+
+RESNEXT = Family(
+    summary="ResNets and ResNeXts for CIFAR and ImageNet",
+    baseline=ResNextBaseline,
+    lower=_lower,
+    module="collegium.train.models.residual:ResNet",
+)
