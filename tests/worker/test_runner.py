@@ -1,14 +1,41 @@
 """Jobs reach a worker by message, by poll, twice, or not at all; a full worker leaves them to others."""
 
 import threading
-import time
 
+import pytest
+from sqlalchemy import update
+
+from collegium.jobs.database.schema import jobs
 from collegium.worker import runner as reaper
 
 
-def test_a_message_runs_the_job_before_any_poll(client, make_runner):
-    runner = make_runner(poll_s=60.0)
-    time.sleep(0.2)
+class PolledStore:
+    """A store that records which queues were looked at."""
+
+    def __init__(self, store):
+        self._store = store
+        self.polled = set()
+
+    def next_queued(self, queue):
+        found = self._store.next_queued(queue)
+        self.polled.add(queue)
+        return found
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+@pytest.fixture
+def runner_between_polls(client, make_runner):
+    """A runner that has looked at both queues and will not do so again for a minute."""
+    store = PolledStore(client.store)
+    runner = make_runner(poll_s=60.0, store=store)
+    client.wait_until(lambda: store.polled == {"search", "train"}, "the first poll is over")
+    return runner
+
+
+def test_a_message_runs_the_job_before_any_poll(client, runner_between_polls):
+    runner = runner_between_polls
     job = client.post("answer")
     runner.run(job.id)
     assert client.get(job).status == "succeeded"
@@ -53,10 +80,9 @@ def test_a_full_worker_leaves_the_job_to_another(client, make_runner):
     holder.join()
 
 
-def test_the_next_job_follows_at_once(client, make_runner):
+def test_the_next_job_follows_at_once(client, runner_between_polls):
     """A slot that becomes free looks for work without waiting for the poll."""
-    runner = make_runner(poll_s=60.0)
-    time.sleep(0.2)
+    runner = runner_between_polls
     jobs = [client.post("answer") for _ in range(3)]
     runner.run(jobs[0].id)
     assert {client.ended(job, 20).status for job in jobs} == {"succeeded"}
@@ -85,8 +111,10 @@ def test_lost_jobs_and_lost_messages_are_published_again(client, publisher):
     unpublished, lost, spent = client.post("answer"), client.post("answer"), client.post("answer", max_attempts=1)
     for job in (lost, spent):
         client.store.claim(job.id, "dead", 0.0)
-    time.sleep(0.6)
-    reaped = reaper.reap(client.store, publisher, silent_s=0.5)
+    with client.store.database.write() as connection:  # an hour passes
+        columns = {name: jobs.c[name] - 3_600_000_000 for name in ("lease_until", "hinted_at", "queued_at")}
+        connection.execute(update(jobs).values(**columns))
+    reaped = reaper.reap(client.store, publisher, silent_s=600)
     assert [hint.id for hint in reaped.expired] == [lost.id]
     assert reaped.failed == (spent.id,)
     assert publisher.sent == [(lost.id, "search"), (unpublished.id, "search")]

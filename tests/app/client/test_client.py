@@ -113,7 +113,7 @@ def test_a_key_is_sent() -> None:
         assert client.presets() == ["Bearer secret"]
 
 
-def test_events_go_on_over_broken_streams(live: Live, mlp: dict[str, Any]) -> None:
+def test_events_go_on_over_broken_streams(live: Live, mlp: dict[str, Any], wait_until: Callable[..., Any]) -> None:
     url, services = live()
     job, _ = services.store.create("search", mlp, queue="search")
 
@@ -121,7 +121,7 @@ def test_events_go_on_over_broken_streams(live: Live, mlp: dict[str, Any]) -> No
         services.store.claim(job.id, "worker", 60)
         for step in range(10):
             services.store.report(job.id, 1, step / 10, str(step))
-            time.sleep(0.05)
+            wait_until(lambda: len(seen) >= step + 3, "the events so far arrive")  # noqa: B023
         services.store.succeed(job.id, 1, {"answer": 1})
 
     class Cut(httpx.BaseTransport):
@@ -148,9 +148,9 @@ def test_events_go_on_over_broken_streams(live: Live, mlp: dict[str, Any]) -> No
         def close(self) -> None:
             self.response.close()
 
+    seen: list[int] = []
     worker = threading.Thread(target=work)
     worker.start()
-    seen: list[int] = []
     transport = Cut()
     with Client(url, transport=transport) as client:
         end = client.wait(job.id, lambda event: seen.append(event.seq))
