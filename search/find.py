@@ -47,18 +47,22 @@ def find_ensemble(
     """
     from collegium.search.engine import run
 
-    return run(search_spec(baseline, **fields), report=report, device=device, images=images)
+    spec = parse_spec(SearchSpec, search_document(baseline, **fields))
+    return run(spec, report=report, device=device, images=images)
 
 
-def search_spec(baseline: str | Mapping[str, Any] | BaseModel, **fields: Any) -> SearchSpec:
-    """The specification that ``find_ensemble`` answers. Raises ``InvalidSpec``."""
-    if isinstance(baseline, SearchSpec):
-        document = {**baseline.model_dump(mode="json", exclude_unset=True), **fields}
-    elif isinstance(baseline, Mapping) and "baseline" in baseline:
-        document = {**baseline, **fields}
+def search_document(baseline: str | Mapping[str, Any] | BaseModel, **fields: Any) -> dict[str, Any]:
+    """The specification as a document, from what ``find_ensemble`` takes; nothing is validated."""
+    given = _plain(baseline)
+    if isinstance(baseline, str):
+        document = {"baseline": {"preset": baseline}}
     else:
-        document = {"baseline": {"preset": baseline} if isinstance(baseline, str) else baseline, **fields}
-    return parse_spec(SearchSpec, document)
+        document = dict(given) if "baseline" in given else {"baseline": given}
+    return document | {name: _plain(value) for name, value in fields.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def presets() -> dict[str, dict[str, Any]]:

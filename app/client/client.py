@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import httpx
 from pydantic import BaseModel
 
-from collegium.search.find import search_spec
+from collegium.search.find import search_document
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 PATHS = {"search": "/v1/searches", "training": "/v1/trainings", "study": "/v1/studies"}
@@ -106,10 +106,10 @@ class Client:
     def search(self, baseline: str | Mapping[str, Any] | BaseModel, *, fresh: bool = False, **fields: Any) -> RemoteJob:
         """Have a baseline searched: a preset's name, a baseline, or a whole specification, as ``find_ensemble`` takes.
 
-        An identical search that was answered before is that finished job, unless ``fresh``.
+        An identical search that was answered before is that finished job, unless ``fresh``. The service validates it,
+        and may have families that are not installed here.
         """
-        spec = search_spec(baseline, **fields).model_dump(mode="json", exclude_unset=True)
-        return RemoteJob(self, self.submit("search", spec, fresh=fresh))
+        return RemoteJob(self, self.submit("search", search_document(baseline, **fields), fresh=fresh))
 
     def train(self, spec: Mapping[str, Any] | BaseModel, *, fresh: bool = False) -> RemoteJob:
         """Have an architecture trained: a ``TrainingSpec``, or the same as a dictionary."""
