@@ -63,7 +63,7 @@ async def add_dataset(
     upload = await run_in_threadpool(as_problems, lambda: services.datasets.begin(name, kind))
     try:
         await receive(request, services, upload, 0)
-        return await run_in_threadpool(finish, services, upload.id, sha256)
+        return await finish(services, upload.id, sha256)
     except Problem:
         await run_in_threadpool(abandon, services, upload.id)
         raise

@@ -111,10 +111,10 @@ async def continue_upload(
     "/{upload_id}/finish",
     status_code=201,
     responses={**ADDED, **problems("not-found", "invalid-dataset", "invalid-request")},
-    summary="Check and store what was sent",
+    summary="Check and store what was sent; 503 with Retry-After where too many others are being checked",
 )
-def finish_upload(services: ServicesDep, upload_id: UploadId, sha256: Sha256 = None) -> JSONResponse:
-    return finish(services, upload_id, sha256)
+async def finish_upload(services: ServicesDep, upload_id: UploadId, sha256: Sha256 = None) -> JSONResponse:
+    return await finish(services, upload_id, sha256)
 
 
 @router.delete(

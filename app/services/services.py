@@ -24,6 +24,8 @@ from collegium.jobs.store import JobStore
 
 #: Large bodies that are parsed at a time.
 LARGE_BODIES = 2
+#: Uploads that are checked at a time, each in a process of its own.
+CHECKED_UPLOADS = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Services:
     """The parts of a running service.
 
     ``stopping`` is set when it is about to end: streams close then. ``parsing`` bounds how many large bodies are
-    parsed at a time, and with them memory.
+    parsed at a time, ``checking`` how many uploads are checked, and with them memory.
     """
 
     settings: Settings
@@ -44,6 +46,7 @@ class Services:
     streams: threading.BoundedSemaphore
     stopping: threading.Event = field(default_factory=threading.Event)
     parsing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_BODIES))
+    checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CHECKED_UPLOADS))
 
 
 def _services(request: Request) -> Services:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import subprocess
@@ -27,8 +28,13 @@ T = TypeVar("T")
 
 #: Written to the disk, and flushed, at a time.
 PIECE = 8 << 20
-#: An uploaded file may unpack to so many times the bytes that it may have itself.
+#: Loaded arrays may take so many times the bytes that a file may have.
 UNPACKED = 4
+#: Memory that checking a file may take, in bytes; it reads a chunk at a time and takes a few MB.
+HEADROOM = 256 << 20
+#: An upload waits so long for its check, in seconds; then it is refused for the time being.
+WAIT_S = 30.0
+RETRY_AFTER_S = 15
 MEDIA_TYPE = "application/octet-stream"
 
 Name = Annotated[str, Query(min_length=1, max_length=255, description="what to call it")]
@@ -65,8 +71,24 @@ async def receive(request: Request, services: Services, upload: Upload, offset: 
     return upload
 
 
-def finish(services: Services, upload_id: str, sha256: str | None) -> JSONResponse:
-    """Check what was sent and make a data set of it. Raises 404 and 422 problems."""
+async def finish(services: Services, upload_id: str, sha256: str | None) -> JSONResponse:
+    """Check what was sent and make a data set of it.
+
+    A few uploads are checked at a time; the others wait, and after ``WAIT_S`` are refused with a 503 problem that says
+    when to try again: an upload in pieces is still there then. Raises 404, 422 and 503 problems.
+    """
+    try:
+        await asyncio.wait_for(services.checking.acquire(), WAIT_S)
+    except TimeoutError:
+        detail = "other data sets are being checked: try again"
+        raise Problem("unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)}) from None
+    try:
+        return await run_in_threadpool(_finish, services, upload_id, sha256)
+    finally:
+        services.checking.release()
+
+
+def _finish(services: Services, upload_id: str, sha256: str | None) -> JSONResponse:
     limit = UNPACKED * services.settings.max_dataset_bytes
     dataset, created = as_problems(
         lambda: services.datasets.finish(upload_id, lambda path: checked(path, limit), sha256=sha256)
@@ -108,29 +130,36 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 from collegium.train.errors import DataError
-from collegium.train.data.formats.upload import check_upload
+from collegium.train.data.formats.upload import check_upload, limit_memory
+path, limit, headroom = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 try:
-    answer = {"summary": check_upload(Path(sys.argv[1]), limit=int(sys.argv[2]))}
-except DataError as problem:
-    answer = {"message": problem.message, "remedy": problem.remedy}
-print(json.dumps(answer))
+    limit_memory(headroom)
+    outcome = {"summary": check_upload(path, limit=limit)}
+except DataError as error:
+    outcome = {"message": error.message, "remedy": error.remedy}
+except MemoryError:
+    message = f"checking the file takes more than {headroom} bytes of memory"
+    outcome = {"message": message, "remedy": "write it with numpy.savez or safetensors"}
+print(json.dumps(outcome))
 """
 
 
 def checked(path: Path, limit: int) -> dict[str, Any]:
-    """What the file holds. ``limit`` bounds its unpacked bytes. Raises a 422 problem that says what is wrong."""
-    command = python("-c", _CHILD, str(path), str(limit))
+    """The file's description, by a process of its own. Raises a 422 problem that names what is wrong.
+
+    ``limit`` bounds the bytes that its arrays take when they are loaded.
+    """
+    command = python("-c", _CHILD, str(path), str(limit), str(HEADROOM))
+    one_thread = environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     try:
-        done = subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, env=one_thread, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise Problem("invalid-dataset", f"looking into the file took more than {_TIMEOUT_S} s") from None
+        raise Problem("invalid-dataset", f"checking the file took more than {_TIMEOUT_S} s") from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1][:300] if lines else f"exit status {done.returncode}"
-        raise Problem("invalid-dataset", f"the file could not be looked into: {reason}")
-    answer = json.loads(done.stdout)
-    if "summary" not in answer:
-        raise Problem("invalid-dataset", f"{answer['message']}. {answer['remedy']}".removesuffix(". "))
-    return answer["summary"]
+        raise Problem("invalid-dataset", f"the file could not be checked: {reason}")
+    outcome = json.loads(done.stdout)
+    if "summary" not in outcome:
+        raise Problem("invalid-dataset", f"{outcome['message']}. {outcome['remedy']}".removesuffix(". "))
+    return outcome["summary"]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +18,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from collegium.app.services.services import Services
+from collegium.app.services.services import CHECKED_UPLOADS, Services
 from collegium.app.services.views import DatasetPage, DatasetView
 from collegium.jobs.record import Job
+from collegium.jobs.subprocesses import environment, python
 
 RAW = {"Content-Type": "application/octet-stream"}
 
@@ -189,4 +196,80 @@ def test_a_checker_that_dies_is_an_answer(api: TestClient, monkeypatch: pytest.M
     monkeypatch.setattr("collegium.app.services.uploads._CHILD", "import os; os.abort()")
     answer = send(api, npz())
     assert answer.status_code == 422
-    assert "could not be looked into" in answer.json()["detail"]
+    assert "could not be checked" in answer.json()["detail"]
+
+
+def compressed(rows: int) -> bytes:
+    """A small file of zeros that takes a thousand times its size when it is unpacked."""
+    file = io.BytesIO()
+    zeros, labels = np.zeros((rows, 1000), np.uint8), np.arange(rows) % 2
+    np.savez_compressed(file, x_train=zeros, y_train=labels, x_test=zeros[:10], y_test=labels[:10])
+    return file.getvalue()
+
+
+def test_what_float32_takes_is_counted(api: TestClient) -> None:
+    refused = send(api, compressed(300))
+    assert refused.status_code == 422
+    assert "unpack to 1242480 bytes" in refused.json()["detail"]
+    assert send(api, compressed(150)).status_code == 201
+
+
+def test_checking_a_file_takes_no_memory_in_proportion_to_it(tmp_path: Path) -> None:
+    """0.13 MB that unpack to 125 MB, and to 500 MB as float32."""
+    path = tmp_path / "zeros.npz"
+    path.write_bytes(compressed(125_000))
+    assert path.stat().st_size < 400_000
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from collegium.app.services.uploads import checked\n"
+        "assert checked(Path(sys.argv[1]), 1 << 30)['train'] == 125_000\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))\n"
+    )
+    done = subprocess.run(python("-c", code, str(path)), env=environment(), capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is bounded on Linux alone")
+def test_memory_of_a_check_is_bounded(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collegium.app.services.uploads.HEADROOM", 50_000)
+    refused = send(api, compressed(150))
+    assert refused.status_code == 422
+    assert "more than 50000 bytes of memory" in refused.json()["detail"]
+
+
+def test_few_uploads_are_checked_at_a_time(
+    api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def slow(path: Path, limit: int) -> dict[str, Any]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.2)
+        with lock:
+            running -= 1
+        return {"format": "npz", "shape": [6], "dtype": "float32", "classes": 3, "train": 40, "test": 12}
+
+    monkeypatch.setattr("collegium.app.services.uploads.checked", slow)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda seed: send(api, npz(seed)).status_code, range(6)))
+    assert answers == [201] * 6
+    assert most == CHECKED_UPLOADS
+
+
+def test_an_upload_that_waited_too_long_can_be_finished_later(
+    api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collegium.app.services.uploads.WAIT_S", 0.05)
+    link = begin(api)
+    api.patch(link, content=npz(), headers=RAW | {"Upload-Offset": "0"})
+    busy = asyncio.Semaphore(0)
+    object.__setattr__(services, "checking", busy)
+    refused = api.post(f"{link}/finish")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "15")
+    assert refused.json()["type"] == "urn:collegium:problem:unavailable"
+    busy.release()
+    assert api.post(f"{link}/finish").status_code == 201

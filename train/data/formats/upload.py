@@ -1,35 +1,30 @@
 """A user's own data: ``x_train, y_train, x_test, y_test`` in one ``.npz`` or ``.safetensors`` file.
 
-``check_upload`` looks at headers before it reads a single array, so that a file that unpacks to more than its limit,
-or that would need unpickling, is refused without either happening. Nothing here loads torch.
+``check_upload`` refuses by arithmetic on the headers what would take too much memory in a training, then reads all
+values, a chunk at a time: its own memory does not grow with the file. Nothing here loads torch.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import zipfile
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from collegium.train.data.arrays import Arrays
 from collegium.train.data.format import DataFormat, Folders
+from collegium.train.data.formats.array_file import ArrayFile, Header, converted, open_arrays
 from collegium.train.errors import DataError
 
 if TYPE_CHECKING:
     from collegium.train.spec.data import DataSpec
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
+LABELS = ("y_train", "y_test")
+INPUTS = ("x_train", "x_test")
 DEFAULT_LIMIT = 8 * 2**30
 MAX_CLASSES = 100_000
-_SAFETENSORS = {
-    "U8": np.uint8, "I8": np.int8, "I16": np.int16, "U16": np.uint16, "I32": np.int32, "U32": np.uint32,
-    "I64": np.int64, "U64": np.uint64, "F16": np.float16, "F32": np.float32, "F64": np.float64,
-}  # fmt: skip
-_Header = tuple[tuple[int, ...], np.dtype]
 
 
 class Upload(DataFormat):
@@ -60,147 +55,107 @@ def check_upload(path: Path, *, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
     """Check everything about the file and describe it.
 
     Returns ``{format, shape, dtype, classes, train, test}``: the shape of one sample, and samples in each split.
-    ``limit`` bounds the unpacked bytes. Raises ``DataError`` naming the array that is wrong.
+    ``limit`` bounds the bytes that the arrays take when they are loaded: images of bytes as they are, other inputs as
+    float32, labels as int64. Raises ``DataError`` naming the array that is wrong.
     """
-    kind = _format(path)
-    headers = _npz_headers(path) if kind == "npz" else _safetensors_headers(path)
-    _check_headers(headers, limit)
-    arrays = load_upload(path)
-    return {
-        "format": kind,
-        "shape": list(arrays.x_train.shape[1:]),
-        "dtype": str(arrays.x_train.dtype),
-        "classes": arrays.classes,
-        "train": len(arrays.x_train),
-        "test": len(arrays.x_test),
-    }
+    with open_arrays(path) as file:
+        _check_headers(file.headers, limit)
+        classes = _classes(file)
+        for name in INPUTS:
+            _require_finite(file, name)
+        x_train, x_test = (file.headers[name] for name in INPUTS)
+        return {
+            "format": file.kind,
+            "shape": list(x_train.shape[1:]),
+            "dtype": str(_loaded_dtype("x_train", x_train)),
+            "classes": classes,
+            "train": x_train.shape[0],
+            "test": x_test.shape[0],
+        }
 
 
 def load_upload(path: Path) -> Arrays:
-    """The arrays of an uploaded file: images of bytes stay bytes, everything else becomes float32.
+    """The arrays of an uploaded file: images of bytes stay bytes, other inputs become float32.
 
     Classes are counted from 0 up to the largest label. Raises ``DataError``.
     """
-    arrays = _read_npz(path) if _format(path) == "npz" else _read_safetensors(path)
-    labels = {name: _labels(arrays[name], name) for name in ("y_train", "y_test")}
-    if labels["y_train"].size == 0 or labels["y_test"].size == 0:
-        raise DataError("a split has no labels", "give at least one sample to each split")
-    classes = int(max(labels["y_train"].max(), labels["y_test"].max())) + 1
-    if classes > MAX_CLASSES:
-        raise DataError(f"the largest label is {classes - 1}", f"labels are counted from 0 and below {MAX_CLASSES}")
-    if classes < 2:
-        raise DataError("all labels are 0", "a classification needs at least two classes")
-    x_train, x_test = _inputs(arrays["x_train"]), _inputs(arrays["x_test"])
+    with open_arrays(path) as file:
+        _check_headers(file.headers, limit=None)
+        classes = _classes(file)
+        x_train, y_train, x_test, y_test = (file.read(name, _loaded_dtype(name, file.headers[name])) for name in NAMES)
     kind = "image" if x_train.ndim == 4 else "features"
-    made = Arrays(x_train, labels["y_train"], x_test, labels["y_test"], classes, kind, summary={"source": "upload"})
-    return made.checked("the file")
+    return Arrays(x_train, y_train, x_test, y_test, classes, kind, summary={"source": "upload"}).checked("the file")
 
 
-def _format(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[:4] == b"PK\x03\x04":
-        return "npz"
-    if len(start) == 9 and start[8:9] == b"{":
-        return "safetensors"
-    raise DataError("the file is neither .npz nor .safetensors", f"save {', '.join(NAMES)} in one of these formats")
+def limit_memory(headroom: int) -> None:
+    """Bound this process's address space by what it has now and ``headroom`` bytes more, where Linux can."""
+    used = Path("/proc/self/statm")
+    if used.exists():
+        most = int(used.read_text().split()[0]) * resource.getpagesize() + headroom
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _check_headers(headers: dict[str, _Header], limit: int) -> None:
+def _check_headers(headers: dict[str, Header], limit: int | None) -> None:
     missing = [name for name in NAMES if name not in headers]
     if missing:
         raise DataError(f"the array {missing[0]} is missing", f"the file holds {', '.join(NAMES)}")
     extra = sorted(set(headers) - set(NAMES))
     if extra:
         raise DataError(f"the array {extra[0][:80]} is not expected", f"the file holds {', '.join(NAMES)} alone")
-    for name, (shape, dtype) in headers.items():
-        if dtype.kind not in "uif" or dtype.itemsize > 8:
-            raise DataError(f"{name} has type {dtype}", "use integers or floats of at most 64 bits")
-        if any(side < 0 for side in shape) or len(shape) > 4:
-            raise DataError(f"{name} has shape {shape}", "use at most four dimensions")
-    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
-    if size > limit:
-        raise DataError(f"the arrays unpack to {size} bytes", f"at most {limit} bytes are taken")
+    for name in NAMES:
+        _check_type(name, headers[name])
+    size = sum(header.count * _loaded_dtype(name, header).itemsize for name, header in headers.items())
+    if limit is not None and size > limit:
+        raise DataError(f"the arrays unpack to {size} bytes in memory", f"at most {limit} bytes are taken")
+    for split in ("train", "test"):
+        _check_lengths(split, headers[f"x_{split}"], headers[f"y_{split}"])
+    train, test = (headers[name].shape[1:] for name in INPUTS)
+    if train != test:
+        raise DataError(f"x_train has samples of shape {train}, x_test of {test}", "give both splits the same shape")
 
 
-def _npz_headers(path: Path) -> dict[str, _Header]:
-    headers = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if "/" in info.filename or "\\" in info.filename or not info.filename.endswith(".npy"):
-                    raise DataError(f"the archive holds {info.filename[:80]!r}", "write it with numpy.savez")
-                with archive.open(info) as member:
-                    header = _npy_header(member, info.filename)
-                    expected = math.prod(header[0]) * header[1].itemsize + member.tell()
-                if expected != info.file_size:
-                    raise DataError(f"{info.filename}: header and size disagree", "write it with numpy.savez")
-                headers[info.filename.removesuffix(".npy")] = header
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"the archive cannot be read: {error}", "upload it again") from error
-    return headers
+def _check_type(name: str, header: Header) -> None:
+    if header.dtype.kind not in "uif" or header.dtype.itemsize > 8:
+        raise DataError(f"{name} has type {header.dtype}", "use integers or floats of at most 64 bits")
+    if any(side < 0 for side in header.shape) or len(header.shape) > 4:
+        raise DataError(f"{name} has shape {header.shape}", "use at most four dimensions")
+    if name in LABELS and (len(header.shape) != 1 or header.dtype.kind not in "ui"):
+        raise DataError(f"{name} has shape {header.shape} and type {header.dtype}", "labels are one integer a sample")
 
 
-def _npy_header(member, name: str) -> _Header:
-    try:
-        version = npy.read_magic(member)
-        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = reader(member)
-    except ValueError as error:
-        raise DataError(f"{name} is no NumPy array: {error}", "write it with numpy.savez") from error
-    if dtype.hasobject:
-        raise DataError(f"{name} holds Python objects", "save plain numbers: nothing is unpickled")
-    return shape, dtype
+def _check_lengths(split: str, x: Header, y: Header) -> None:
+    if len(x.shape) < 2:
+        raise DataError(f"x_{split} has shape {x.shape}", "samples come first, then at least one feature")
+    if 0 in x.shape:
+        raise DataError(f"x_{split} is empty", "give at least one sample, and at least one feature to each")
+    if y.shape[0] != x.shape[0]:
+        raise DataError(f"y_{split} has {y.shape[0]} labels for {x.shape[0]} samples", "give one label to each sample")
 
 
-def _safetensors_headers(path: Path) -> dict[str, _Header]:
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size, 10_000_000):
-                raise ValueError("the header is longer than the file")
-            table = json.loads(file.read(length))
-        table.pop("__metadata__", None)
-        headers = {
-            name: (tuple(int(side) for side in entry["shape"]), np.dtype(_SAFETENSORS[entry["dtype"]]))
-            for name, entry in table.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"the header cannot be read: {error}", "write it with safetensors, in NumPy's types") from error
-    return headers
+def _classes(file: ArrayFile) -> int:
+    """One more than the largest label. Raises ``DataError`` for labels that are out of range."""
+    largest = 0
+    for name in LABELS:
+        for chunk in file.chunks(name):
+            if int(chunk.min()) < 0 or int(chunk.max()) > np.iinfo(np.int64).max:
+                wrong = int(chunk.min()) if int(chunk.min()) < 0 else int(chunk.max())
+                raise DataError(f"{name} holds {wrong}", "labels are counted from 0")
+            largest = max(largest, int(chunk.max()))
+    if largest >= MAX_CLASSES:
+        raise DataError(f"the largest label is {largest}", f"labels are counted from 0 and below {MAX_CLASSES}")
+    if largest < 1:
+        raise DataError("all labels are 0", "a classification needs at least two classes")
+    return largest + 1
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in NAMES}
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            f"the arrays cannot be read: {error}", "the file is truncated or damaged: upload it again"
-        ) from error
+def _require_finite(file: ArrayFile, name: str) -> None:
+    for chunk in file.chunks(name):
+        if chunk.dtype.kind == "f" and not np.isfinite(converted(chunk, np.float32)).all():
+            raise DataError(f"{name} holds NaN or infinite values", "replace them before uploading")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return {name: array for name, array in load_file(path).items() if name in NAMES}
-    except (SafetensorError, ValueError, OSError) as error:
-        raise DataError(
-            f"the arrays cannot be read: {error}", "the file is truncated or damaged: upload it again"
-        ) from error
-
-
-def _labels(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim != 1 or array.dtype.kind not in "ui":
-        raise DataError(f"{name} has shape {array.shape} and type {array.dtype}", "labels are one integer a sample")
-    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise DataError(f"{name} holds {int(array.max())}", "labels are counted from 0")
-    return array.astype(np.int64)
-
-
-def _inputs(array: np.ndarray) -> np.ndarray:
-    is_image = array.dtype == np.uint8 and array.ndim == 4
-    return array if is_image else array.astype(np.float32)
+def _loaded_dtype(name: str, header: Header) -> np.dtype:
+    """The type of one array in memory."""
+    if name in LABELS:
+        return np.dtype(np.int64)
+    return np.dtype(np.uint8 if header.dtype == np.uint8 and len(header.shape) == 4 else np.float32)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -132,3 +134,90 @@ def test_a_crafted_safetensors_header_is_refused(tmp_path, header):
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(DataError):
         check_upload(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.uint32, ">f4", ">i2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_are_read_in_any_type_and_order(tmp_path, dtype, order):
+    path = tmp_path / "data.npz"
+    values = np.arange(8 * 3 * 2).reshape(8, 3, 2)
+    x = np.asarray(values, dtype, order=order)
+    np.savez(path, **arrays(x_train=x, x_test=x[:4]))
+    check_upload(path)
+    loaded = load_upload(path)
+    np.testing.assert_array_equal(loaded.x_train, values.astype(np.float32))
+    assert loaded.x_train.dtype == np.float32
+    assert loaded.x_train.flags.c_contiguous
+
+
+def test_what_is_too_large_for_float32_is_refused(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays(x_train=np.full((8, 5), 1e300)))
+    with pytest.raises(DataError, match="infinite"):
+        check_upload(path)
+
+
+def test_arrays_larger_than_a_chunk_are_checked_to_their_end(tmp_path):
+    path, x = tmp_path / "data.npz", np.zeros((400_000, 1), np.float32)
+    y = np.arange(400_000) % 3
+    for x[-1], message in ((np.nan, "infinite"), (0, None)):
+        np.savez(path, **arrays(x_train=x, y_train=y, x_test=x[:4]))
+        if message:
+            with pytest.raises(DataError, match=message):
+                check_upload(path)
+    x[:, 0] = np.arange(400_000)
+    np.savez(path, **arrays(x_train=x, y_train=y, x_test=x[:4]))
+    np.testing.assert_array_equal(load_upload(path).x_train, x)
+
+
+def test_damage_within_the_values_is_noticed(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays(x_train=np.ones((1000, 5), np.float32), y_train=np.arange(1000) % 3))
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        check_upload(path)
+
+
+def test_a_header_as_long_as_a_book_is_not_read(tmp_path):
+    path = tmp_path / "data.npz"
+    header = b"\x93NUMPY\x02\x00" + (10**8).to_bytes(4, "little") + b" " * 10**6
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x_train.npy", header)
+    with pytest.raises(DataError, match="100000000 bytes"):
+        check_upload(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_numpy_does_not_write_are_refused(tmp_path, compression):
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("x_train.npy", npy(np.zeros((8, 5))))
+    with pytest.raises(DataError, match="unusual way"):
+        check_upload(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for _ in range(2):
+            archive.writestr("x_train.npy", npy(np.zeros((8, 5))))
+    with pytest.raises(DataError, match="twice"):
+        check_upload(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is bounded on Linux alone")
+def test_a_process_can_bound_its_memory():
+    code = (
+        "from collegium.train.data.formats.upload import limit_memory\n"
+        "limit_memory(64 << 20)\n"
+        "bytearray(32 << 20)\n"
+        "try:\n"
+        "    bytearray(128 << 20)\n"
+        "except MemoryError:\n"
+        "    print('bounded')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "bounded\n"
