@@ -5,18 +5,40 @@ A file of its own, since families of baselines are built of it and a search's sp
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 MAX_WIDTH = 1_000_000
 MAX_LAYERS = 64
 
 
+def _end_arrays_early(schema: Any) -> None:
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _end_arrays_early(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") in ("tuple", "list"):
+            schema["fail_fast"] = True
+        for key, part in schema.items():
+            if key not in ("default", "metadata", "serialization"):
+                _end_arrays_early(part)
+
+
 class Strict(BaseModel):
-    """A closed, immutable, strictly typed model."""
+    """A closed, immutable, strictly typed model.
+
+    Validation of an array ends at its first wrong item: a long one would else become as many errors as it has items.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _end_arrays_early(schema)
+        return schema
 
 
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]

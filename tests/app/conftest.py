@@ -153,8 +153,8 @@ def answer() -> dict[str, Any]:
 
 
 @pytest.fixture
-def hand() -> Iterator[Callable[..., None]]:
-    """A worker's hand: takes the next queued job, and every one after it, and ends it as told.
+def fake_worker() -> Iterator[Callable[..., None]]:
+    """A worker's fake_worker: takes the next queued job, and every one after it, and ends it as told.
 
     The result is an answer, a ``Failure``, or None for a cancellation.
     """
@@ -170,7 +170,7 @@ def hand() -> Iterator[Callable[..., None]]:
             while not stop.is_set():
                 for queue in ("search", "train"):
                     job_id = store.next_queued(queue)
-                    job = store.claim(job_id, "hand", 60) if job_id else None
+                    job = store.claim(job_id, "fake", 60) if job_id else None
                     if job is not None:
                         _end(services, job, result, files or {})
                 stop.wait(0.02)

@@ -65,7 +65,9 @@ def test_a_whole_file_carries_its_digests(api: TestClient, path: str) -> None:
         ("Bytes = 1 - 2", 1, 3),
     ],
 )
-def test_a_range(api: TestClient, path: str, header: str, start: int, end: int) -> None:
+def test_a_range_is_sent_with_its_place_in_the_file(
+    api: TestClient, path: str, header: str, start: int, end: int
+) -> None:
     answer = api.get(f"{path}/model.bin", headers={"Range": header})
     assert answer.status_code == 206
     assert answer.content == CONTENT[start:end]
@@ -75,7 +77,7 @@ def test_a_range(api: TestClient, path: str, header: str, start: int, end: int) 
     assert "content-digest" not in answer.headers
 
 
-def test_a_range_beyond_the_file(api: TestClient, path: str) -> None:
+def test_a_range_beyond_the_file_is_not_satisfiable(api: TestClient, path: str) -> None:
     for header in (f"bytes={len(CONTENT)}-", "bytes=-0", "bytes=999999999-"):
         answer = api.get(f"{path}/model.bin", headers={"Range": header})
         assert answer.status_code == 416
@@ -83,7 +85,7 @@ def test_a_range_beyond_the_file(api: TestClient, path: str) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_range_that_is_none_is_ignored(api: TestClient, path: str) -> None:
+def test_a_malformed_range_is_ignored(api: TestClient, path: str) -> None:
     for header in ("bytes=9-5", "lines=0-5", "bytes=0-5,10-15", "bytes=-", "x", "bytes=" + "9" * 40 + "-"):
         answer = api.get(f"{path}/model.bin", headers={"Range": header})
         assert (answer.status_code, answer.content) == (200, CONTENT), header
@@ -101,13 +103,13 @@ def test_a_range_is_sent_only_while_the_file_is_the_same(api: TestClient, path: 
         assert (unchanged.status_code, unchanged.content) == (304, b"")
 
 
-def test_an_empty_file(api: TestClient, finished: Callable[..., Job]) -> None:
+def test_an_empty_file_is_sent_whole(api: TestClient, finished: Callable[..., Job]) -> None:
     link = f"/v1/jobs/{finished({'empty.txt': b''}).id}/artifacts/empty.txt"
     assert (api.get(link).status_code, api.get(link).content) == (200, b"")
     assert api.get(link, headers={"Range": "bytes=0-"}).status_code == 416
 
 
-def test_what_is_not_there(api: TestClient, services: Services, path: str) -> None:
+def test_unknown_jobs_and_files_are_not_found(api: TestClient, services: Services, path: str) -> None:
     for name in ("none", "../secret", "%2e%2e/secret", "a" * 600, "nul%00", "model.bin/"):
         answer = api.get(f"{path}/{name}")
         assert answer.status_code == 404, name

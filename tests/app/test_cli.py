@@ -17,7 +17,7 @@ from collegium.app.services.services import Services
 from collegium.jobs.record import Failure
 
 Live = Callable[..., tuple[str, Services]]
-Hand = Callable[..., None]
+FakeWorker = Callable[..., None]
 
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -116,10 +116,10 @@ def test_a_computation_that_fails_is_status_1(mlp: dict[str, Any], monkeypatch: 
 
 
 def test_a_search_at_a_service(
-    live: Live, hand: Hand, answer: dict[str, Any], mlp: dict[str, Any], tmp_path: Path
+    live: Live, fake_worker: FakeWorker, answer: dict[str, Any], mlp: dict[str, Any], tmp_path: Path
 ) -> None:
     url, services = live()
-    hand(services, answer)
+    fake_worker(services, answer)
     result = run("search", "-", "--server", url, "--plot", "there.svg", stdin=json.dumps(mlp))
     assert result.exit_code == 0, result.stderr
     assert "primal" in result.stdout
@@ -132,11 +132,11 @@ def test_a_search_at_a_service(
     ("end", "status", "word"),
     [(Failure("timeout", "It took too long.", "Ask for less."), 1, "Ask for less."), (None, 5, "was cancelled")],
 )
-def test_the_exit_status_says_how_a_job_ended(
-    live: Live, hand: Hand, mlp: dict[str, Any], end: Failure | None, status: int, word: str
+def test_the_exit_status_is_that_of_the_job(
+    live: Live, fake_worker: FakeWorker, mlp: dict[str, Any], end: Failure | None, status: int, word: str
 ) -> None:
     url, services = live()
-    hand(services, end)
+    fake_worker(services, end)
     result = run("search", "-", "--server", url, stdin=json.dumps(mlp))
     assert result.exit_code == status
     assert word in result.stderr
@@ -144,7 +144,7 @@ def test_the_exit_status_says_how_a_job_ended(
     assert run("watch", job.id, "--server", url).exit_code == status
 
 
-def test_nobody_there_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_connection_is_status_3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLEGIUM_SERVER", "http://127.0.0.1:9")
     for arguments in (("jobs",), ("show", "x"), ("watch", "x"), ("cancel", "x"), ("download", "x"), ("data", "list")):
         result = run(*arguments)
@@ -220,8 +220,10 @@ TRAINED = {
 }
 
 
-def test_a_training_is_posted_followed_and_downloaded(served: Services, hand: Hand, tmp_path: Path) -> None:
-    hand(served, TRAINED, {"model.safetensors": b"weights"})
+def test_a_training_is_posted_followed_and_downloaded(
+    served: Services, fake_worker: FakeWorker, tmp_path: Path
+) -> None:
+    fake_worker(served, TRAINED, {"model.safetensors": b"weights"})
     options = ("--preset", "mlp-digits-6x100", "--width", "16", "--multiplicity", "21", "--data", "digits")
     result = run("train", *options, "--method", "majority", "--epochs", "2", "--recipe", "digits", "--to", "model")
     assert result.exit_code == 0, result.output
@@ -251,10 +253,10 @@ CELL = {
 }  # fmt: skip
 
 
-def test_a_study_shows_its_table(served: Services, hand: Hand) -> None:
+def test_a_study_shows_its_table(served: Services, fake_worker: FakeWorker) -> None:
     lost = CELL | {"test_accuracy": None, "test_loss": None, "widths": None, "chosen": {}, "succeeded": 0}
     notes = [{"kind": "failed", "message": "Some failed."}]
-    hand(served, {"title": "One study", "cells": [CELL, lost], "notes": notes})
+    fake_worker(served, {"title": "One study", "cells": [CELL, lost], "notes": notes})
     study = {"architectures": [{"name": "base", "architecture": {"baseline": {"preset": "mlp-digits-6x100"}}}]}
     result = run("study", "-", stdin=json.dumps(study | {"data": "digits"}))
     assert result.exit_code == 0, result.output
@@ -282,7 +284,7 @@ def test_data_sets_are_added_listed_and_deleted(served: Services, tmp_path: Path
     assert run("data", "add", "data.csv").exit_code == 2
 
 
-def test_what_cannot_be_reproduced_is_said() -> None:
+def test_an_unknown_figure_or_table_is_refused_with_the_known_ones() -> None:
     result = run("reproduce", "figure99")
     assert (result.exit_code, "figure2" in result.stderr) == (2, True)
 

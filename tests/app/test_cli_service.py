@@ -1,4 +1,4 @@
-"""The commands of whoever runs the service: keys, migrations, settings, the doctor."""
+"""The commands that run and maintain a service: keys, migrations, settings, the doctor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_keys_are_made_listed_and_revoked(sqlite_url: str) -> None:
     assert run("keys", "revoke", key["id"]).exit_code == 4
 
 
-def test_a_database_that_is_not_ready_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_database_that_is_not_ready_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{tmp_path}/new.db")
     old = run("keys", "list")
     assert (old.exit_code, "collegium migrate" in old.stderr) == (2, True)
@@ -54,7 +54,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, "COLLEGIUM_PORT='many'" in result.stderr) == (2, True)
 
 
-def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     healthy = run("doctor", "--json")
     findings = {finding["subject"]: finding for finding in json.loads(healthy.stdout)}
     assert healthy.exit_code == 0, findings
@@ -70,7 +70,7 @@ def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch) -> None
     assert "collegium keys create" in sick.output
 
 
-def test_the_doctor_says_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_doctor_reports_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("collegium.app.local.doctor._device", lambda: Finding("ok", "device", "not looked at"))
     monkeypatch.setattr("collegium.app.local.doctor._broker", lambda settings: iter(()))
     for url, word in (

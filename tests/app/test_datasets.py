@@ -61,7 +61,7 @@ def test_a_data_set_is_checked_and_stored_once_by_its_hash(api: TestClient, serv
     assert [item.id for item in page.items] == [identity]
 
 
-def test_safetensors_too(api: TestClient) -> None:
+def test_a_safetensors_file_is_checked_and_stored(api: TestClient) -> None:
     from safetensors.numpy import save
 
     content = save(
@@ -72,7 +72,10 @@ def test_safetensors_too(api: TestClient) -> None:
             "y_test": np.arange(4) % 2,
         }
     )
-    assert send(api, content, kind="safetensors").status_code == 201
+    answer = send(api, content, kind="safetensors")
+    assert (answer.status_code, answer.json()["kind"]) == (201, "safetensors")
+    assert answer.json()["summary"]["shape"] == [3]
+    assert answer.json()["id"] == hashlib.sha256(content).hexdigest()
 
 
 def test_wrong_files_are_refused_and_leave_nothing(api: TestClient, services: Services) -> None:
@@ -106,7 +109,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(api: TestClient) -> None:
     assert "unpack" in answer.json()["detail"]
 
 
-def test_limits_and_media_types(api: TestClient) -> None:
+def test_uploads_are_bounded_in_size_and_of_one_media_type(api: TestClient) -> None:
     assert send(api, b"x" * 200_001).status_code == 413
     chunks = (b"x" * 50_000 for _ in range(5))
     assert send(api, chunks).status_code == 413
@@ -117,7 +120,7 @@ def test_limits_and_media_types(api: TestClient) -> None:
     assert send(api, npz(), name="a\x07b").status_code == 422
 
 
-def test_an_upload_goes_on_after_a_break(api: TestClient, services: Services) -> None:
+def test_an_interrupted_upload_is_resumed(api: TestClient, services: Services) -> None:
     content = npz()
     begun = api.post("/v1/uploads", params={"name": "mine", "kind": "npz"})
     assert (begun.status_code, begun.json()["offset"]) == (201, 0)
@@ -139,7 +142,7 @@ def begin(api: TestClient) -> str:
     return api.post("/v1/uploads", params={"name": "mine", "kind": "npz"}).json()["link"]
 
 
-def test_bytes_that_arrived_wrong_end_the_upload(api: TestClient) -> None:
+def test_a_wrong_hash_ends_the_upload(api: TestClient) -> None:
     link = begin(api)
     api.patch(link, content=b"half", headers=RAW | {"Upload-Offset": "0"})
     refused = api.post(f"{link}/finish", params={"sha256": "0" * 64})
@@ -148,7 +151,7 @@ def test_bytes_that_arrived_wrong_end_the_upload(api: TestClient) -> None:
     assert api.get(link).status_code == 404
 
 
-def test_wrong_pieces_are_refused_and_an_upload_can_be_thrown_away(api: TestClient) -> None:
+def test_wrong_pieces_are_refused_and_an_upload_can_be_deleted(api: TestClient) -> None:
     link = begin(api)
     assert api.patch(link, content=b"x" * 200_001, headers=RAW | {"Upload-Offset": "0"}).status_code == 413
     assert api.patch(link, content=b"x", headers=RAW).status_code == 422
@@ -159,7 +162,7 @@ def test_wrong_pieces_are_refused_and_an_upload_can_be_thrown_away(api: TestClie
     assert api.get("/v1/uploads/../../etc").status_code == 404
 
 
-def test_a_data_set_in_use_stays(api: TestClient, services: Services, started: Callable[..., Job]) -> None:
+def test_a_data_set_in_use_is_not_deleted(api: TestClient, services: Services, started: Callable[..., Job]) -> None:
     identity = send(api, npz()).json()["id"]
     job = started("training", {"data": {"name": identity}})
     refused = api.delete(f"/v1/datasets/{identity}")
@@ -182,17 +185,23 @@ def test_lists_have_pages(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
-def test_a_full_disk_is_said(api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+def test_a_full_disk_is_unavailable(
+    api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
     import errno
 
     def full(*args: Any) -> Any:
         raise OSError(getattr(errno, error), "full")
 
     monkeypatch.setattr(services.datasets, "append", full)
-    assert send(api, npz()).status_code == 503
+    answer = send(api, npz())
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:collegium:problem:unavailable")
+    assert api.get("/v1/datasets").json()["items"] == []
 
 
-def test_a_checker_that_dies_is_an_answer(api: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_check_that_is_killed_is_an_invalid_data_set(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("collegium.app.services.uploads._CHILD", "import os; os.abort()")
     answer = send(api, npz())
     assert answer.status_code == 422

@@ -25,7 +25,7 @@ def parse(text: str) -> list[tuple[int, str, dict[str, Any]]]:
     return events
 
 
-def test_a_finished_job_is_told_from_the_beginning(api: TestClient, finished: Callable[..., Job]) -> None:
+def test_a_finished_jobs_stream_starts_at_the_first_event(api: TestClient, finished: Callable[..., Job]) -> None:
     answer = api.get(f"/v1/jobs/{finished().id}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
@@ -45,7 +45,9 @@ def test_a_stream_resumes_after_an_event(api: TestClient, finished: Callable[...
 
 
 @pytest.mark.parametrize("last", [3, 4, 10**9])
-def test_even_who_has_everything_is_told_the_end(api: TestClient, finished: Callable[..., Job], last: int) -> None:
+def test_the_terminal_event_is_repeated_to_a_client_that_has_it(
+    api: TestClient, finished: Callable[..., Job], last: int
+) -> None:
     events = parse(api.get(f"/v1/jobs/{finished().id}/events", headers={"Last-Event-ID": str(last)}).text)
     assert [(seq, data["status"]) for seq, _, data in events] == [(3, "succeeded")]
 
@@ -57,7 +59,7 @@ def test_an_odd_event_id_is_refused(api: TestClient, finished: Callable[..., Job
     assert answer.json()["errors"][0]["path"] == "header.Last-Event-ID"
 
 
-def test_events_come_as_they_happen_with_signs_of_life_between(
+def test_events_arrive_as_they_happen_with_keep_alives_between(
     live: Callable[..., tuple[str, Services]], mlp: dict[str, Any]
 ) -> None:
     url, services = live()
@@ -90,7 +92,7 @@ def test_events_come_as_they_happen_with_signs_of_life_between(
     assert ": keep-alive\n\n" in text
 
 
-def test_a_future_event_id_does_not_hide_what_comes(
+def test_a_future_event_id_does_not_hide_later_events(
     live: Callable[..., tuple[str, Services]], mlp: dict[str, Any]
 ) -> None:
     url, services = live()
@@ -105,7 +107,7 @@ def test_a_future_event_id_does_not_hide_what_comes(
     assert [data["status"] for _, _, data in parse(text)] == ["cancelled"]
 
 
-def test_places_are_limited_and_given_back(
+def test_streams_are_limited_in_number_and_released(
     live: Callable[..., tuple[str, Services]], mlp: dict[str, Any], wait_until: Callable[..., Any]
 ) -> None:
     url, services = live(max_streams=2)

@@ -17,13 +17,13 @@ from collegium.app.services.services import Services
 from collegium.jobs.record import Failure, Job
 
 
-def test_alive_needs_nothing(api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_livez_depends_on_nothing(api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     services.engine.dispose()
     monkeypatch.setattr(services.store, "ping", lambda: pytest.fail("asked"))
     assert api.get("/livez").json() == {"status": "ok"}
 
 
-def test_ready_says_what_it_looked_at(api: TestClient) -> None:
+def test_readyz_lists_its_checks(api: TestClient) -> None:
     answer = api.get("/readyz")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
@@ -31,7 +31,7 @@ def test_ready_says_what_it_looked_at(api: TestClient) -> None:
     assert ready.checks == {"database": "ok", "migrations": "ok", "artifacts": "ok", "broker": "ok"}
 
 
-def test_a_silent_broker_is_a_degraded_service(build: Callable[..., TestClient], mlp: dict[str, Any]) -> None:
+def test_without_a_broker_the_service_is_degraded(build: Callable[..., TestClient], mlp: dict[str, Any]) -> None:
     api = build(broker_url="redis://127.0.0.1:1/0")
     answer = api.get("/readyz")
     assert answer.status_code == 200
@@ -39,7 +39,7 @@ def test_a_silent_broker_is_a_degraded_service(build: Callable[..., TestClient],
     assert api.post("/v1/searches", json=mlp).status_code == 202
 
 
-def test_an_old_schema_is_not_ready(api: TestClient, services: Services) -> None:
+def test_with_an_old_schema_the_service_is_not_ready(api: TestClient, services: Services) -> None:
     with services.store.database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'unknown'"))
     answer = api.get("/readyz")
@@ -47,14 +47,14 @@ def test_an_old_schema_is_not_ready(api: TestClient, services: Services) -> None
     assert answer.json()["checks"]["migrations"] == "failed"
 
 
-def test_an_artifact_folder_that_cannot_be_is_not_ready(build: Callable[..., TestClient], tmp_path: Path) -> None:
+def test_without_an_artifact_folder_the_service_is_not_ready(build: Callable[..., TestClient], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     answer = build(artifact_url=f"file://{tmp_path}/file/folder").get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"]["artifacts"] == "failed"
 
 
-def test_a_missing_database_is_not_ready(build: Callable[..., TestClient]) -> None:
+def test_without_a_database_the_service_is_not_ready(build: Callable[..., TestClient]) -> None:
     api = build(database_url="postgresql://nobody@127.0.0.1:1/none", host="127.0.0.1")
     answer = api.get("/readyz")
     assert answer.status_code == 503
@@ -63,7 +63,7 @@ def test_a_missing_database_is_not_ready(build: Callable[..., TestClient]) -> No
     assert api.get("/livez").status_code == 200
 
 
-def test_figures_for_prometheus(
+def test_metrics_are_rendered_for_prometheus(
     api: TestClient, services: Services, started: Callable[..., Job], failure: Failure
 ) -> None:
     job = started()
@@ -96,7 +96,7 @@ def test_the_page_and_its_files_are_served_with_tags(api: TestClient) -> None:
         assert api.head(link).status_code == 200
 
 
-def test_the_page_needs_nothing_from_elsewhere() -> None:
+def test_the_page_loads_nothing_from_other_hosts() -> None:
     folder = Path(collegium.app.routes.pages.__file__).parent.parent / "web"
     for path in folder.iterdir():
         source = path.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from collegium.app.services.views import JobPage, JobView, MetricTable
 from collegium.jobs.record import Failure, Job
 
 
-def test_a_job_has_every_promised_field(api: TestClient, finished: Callable[..., Job]) -> None:
+def test_a_job_has_every_documented_field(api: TestClient, finished: Callable[..., Job]) -> None:
     job = finished()
     body = api.get(f"/v1/jobs/{job.id}").json()
     JobView.model_validate_json(api.get(f"/v1/jobs/{job.id}").content)

@@ -33,7 +33,7 @@ def test_a_job_from_post_to_download(
     assert "collegium_attempts_total" in api.get("/metrics").text
 
 
-def test_odd_text_in_paths_queries_and_headers_is_an_answer(
+def test_odd_text_in_paths_queries_and_headers_is_no_server_error(
     build: Callable[..., TestClient], postgresql_url: str
 ) -> None:
     api = build(database_url=postgresql_url)

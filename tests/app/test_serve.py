@@ -53,7 +53,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def address(process: subprocess.Popen[str]) -> str:
-    """Where the service says it is."""
+    """The address that the service prints."""
     assert process.stdout is not None
     line = process.stdout.readline()
     found = re.search(r"http://\S+", line)
@@ -74,7 +74,7 @@ def running(pid: int) -> bool:
     return True
 
 
-def test_a_search_is_served_and_the_end_is_clean(
+def test_a_search_is_served_and_the_service_ends_without_leftovers(
     serve: Callable[..., Any], mlp: dict[str, Any], tmp_path: Path
 ) -> None:
     process = serve("--port", "0", **LIGHT)
@@ -115,7 +115,7 @@ def test_a_worker_that_dies_is_started_again(serve: Callable[..., Any], wait_unt
     assert not running(second)
 
 
-def test_a_busy_port_is_said(serve: Callable[..., Any]) -> None:
+def test_a_port_in_use_is_refused(serve: Callable[..., Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         process = serve("--port", str(port), "--no-worker")
@@ -134,7 +134,7 @@ def test_a_busy_port_is_said(serve: Callable[..., Any]) -> None:
         (["--port", "70000"], 2, "COLLEGIUM_PORT"),
     ],
 )
-def test_a_start_that_is_refused_says_why(
+def test_a_refused_start_gives_the_reason(
     serve: Callable[..., Any], options: list[str], status: int, word: str
 ) -> None:
     process = serve(*options)
@@ -144,7 +144,7 @@ def test_a_start_that_is_refused_says_why(
     assert "Traceback" not in output
 
 
-def test_open_streams_do_not_hold_up_the_end(serve: Callable[..., Any], mlp: dict[str, Any]) -> None:
+def test_open_streams_do_not_delay_the_end(serve: Callable[..., Any], mlp: dict[str, Any]) -> None:
     process = serve("--port", "0", "--no-worker")
     url = address(process)
     with Client(url) as client:
@@ -158,7 +158,7 @@ def test_open_streams_do_not_hold_up_the_end(serve: Callable[..., Any], mlp: dic
             assert time.monotonic() - began < 4
 
 
-def test_answers_are_not_held_back_for_acknowledgements() -> None:
+def test_responses_do_not_wait_for_acknowledgements() -> None:
     """A kept-alive connection that waits for each delayed acknowledgement costs 40 ms a request."""
     accepted: list[int] = []
 

@@ -13,6 +13,7 @@ from collegium.app.services.services import Services
 from collegium.jobs.record import Job
 from collegium.train.data.catalog import DATA_FORMATS
 from collegium.train.methods import METHODS
+from collegium.train.spec.recipes import RECIPES
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
 
@@ -52,7 +53,10 @@ def test_data_formats_are_listed_with_the_data_that_they_name(api: TestClient) -
 
 def test_recipes_are_listed(api: TestClient) -> None:
     items = {item["name"]: item for item in api.get("/v1/recipes").json()["items"]}
+    assert list(items) == list(RECIPES)
     assert items["ce-cifar"]["epochs"] == 300
+    posted = api.post("/v1/trainings", json=TRAINING | {"recipe": items["mk-fc-sgd"]})
+    assert (posted.status_code, posted.json()["spec"]["recipe"]["optimizer"]) == (202, "sgd")
 
 
 def test_a_training_is_stored_for_the_train_queue(api: TestClient, services: Services) -> None:
@@ -164,7 +168,7 @@ def test_the_shape_of_an_upload_is_known(api: TestClient, services: Services) ->
     assert "give 'inputs': 12" in answer.text
 
 
-def test_published_data_must_lie_in_the_folder_that_the_worker_shares(api: TestClient, services: Services) -> None:
+def test_published_data_must_be_in_the_folder_that_the_worker_shares(api: TestClient, services: Services) -> None:
     resnext = {"architecture": {"baseline": {"preset": "resnext29-3x64d"}}, "data": "cifar10"}
     assert services.settings.shares_folders
     (error,) = api.post("/v1/trainings", json=resnext).json()["errors"]

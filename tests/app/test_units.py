@@ -51,28 +51,28 @@ LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_
 
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=8))
-def test_json_that_is_fine_is_read_as_it_is(document: object) -> None:
+def test_valid_json_is_parsed_unchanged(document: object) -> None:
     assert parse_json(json.dumps(document).encode()) == document
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(raw: bytes) -> None:
     assert read_or_refused(lambda: parse_model(raw, SearchSpec))
 
 
 @given(st.text('{}[]",:\\ abc', max_size=300))
-def test_brackets_and_quotes_are_read_or_refused(text: str) -> None:
+def test_brackets_and_quotes_are_parsed_or_refused(text: str) -> None:
     assert read_or_refused(lambda: parse_json(text.encode()))
 
 
-def test_an_unterminated_string_of_escapes_is_read_in_linear_time() -> None:
+def test_an_unterminated_string_of_escapes_takes_linear_time() -> None:
     began = time.perf_counter()
     with pytest.raises(Problem):
         parse_json(("[" * 40 + '"' + '\\"' * 500_000).encode())
     assert time.perf_counter() - began < 3
 
 
-def test_a_long_integer_costs_nothing_and_fits_nowhere() -> None:
+def test_a_long_integer_is_refused_without_conversion() -> None:
     class Holder(BaseModel, strict=True):
         value: int
 
@@ -82,7 +82,7 @@ def test_a_long_integer_costs_nothing_and_fits_nowhere() -> None:
 
 
 @given(st.integers(0, 50), st.integers(0, 60), st.integers(0, 60))
-def test_a_span_lies_in_the_file(size: int, first: int, last: int) -> None:
+def test_a_span_is_inside_the_file(size: int, first: int, last: int) -> None:
     for header in (f"bytes={first}-{last}", f"bytes={first}-", f"bytes=-{last}"):
         try:
             span = requested_span(header, size)

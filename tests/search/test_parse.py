@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.parse import parse_spec
-from collegium.search.spec import MlpBaseline, SearchSpec
+from collegium.search.spec import SearchSpec
 
 MLP = {"family": "mlp", "inputs": 16, "hidden": [8, 8]}
 

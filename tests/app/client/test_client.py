@@ -65,7 +65,7 @@ def test_a_lost_answer_to_a_post_makes_no_second_job(live: Live, mlp: dict[str, 
     assert [item.id for item in services.store.list().items] == [job["id"]]
 
 
-def test_who_is_not_there_is_unreachable_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_unreachable_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("collegium.app.client.client.time.sleep", pauses.append)
     with Client("http://127.0.0.1:9") as client:
@@ -93,13 +93,13 @@ def test_a_refusal_carries_the_problem(live: Live) -> None:
         assert caught.value.errors[0]["path"] == "baseline"
 
 
-def test_an_answer_that_is_no_problem_document_is_refused_all_the_same() -> None:
+def test_an_error_without_a_problem_document_is_a_refusal() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(502, text="<html>bad gateway</html>"))
     with Client("http://service", transport=transport) as client, pytest.raises(Refused, match="502 Bad Gateway"):
         client.jobs()
 
 
-def test_a_busy_service_is_asked_again() -> None:
+def test_a_busy_service_is_retried() -> None:
     answers = iter([httpx.Response(503, json={"detail": "busy"}), httpx.Response(200, json={"items": []})])
     with Client("http://service", transport=httpx.MockTransport(lambda request: next(answers))) as client:
         assert client.jobs() == {"items": []}
@@ -113,7 +113,7 @@ def test_a_key_is_sent() -> None:
         assert client.presets() == ["Bearer secret"]
 
 
-def test_events_go_on_over_broken_streams(live: Live, mlp: dict[str, Any], wait_until: Callable[..., Any]) -> None:
+def test_events_continue_over_broken_streams(live: Live, mlp: dict[str, Any], wait_until: Callable[..., Any]) -> None:
     url, services = live()
     job, _ = services.store.create("search", mlp, queue="search")
 
@@ -190,7 +190,7 @@ def test_a_download_is_whole_and_is_not_repeated(left: tuple[str, Services, dict
     assert [item.name for item in path.parent.iterdir()] == ["model.bin"]
 
 
-def test_a_broken_download_goes_on(left: tuple[str, Services, dict[str, Any]], tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(left: tuple[str, Services, dict[str, Any]], tmp_path: Path) -> None:
     url, _, artifact = left
     partial = tmp_path / "to/deep/model.bin.part"
     partial.parent.mkdir(parents=True)
@@ -215,7 +215,7 @@ def test_a_partial_file_that_is_wrong_is_fetched_anew(
         assert download(client, artifact, tmp_path / "to").read_bytes() == CONTENT
 
 
-def test_a_file_that_never_hashes_right_is_not_kept(left: tuple[str, Services, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_hash_is_not_kept(left: tuple[str, Services, dict[str, Any]], tmp_path: Path) -> None:
     url, _, artifact = left
     with Client(url) as client, pytest.raises(Damaged, match=r"model\.bin"):
         download(client, artifact | {"sha256": hashlib.sha256(b"else").hexdigest()}, tmp_path / "to")
@@ -264,7 +264,7 @@ def test_an_upload_arrives_whole_whatever_is_lost(
         assert client.datasets() == []
 
 
-def test_a_refused_upload_says_why(live: Live, tmp_path: Path) -> None:
+def test_a_refused_upload_gives_the_reason(live: Live, tmp_path: Path) -> None:
     url, _ = live()
     path = tmp_path / "bad.npz"
     buffer = io.BytesIO()
@@ -274,7 +274,7 @@ def test_a_refused_upload_says_why(live: Live, tmp_path: Path) -> None:
         upload(client, path, "bad", "npz")
 
 
-def test_every_exception_is_in_the_drawing() -> None:
+def test_every_exception_is_in_the_drawn_tree() -> None:
     import collegium.app.client.client
 
     drawing = collegium.app.client.client.__doc__ or ""

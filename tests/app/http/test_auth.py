@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from collegium.app.settings import Settings
 GUARDED = ["/v1/jobs", "/v1/presets", "/v1/datasets", "/v1/jobs/x/events", "/metrics"]
 
 
-def test_keys_are_asked_for_once_there_is_one(api: TestClient, services: Services, mlp: dict[str, Any]) -> None:
+def test_a_key_is_required_as_soon_as_there_is_one(api: TestClient, services: Services, mlp: dict[str, Any]) -> None:
     assert api.get("/v1/jobs").status_code == 200
     key, secret = services.store.add_key("me")
     for path in GUARDED:
@@ -45,7 +46,7 @@ def test_a_wrong_key_is_refused(api: TestClient, services: Services, header: str
     assert answer.status_code == 401
 
 
-def test_the_key_comes_before_the_body(api: TestClient, services: Services) -> None:
+def test_the_key_is_checked_before_the_body(api: TestClient, services: Services) -> None:
     services.store.add_key("me")
     assert api.post("/v1/searches", content=b"x" * 100_000).status_code == 401
     assert api.get("/v1/jobs?limit=0").status_code == 401
@@ -103,7 +104,9 @@ def test_foreign_names_and_pages_are_refused_without_keys(
 
 def test_two_services_do_not_share_state(settings: Settings) -> None:
     one, two = create_app(settings), create_app(settings)
-    assert one.state.services is not two.state.services
+    parts = [field.name for field in fields(Services) if field.name != "settings"]
+    shared = [name for name in parts if getattr(one.state.services, name) is getattr(two.state.services, name)]
+    assert shared == []
     for app in (one, two):
         app.state.services.publisher.close()
         app.state.services.engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -27,12 +28,12 @@ def assert_problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
     return answer.json()
 
 
-def test_nothing_there(api: TestClient) -> None:
+def test_paths_without_a_route_are_not_found(api: TestClient) -> None:
     for path in ("/nothing", "/v1", "/v1/", "/v1/jobs/", "/static/none.js", "/static/..%2fmain.py", "/docs"):
         assert_problem(api.get(path), 404, "not-found")
 
 
-def test_wrong_method_says_which_are_right(api: TestClient) -> None:
+def test_a_wrong_method_is_refused_with_the_allowed_ones(api: TestClient) -> None:
     document = assert_problem(api.put("/v1/jobs"), 405, "method-not-allowed")
     assert "GET" in document["detail"]
     assert api.delete("/v1/datasets").headers["allow"] == "GET, POST"
@@ -54,7 +55,7 @@ def test_a_bug_is_a_500_without_details(
     assert document["instance"].removeprefix("urn:uuid:") in caplog.text
 
 
-def test_a_silent_database_is_a_503(
+def test_an_unavailable_database_is_a_503(
     api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, mlp: dict[str, Any]
 ) -> None:
     def silent(*args: Any, **options: Any) -> Any:
@@ -90,9 +91,11 @@ def test_a_status_without_its_own_kind_takes_its_class() -> None:
     assert of_status(502).status == 500
 
 
-def test_text_that_is_no_text_can_still_be_answered() -> None:
+def test_a_problem_with_half_a_surrogate_pair_is_encoded() -> None:
     answer = Problem("invalid-spec", "bad \ud800", errors=[(("a\ud800",), "b")]).response("id")
-    assert b'"status": 422' in bytes(answer.body)
+    document = json.loads(bytes(answer.body))
+    assert document["status"] == 422
+    assert document["detail"].startswith("bad ")
 
 
 def test_requests_are_counted_by_endpoint(api: TestClient) -> None:
