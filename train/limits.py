@@ -20,7 +20,7 @@ MAX_BYTES = 2**40
 FLOAT = 4
 #: Numbers kept for each trained weight, itself and its gradient included.
 STATE = {"sgd": 3, "adam": 4, "adamw": 4}
-#: Sizes that transformers take where the configuration says nothing; those of T5-small and BERT-base.
+#: Sizes that transformers take where the configuration gives none; those of T5-small and BERT-base.
 TRANSFORMER_DEFAULTS = {
     "t5": {"hidden": 512, "inner": 2048, "layers": 12, "vocabulary": 32128},
     "bart": {"hidden": 1024, "inner": 4096, "layers": 24, "vocabulary": 50265},

@@ -57,9 +57,9 @@ def run_training(
     """
     from collegium.train.engine import run
 
-    asked = spec if isinstance(spec, TrainingSpec) else parse_spec(TrainingSpec, spec)
+    parsed = spec if isinstance(spec, TrainingSpec) else parse_spec(TrainingSpec, spec)
     found = run(
-        asked,
+        parsed,
         report=report or discard,
         event=event or discard_event,
         checkpoint_dir=_path(checkpoint_dir),
@@ -94,12 +94,12 @@ def run_study(
     from collegium.train.study.pool import Pool, PoolOptions, train_in_turn
     from collegium.train.study.study import run
 
-    asked = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
+    parsed = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
     options = PoolOptions(device, _path(data_dir))
     here = nullcontext(partial(train_in_turn, options=options))
     with here if processes == 1 else Pool(processes, options) as fan_out:
         return StudyResult.model_validate(
-            run(asked, fan_out=fan_out, artifact_dir=_path(folder), report=report or discard)
+            run(parsed, fan_out=fan_out, artifact_dir=_path(folder), report=report or discard)
         )
 
 
@@ -122,12 +122,12 @@ def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int 
     from collegium.train.models.grouping import group_network
 
     if isinstance(architecture, BaselineArchitecture):
-        asked = architecture
+        parsed = architecture
     else:
         named = {"baseline": {"preset": architecture}} if isinstance(architecture, str) else architecture
         document = named.model_dump(mode="json", exclude_none=True) if isinstance(named, BaseModel) else named
-        asked = parse_spec(BaselineArchitecture, document)
-    return blueprint(group_network(asked)).build(seed=seed)
+        parsed = parse_spec(BaselineArchitecture, document)
+    return blueprint(group_network(parsed)).build(seed=seed)
 
 
 def _path(path: str | Path | None) -> Path | None:

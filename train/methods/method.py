@@ -24,9 +24,9 @@ What the loop relies on:
 * Random numbers follow from ``seed`` and ``step`` alone, so that a training that was killed and resumed ends in the
   same weights as one that was not.
 
-A method that needs models trained independently first says how many (``independent_models``) and whether they share a
-start (``shared_start``). The loop trains them by plain training and passes them to ``combine``. If ``trains`` is false
-the combined model is the result; otherwise the loop above follows (a student of its teachers).
+A method that needs models trained independently first declares how many (``independent_models``) and whether they share
+a start (``shared_start``). The loop trains them by plain training and passes them to ``combine``. If ``trains`` is
+false the combined model is the result; otherwise the loop above follows (a student of its teachers).
 
 Method modules are read by processes that never load torch: they import it inside functions.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -11,10 +10,10 @@ from collegium.search.engine import run as search
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.search.result import CurveRow, SearchResult
 from collegium.search.spec import SearchSpec
+from collegium.train.reproduce.comparison import difference, paired, pearson
 from collegium.train.reproduce.experiments import Options
 from collegium.train.result import Cell
 from collegium.train.spec.study import StudySpec
-from collegium.train.study.study import mean_and_error
 from collegium.train.study.table import percent
 
 WIDTH = {"digits": 100, "synthetic": 100}
@@ -126,28 +125,6 @@ def _reproduction(options: Options, points: list[Point], cells: dict[str, Cell])
         agrees=wins[0] > 2 * wins[1] and ties[0] > -2 * ties[1] and correlation > 0,
         figure=_figure(options, points, cells),
     )
-
-
-def difference(baseline: Cell, other: Cell) -> tuple[float, float]:
-    """By how many points of test error ``other`` is better, and the standard error of that."""
-    errors = [cell.test_accuracy_error or math.inf for cell in (baseline, other)]
-    return 100 * ((other.test_accuracy or 0) - (baseline.test_accuracy or 0)), 100 * math.hypot(*errors)
-
-
-def paired(baseline: Cell, other: Cell) -> str:
-    """The same from the differences seed by seed."""
-    scores = [{run.seed: run.accuracy.test for run in cell.runs if run.accuracy} for cell in (baseline, other)]
-    gains = [100 * (scores[1][seed] - scores[0][seed]) for seed in scores[0] if seed in scores[1]]
-    mean, error = mean_and_error(gains)
-    return "–" if mean is None or error is None else f"{mean:+.2f} ± {error:.2f}"
-
-
-def pearson(pairs: list[tuple[float, float]]) -> float:
-    """Correlation of two quantities."""
-    means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
-    x, y = ([pair[i] - means[i] for pair in pairs] for i in (0, 1))
-    scale = math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))
-    return sum(a * b for a, b in zip(x, y, strict=True)) / scale if scale else math.nan
 
 
 def _figure(options: Options, points: list[Point], cells: dict[str, Cell]) -> Figure:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from collegium.search.reproduce.reproduction import Reproduction
+from collegium.train.reproduce.comparison import paired
 from collegium.train.reproduce.experiments import Options
-from collegium.train.reproduce.figure4 import paired
 from collegium.train.result import Cell
 from collegium.train.spec.study import StudySpec
 from collegium.train.study.table import percent

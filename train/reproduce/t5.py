@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.engine import run as train
+from collegium.train.reproduce.comparison import chosen_rate, paired
 from collegium.train.reproduce.experiments import Options
-from collegium.train.reproduce.figure4 import paired
 from collegium.train.result import Cell
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
@@ -34,7 +34,7 @@ def experiment(options: Options) -> Reproduction:
             for cell in options.study(study_of(options, task), data_dir=Path(folder)).cells:
                 cells[task, cell.method] = cell
     rows = tuple(
-        (task, method, percent(cell.test_accuracy, cell.test_accuracy_error), _rate(cell), str(cell.succeeded))
+        (task, method, percent(cell.test_accuracy, cell.test_accuracy_error), chosen_rate(cell), str(cell.succeeded))
         for (task, method), cell in cells.items()
     )
     gains = {task: paired(cells[task, "vanilla"], cells[task, "majority"]) for task in TASKS}
@@ -92,10 +92,6 @@ def study_of(options: Options, task: str) -> StudySpec:
             "sweep": {"learning_rate": RATES},
         }
     )
-
-
-def _rate(cell: Cell) -> str:
-    return f"{cell.chosen['learning_rate']:.2g}" if cell.chosen else "–"
 
 
 def _figure(cells: dict[tuple[str, str], Cell]) -> Figure:

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from collegium.search.reproduce.reproduction import Reproduction
+from collegium.train.reproduce.comparison import chosen_rate
 from collegium.train.reproduce.experiments import Options
 from collegium.train.result import Cell, StudyResult
 from collegium.train.spec.study import StudySpec
@@ -61,7 +62,7 @@ def experiment(options: Options) -> Reproduction:
     cells = {(cell.architecture, cell.method, cell.recipe): cell for cell in result.cells}
     rows = [
         (f"{method}-{name}", *(column for index, optimizer in enumerate(("Adam", "SGD")) for column in (
-            percent(*_score(cells[name, method, optimizer])), _rate(cells[name, method, optimizer]),
+            percent(*_score(cells[name, method, optimizer])), chosen_rate(cells[name, method, optimizer]),
             f"{PUBLISHED[method, name][index]:.2f}",
         )))
         for name in ARCHITECTURES
@@ -93,10 +94,6 @@ def experiment(options: Options) -> Reproduction:
 
 def _score(cell: Cell) -> tuple[float | None, float | None]:
     return cell.test_accuracy, cell.test_accuracy_error
-
-
-def _rate(cell: Cell) -> str:
-    return f"{cell.chosen['learning_rate']:.2g}" if "learning_rate" in cell.chosen else "–"
 
 
 def _better(cells: dict[tuple[str, str, str], Cell], name: str, optimizer: str) -> bool:

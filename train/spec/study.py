@@ -19,7 +19,7 @@ from collegium.train.spec.expansion import (
     read_options,
     take_options,
 )
-from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec, default_recipe, merge_recipe
+from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec
 from collegium.train.spec.training import Diagnostic, TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
@@ -192,10 +192,9 @@ class StudySpec(Strict):
         It exports no model. A method that chooses by validation samples, and early stopping, which watches them, keep
         those of the sweep.
         """
+        cell, options = self.recipe_for(method, recipe, **fields), self.options_for(method)
         held_out = self.data.validation if validation is None else validation
-        cell = self.recipe_for(method, recipe, **fields)
-        options = method.expansion if method.expansion is not None else take_options(method.method, self.expansion)
-        if (METHODS[method.method](options).needs_validation or cell.patience) and not held_out:
+        if not held_out and (cell.patience or METHODS[method.method](options).needs_validation):
             held_out = self.sweep.validation if self.sweep else 0.1
         data_seed = self.data.seed + seed if self.resplit else self.data.seed
         return TrainingSpec(
@@ -209,11 +208,9 @@ class StudySpec(Strict):
             diagnostics=self.diagnostics,
         )
 
-    def optimizer_of(self, method: StudyMethod, recipe: StudyRecipe, *, transformer: bool) -> str:
-        """The optimizer that one cell ends up with."""
-        return merge_recipe(
-            self.recipe_for(method, recipe), default_recipe(self.data.name, transformer=transformer)
-        ).optimizer
+    def options_for(self, method: StudyMethod) -> MethodOptions:
+        """The options of one method: its own, or those of the study's that it has."""
+        return take_options(method.method, self.expansion) if method.expansion is None else method.expansion
 
     def trainings(self) -> int:
         """How many trainings the study runs, sweep included."""

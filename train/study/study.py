@@ -98,8 +98,7 @@ def run(
 def _cells(spec: StudySpec) -> list[_Cell]:
     cells = []
     for index, (architecture, method, recipe) in enumerate(product(spec.architectures, spec.methods, spec.recipes)):
-        transformer = spec.training(architecture, method, recipe).is_transformer
-        optimizer = spec.optimizer_of(method, recipe, transformer=transformer)
+        optimizer = spec.training(architecture, method, recipe).merged_recipe().optimizer
         grid = spec.sweep.grid(optimizer) if spec.sweep else []
         cells.append(_Cell(index, architecture, method, recipe, grid))
     return cells

@@ -1,6 +1,7 @@
 """What every registered method keeps, whatever it does: the protocol of collegium.train.methods.method."""
 
 import copy
+import doctest
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from collegium.registry import UnknownExtension
+from collegium.train import methods
 from collegium.train.methods import METHODS, create, describe_methods
 from collegium.train.methods.method import Method, MethodOptions
 
@@ -50,6 +52,11 @@ def test_importing_every_method_loads_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_example_of_the_registry_runs():
+    failed, run = doctest.testmod(methods)
+    assert (failed, run > 0) == (0, True)
 
 
 @pytest.mark.parametrize("name", NAMES)

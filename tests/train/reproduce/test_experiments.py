@@ -8,8 +8,9 @@ from collegium.train.limits import check_study_cost
 from collegium.train.reproduce import noise as reproduce_noise
 from collegium.train.reproduce import t5 as reproduce_t5
 from collegium.train.reproduce import table5 as reproduce_table5
+from collegium.train.reproduce.comparison import pearson
 from collegium.train.reproduce.experiments import ALIASES, EXPERIMENTS, Options, main
-from collegium.train.reproduce.figure4 import ensembles, pearson
+from collegium.train.reproduce.figure4 import ensembles
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100] * 5, "outputs": 10}
 
@@ -38,7 +39,7 @@ def test_figure4_is_printed_and_written(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_table5_runs_on_cifar_where_it_lies(cifar10, tmp_path, capsys):
+def test_table5_runs_on_cifar_from_the_data_folder(cifar10, tmp_path, capsys):
     short = ["table5", "--data", "cifar10", "--seeds", "1", "--effort", "0.01", "--output", str(tmp_path)]
     assert main([*short, "--data-dir", str(cifar10)]) == 0
     assert "majority-A3" in capsys.readouterr().out
@@ -79,12 +80,12 @@ def test_the_other_experiments_are_studies_that_can_be_posted():
         check_study_cost(study)
 
 
-def test_every_published_figure_of_table5_is_there():
+def test_every_published_accuracy_of_table5_is_there():
     keys = {(method, name) for method in reproduce_table5.METHODS for name in reproduce_table5.ARCHITECTURES}
     assert set(reproduce_table5.PUBLISHED) == keys
 
 
-def test_names_lead_somewhere():
+def test_every_name_and_alias_has_an_experiment():
     assert set(ALIASES.values()) <= set(EXPERIMENTS)
     with pytest.raises(ValueError, match="runs on digits"):
         _ = Options(data="imagenet").inputs

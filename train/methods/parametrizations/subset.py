@@ -159,7 +159,7 @@ class Rows(nn.Module):
 
 
 def _layer(places: Sequence[tuple[nn.Module, str]]) -> tuple[nn.Module, Layout] | None:
-    """A kernel's module and layout, where its neurons can be told apart."""
+    """A kernel's module and layout, where its neurons can be separated."""
     (module, name), *others = places
     if others or name != "weight":
         return None
