@@ -192,7 +192,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "workers", ", ".join(workers))
     else:
         remedy = "`collegium serve` starts one; or: celery -A collegium.worker worker --pool threads"
-        yield Finding("note", "workers", "none answers", remedy)
+        yield Finding("note", "workers", "none responds", remedy)
 
 
 def _data(settings: Settings) -> Finding:

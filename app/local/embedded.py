@@ -56,6 +56,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._app,
+                http="h11",  # which bounds a request's line and headers; the alternative does not
                 log_level="info" if access_log else "warning",
                 access_log=access_log,
                 server_header=False,

@@ -1,4 +1,4 @@
-"""Trainings, studies, and the methods, data formats and recipes that they can name."""
+"""Trainings, studies, and the methods, formats and recipes that they can name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collegium.app.services.services import ServicesDep
 from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
 from collegium.train.data.catalog import describe_formats
+from collegium.train.export import describe_export_formats
 from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.methods import describe_methods
 from collegium.train.spec.recipes import describe_recipes
@@ -57,6 +58,21 @@ class DataFormatList(View):
     items: list[DataFormatView]
 
 
+class ExportFormatView(View):
+    """A format of the trained model."""
+
+    name: str
+    summary: str
+    files: dict[str, str] = Field(description="the files that it adds, with a line about each")
+    extra: str | None = Field(description="what is to be installed for it, if anything")
+
+
+class ExportFormatList(View):
+    """The formats that a training can export, those of other installed packages included."""
+
+    items: list[ExportFormatView]
+
+
 class RecipeList(View):
     """The recipes of the papers, each with every field that a training may override."""
 
@@ -71,6 +87,11 @@ def list_methods() -> JSONResponse:
 @router.get("/data-formats", responses={200: {"model": DataFormatList}}, summary="List the formats of data")
 def list_data_formats() -> JSONResponse:
     return JSONResponse({"items": describe_formats()})
+
+
+@router.get("/export-formats", responses={200: {"model": ExportFormatList}}, summary="List the formats of export")
+def list_export_formats() -> JSONResponse:
+    return JSONResponse({"items": describe_export_formats()})
 
 
 @router.get("/recipes", responses={200: {"model": RecipeList}}, summary="List the named recipes")

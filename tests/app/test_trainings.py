@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from collegium.app.services.services import Services
 from collegium.jobs.record import Job
 from collegium.train.data.catalog import DATA_FORMATS
+from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods import METHODS
 from collegium.train.spec.recipes import RECIPES
 from collegium.train.spec.study import StudySpec
@@ -49,6 +50,13 @@ def test_data_formats_are_listed_with_the_data_that_they_name(api: TestClient) -
     assert {"digits", "mnist", "synthetic-text"} <= set(named)
     assert named["synthetic-text"]["options_name"] == "synthetic"
     assert "length" in named["synthetic-text"]["options"]["properties"]
+
+
+def test_export_formats_are_listed_with_their_files(api: TestClient) -> None:
+    items = {item["name"]: item for item in api.get("/v1/export-formats").json()["items"]}
+    assert list(items) == list(EXPORT_FORMATS.names)
+    assert items["onnx"]["extra"] == "collegium[onnx]"
+    assert all(item["files"] for item in items.values())
 
 
 def test_recipes_are_listed(api: TestClient) -> None:

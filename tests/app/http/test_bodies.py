@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from collegium.app.http.bounds import Bounds, bounds_of
 from collegium.app.http.document import MAX_STRAY, parse_json, parse_model
 from collegium.app.http.problems import MAX_ERRORS, Problem
+from collegium.app.local.embedded import Server
+from collegium.app.settings import Settings
 from collegium.search.spec import SearchSpec
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
@@ -193,3 +200,16 @@ def test_unknown_parameters_and_headers_are_refused_in_a_short_answer(api: TestC
     assert len(api.post("/v1/uploads", params={"name": "n" * 30_000, "kind": "k" * 30_000}).content) < ANSWER
     for header in ("Content-Type", "Content-Encoding", "Content-Length", "If-None-Match", "Range", "Last-Event-ID"):
         assert len(api.post("/v1/searches", content=b"{}", headers={header: "9" * 30_000}).content) < ANSWER
+
+
+def test_a_request_line_or_header_that_does_not_end_is_refused(live: Callable[..., Any], settings: Settings) -> None:
+    url, _ = live()
+    address = urlsplit(url)
+    for begin in (b"GET /v1/jobs?cursor=", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: "):
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            with suppress(ConnectionError):
+                connection.sendall(begin + b"x" * 10_000_000)
+            with suppress(ConnectionResetError):
+                assert b" 400 " in connection.recv(100)
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert Server(settings, lambda: None).config.http == "h11"
