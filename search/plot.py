@@ -70,8 +70,8 @@ def primal_curve(axes: Axes, result: SearchResult) -> None:
 
 def dual_curve(axes: Axes, result: SearchResult) -> None:
     """Efficiency at the baseline's variance against the width (Littwin et al. 2020, Fig. 3b)."""
-    rows = [row for row in _tied(result) if row.efficiency_real is not None]
-    _curve(axes, [row.widths[0] for row in rows], [row.efficiency_real or 0.0 for row in rows], GREEN)
+    rows = [row for row in _tied(result) if row.dual_efficiency_real is not None]
+    _curve(axes, [row.widths[0] for row in rows], [row.dual_efficiency_real or 0.0 for row in rows], GREEN)
     axes.axhline(1.0, color=GREY, linestyle=":", label="baseline")
     if result.dual is not None:
         label = f"{result.dual.multiplicity}×{_named(result.dual.widths)}, ρ = {result.dual.efficiency:.2f}"
@@ -124,8 +124,8 @@ def correlation_curve(axes: Axes, result: SearchResult) -> None:
         axes.axhspan(result.near_optimal.min_width, result.near_optimal.max_width, color=ORANGE, alpha=0.15)
     axes.set_ylim(bottom=0)
     other = axes.twinx()
-    other.plot(c, [row.efficiency for row in result.correlations], "s--", color=GREEN)
-    other.set_ylim(0, 1.3 * max(row.efficiency for row in result.correlations))
+    other.plot(c, [row.dual_efficiency for row in result.correlations], "s--", color=GREEN)
+    other.set_ylim(0, 1.3 * max(row.dual_efficiency for row in result.correlations))
     other.set_ylabel("ρ of the dual (dashed)", color=GREEN)
     _label(axes, "n* against the inputs", "correlation of neighbouring positions", "n*")
 

@@ -7,9 +7,9 @@ these models are closed and frozen but not strict.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 OutcomeKind = Literal[
     "found",
@@ -119,12 +119,17 @@ class SolvedEnsemble(MemberWidths):
     efficiency: float
 
 
+def _earlier(name: str) -> Any:
+    """A required field of the dual, which results that were stored earlier have without its prefix."""
+    return Field(validation_alias=AliasChoices(f"dual_{name}", name))
+
+
 class CurveRow(MemberWidths):
     """One member considered.
 
     ``variance`` is that of a single member. ``primal_*`` are at the budget's count, ``dual_*`` at the baseline's
-    variance; ``parameters``, ``flops`` and ``efficiency`` are the integer dual ensemble's. ``objective`` is the
-    primal objective (Eq. 12) relative to the optimum: 1 at n*. Null where that side has no ensemble at this width.
+    variance; ``*_real`` is before rounding m, the others are the integer ensemble's. ``objective`` is the primal
+    objective (Eq. 12) relative to the optimum: 1 at n*. Null where that side has no ensemble at this width.
     """
 
     inverse_fan_in_sum: float
@@ -137,10 +142,10 @@ class CurveRow(MemberWidths):
     dual_multiplicity: int | None
     dual_multiplicity_real: float | None
     dual_variance: float | None
-    parameters: int | None
-    flops: int | None
-    efficiency: float | None
-    efficiency_real: float | None
+    dual_parameters: int | None = _earlier("parameters")
+    dual_flops: int | None = _earlier("flops")
+    dual_efficiency: float | None = _earlier("efficiency")
+    dual_efficiency_real: float | None = _earlier("efficiency_real")
 
 
 class Recommendation(MemberWidths):
@@ -195,7 +200,7 @@ class CorrelationRow(MemberWidths):
     primal_multiplicity_real: float
     dual_multiplicity: int
     dual_multiplicity_real: float
-    efficiency: float
+    dual_efficiency: float = _earlier("efficiency")
     slope: float
 
 

@@ -6,7 +6,7 @@ import { chart } from "./plot.js";
 const WORDS = { found: "good", baseline_is_optimal: "good" };
 
 export function showSearch(job) {
-  const result = job.result;
+  const result = withPrefixes(job.result);
   return [
     notices(result),
     h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false)),
@@ -15,6 +15,12 @@ export function showSearch(job) {
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
   ].filter(Boolean);
+}
+
+// Results that were stored earlier have the dual's fields of each row without their prefix.
+function withPrefixes(result) {
+  const named = (line) => "dual_efficiency" in line ? line : { ...line, dual_parameters: line.parameters, dual_efficiency: line.efficiency, dual_efficiency_real: line.efficiency_real };
+  return { ...result, curve: result.curve.map(named), correlations: result.correlations.map(named) };
 }
 
 function notices(result) {
@@ -58,12 +64,12 @@ function curves(result) {
   const bandLabel = near ? `within ${percent(result.near_optimal.tolerance)} of the optimum` : "";
   const mark = (one, y) => one && !vector ? [{ x: x(one), y, label: `${one.multiplicity}×${widths(one)}` }] : [];
   const primal = tied.filter((line) => line.primal_variance !== null).map((line) => [x(line), line.primal_variance, 0, line]).sort(byX);
-  const dual = tied.filter((line) => line.efficiency !== null).map((line) => [x(line), line.efficiency_real ?? line.efficiency, 0, line]).sort(byX);
+  const dual = tied.filter((line) => line.dual_efficiency !== null).map((line) => [x(line), line.dual_efficiency_real ?? line.dual_efficiency, 0, line]).sort(byX);
   return h("section", {}, h("h2", {}, "Variance and efficiency by width"), h("div.charts", {},
     primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: { y: result.baseline.variance, label: "baseline" },
       marks: mark(result.primal, rowOf(result.curve, result.primal)?.primal_variance ?? result.primal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
     dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], width: 460, height: 250, xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
-      marks: mark(result.dual, rowOf(result.curve, result.dual)?.efficiency_real ?? result.dual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
+      marks: mark(result.dual, rowOf(result.curve, result.dual)?.dual_efficiency_real ?? result.dual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
 }
 
 const rowOf = (curve, member) => member && curve.find((line) => JSON.stringify(line.widths) === JSON.stringify(member.widths));
@@ -81,7 +87,7 @@ function uncertainty(result) {
       [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2)])));
   }
   if (result.correlations.length) parts.push(h("h3", {}, "Other input correlations"), table(["correlation", "n*", "primal m", "dual m", "ρ"], result.correlations.map((line) =>
-    [number(line.correlation), widths(line), whole(line.primal_multiplicity), whole(line.dual_multiplicity), number(line.efficiency)])));
+    [number(line.correlation), widths(line), whole(line.primal_multiplicity), whole(line.dual_multiplicity), number(line.dual_efficiency)])));
   return parts.length ? h("section", {}, h("h2", {}, "Uncertainty"), parts) : null;
 }
 
@@ -103,5 +109,5 @@ function curveTable(result) {
   const best = JSON.stringify(result.primal?.widths ?? result.dual?.widths ?? null);
   return details(`All ${result.curve.length} widths considered`, table(["n", "Var of one", "primal m", "Var at the budget", "dual m", "parameters", "ρ"], result.curve.map((line) => ({
     attributes: JSON.stringify(line.widths) === best ? { class: "best" } : {},
-    cells: [widths(line), number(line.variance), whole(line.primal_multiplicity), number(line.primal_variance), whole(line.dual_multiplicity), whole(line.parameters), number(line.efficiency)] }))));
+    cells: [widths(line), number(line.variance), whole(line.primal_multiplicity), number(line.primal_variance), whole(line.dual_multiplicity), whole(line.dual_parameters), number(line.dual_efficiency)] }))));
 }

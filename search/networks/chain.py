@@ -7,10 +7,8 @@ width vector n of one ensemble member).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 Activation = Literal["relu", "linear"]
@@ -126,10 +124,6 @@ class Chain:
         return sum(
             out * fan * height * width for (out, height, width), fan in zip(shapes, self.fan_ins(widths), strict=True)
         )
-
-    def fingerprint(self) -> str:
-        """A stable hash of the topology; equal chains have equal fingerprints in every process."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def ensemble_chain(chain: Chain, widths: Sequence[int], multiplicity: int) -> Chain | None:

@@ -41,7 +41,7 @@ class Constraints:
         """The largest multiplicity allowed."""
         return min(self.max_multiplicity or MOST_MEMBERS, MOST_MEMBERS)
 
-    @property
+    @cached_property
     def baseline_count(self) -> int:
         """The baseline's own count, the numerator of ρ (Eq. 8)."""
         return self.network.count(self.measure, self.network.baseline, self.network.multiplicity)
@@ -152,10 +152,10 @@ class Solved:
             dual_multiplicity=None if dual is None else dual.multiplicity,
             dual_multiplicity_real=_number(self.dual_real[index]),
             dual_variance=None if dual is None else dual.variance,
-            parameters=None if dual is None else dual.parameters,
-            flops=None if dual is None else dual.flops,
-            efficiency=None if dual is None else dual.efficiency,
-            efficiency_real=_number(self.constraints.baseline_count / self.dual_count[index]),
+            dual_parameters=None if dual is None else dual.parameters,
+            dual_flops=None if dual is None else dual.flops,
+            dual_efficiency=None if dual is None else dual.efficiency,
+            dual_efficiency_real=_number(self.constraints.baseline_count / self.dual_count[index]),
         )
 
     def _answer(self, index: int, multiplicity: float, real: float) -> SolvedEnsemble | None:

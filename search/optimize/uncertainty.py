@@ -91,7 +91,7 @@ def by_correlation(
                 primal_multiplicity_real=primal.multiplicity_real,
                 dual_multiplicity=dual.multiplicity,
                 dual_multiplicity_real=dual.multiplicity_real,
-                efficiency=dual.efficiency,
+                dual_efficiency=dual.efficiency,
                 slope=float(solved.log_ratio[best]) / _varying(solved, best),
             )
         )

@@ -103,7 +103,7 @@ def test_figure_3():
 
 def test_given_alpha_reproduces_the_published_duals():
     result = answer("resnext29-1x128d", estimator={"method": "given", "alpha": 1.6})
-    duals = {row.width: (row.dual_multiplicity, row.efficiency) for row in result.curve}
+    duals = {row.width: (row.dual_multiplicity, row.dual_efficiency) for row in result.curve}
     assert duals[10] == (10, pytest.approx(3.26, abs=0.005))
     assert duals[12] == (8, pytest.approx(3.286, abs=0.005))
     assert result.alpha.method == result.method == "given"
@@ -132,7 +132,7 @@ def test_vector_space():
     assert result.space == "vector"
     assert all(width % 8 == 0 for width in result.near_optimal.recommended.widths)
     tied = next(row for row in result.curve if row.width == 45)
-    assert tied.efficiency_real == pytest.approx(2.44, abs=0.005)
+    assert tied.dual_efficiency_real == pytest.approx(2.44, abs=0.005)
 
 
 def test_vector_space_of_a_given_alpha_and_of_multiples():

@@ -1,4 +1,4 @@
-"""An answer of every kind can be drawn, twice the same."""
+"""A result of every kind is drawn: its panels, what they show, and equal files for equal results."""
 
 from __future__ import annotations
 
@@ -32,21 +32,65 @@ def answer(kind):
     return run(SearchSpec.model_validate_json(json.dumps(ASKED[kind])))
 
 
+LAST_PANEL = {
+    "correlations": "n* against the inputs",
+    "sampled": "n* under the estimate's error",
+    "exact": "what another width costs (the estimate is exact)",
+    "vector": "what another width costs (the estimate is exact)",
+}
+PANELS = ("primal: variance at the budget", "dual: efficiency at the baseline's variance", "α fit")
+
+
 @pytest.mark.parametrize("kind", ASKED)
-def test_every_kind_of_answer(kind):
-    ElementTree.fromstring(plot(answer(kind)))
+def test_every_kind_of_result_is_drawn_as_four_panels(kind):
+    result = answer(kind)
+    drawing = ElementTree.fromstring(plot(result))
+    assert drawing.tag.endswith("}svg")
+    panels = {axes.get_title(): axes for axes in figure(result).axes}
+    assert set(PANELS) <= set(panels)
+    assert LAST_PANEL.get(kind, "what another width costs (the estimate is exact)") in panels
+    assert panels["α fit"].get_ylabel() == "ln r"
 
 
-def test_what_the_panels_show():
+@pytest.mark.parametrize("kind", ["correlations", "exact", "listed"])
+def test_curves_go_through_the_rows_of_the_result(kind):
+    result = answer(kind)
+    primal, dual = figure(result).axes[:2]
+    rows = sorted(result.curve, key=lambda row: row.widths[0])
+    for axes, value in ((primal, "primal_variance"), (dual, "dual_efficiency_real")):
+        drawn = [row for row in rows if getattr(row, value) is not None]
+        assert axes.lines[0].get_xdata() == pytest.approx([row.widths[0] for row in drawn])
+        assert axes.lines[0].get_ydata() == pytest.approx([getattr(row, value) for row in drawn])
+
+
+def test_the_optimum_and_the_baseline_are_marked():
     result = answer("correlations")
-    sheet = figure(result)
-    titles = [axes.get_title() for axes in sheet.axes]
-    assert any("primal" in title for title in titles)
-    assert any("dual" in title for title in titles)
-    assert "α fit" in titles
-    assert "n* against the inputs" in titles
-    primal = sheet.axes[0]
-    assert len(primal.lines[0].get_xdata()) == len(result.curve)
+    primal, dual = figure(result).axes[:2]
+    labels = {line.get_label(): line for line in primal.lines}
+    assert labels["baseline"].get_ydata()[0] == result.baseline.variance
+    assert labels["12×10"].get_xdata() == [10]
+    assert any(line.get_label().startswith("7×10, ρ = 1.50") for line in dual.lines)
+    correlations = next(axes for axes in figure(result).axes if axes.get_title() == "n* against the inputs")
+    assert correlations.lines[0].get_ydata() == pytest.approx([row.widths[0] for row in result.correlations])
+
+
+def test_without_an_ensemble_no_curve_is_drawn():
+    primal, dual = figure(answer("no space")).axes[:2]
+    assert len(primal.lines[0].get_xdata()) == len(dual.lines[0].get_xdata()) == 0
+
+
+def test_the_alpha_fit_has_every_point_and_the_line():
+    result = answer("sampled")
+    fit = next(axes for axes in figure(result).axes if axes.get_title() == "α fit")
+    shown = sorted(x for container in fit.containers for x in container.lines[0].get_xdata())
+    assert shown == pytest.approx(sorted(point.inverse_fan_in_sum for point in result.alpha.points))
+    line = next(line for line in fit.lines if line.get_label() == f"α = {result.alpha.value:.3g}")
+    assert line.get_ydata() == pytest.approx(result.alpha.value * line.get_xdata())
+
+
+def test_equal_results_give_equal_files():
+    result = answer("correlations")
     assert plot(result) == plot(result)
-    assert plot(result, "png").startswith(b"\x89PNG")
-    assert "n* under the estimate's error" in [axes.get_title() for axes in figure(answer("sampled")).axes]
+    png = plot(result, "png")
+    assert png.startswith(b"\x89PNG")
+    assert png == plot(result, "png")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from collegium.search.result import MemberWidths, SearchResult, SolvedEnsemble
+from collegium.search.result import CorrelationRow, CurveRow, MemberWidths, SearchResult, SolvedEnsemble
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -28,13 +30,32 @@ def test_closed_frozen_and_finite():
         made.multiplicity = 3
 
 
+@pytest.mark.parametrize("row", [CurveRow, CorrelationRow])
+def test_rows_that_were_stored_without_the_duals_prefix_are_still_read(row):
+    numbers = {name: 2 for name in row.model_fields if name not in ("widths", "width")}
+    named = row.model_validate({"widths": [4], **numbers})
+    unprefixed = ("dual_parameters", "dual_flops", "dual_efficiency", "dual_efficiency_real")
+    earlier = {name.removeprefix("dual_") if name in unprefixed else name: 2 for name in numbers}
+    assert row.model_validate_json(json.dumps({"widths": [4], **earlier})) == named
+    assert "dual_efficiency" in named.model_dump()
+    assert "efficiency" not in named.model_dump()
+
+
 def test_every_field_that_was_promised():
     fields = SearchResult.model_json_schema()["$defs"]
     assert {"value", "standard_error", "method", "window", "r_squared", "points"} <= set(fields["Alpha"]["properties"])
     assert {"parameters", "flops", "variance"} <= set(fields["BaselineSummary"]["properties"])
     answer = {"width", "widths", "multiplicity", "multiplicity_real", "variance", "parameters", "flops", "efficiency"}
     assert answer <= set(fields["SolvedEnsemble"]["properties"])
-    row = {"width", "variance", "primal_multiplicity", "dual_multiplicity", "parameters", "efficiency"}
+    row = {
+        "width",
+        "variance",
+        "primal_multiplicity",
+        "dual_multiplicity",
+        "dual_parameters",
+        "dual_flops",
+        "dual_efficiency",
+    }
     assert row <= set(fields["CurveRow"]["properties"])
     promised = {"alpha", "baseline", "primal", "dual", "curve", "near_optimal", "outcome", "confidence", "verification"}
     assert promised | {"seed", "versions", "device", "seconds"} <= set(SearchResult.model_fields)

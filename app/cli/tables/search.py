@@ -106,7 +106,7 @@ def _correlations(result: dict[str, Any]) -> RenderableType:
             widths(row),
             count(row["primal_multiplicity"]),
             count(row["dual_multiplicity"]),
-            number(row["efficiency"], 3),
+            number(row.get("dual_efficiency", row.get("efficiency")), 3),  # without the prefix in earlier results
         )
     return table
 

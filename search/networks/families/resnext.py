@@ -126,9 +126,10 @@ class Stage:
     scale: int
     size: int
 
-    def each(self) -> list[tuple[int, int]]:
-        """Input channels and stride of each of its blocks."""
-        return [(self.inputs, self.stride), *[(self.outputs, 1)] * (self.blocks - 1)]
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Its blocks as runs of equal ones: how many, their input channels and their stride."""
+        first = (1, self.inputs, self.stride)
+        return [first, (self.blocks - 1, self.outputs, 1)] if self.blocks > 1 else [first]
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,11 @@ class ResidualNetwork(Network):
         per_member = 0
         for stage in self.stages:
             scaled = [stage.scale * width for width in widths]
-            for inputs, stride in stage.each():
-                fixed += cost.norm * stage.outputs
-                per_member += self._branch(cost, inputs, scaled, stage, stride)
+            for count, inputs, stride in stage.runs():
+                fixed += count * cost.norm * stage.outputs
+                per_member += count * self._branch(cost, inputs, scaled, stage, stride)
                 if inputs != stage.outputs or stride != 1:
-                    fixed += cost.conv(inputs, stage.outputs, stage.size**2)
+                    fixed += count * cost.conv(inputs, stage.outputs, stage.size**2)
         return fixed, per_member
 
     def _head(self, cost: _Cost) -> int:
@@ -186,10 +187,10 @@ class ResidualNetwork(Network):
         """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
         total = CHANNELS * self.layout.stem_size**2
         for stage in self.stages:
-            for _, stride in stage.each():
+            for count, _, stride in stage.runs():
                 *hidden, last = self._block.areas(stage.size, stride)
                 branch = sum(stage.scale * width * area for width, area in zip(widths, hidden, strict=True))
-                total += multiplicity * branch + stage.outputs * last
+                total += count * (multiplicity * branch + stage.outputs * last)
         return 3 * total
 
     @property
@@ -221,7 +222,8 @@ class ResidualNetwork(Network):
                     "outputs": stage.outputs,
                     "stride": stride,
                 }
-                for inputs, stride in stage.each()
+                for count, inputs, stride in stage.runs()
+                for _ in range(count)
             ]
             for stage in self.stages
         ]
