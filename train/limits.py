@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from collegium.search.errors import InvalidSpec
@@ -46,14 +47,7 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
     """
     check_formats(spec)
     method = spec.new_method()
-    if method.needs_validation and not spec.data.validation:
-        raise InvalidSpec(
-            ("data", "validation"), f"{method.name} chooses by validation samples: hold some out, such as 0.1"
-        )
-    if spec.merged_recipe().patience and not spec.data.validation:
-        raise InvalidSpec(
-            ("recipe", "patience"), "early stopping watches the validation loss: hold some samples out, such as 0.1"
-        )
+    _check_validation(spec, method)
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
         ensemble = group_network(architecture)
@@ -76,16 +70,27 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
     return cost
 
 
+def _check_validation(spec: TrainingSpec, method: Method) -> None:
+    if spec.data.validation:
+        return
+    if method.needs_validation:
+        message = f"{method.name} chooses by validation samples: hold some out, such as 0.1"
+        raise InvalidSpec(("data", "validation"), message)
+    if spec.merged_recipe().patience:
+        message = "early stopping watches the validation loss: hold some samples out, such as 0.1"
+        raise InvalidSpec(("recipe", "patience"), message)
+
+
 def check_study_cost(spec: StudySpec) -> None:
     """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
-    for index, item in enumerate(spec.architectures):
-        for method in spec.methods:
-            for recipe in spec.recipes:
-                training = spec.training(item, method, recipe)
-                try:
-                    check_training_cost(training)
-                except InvalidSpec as problem:
-                    raise InvalidSpec(("architectures", index, *problem.path), problem.message) from None
+    for (index, architecture), (rank, method) in product(enumerate(spec.architectures), enumerate(spec.methods)):
+        own_options = method.expansion is not None
+        places = {"architecture": ("architectures", index), "expansion": ("methods", rank) if own_options else ()}
+        for recipe in spec.recipes:
+            try:
+                check_training_cost(spec.training(architecture, method, recipe))
+            except InvalidSpec as error:
+                raise InvalidSpec((*places.get(str(error.path[0]), ()), *error.path), error.message) from None
 
 
 def check_formats(spec: TrainingSpec) -> None:

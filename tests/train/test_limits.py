@@ -108,6 +108,24 @@ def test_memory_follows_from_what_a_method_trains_and_keeps():
         assert cost.bytes - vanilla.bytes == 4 * (4 * (trained - 1) + kept) * vanilla.parameters, name
 
 
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"methods": ["vanilla", "majority"], "expansion": {"correct_scale": True}}, ("expansion", "correct_scale")),
+        (
+            {"methods": ["vanilla", {"method": "majority", "expansion": {"correct_scale": True}}]},
+            ("methods", 1, "expansion", "correct_scale"),
+        ),
+    ],
+)
+def test_a_study_names_the_option_that_does_not_suit_its_architecture(fields, path):
+    architectures = [{"name": "A", "architecture": {"transformer": "t5", "pretrained": "folder"}}]
+    study = StudySpec.model_validate({"architectures": architectures, "data": "synthetic-text", **fields})
+    with pytest.raises(InvalidSpec, match="replicas") as raised:
+        check_study_cost(study)
+    assert raised.value.path == path
+
+
 def test_copies_of_pretrained_weights_have_no_scale_to_correct():
     fields = {"method": "majority", "data": "synthetic-text"}
     pretrained = {"transformer": "t5", "pretrained": "folder"}
