@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.locations import Location
 from collegium.train.data.catalog import known_sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
@@ -33,6 +35,14 @@ TRANSFORMER_DEFAULTS = {
 
 
 @dataclass(frozen=True)
+class NetworkSize:
+    """``parameters`` of a plain model, and the numbers that its forward pass leaves for each sample (``features``)."""
+
+    parameters: int
+    features: int
+
+
+@dataclass(frozen=True)
 class TrainingCost:
     """``parameters`` of the plain model, ``bytes`` of memory that training it needs at least, data not included."""
 
@@ -45,22 +55,16 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
 
     Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
     """
+    return _check(spec, _network_size(spec), available)
+
+
+def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> TrainingCost | None:
     check_formats(spec)
     method = spec.new_method()
     _check_validation(spec, method)
-    architecture = spec.architecture
-    if isinstance(architecture, BaselineArchitecture):
-        ensemble = group_network(architecture)
-        parameters, features = ensemble.parameters, ensemble.features
-    elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
-        parameters, features = _transformer(architecture, spec)
-    else:
+    if size is None:
         return None
-    if parameters > MAX_PARAMETERS:
-        raise InvalidSpec(
-            ("architecture",), f"the network has {parameters:.3g} parameters; the most that is trained is 1e10"
-        )
-    cost = TrainingCost(parameters, _bytes(spec, method, parameters, features))
+    cost = TrainingCost(size.parameters, _bytes(spec, method, size))
     if cost.bytes > available:
         raise InvalidSpec(
             ("architecture",),
@@ -68,6 +72,23 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
             "choose a smaller network, a smaller batch_size or accumulate, or fewer copies",
         )
     return cost
+
+
+def _network_size(spec: TrainingSpec) -> NetworkSize | None:
+    """Size of the plain model; None where it follows from a search's result or a pretrained folder."""
+    architecture = spec.architecture
+    if isinstance(architecture, BaselineArchitecture):
+        ensemble = group_network(architecture)
+        size = NetworkSize(ensemble.parameters, ensemble.features)
+    elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
+        size = _transformer(architecture, spec)
+    else:
+        return None
+    if size.parameters > MAX_PARAMETERS:
+        raise InvalidSpec(
+            ("architecture",), f"the network has {size.parameters:.3g} parameters; the most that is trained is 1e10"
+        )
+    return size
 
 
 def _check_validation(spec: TrainingSpec, method: Method) -> None:
@@ -83,14 +104,24 @@ def _check_validation(spec: TrainingSpec, method: Method) -> None:
 
 def check_study_cost(spec: StudySpec) -> None:
     """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
-    for (index, architecture), (rank, method) in product(enumerate(spec.architectures), enumerate(spec.methods)):
-        own_options = method.expansion is not None
-        places = {"architecture": ("architectures", index), "expansion": ("methods", rank) if own_options else ()}
-        for recipe in spec.recipes:
-            try:
-                check_training_cost(spec.training(architecture, method, recipe))
-            except InvalidSpec as error:
-                raise InvalidSpec((*places.get(str(error.path[0]), ()), *error.path), error.message) from None
+    for index, architecture in enumerate(spec.architectures):
+        places: dict[str | int, Location] = {"architecture": ("architectures", index)}
+        with _at(places):  # once for each architecture: counting a large network takes longer than everything else
+            size = _network_size(spec.training(architecture, spec.methods[0], spec.recipes[0]))
+        for rank, method in enumerate(spec.methods):
+            places["expansion"] = () if method.expansion is None else ("methods", rank)
+            for recipe in spec.recipes:
+                with _at(places):
+                    _check(spec.training(architecture, method, recipe), size, MAX_BYTES)
+
+
+@contextmanager
+def _at(places: Mapping[str | int, Location]) -> Iterator[None]:
+    """Name a field of a training by its place in the study, where it has another one there."""
+    try:
+        yield
+    except InvalidSpec as error:
+        raise InvalidSpec((*places.get(error.path[0], ()), *error.path), error.message) from None
 
 
 def check_formats(spec: TrainingSpec) -> None:
@@ -107,22 +138,22 @@ def require_packages(spec: TrainingSpec) -> None:
         EXPORT_FORMATS[name]().require_packages()
 
 
-def _bytes(spec: TrainingSpec, method: Method, parameters: int, features: int) -> int:
+def _bytes(spec: TrainingSpec, method: Method, size: NetworkSize) -> int:
     recipe = spec.merged_recipe()
-    numbers = parameters * (method.trained_copies * STATE[recipe.optimizer] + method.kept_models)
+    numbers = size.parameters * (method.trained_copies * STATE[recipe.optimizer] + method.kept_models)
     batch = -(-recipe.batch_size // recipe.accumulate)
     number = 2 if recipe.precision == "bf16" else FLOAT
-    return FLOAT * numbers + number * features * batch
+    return FLOAT * numbers + number * size.features * batch
 
 
-def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> tuple[int, int]:
+def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> NetworkSize:
     sizes = _sizes(architecture)
     hidden, inner, layers = sizes["hidden"], sizes["inner"], sizes["layers"]
     parameters = layers * (6 * hidden * hidden + 2 * hidden * inner) + sizes["vocabulary"] * hidden
     sample = known_sample(spec.data) or TextFolder().sample(spec.data)  # data without a name of its own is text here
     length = sample.shape[0]
     features = layers * length * (12 * hidden + 2 * inner) + 2 * length * sizes["vocabulary"]
-    return parameters, features
+    return NetworkSize(parameters, features)
 
 
 def _sizes(architecture: TransformerArchitecture) -> dict[str, int]:
