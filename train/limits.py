@@ -9,12 +9,13 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.locations import Location
-from collegium.train.data.catalog import known_sample
+from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods.method import Method
 from collegium.train.models.grouping import group_network
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
+from collegium.train.spec.data import DataSpec
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
 
@@ -59,6 +60,7 @@ def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> Tr
 
 
 def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> TrainingCost | None:
+    check_data_options(spec.data)
     check_formats(spec)
     method = spec.new_method()
     _check_validation(spec, method)
@@ -122,6 +124,13 @@ def _at(places: Mapping[str | int, Location]) -> Iterator[None]:
         yield
     except InvalidSpec as error:
         raise InvalidSpec((*places.get(error.path[0], ()), *error.path), error.message) from None
+
+
+def check_data_options(data: DataSpec) -> None:
+    """Refuse options of another format than that of the named data. Raises ``InvalidSpec`` with their path."""
+    foreign = foreign_options(data)
+    if foreign:
+        raise InvalidSpec(("data", foreign[0]), f"{data.name} has no such options: leave them out")
 
 
 def check_formats(spec: TrainingSpec) -> None:

@@ -59,6 +59,18 @@ def test_export_formats_are_listed_with_their_files(api: TestClient) -> None:
     assert all(item["files"] for item in items.values())
 
 
+def test_a_format_that_the_model_does_not_have_is_refused(api: TestClient) -> None:
+    refused = api.post("/v1/trainings", json={**TRAINING, "formats": ["pretrained"]})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["path"] == "formats[0]"
+
+
+def test_options_that_the_data_do_not_have_are_refused(api: TestClient) -> None:
+    refused = api.post("/v1/trainings", json={**TRAINING, "data": {"name": "digits", "synthetic": {"samples": 50}}})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["path"] == "data.synthetic"
+
+
 def test_recipes_are_listed(api: TestClient) -> None:
     items = {item["name"]: item for item in api.get("/v1/recipes").json()["items"]}
     assert list(items) == list(RECIPES)

@@ -45,7 +45,7 @@ def pad_crop(images: Tensor, generator: torch.Generator) -> Tensor:
 def random_resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Crop a box of 8 … 100 % of the area and aspect ratio 3/4 … 4/3, and scale it bilinearly to the image's size.
 
-    Boxes that would leave the image are narrowed to it, so that the crop always lies inside.
+    Boxes that would leave the image are narrowed to it, so that the crop is always inside it.
     """
     count = len(images)
     area = _uniform(count, generator, *SCALE)

@@ -77,6 +77,16 @@ def known_sample(spec: DataSpec, folders: Folders | None = None) -> Sample | Non
     return None if data_format is None else data_format.sample(spec)
 
 
+def foreign_options(spec: DataSpec) -> list[str]:
+    """Options other than defaults that ``spec`` gives and its named data's format does not have, by their field."""
+    data_format = named_data().get(spec.name)
+    if data_format is None:
+        return []
+    others = {found.options_name: found.options for found in data_formats() if found.options is not None}
+    others.pop(data_format.options_name, None)
+    return [name for name, options in others.items() if getattr(spec, name, None) not in (None, options())]
+
+
 def recipe_for(name: str) -> str:
     """The recipe of the named data set's format, or the generic one."""
     data_format = named_data().get(name)

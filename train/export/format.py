@@ -1,4 +1,4 @@
-"""An export format: one form in which a trained model is written, beside its weights and their loader.
+"""An export format: one form in which a trained model is written, in addition to its weights and their loader.
 
 Adding one takes a file with a subclass of :class:`ExportFormat` and a line in the table of
 :mod:`collegium.train.export`, or an entry point of another package in the group ``collegium.export_formats``::
@@ -35,7 +35,7 @@ class ExportFormat(ABC):
     """One form of a trained model. An instance has no state.
 
     ``summary`` is one line for lists. ``files`` are the names of files that it writes, each with a line for the model
-    card. ``packages`` are the top-level packages that it imports beside those that are always installed, and ``extra``
+    card. ``packages`` are the top-level packages that it imports and that are not always installed, and ``extra``
     what to install for them.
     """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3
 """Largest difference of logits that is taken for rounding, relative to the largest logit."""
-OUTPUT = "scores"
+OUTPUT = "scores"  # the name of the logits in every file written so far
 
 
 class Onnx(ExportFormat):

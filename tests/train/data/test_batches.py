@@ -88,7 +88,7 @@ def arrays(count=200):
 
 
 def test_validation_is_held_out_and_the_rest_is_normalized_by_training_samples_alone():
-    data = split_arrays(arrays(), DataSpec(name="ours", validation=0.25))
+    data = split_arrays(arrays(), DataSpec(name="images", validation=0.25))
     assert (len(data.train), len(data.validation), len(data.test)) == (150, 50, 50)
     inputs = data.preprocessing(data.train.x)
     torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
@@ -104,8 +104,8 @@ def test_a_mean_image_is_subtracted_where_the_format_asks_for_it():
 
 
 def test_noise_replaces_the_asked_share_of_training_labels_by_other_classes():
-    clean = split_arrays(arrays(), DataSpec(name="ours", validation=0.1, seed=3))
-    noisy = split_arrays(arrays(), DataSpec(name="ours", validation=0.1, seed=3, label_noise=0.2))
+    clean = split_arrays(arrays(), DataSpec(name="images", validation=0.1, seed=3))
+    noisy = split_arrays(arrays(), DataSpec(name="images", validation=0.1, seed=3, label_noise=0.2))
     assert torch.equal(clean.train.x, noisy.train.x)
     assert (clean.train.y != noisy.train.y).sum() == noisy.summary["replaced_labels"] == 36
     assert torch.equal(clean.validation.y, noisy.validation.y)
@@ -115,6 +115,6 @@ def test_noise_replaces_the_asked_share_of_training_labels_by_other_classes():
 
 def test_splits_that_leave_nothing_and_noise_without_classes_are_refused():
     with pytest.raises(DataError, match="leaves 0 of 200"):
-        split_arrays(arrays(), DataSpec(name="ours", validation=0.001))
+        split_arrays(arrays(), DataSpec(name="images", validation=0.001))
     with pytest.raises(DataError, match="labels that are classes"):
         replace_labels(np.zeros((4, 2), dtype=np.int64), 0, 0.5, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Export formats: what is refused before training, and what is told about each without torch."""
+"""Export formats: what is refused before training, and how each is described without torch."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def test_compiled_training_takes_the_same_steps(backend, options):
     counter = CompileCounterWithBackend(backend)
     train(plain, plain.parameters(), **options)
     train(torch.compile(compiled, backend=counter), compiled.parameters(), **options)
-    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for compiled_parameter, plain_parameter in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(compiled_parameter, plain_parameter)
     assert counter.frame_count == 1
     x = torch.randn(2, 6)
     torch.testing.assert_close(collapse(compiled)(x), collapse(plain)(x))

@@ -85,5 +85,5 @@ def test_processes_share_p_and_reproduce_the_whole_batch(results, name, parts):
     assert draw == other
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     alone, _ = train(name)
-    for ours, theirs in zip(first, copy.deepcopy(alone), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for distributed, single in zip(first, copy.deepcopy(alone), strict=True):
+        torch.testing.assert_close(distributed, single, rtol=1e-4, atol=1e-5)

@@ -276,8 +276,8 @@ def test_microbatches_of_one_step_share_p_and_the_next_step_has_another():
     (whole(x).sum() / 6).backward()
     for part in x.chunk(2):
         (model(part).sum() / 6).backward()
-    for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+    for accumulated, at_once in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(accumulated.grad, at_once.grad)
     first = model[0].weight.detach().clone()
     assert torch.equal(model[0].weight, first)
     optimizer.step()

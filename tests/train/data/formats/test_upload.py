@@ -93,7 +93,7 @@ def test_a_zip_bomb_is_refused_from_its_headers(tmp_path):
 
 
 def test_a_header_that_claims_more_than_the_member_holds_is_refused(tmp_path):
-    path = tmp_path / "lie.npz"
+    path = tmp_path / "wrong.npz"
     honest = npy(np.zeros((8, 5)))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x_train.npy", honest.replace(b"(8, 5)", b"(9, 5)"))
