@@ -44,7 +44,7 @@ def resolved_study(store: JobStore, spec: StudySpec, settings: Settings) -> Stud
 
 
 def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, ...]) -> None:
-    """Refuse data that no worker will find, as far as this machine can determine. Raises ``InvalidSpec`` at ``path``."""
+    """Refuse data that no worker finds, as far as this machine can determine. Raises ``InvalidSpec`` at ``path``."""
     data_dir = settings.data_dir
     if name in named_data():
         missing = missing_files(name, data_dir) if settings.shares_folders else ()
