@@ -10,7 +10,7 @@ import numpy as np
 
 from collegium.search.curve.source import Curve, Exact, Smooth
 from collegium.search.curve.surface import Surface
-from collegium.search.estimate.alpha import alpha_of, exact_points
+from collegium.search.estimate.alpha import exact_points, fit_alpha
 from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
 from collegium.search.optimize.members import between
@@ -21,7 +21,7 @@ from collegium.search.optimize.uncertainty import CORRELATIONS, DRAWS, by_correl
 from collegium.search.optimize.vector import solve_vectors
 from collegium.search.outcomes import Evidence, judge
 from collegium.search.progress import Report, discard, scaled
-from collegium.search.result import BaselineSummary, CorrelationRow, SearchResult, SpotCheck, Verification
+from collegium.search.result import BaselineSummary, Confidence, CorrelationRow, SearchResult, SpotCheck, Verification
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
@@ -63,52 +63,72 @@ def run(
     solved = _solve(problem, curve)
     report(0.7, "solving the primal and the dual")
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
+    evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 1.0))
+    result = _result(evidence, curve, correlations, device, time.perf_counter() - started)
+    report(1.0, result.outcome.message)
+    return result
+
+
+def _evidence(
+    problem: GroupingProblem, curve: Curve, solved: Solved, estimation: Estimation, report: Report
+) -> Evidence:
+    """Both ensembles with α, the check of the closed form and, where it is asked for, their measurement."""
     grouped = problem.network.grouping_matters
     primal = solved.primal_ensemble(solved.primal) if grouped else None
     dual = solved.dual_ensemble(solved.dual) if grouped else None
-    check = _check(problem, solved, estimation, scaled(report, 0.8, 0.9))
+    check = _check(problem, solved, estimation, scaled(report, 0.0, 0.5))
     verification: Verification | None = None
-    if spec.verify:
-        verification = verify(problem, primal, dual, estimation, scaled(report, 0.9, 1.0))
-    alpha = alpha_of(problem, curve.points)
-    outcome, notes = judge(
-        Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, verification, (primal, dual))
-    )
-    network = problem.network
-    result = SearchResult(
-        title=network.title,
+    if problem.spec.verify:
+        verification = verify(problem, primal, dual, estimation, scaled(report, 0.5, 1.0))
+    alpha = fit_alpha(problem, curve.points)
+    return Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, verification, (primal, dual))
+
+
+def _result(
+    evidence: Evidence, curve: Curve, correlations: tuple[CorrelationRow, ...], device: str, seconds: float
+) -> SearchResult:
+    problem, solved = evidence.problem, evidence.solved
+    spec, grouped = problem.spec, problem.network.grouping_matters
+    source = curve.log_ratios.source
+    primal, dual = evidence.ensembles
+    outcome, notes = judge(evidence)
+    return SearchResult(
+        title=problem.network.title,
         space="widths" if spec.space.widths is not None else spec.space.mode,
-        method=alpha.method if curve.log_ratios.source != "closed_form" else "exact",
-        variance_from=curve.log_ratios.source,
+        method="exact" if source == "closed_form" else evidence.alpha.method,
+        variance_from=source,
         measure=spec.efficiency,
         budget=problem.budget,
-        alpha=alpha,
-        baseline=BaselineSummary(
-            widths=network.baseline,
-            title=network.title,
-            multiplicity=network.multiplicity,
-            variance=solved.constraints.baseline_variance,
-            parameters=network.count("parameters", network.baseline, network.multiplicity),
-            flops=network.count("flops", network.baseline, network.multiplicity),
-        ),
+        alpha=evidence.alpha,
+        baseline=_baseline(problem, solved),
         primal=primal,
         dual=dual,
         curve=tuple(solved.row(index) for index in range(len(solved.widths))),
         near_optimal=near_optimal(solved, spec.tolerance) if grouped else None,
         confidence=_confidence(problem, solved, curve) if grouped else None,
         correlations=correlations,
-        check=check,
-        verification=verification,
+        check=evidence.check,
+        verification=evidence.verification,
         outcome=outcome,
         notes=notes,
-        seed=estimator.seed,
-        samples=_samples(curve, check, verification),
+        seed=spec.estimator.seed,
+        samples=_samples(curve, evidence.check, evidence.verification),
         device=device,
         versions=versions("numpy", "torch"),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
-    report(1.0, outcome.message)
-    return result
+
+
+def _baseline(problem: GroupingProblem, solved: Solved) -> BaselineSummary:
+    network = problem.network
+    return BaselineSummary(
+        widths=network.baseline,
+        title=network.title,
+        multiplicity=network.multiplicity,
+        variance=solved.constraints.baseline_variance,
+        parameters=network.count("parameters", network.baseline, network.multiplicity),
+        flops=network.count("flops", network.baseline, network.multiplicity),
+    )
 
 
 def _curve(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
@@ -169,7 +189,7 @@ def _correlations(
     )
 
 
-def _confidence(problem: GroupingProblem, solved: Solved, curve: Curve):
+def _confidence(problem: GroupingProblem, solved: Solved, curve: Curve) -> Confidence | None:
     generator = np.random.default_rng(problem.spec.estimator.seed)
     redrawn = curve.log_ratios.redraw(np.array(solved.widths), generator, DRAWS) if solved.widths else None
     return confidence(solved, redrawn, problem.spec.tolerance)

@@ -35,7 +35,7 @@ def exact_points(problem: GroupingProblem) -> tuple[Point, ...]:
     return tuple([point for point in points if point.log_ratio <= LARGEST_LOG_RATIO] or points)
 
 
-def alpha_of(problem: GroupingProblem, points: Sequence[Point]) -> Alpha:
+def fit_alpha(problem: GroupingProblem, points: Sequence[Point]) -> Alpha:
     """The weighted fit through the origin to ``points``, or the given α with its residuals there.
 
     Raises ``InvalidSpec`` where the fit's window holds no point that shows any variance.

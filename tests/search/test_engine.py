@@ -73,13 +73,13 @@ def test_auto_gives_the_published_primal_and_the_honest_dual(preset, primal, dua
     by_correlation = {row.correlation: (row.width, row.primal_multiplicity) for row in result.correlations}
     assert by_correlation[0.8] == by_correlation[0.9] == correlated
     assert by_correlation[0.95] == by_correlation[1.0] == (10, primal[0])
-    # and the short Monte Carlo check stands beside the closed form
+    # and the short Monte Carlo check is reported with the closed form
     assert {point.width for point in result.check.points} >= {10, result.baseline.width}
     assert result.check.agrees
     assert result.samples == sum(point.samples for point in result.check.points) > 10_000
 
 
-def test_resnet_50_at_width_8():
+def test_resnet_50_has_the_published_ensemble_at_width_8():
     result = answer("resnet50", estimator={"method": "exact"})
     row = next(row for row in result.curve if row.width == 8)
     assert row.primal_multiplicity == 15
@@ -89,7 +89,7 @@ def test_resnet_50_at_width_8():
     assert result.check is None
 
 
-def test_figure_3():
+def test_the_mlp_of_figure_3_has_the_published_optimum():
     result = answer("mlp-mnist-6x500", estimator={"method": "exact"})
     assert 44 <= result.primal.width <= 48
     assert result.dual.width == result.primal.width
@@ -108,7 +108,7 @@ def test_given_alpha_reproduces_the_published_duals():
     assert duals[12] == (8, pytest.approx(3.286, abs=0.005))
     assert result.alpha.method == result.method == "given"
     assert result.alpha.value == 1.6
-    # beside it, what is wrong with it
+    # with it, its residuals
     assert result.alpha.points
     assert result.outcome.kind == "poor_fit"
     assert "auto" in result.outcome.remedy
@@ -124,7 +124,7 @@ def test_given_works_without_a_closed_form_and_without_sampling():
     assert result.samples == 0
 
 
-def test_vector_space():
+def test_a_vector_space_beats_the_tied_one():
     result = answer(FIGURE_3, estimator={"method": "exact"}, space={"mode": "vector"})
     assert result.dual.efficiency >= 4.1
     assert result.primal.width is None
@@ -147,7 +147,7 @@ def test_listed_widths_are_evaluated_exactly():
     assert result.primal.widths == (10, 10)
 
 
-def test_flops_and_a_budget():
+def test_flops_and_a_budget_bound_the_primal():
     result = answer("resnet50", efficiency="flops", estimator={"method": "exact"})
     assert result.measure == "flops"
     assert result.primal.flops == pytest.approx(result.baseline.flops, rel=0.05)

@@ -38,7 +38,7 @@ def outcome(**asked):
         ({"baseline": {**MLP, "hidden": [1] * 64}}, "infeasible_space"),
     ],
 )
-def test_kinds(asked, kind):
+def test_each_search_ends_in_the_expected_outcome_with_a_remedy(asked, kind):
     result = outcome(**asked)
     assert result.outcome.kind == kind
     assert result.outcome.message.rstrip(".")

@@ -19,7 +19,7 @@ def test_the_width_is_a_number_where_all_are_equal(widths):
     assert MemberWidths.model_validate_json(member.model_dump_json()) == member
 
 
-def test_closed_frozen_and_finite():
+def test_results_are_closed_frozen_and_finite():
     answer = {"widths": [4], "multiplicity": 2, "multiplicity_real": 2.1, "variance": 0.1, "parameters": 8, "flops": 8}
     made = SolvedEnsemble(**answer, efficiency=1.0)
     with pytest.raises(ValidationError):

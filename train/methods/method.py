@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from collegium.search.spec import Baseline, Strict, Width, Widths
+from collegium.search.fields import Strict, Width, Widths
+from collegium.search.spec import Baseline
 
 Multiplicity = Annotated[int, Field(ge=1, le=1_000_000)]
 Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 from collegium.train.data.catalog import data_formats
 from collegium.train.spec.architecture import Key
 from collegium.train.spec.recipes import Fraction

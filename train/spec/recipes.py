@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 from collegium.train.data.catalog import recipe_for
 from collegium.train.data.format import GENERIC_RECIPE
 

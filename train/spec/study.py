@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import MethodOptions
 from collegium.train.spec.architecture import Architecture

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import Method, MethodOptions

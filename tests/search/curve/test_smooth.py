@@ -32,7 +32,7 @@ def test_it_follows_the_bend_that_a_line_misses(curve_of_figure_3, mlp):
     assert curve(5 / between) == pytest.approx(exact, rel=0.005)
 
 
-def test_its_error_covers_the_truth(curve_of_figure_3):
+def test_the_polynomials_error_covers_the_truth(curve_of_figure_3):
     _, t, truth = curve_of_figure_3
     generator = np.random.default_rng(1)
     apart = []

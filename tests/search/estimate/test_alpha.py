@@ -7,14 +7,14 @@ import json
 import pytest
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.estimate.alpha import alpha_of, exact_points
+from collegium.search.estimate.alpha import exact_points, fit_alpha
 from collegium.search.optimize.problem import build_problem
 from collegium.search.spec import SearchSpec
 
 
 def alpha(**asked):
     problem = build_problem(SearchSpec.model_validate_json(json.dumps(asked)))
-    return alpha_of(problem, exact_points(problem))
+    return fit_alpha(problem, exact_points(problem))
 
 
 def test_exact_points_reach_from_width_one_to_the_baseline():

@@ -1,4 +1,4 @@
-"""The closed form beside a short Monte Carlo estimate."""
+"""The closed form and a short Monte Carlo estimate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
     assert wrong.largest > 4
 
 
-def test_uneven_mlps():
+def test_mlps_of_uneven_widths_agree_with_the_closed_form():
     problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=30, hidden=(40, 20, 30))))
     estimation = Estimation(0.01, 2, compute_here("cpu"))
     found = spot_check(problem, [(40, 20, 30), (9, 31, 14), (22, 8, 8)], estimation, discard)
@@ -42,7 +42,7 @@ def test_uneven_mlps():
     assert len(found.points) == 3
 
 
-def test_distance_in_standard_errors():
+def test_the_distance_in_standard_errors_is_signed_and_finite():
     assert apart(1.0, 1.3, 0.1) == pytest.approx(3)
     assert apart(1.0, 0.8, 0.1) == pytest.approx(-2)
     assert apart(1.0, 1.0, 0.0) == 0

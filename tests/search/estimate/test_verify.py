@@ -40,5 +40,5 @@ def test_a_wrong_prediction_is_caught(setting):
     assert found.primal.standard_errors_apart < -4
 
 
-def test_nothing_to_build(setting):
+def test_without_ensembles_nothing_is_verified(setting):
     assert verify(setting[0], None, None, Estimation(0.01, 0, compute_here("cpu")), discard) is None

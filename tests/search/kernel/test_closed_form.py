@@ -18,23 +18,23 @@ from collegium.search.spec import PairSpec, PresetBaseline
 
 
 @pytest.mark.parametrize(("widths", "ratio"), [((8, 8), 2.0017), ((8, 8, 8), 2.9863)])
-def test_ratio_of_narrow_mlps(mlp, widths, ratio):
+def test_narrow_mlps_have_the_known_ratio(mlp, widths, ratio):
     assert math.exp(log_moment_ratio(mlp(len(widths)), widths)) == pytest.approx(ratio, abs=5e-5)
 
 
 @pytest.mark.parametrize(("depth", "variance"), [(1, 0.00600), (2, 0.01294), (3, 0.02016), (5, 0.03501)])
-def test_variance_at_width_500(mlp, depth, variance):
+def test_mlps_of_width_500_have_the_known_variance(mlp, depth, variance):
     assert math.expm1(log_moment_ratio(mlp(depth), (500,) * depth)) == pytest.approx(variance, abs=5e-6)
 
 
-def test_one_hidden_layer_by_hand(mlp):
+def test_one_hidden_layer_agrees_with_the_calculation_by_hand(mlp):
     # K = 2/n0 |x|² (Σ_i D_i v_i² + Σ_i D_i w_i²) / n is a scaled χ² with 2·Binomial(n, ½) degrees of freedom:
     # E[χ²_2k] = 2k and E[χ⁴_2k] = 4k² + 4k, so r = (E[k²] + E[k]) / E[k]² = 1 + 3/n
     for n in (1, 2, 7, 100):
         assert math.exp(log_moment_ratio(mlp(1), (n,))) == pytest.approx(1 + 3 / n, rel=1e-12)
 
 
-def test_linear_networks_by_hand():
+def test_linear_networks_agree_with_the_calculation_by_hand():
     # two linear layers: K = |x|²/n0 (|v|² + |Wx|²/|x|²) / n, a χ² with 2n degrees of freedom: r = 1 + 1/n
     chain = Chain(5, 1, 1, (WeightLayer("dense", Free(0), "linear"), WeightLayer("dense", 1, "linear")), ("n",))
     assert math.exp(log_moment_ratio(chain, (6,))) == pytest.approx(1 + 1 / 6, rel=1e-12)
@@ -52,7 +52,7 @@ def test_white_patch_of_256_channels(bottleneck):
 @pytest.mark.parametrize(
     ("correlation", "slope"), [(0.0, 2.89), (0.5, 3.49), (0.8, 4.30), (0.9, 4.69), (0.95, 4.92), (1.0, 5.21)]
 )
-def test_slopes_of_a_bottleneck(bottleneck, correlation, slope):
+def test_a_bottlenecks_ln_r_has_the_known_slope(bottleneck, correlation, slope):
     widths = np.arange(8, 257)
     ratios = log_moment_ratios(bottleneck, widths[:, None], correlation_gram(correlation, 3, 3))
     fitted = np.polyfit(1 / (9 * widths) + 1 / widths, ratios, 1)[0]
@@ -94,7 +94,7 @@ def test_scale_of_the_input_does_not_matter(mlp, widths, scale):
 
 
 @given(st.lists(st.integers(1, 5_000), min_size=2, max_size=6), st.data())
-def test_wider_is_smoother(mlp, widths, data):
+def test_a_wider_layer_lowers_the_variance(mlp, widths, data):
     position = data.draw(st.integers(0, len(widths) - 1))
     wider = [width + (index == position) for index, width in enumerate(widths)]
     chain = mlp(len(widths))
@@ -130,7 +130,7 @@ def test_a_single_layer_does_not_vary():
     assert log_moment_ratio(chain, ()) == 0.0
 
 
-def test_what_has_a_closed_form(mlp, bottleneck, basic, double):
+def test_chains_that_are_dense_above_the_first_layer_have_a_closed_form(mlp, bottleneck, basic, double):
     assert has_closed_form(mlp(4), "unit")
     assert has_closed_form(mlp(4), "pooled")  # one position: the same entry
     assert has_closed_form(bottleneck, "unit")
@@ -139,17 +139,17 @@ def test_what_has_a_closed_form(mlp, bottleneck, basic, double):
     assert not has_closed_form(double, "unit")
 
 
-def test_off_diagonal_entries_have_none(mlp):
+def test_off_diagonal_entries_have_no_closed_form(mlp):
     assert has_closed_form(mlp(2), "unit", PairSpec(cosine=1.0))
     assert not has_closed_form(mlp(2), "unit", PairSpec(cosine=0.5))
 
 
-def test_groups_have_none(bottleneck):
+def test_grouped_layers_have_no_closed_form(bottleneck):
     layers = (*bottleneck.layers[:1], WeightLayer("conv", 8, kernel=3, padding=1, groups=2), *bottleneck.layers[2:])
     assert not has_closed_form(Chain(256, 8, 8, layers, ("n",)), "unit")
 
 
-def test_refusals(mlp, bottleneck, double):
+def test_what_has_no_closed_form_is_refused(mlp, bottleneck, double):
     with pytest.raises(ValueError, match="no closed form"):
         log_moment_ratio(double, (4,), correlation_gram(0.5, 5, 5))
     with pytest.raises(ValueError, match="no closed form"):

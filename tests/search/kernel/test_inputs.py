@@ -63,7 +63,7 @@ def test_a_given_gram_is_taken_as_it_is(bottleneck):
         ([[1.0, 2.0], [2.0, 1.0]], "not positive semi-definite"),
     ],
 )
-def test_what_is_no_gram_matrix(gram, message):
+def test_what_is_no_gram_matrix_is_refused(gram, message):
     with pytest.raises(ValueError, match=message):
         check_gram(gram, 2)
 
@@ -101,7 +101,7 @@ def test_data_must_be_measured_first(bottleneck):
         KernelInputs.of(InputsSpec(data="digits"), bottleneck, "unit")
 
 
-def test_patches_of_a_basic_block(basic):
+def test_the_patches_of_a_basic_block_have_the_gram_matrix_of_3x3_windows(basic):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((64, 5, 5))
     flat = x.reshape(64, 25)
@@ -126,7 +126,7 @@ def test_dense_and_strided_first_layers():
     assert patch_gram(strided, "unit", window) == pytest.approx(window[np.ix_(corners, corners)])
 
 
-def test_one_input_is_no_pair():
+def test_two_equal_inputs_are_a_diagonal_entry():
     assert is_diagonal(None)
     assert is_diagonal(PairSpec(cosine=1.0))
     assert not is_diagonal(PairSpec(cosine=-1.0))
@@ -188,7 +188,7 @@ def test_brightness_and_contrast_do_not_matter(contrast, brightness):
     )
 
 
-def test_unusable_images():
+def test_unusable_images_are_refused():
     with pytest.raises(ValueError, match="smaller than"):
         mean_patch_gram(np.ones((4, 2, 2)), Window(0, 0, 3, 3), stem=None)
     with pytest.raises(ValueError, match="constant"):

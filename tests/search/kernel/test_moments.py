@@ -49,7 +49,7 @@ def test_the_order_of_samples_does_not_matter(values, random):
 
 
 @given(samples)
-def test_nothing_is_neutral(values):
+def test_merging_with_no_samples_changes_nothing(values):
     moments = Moments.of(values)
     assert moments.merge(Moments()) == moments == Moments().merge(moments)
 
@@ -63,7 +63,7 @@ def test_the_scale_of_the_kernel_does_not_matter(values, scale):
 
 
 @given(samples)
-def test_they_survive_json(values):
+def test_moments_survive_json(values):
     moments = Moments.of(values)
     assert Moments.model_validate_json(moments.model_dump_json()) == moments
     assert Moments.model_validate(moments.model_dump(mode="json")) == moments
@@ -100,13 +100,13 @@ def test_a_constant_kernel_has_no_error():
 @pytest.mark.parametrize(
     "values", [np.zeros(1000), [1.0, 2.0], np.eye(1, 1000)], ids=["all zero", "too few", "one not zero"]
 )
-def test_samples_that_cannot_tell(values):
+def test_too_few_samples_have_an_infinite_error(values):
     estimate = Moments.of(values).estimate()
     assert math.isinf(estimate.standard_error)
     assert not estimate.converged(0.5)
 
 
-def test_no_samples_and_no_numbers():
+def test_no_samples_and_numbers_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="no samples"):
         Moments().estimate()
     with pytest.raises(ValueError, match="not finite"):
@@ -131,10 +131,10 @@ def test_errors_cover_where_the_tail_is_heavy(mlp, widths, count):
     generator = torch.Generator().manual_seed(7)
     exact = log_moment_ratio(mlp(len(widths)), widths)
     scores = errors(lambda: draw_dense(layers, count, generator).kernel.numpy(), exact, 60)
-    ours, plain = (np.abs(scores) < 2).mean(axis=0)
-    assert ours >= 0.9
+    fitted, plain = (np.abs(scores) < 2).mean(axis=0)
+    assert fitted >= 0.9
     assert (np.abs(scores[:, 0]) < 3).mean() >= 0.98
-    assert plain <= ours
+    assert plain <= fitted
 
 
 def test_heavy_tails_are_flagged():
@@ -150,7 +150,7 @@ def test_errors_are_not_inflated_where_the_tail_is_light():
     assert (np.abs(scores[:, 0]) < 2).mean() == pytest.approx(0.954, abs=0.035)
 
 
-def test_entries_of_either_sign():
+def test_errors_cover_the_truth_for_entries_of_either_sign():
     # K = 1 + 2 z: E[K²] / E[K]² = 5, and the largest samples are partly negative
     generator = np.random.default_rng(5)
     scores = errors(lambda: 1 + 2 * generator.standard_normal(4_000), math.log(5), 200)

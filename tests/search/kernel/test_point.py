@@ -22,7 +22,7 @@ def test_points_survive_json(bottleneck):
     assert KernelPoint.model_validate_json(point.model_dump_json()) == point
 
 
-def test_the_key_sees_everything_that_matters(bottleneck):
+def test_the_key_depends_on_everything_that_the_moments_depend_on(bottleneck):
     white = Gram(2 * np.eye(9))
     points = [
         KernelPoint.of(bottleneck, widths, entry, inputs)
@@ -38,7 +38,7 @@ def test_the_key_sees_everything_that_matters(bottleneck):
     assert len({point.key for point in points}) == len(points)
 
 
-def test_the_key_sees_nothing_else(mlp):
+def test_the_key_does_not_depend_on_names_or_idle_inputs(mlp):
     chain = mlp(2)
     renamed = Chain(chain.channels, 1, 1, chain.layers, ("a", "b"))
     fixed = chain.at((4, 8))
@@ -55,7 +55,7 @@ def test_default_and_explicit_correlation_are_the_same(bottleneck):
     assert explicit.key == KernelPoint.of(bottleneck, (8,), "unit", KernelInputs()).key
 
 
-def test_gram_matrices(bottleneck):
+def test_the_gram_matrix_is_the_given_one_or_that_of_the_correlation(bottleneck):
     point = KernelPoint.of(bottleneck, (8,), "unit", KernelInputs(correlation=0.3))
     assert np.array_equal(point.gram_matrix(), correlation_gram(0.3, 3, 3))
     given = KernelInputs(gram=Gram(np.eye(9)))
@@ -67,7 +67,7 @@ def test_resolved_chains_have_no_free_width(bottleneck):
     assert not any(isinstance(layer.out, Free) for layer in point.resolved.layers)
 
 
-def test_what_does_not_fit(bottleneck):
+def test_widths_and_matrices_that_do_not_fit_are_refused(bottleneck):
     with pytest.raises(ValueError, match="expected 1 widths"):
         KernelPoint.of(bottleneck, (8, 8), "unit", KernelInputs())
     with pytest.raises(ValueError, match="sees 9 input positions"):

@@ -44,12 +44,12 @@ def test_expectations_are_those_integrals(expectation, correlation):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_ends(expectation, same, independent, opposite):
+def test_expectations_of_equal_independent_and_opposite_variables(expectation, same, independent, opposite):
     assert expectation([1.0, 0.0, -1.0]) == pytest.approx([same, independent, opposite], abs=1e-12)
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
-def test_they_grow_with_the_correlation(one, other):
+def test_expectations_grow_with_the_correlation(one, other):
     low, high = sorted((one, other))
     for expectation in CASES:
         assert expectation(low) <= expectation(high) + 1e-12

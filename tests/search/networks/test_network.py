@@ -44,11 +44,11 @@ def parameters(network: Network) -> int:
         ("imagenet", 101, 5, 12, 25_812_776),
     ],
 )
-def test_published_parameter_counts(layout, depth, multiplicity, width, expected):
+def test_parameters_are_those_published(layout, depth, multiplicity, width, expected):
     assert parameters(residual(layout, depth, multiplicity, width)) == expected
 
 
-def test_torchvision_counts_of_basic_blocks():
+def test_basic_blocks_have_as_many_parameters_as_in_torchvision():
     assert parameters(residual("imagenet", 18, 1, 64, block="basic")) == 11_689_512
     assert parameters(residual("imagenet", 34, 1, 64, block="basic")) == 21_797_672
 
@@ -86,7 +86,7 @@ def test_counts_are_affine_in_the_multiplicity(widths, multiplicity, measure):
     assert network.count(measure, widths, multiplicity) == one + (multiplicity - 1) * (two - one)
 
 
-def test_paper_inverse_fan_in_sums():
+def test_inverse_fan_in_sums_are_those_of_the_paper():
     bottleneck = build_network(PresetBaseline(preset="resnet50"))
     assert bottleneck.inverse_fan_in_sum((10, 10)) == pytest.approx(1 / 256 + 1 / 90 + 1 / 10)
     mlp = build_network(PresetBaseline(preset="mlp-mnist-6x500"))

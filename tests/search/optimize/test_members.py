@@ -61,7 +61,7 @@ def test_long_ranges_are_thinned_and_filled_again():
     assert len(between(network, SpaceSpec(), 1, 10**6)) <= 512
 
 
-def test_listed_members():
+def test_listed_widths_are_tied_or_whole_vectors_each_once():
     network = build_network(PresetBaseline(preset="mlp-cifar-400-200-100"))
     space = SpaceSpec(widths=(40, (7, 8, 9), 40))
     assert listed_members(network, space) == ((40, 20, 10), (7, 8, 9))

@@ -29,7 +29,7 @@ def test_the_grain_divides_every_width(widths):
     ("preset", "low", "high", "recommended"),
     [("resnet50", 7, 15, 8), ("resnext29-1x128d", 7, 14, 8), ("mlp-mnist-6x500", 31, 64, 32)],
 )
-def test_bands_of_known_networks(preset, low, high, recommended):
+def test_known_networks_have_the_known_band_and_recommendation(preset, low, high, recommended):
     band = near_optimal(solved_of(preset), 0.025)
     assert (band.min_width, band.max_width) == (low, high)
     assert band.recommended.width == recommended
@@ -53,12 +53,12 @@ def test_the_band_holds_exactly_what_the_tolerance_allows(resnet50, tolerance):
     assert band.recommended.widths in inside
 
 
-def test_multiples_only():
+def test_the_band_has_multiples_alone_where_those_are_asked_for():
     band = near_optimal(solved_of("resnext29-1x226d", multiple_of=6), 0.05)
     assert all(width % 6 == 0 for member in band.members for width in member)
 
 
-def test_no_optimum_no_band():
+def test_without_an_optimum_there_is_no_band():
     solved = solved_of("resnet50", min_width=3, max_width=5, multiple_of=8)
     assert solved.widths == ()
     assert near_optimal(solved, 0.1) is None

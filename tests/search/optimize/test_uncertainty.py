@@ -25,14 +25,14 @@ def redrawn(solved, error, draws=2000):
     return solved.log_ratio * (1 + error * noise)
 
 
-def test_no_error_no_doubt(solved):
+def test_an_exact_curve_leaves_the_optimum_certain(solved):
     sure = confidence(solved, None, 0.025)
     assert (sure.frequency, sure.draws) == (1, 0)
     assert sure.low == sure.high == sure.wins[0].width == 10
     assert confidence(solved, redrawn(solved, 0.0), 0.025).frequency == 1
 
 
-def test_more_error_more_doubt(solved):
+def test_a_larger_error_makes_the_optimum_less_certain(solved):
     found = [confidence(solved, redrawn(solved, error), 0.025) for error in (0.0005, 0.005, 0.05)]
     frequencies = [each.frequency for each in found]
     assert frequencies == sorted(frequencies, reverse=True)
@@ -51,7 +51,7 @@ def test_an_infeasible_budget_is_judged_by_the_dual():
     assert found.wins[0].width in (9, 10, 11)
 
 
-def test_nothing_to_be_sure_of(problem):
+def test_without_an_optimum_there_is_no_confidence(problem):
     assert confidence(problem.solve([], problem.exact), None, 0.025) is None
 
 
@@ -62,7 +62,7 @@ def test_nothing_to_be_sure_of(problem):
         ("resnet50", {0.0: (5, 25.8), 0.5: (7, 17.8), 0.8: (9, 13.4), 0.9: (9, 13.4), 1.0: (10, 11.9)}),
     ],
 )
-def test_the_table_of_correlations(preset, found):
+def test_the_optimum_moves_with_the_correlation_as_known(preset, found):
     problem = build_problem(SearchSpec(baseline=PresetBaseline(preset=preset)))
     at = {correlation: problem.at_correlation(correlation).exact for correlation in found}
     rows = by_correlation(

@@ -72,7 +72,7 @@ def test_never_worse_than_the_starts_and_reproducible():
     assert search_vectors(objective, values, [start], 5) == found
 
 
-def test_values_are_kept_to():
+def test_the_best_vector_has_allowed_values_alone():
     _, objective, solved = setting(mlp(*[500] * 5))
     values = [np.arange(8, 497, 8)] * 5
     found = search_vectors(objective, values, [solved.widths[solved.primal]], 0)

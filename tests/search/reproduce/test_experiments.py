@@ -23,20 +23,20 @@ def checked(name):
     return made
 
 
-def test_table_1():
+def test_table_1_has_the_published_sizes_and_multiplicities():
     rows = {row[0]: row for row in checked("table1").rows}
     assert len(rows) == 14
     assert rows["ResNeXt-29 37×10d"][2:4] == ("13,743,646", "13.7M")
     assert rows["ResNeXt-29 14×10d"][6] == "14.21"
 
 
-def test_table_2():
+def test_table_2_has_the_published_sizes():
     rows = {row[0]: row for row in checked("table2").rows}
     assert len(rows) == 12
     assert rows["ResNet-50 12×10d"][2] == "25,758,040"
 
 
-def test_figure_3():
+def test_figure_3_has_the_published_optimum():
     paper, exact, fitted, wider = checked("figure3").rows
     assert paper[1] == "48"
     assert (exact[1], exact[4]) == ("44", "2.51")
@@ -44,7 +44,7 @@ def test_figure_3():
     assert (wider[1], wider[4]) == ("45", "2.44")
 
 
-def test_alpha():
+def test_alpha_is_the_papers_at_white_inputs_and_larger_at_natural_ones():
     rows = {row[0]: row for row in checked("alpha").rows}
     assert rows["correlation 0"][4] == "2.89"
     assert rows["correlation 0.95"][4] == "4.92"
@@ -52,7 +52,7 @@ def test_alpha():
 
 
 @pytest.mark.parametrize("name", ["lemma1", "figure2", "theorem1"])
-def test_what_needs_samples(name, monkeypatch):
+def test_sampled_experiments_confirm_their_claims(name, monkeypatch):
     # smaller than the published setting, for time
     monkeypatch.setattr("collegium.search.reproduce.kernels.WIDTH", 200)
     monkeypatch.setattr("collegium.search.reproduce.kernels.SIZES", (1, 10, 100, 1_000))
@@ -62,7 +62,7 @@ def test_what_needs_samples(name, monkeypatch):
     checked(name)
 
 
-def test_an_unknown_experiment():
+def test_an_unknown_experiment_is_refused():
     assert len(EXPERIMENTS) == 7
     with pytest.raises(KeyError):
         reproduce("figure9")

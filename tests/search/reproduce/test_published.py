@@ -14,7 +14,7 @@ def test_all_rows_that_the_layouts_cover():
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-def test_sizes_and_efficiencies(model):
+def test_sizes_and_efficiencies_round_to_those_printed(model):
     network = build_network(model.spec)
     count = network.count("parameters", network.baseline, network.multiplicity)
     assert model.agrees(count)

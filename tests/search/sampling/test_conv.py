@@ -40,10 +40,10 @@ def estimate(samples) -> Estimate:
     return Moments.of(samples.double().cpu().numpy()).estimate()
 
 
-def assert_same_law(ours, theirs, sigmas=3.5):
+def assert_same_law(left, right, sigmas=3.5):
     """Means and log moment ratios agree within their combined standard errors."""
-    a, b = estimate(ours), estimate(theirs)
-    spread = math.hypot(ours.std().item() / len(ours) ** 0.5, theirs.std().item() / len(theirs) ** 0.5)
+    a, b = estimate(left), estimate(right)
+    spread = math.hypot(left.std().item() / len(left) ** 0.5, right.std().item() / len(right) ** 0.5)
     assert abs(a.mean - b.mean) < sigmas * spread + 1e-5 * b.mean
     assert abs(a.log_ratio - b.log_ratio) < sigmas * math.hypot(a.standard_error, b.standard_error)
 

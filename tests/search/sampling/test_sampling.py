@@ -1,4 +1,4 @@
-"""Shards computed: the same numbers whoever computes them, and they converge to the closed form."""
+"""Shards computed: the same numbers wherever they are computed, and they converge to the closed form."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_the_seed_alone_determines_the_weights():
 
 def data(shape, classes=10, kind="image"):
     split = ArraySplit(torch.zeros(4, *shape), torch.zeros(4, dtype=torch.long))
-    return Dataset("ours", kind, shape, classes, split, None, split)
+    return Dataset("samples", kind, shape, classes, split, None, split)
 
 
 def test_the_head_follows_the_data():

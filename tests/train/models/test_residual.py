@@ -29,16 +29,16 @@ def test_parameters_and_modules_of_the_imagenet_family_are_named_as_torchvision_
     assert [key for key, _ in model.named_modules()] == PUBLISHED[name]["modules"]
 
 
-def test_torchvision_loads_our_weights_and_computes_the_same():
+def test_torchvision_loads_the_weights_and_computes_the_same():
     try:
         models = pytest.importorskip("torchvision.models", exc_type=ImportError)
     except RuntimeError as error:  # a torchvision built for another torch
         pytest.skip(str(error))
-    ours = imagenet(**ARGUMENTS["resnet50-12x10d"]).eval()
-    theirs = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], groups=12, width_per_group=10).eval()
-    theirs.load_state_dict(ours.state_dict())
+    model = imagenet(**ARGUMENTS["resnet50-12x10d"]).eval()
+    published = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], groups=12, width_per_group=10).eval()
+    published.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(theirs(x), ours(x))
+    torch.testing.assert_close(published(x), model(x))
 
 
 def test_layouts_keep_the_extents_that_they_are_counted_with():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from collegium.search.spec import Strict
+from collegium.search.fields import Strict
 from collegium.train.data.arrays import Arrays
 from collegium.train.data.format import DataFormat, Folders, Sample
 
