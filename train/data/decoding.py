@@ -23,7 +23,7 @@ from torch import Tensor
 from collegium.train.data.arrays import IMAGE_SIZE, ImageFiles
 from collegium.train.data.augment import RATIO, SCALE
 from collegium.train.data.dataset import Batch, Dataset, Preprocessing
-from collegium.train.data.split import held_out_first, replace_labels
+from collegium.train.data.split import choose_samples
 from collegium.train.errors import DataError
 
 if TYPE_CHECKING:
@@ -122,13 +122,7 @@ def split_images(images: ImageFiles, spec: DataSpec) -> Dataset:
 
     The mean and deviation of each channel come from 2048 training images. Raises ``DataError``.
     """
-    generator = np.random.default_rng(spec.seed)
-    order = generator.permutation(len(images.train))
-    kept = order[: spec.limit] if spec.limit else order
-    held_out, kept = held_out_first(kept, spec.validation)
-    y_kept = images.y_train[kept]
-    if spec.label_noise:
-        y_kept = replace_labels(y_kept, len(images.classes), spec.label_noise, generator)
+    kept, y_kept, held_out = choose_samples(images.y_train, len(images.classes), spec)
     train = _decoded(images.train, kept, y_kept)
     test = np.arange(len(images.test))[: spec.limit]
     return Dataset(

@@ -16,13 +16,7 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
 
     Raises ``DataError`` where nothing would be left to train on, or where labels that are sequences should be noisy.
     """
-    generator = np.random.default_rng(spec.seed)
-    order = generator.permutation(len(arrays.x_train))
-    kept = order[: spec.limit] if spec.limit else order
-    held_out, kept = held_out_first(kept, spec.validation)
-    y_kept = arrays.y_train[kept]
-    if spec.label_noise:
-        y_kept = replace_labels(y_kept, arrays.classes, spec.label_noise, generator)
+    kept, y_kept, held_out = choose_samples(arrays.y_train, arrays.classes, spec)
     x_train = torch.from_numpy(np.ascontiguousarray(arrays.x_train[kept]))
     test = slice(None, spec.limit)
     return Dataset(
@@ -43,6 +37,20 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
             "replaced_labels": int((y_kept != arrays.y_train[kept]).sum()) if spec.label_noise else 0,
         },
     )
+
+
+def choose_samples(y: np.ndarray, classes: int, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which training samples are kept, in a random order, their labels with noise, and which are held out.
+
+    ``y`` are the labels of all training samples; the samples are given by their indices.
+    """
+    generator = np.random.default_rng(spec.seed)
+    order = generator.permutation(len(y))
+    held_out, kept = held_out_first(order[: spec.limit] if spec.limit else order, spec.validation)
+    y_kept = y[kept]
+    if spec.label_noise:
+        y_kept = replace_labels(y_kept, classes, spec.label_noise, generator)
+    return kept, y_kept, held_out
 
 
 def held_out_first(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
