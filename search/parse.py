@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from collegium.search.errors import InvalidSpec
-from collegium.search.locations import Location, without_tags
+from collegium.search.errors import InvalidSpec, Location, without_tags
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -13,8 +13,7 @@ from rich.markup import escape
 from collegium.app.cli.errors import USAGE, Stop, err
 from collegium.app.http.document import parse_json, parse_model
 from collegium.app.http.problems import Problem
-from collegium.search.errors import InvalidSpec
-from collegium.search.locations import readable
+from collegium.search.errors import InvalidSpec, readable
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGEST = 8 << 20

@@ -18,8 +18,7 @@ from typing import Any
 
 from collegium.app.http.bounds import Bounds, bounds_of
 from collegium.app.http.problems import Problem
-from collegium.search.errors import InvalidSpec
-from collegium.search.locations import ROOT, Location, readable
+from collegium.search.errors import ROOT, InvalidSpec, Location, readable
 from collegium.search.parse import Model, counted_items, parse_spec
 
 Fault = tuple[Location, str]

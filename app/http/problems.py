@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from collegium.search.locations import Location, pointer, readable
+from collegium.search.errors import Location, pointer, readable
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:collegium:problem:"

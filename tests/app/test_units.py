@@ -16,7 +16,7 @@ from collegium.app.http.conditional import Unsatisfiable, none_match, range_allo
 from collegium.app.http.document import parse_json, parse_model
 from collegium.app.http.problems import Problem
 from collegium.app.settings import SettingsError, load_settings
-from collegium.search.locations import pointer, readable, without_tags
+from collegium.search.errors import pointer, readable, without_tags
 from collegium.search.spec import SearchSpec
 
 

@@ -16,7 +16,7 @@ def test_a_wrong_specification_passes_through_handlers_of_wrong_values():
 def test_the_message_begins_with_the_path():
     error = InvalidSpec(("space", "widths", 0), "give an integer")
     assert (error.path, error.message) == (("space", "widths", 0), "give an integer")
-    assert str(error) == "space.widths.0: give an integer"
+    assert str(error) == "space.widths[0]: give an integer"
 
 
 def test_the_example_runs():
