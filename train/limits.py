@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from collegium.search.errors import InvalidSpec
-from collegium.search.locations import Location
+from collegium.search.errors import InvalidSpec, Location
 from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
