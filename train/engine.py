@@ -15,7 +15,7 @@ from collegium.search.progress import Report, discard
 from collegium.train.export.bundle import export
 from collegium.train.export.package import Package
 from collegium.train.loop.callback import Event, TrainingCallback, discard_event
-from collegium.train.loop.context import TrainingContext, TrainingRequest, assemble, concrete
+from collegium.train.loop.context import TrainingContext, TrainingRequest, assemble
 from collegium.train.loop.launch import in_processes
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.phases import Trained, last_good, parameters, scores_of, train_all
@@ -38,7 +38,6 @@ def run(
     device: str = "cpu",
     data_dir: Path | None = None,
     datasets_dir: Path | None = None,
-    search_result: Mapping[str, Any] | None = None,
     pace: Pace | None = None,
 ) -> dict[str, Any]:
     """Train, and return a :class:`~collegium.train.result.TrainingResult` as JSON-able values.
@@ -46,16 +45,14 @@ def run(
     ``report(fraction, message)`` is called with the progress and may raise to stop the training; ``event("metric",
     row)`` with the metrics of every epoch and of every ``metric_steps`` steps. With ``checkpoint_dir``, a killed
     training resumes where it was. ``device`` is ``cpu``, ``cpu:PROCESSES``, ``cuda``, ``cuda:1`` or ``cuda:0,1``.
-    ``search_result`` is the finished search, with its ``spec`` and ``result``, where the architecture is a search's
-    result. ``pace`` sets how often progress is reported and a checkpoint saved.
+    ``pace`` sets how often progress is reported and a checkpoint saved. An architecture that is a search's answer has
+    been replaced by that answer before (:func:`~collegium.train.models.grouping.architecture_from_search`).
 
     A training that is stopped, or that diverges, leaves its last good checkpoint in ``artifact_dir``. Raises
     ``InvalidSpec``, or a ``TrainingError`` of :mod:`collegium.train.errors`.
     """
     layout = DeviceLayout.parse(device)
-    request = TrainingRequest(
-        concrete(spec, search_result), checkpoint_dir, artifact_dir, data_dir, datasets_dir, pace or Pace()
-    )
+    request = TrainingRequest(spec, checkpoint_dir, artifact_dir, data_dir, datasets_dir, pace or Pace())
     callback = TrainingCallback(report, event)
     fabric = layout.fabric(request.spec.merged_recipe().precision)
     if layout.world > 1:

@@ -202,19 +202,16 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(digits_spec, tmp_pat
         torch.testing.assert_close(weights(tmp_path / "parts")[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_the_answer_of_a_search_is_trained(digits_spec):
-    search = {
-        "spec": {"baseline": {"family": "mlp", "inputs": 64, "hidden": [30, 30], "outputs": 1}},
-        "result": {"primal": {"widths": [5, 5], "multiplicity": 4}, "dual": None, "outcome": {"message": "None fits."}},
-    }
-    spec = digits_spec(architecture={"search": "job-1"})
-    result = run(spec, search_result=search)
+def test_a_head_for_other_classes_is_replaced_and_noted(digits_spec):
+    baseline = {"family": "mlp", "inputs": 64, "hidden": [30, 30], "outputs": 1}
+    result = run(digits_spec(architecture={"baseline": baseline, "widths": [5, 5], "multiplicity": 4}))
     assert (result["widths"], result["multiplicity"]) == ([5, 5], 4)
     assert [note["kind"] for note in result["notes"]] == ["head_replaced"]
-    with pytest.raises(InvalidSpec, match="None fits"):
-        run(digits_spec(architecture={"search": "job-1", "choice": "dual"}), search_result=search)
+
+
+def test_a_search_must_have_been_replaced_by_its_answer(digits_spec):
     with pytest.raises(InvalidSpec, match="result is not given"):
-        run(spec)
+        run(digits_spec(architecture={"search": "job-1"}))
 
 
 def test_what_does_not_go_together_is_refused_before_training(digits_spec):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -23,7 +21,7 @@ from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
 from collegium.train.loop.task import Task, task_for
 from collegium.train.models.build import Blueprint, blueprint, fitted
-from collegium.train.models.grouping import GroupedNetwork, architecture_from_search, group_network
+from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.result import Note
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
 from collegium.train.spec.training import TrainingSpec
@@ -87,27 +85,16 @@ class TrainingContext:
         return task_for(self.data, model, smoothing=self.runtime.recipe.label_smoothing)
 
 
-def concrete(spec: TrainingSpec, search: Mapping[str, Any] | None) -> TrainingSpec:
-    """``spec`` with a search's result in place of the search; ``search`` has that job's ``spec`` and ``result``.
-
-    Raises ``InvalidSpec`` where the search is needed and not given, or has no such result.
-    """
-    if not isinstance(spec.architecture, SearchedArchitecture):
-        return spec
-    if search is None:
-        raise InvalidSpec(
-            ("architecture", "search"), "the search's result is not given; name the architecture as a 'baseline'"
-        )
-    architecture = architecture_from_search(spec.architecture, search["spec"], search["result"])
-    return spec.model_copy(update={"architecture": architecture})
-
-
 def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     """Load the data, fit the architecture to it, and make sure that the training fits the device's memory.
 
     Raises ``InvalidSpec`` or ``TrainingError`` before anything large is allocated.
     """
     spec = request.spec
+    if isinstance(spec.architecture, SearchedArchitecture):
+        raise InvalidSpec(
+            ("architecture", "search"), "the search's result is not given; name the architecture as a 'baseline'"
+        )
     runtime = Runtime(fabric, spec.merged_recipe())
     _check_memory(spec, runtime)
     require_packages(spec)
