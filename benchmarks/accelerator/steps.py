@@ -80,7 +80,7 @@ def measure(workload: Workload, device: torch.device, seconds: float, once: bool
     """Milliseconds a step of each contender, what they cost over plain training, and their memory."""
     methods = {
         "plain": create("vanilla"),
-        "majority": create("majority", expansion=EXPANSION),
+        "majority": create("majority", copies=EXPANSION),
         "obvious": Obvious(EXPANSION),
     }
     steps: dict[str, Steps] = {}
