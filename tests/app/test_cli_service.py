@@ -54,6 +54,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, "COLLEGIUM_PORT='many'" in result.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_doctor_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     healthy = run("doctor", "--json")
     findings = {finding["subject"]: finding for finding in json.loads(healthy.stdout)}

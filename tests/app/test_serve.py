@@ -74,6 +74,7 @@ def running(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_search_is_served_and_the_service_ends_without_leftovers(
     serve: Callable[..., Any], mlp: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_search_is_served_and_the_service_ends_without_leftovers(
     assert again.wait(40) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_started_again(serve: Callable[..., Any], wait_until: Callable[..., Any]) -> None:
     process = serve("--port", "0", **LIGHT)
     address(process)

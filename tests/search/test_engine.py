@@ -187,6 +187,7 @@ def test_monte_carlo_agrees_with_the_closed_form():
     assert result.outcome.kind == "found"
 
 
+@pytest.mark.slow
 def test_a_block_without_a_closed_form_is_sampled():
     result = answer(DOUBLE, estimator={"relative_error": 0.1}, inputs={"correlation": 0.9})
     assert result.method == "monte_carlo"

@@ -137,6 +137,7 @@ def test_formats_of_another_package_are_part_of_specifications_and_lists_without
     )
 
 
+@pytest.mark.slow
 def test_formats_of_another_package_are_trained_and_exported(run_with_toy, load_and_evaluate, tmp_path):
     result = json.loads(
         run_with_toy(

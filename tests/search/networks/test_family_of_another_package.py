@@ -146,6 +146,7 @@ def test_it_is_searched_without_torch_and_costed(run):
     assert count == pytest.approx(parameters, rel=0.025)
 
 
+@pytest.mark.slow
 def test_it_is_built_trained_and_exported_with_the_parameters_that_the_search_counted(run):
     found = run(
         SEARCH

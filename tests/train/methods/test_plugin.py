@@ -184,6 +184,7 @@ def test_its_options_are_part_of_specifications_and_lists_without_torch(run_with
     run_with_toy(LISTED)
 
 
+@pytest.mark.slow
 def test_it_is_trained_resumed_stopped_early_and_exported(run_with_toy, load_and_evaluate, tmp_path):
     accuracy = json.loads(run_with_toy(TRAINED))
     assert accuracy > 0.3

@@ -39,6 +39,7 @@ def test_a_t5_learns_and_leaves_what_from_pretrained_takes(pretrained):
     assert result["widths"] is None
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_the_recorded_accuracy_of_a_transformer(pretrained, load_and_evaluate):
     folder, result = pretrained
     assert load_and_evaluate(folder / "small-t5") == {"accuracy": result["accuracy"]["test"], "samples": 100}
@@ -93,6 +94,7 @@ def test_a_vocabulary_that_is_too_small_is_refused():
         build({"transformer": "t5", "config": {**T5, "vocab_size": 8}})
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_become_a_program_is_left_without_one(tmp_path):
     folder = tmp_path / "data" / "reviews"
     folder.mkdir(parents=True)

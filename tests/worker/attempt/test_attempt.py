@@ -89,7 +89,7 @@ def test_a_kill_by_the_kernel_is_out_of_memory(client, runner, monkeypatch):
 
 
 @on_both
-@pytest.mark.parametrize("do", ["sleep", "unresponsive", "stubborn"])
+@pytest.mark.parametrize("do", ["sleep", "unresponsive", pytest.param("stubborn", marks=pytest.mark.slow)])
 def test_cancel_asks_then_terminates_then_kills(client, make_runner, do):
     make_runner(cancel_grace_s=0.3, term_grace_s=0.3)
     job = client.running(client.post(do), "asleep" if do == "sleep" else "unresponsive")
@@ -104,7 +104,7 @@ def test_a_queued_job_is_cancelled_without_a_worker(client):
     assert client.store.request_cancel(job.id).status == "cancelled"
 
 
-@pytest.mark.parametrize("do", ["sleep", "stubborn"])
+@pytest.mark.parametrize("do", ["sleep", pytest.param("stubborn", marks=pytest.mark.slow)])
 def test_a_job_that_takes_too_long_is_stopped(client, make_runner, do):
     make_runner(search_timeout_s=2.5, cancel_grace_s=0.3, term_grace_s=0.3)
     job = client.ended(client.post(do))

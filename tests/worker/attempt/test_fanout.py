@@ -125,6 +125,7 @@ def test_a_second_attempt_finds_the_children_of_the_first(client, runner):
     ]
 
 
+@pytest.mark.slow
 def test_shutdown_gives_back_parent_and_child(client, make_runner):
     first = make_runner()
     parent = client.running(client.post("parent", children=children(2, do="count", to=30, pause=0.05)))

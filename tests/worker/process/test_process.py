@@ -73,6 +73,7 @@ def test_it_ends_when_its_supervisor_is_gone(process, tmp_path, wait_until):
     wait_until(lambda: gone(grandchild), "its child is gone")
 
 
+@pytest.mark.slow
 def test_it_ends_when_its_supervisor_is_silent_for_a_lease(process, tmp_path):
     run(process, tmp_path, "unresponsive", lease_s=1.0)
     receive(process, protocol.Progress)
