@@ -60,6 +60,11 @@ class Registry(Generic[Extension]):
         """Every name, the built-in ones first; nothing is imported."""
         return (*self._built_in, *self._foreign)
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names that other packages add; nothing is imported."""
+        return tuple(self._foreign)
+
     def __contains__(self, name: object) -> bool:
         return name in self._built_in or name in self._foreign
 

@@ -24,6 +24,10 @@ from collegium.jobs.errors import SchemaMismatch
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.store import JobStore
 from collegium.jobs.subprocesses import python
+from collegium.search.networks.family import FAMILIES, usable_families
+from collegium.train.data.catalog import DATA_FORMATS
+from collegium.train.export import EXPORT_FORMATS
+from collegium.train.methods import METHODS
 from collegium.versions import software_version
 
 State = Literal["ok", "note", "wrong"]
@@ -55,12 +59,25 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "ok", "version", f"collegium {software_version()}, Python {platform.python_version()}, {platform.platform()}"
     )
     yield from _packages()
+    yield from _extensions()
     yield _device()
     yield _home(settings)
     yield from _database(settings)
     yield _artifacts(settings)
     yield from _broker(settings)
     yield _data(settings)
+
+
+def _extensions() -> Iterator[Finding]:
+    """Other packages' families, methods and formats; nothing where none is installed."""
+    registries = (FAMILIES, METHODS, DATA_FORMATS, EXPORT_FORMATS)
+    broken = list(usable_families()[1].values())
+    broken += [reason for registry in registries[1:] for reason in registry.broken().values()]
+    added = [f"{registry.kind} {name}" for registry in registries for name in registry.added]
+    for reason in broken:
+        yield Finding("wrong", "extensions", reason, "update or remove that package")
+    if added and not broken:
+        yield Finding("ok", "extensions", ", ".join(added))
 
 
 def _packages() -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: ln r up to which a point lies in the default window: beyond it, the curvature of ln r in s is plain to see.
+#: ln r up to which a point is in the default window: beyond it, the curvature of ln r in s is visible.
 LINEAR_LOG_RATIO = 0.35
 #: Fewest points of a default window.
 FEWEST_POINTS = 4
@@ -59,15 +59,15 @@ class Line:
 
 
 def fit_line(points: Sequence[Point], window: tuple[int, int | None] | None = None) -> Line:
-    """Fit α to the points whose first width lies in ``window``, or in the default window.
+    """Fit α to the points whose first width is in ``window``, or in the default window.
 
     The weighted least-squares α is the mean of the local slopes ln r / s, each weighted by 1 / (relative error)².
     Its standard error is the formal one, widened by the scatter of the slopes where that is larger than the points'
-    errors explain. Raises ``ValueError`` where no point lies in the window.
+    errors explain. Raises ``ValueError`` where no point is in the window.
     """
     used = _in_window(points, window)
     if not any(used):
-        raise ValueError("no point lies in the fit's window")
+        raise ValueError("no point is in the fit's window")
     chosen = [point for point, use in zip(points, used, strict=True) if use]
     slopes = np.array([point.log_ratio / point.inverse_fan_in_sum for point in chosen])
     weights = np.array([point.relative_error**-2.0 for point in chosen])

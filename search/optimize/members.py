@@ -28,7 +28,7 @@ def scaled_members(network: Network, space: SpaceSpec) -> tuple[tuple[int, ...],
 
 
 def between(network: Network, space: SpaceSpec, low: int, high: int) -> tuple[tuple[int, ...], ...]:
-    """Every scaled member whose first width lies in ``low … high`` (at most 512 of them, evenly spread)."""
+    """Every scaled member whose first width is in ``low … high`` (at most 512 of them, evenly spread)."""
     step = _step(network, space, 0)
     widths = np.arange(-(-low // step) * step, high + 1, step)
     if len(widths) > DENSE:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from collegium.app.cli.root import app
-from collegium.app.local.doctor import Finding
+from collegium.app.local.doctor import Finding, _extensions
+from collegium.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -87,3 +90,20 @@ def test_the_doctor_reports_what_is_wrong_with_a_database(monkeypatch: pytest.Mo
     empty.touch()
     monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{empty}")
     assert "run `collegium migrate`" in run("doctor").output
+
+
+def test_the_doctor_reports_extensions_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def registry(**modules: str) -> Registry[Any]:
+        points = {name: EntryPoint(name, module, "collegium.toys") for name, module in modules.items()}
+        made: Registry[Any] = Registry("method", "collegium.toys", {})
+        monkeypatch.setitem(vars(made), "_foreign", points)
+        return made
+
+    monkeypatch.setattr("collegium.app.local.doctor.METHODS", registry())
+    assert list(_extensions()) == []
+    monkeypatch.setattr("collegium.app.local.doctor.METHODS", registry(join="os.path:join"))
+    assert list(_extensions()) == [Finding("ok", "extensions", "method join")]
+    monkeypatch.setattr("collegium.app.local.doctor.METHODS", registry(join="os.path:join", ema="no_such_module:Ema"))
+    (finding,) = _extensions()
+    assert (finding.state, finding.remedy) == ("wrong", "update or remove that package")
+    assert "the method 'ema' of no_such_module cannot be imported" in finding.message

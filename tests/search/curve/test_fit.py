@@ -67,7 +67,7 @@ def test_a_given_window_is_obeyed_and_an_empty_one_refused():
     line = fit_line(points, (8, 16))
     assert line.used == (False, True, True, False)
     assert line.window == (8, 16)
-    with pytest.raises(ValueError, match="no point lies"):
+    with pytest.raises(ValueError, match="no point is"):
         fit_line(points, (64, None))
 
 
