@@ -51,9 +51,9 @@ class Network(ABC):
     multiplicity: int
     family: str = field(default="", kw_only=True)
 
-    #: Whether m of the chain is no more exact than its nearest integer, as where the chain stands for a deeper network:
-    #: the dual's m is then rounded to the nearest one, even where that exceeds the baseline's variance.
-    nearest_dual: ClassVar[bool] = False
+    #: Whether the dual of a *given* α takes the nearest integer m, even where that exceeds the baseline's variance, as
+    #: Littwin et al. 2020 do for residual networks.
+    nearest_dual_as_published: ClassVar[bool] = False
 
     @abstractmethod
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
@@ -95,6 +95,19 @@ class Network(ABC):
         """The width vector in which all free widths share the ratio ``width / ñ_1``; each at least 1."""
         ratio = width / self.baseline[0]
         return tuple(max(1, round(ratio * value)) for value in self.baseline)
+
+    @property
+    def stage_scales(self) -> tuple[int, ...]:
+        """By how much the widths of one member are multiplied in each stage; the chain is the first stage's module.
+
+        A stage's module is the same chain at scaled widths: what is fixed of a chain's channels does not enter r.
+        """
+        return (1,)
+
+    @property
+    def subject(self) -> str:
+        """What the variance of an answer is the variance of."""
+        return "the whole network's kernel at initialization"
 
     @property
     def grouping_matters(self) -> bool:

@@ -221,10 +221,10 @@ def _primal_integer(
 def _dual_integer(constraints: Constraints, real: np.ndarray) -> np.ndarray:
     """The nearest integer; rounded up where rounding down exceeds the baseline's variance by more than 2.5 %.
 
-    Some networks always take the nearest one (``Network.nearest_dual``). NaN beyond the largest m allowed.
+    Some networks always take the nearest one (``Network.nearest_dual_as_published``). NaN beyond the largest m allowed.
     """
     nearest = np.maximum(1.0, np.round(real))
-    if not constraints.network.nearest_dual:
+    if not constraints.network.nearest_dual_as_published:
         nearest = np.where(real > (1 + VIOLATION) * nearest, np.ceil(real), nearest)
     return np.where(nearest <= constraints.most, nearest, np.nan)
 

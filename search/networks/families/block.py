@@ -75,6 +75,11 @@ class BlockNetwork(Network):
         return 0, self.chain.parameters(widths) if measure == "parameters" else self.chain.flops(widths)
 
     @property
+    def subject(self) -> str:
+        """The block alone."""
+        return "the block's kernel at initialization"
+
+    @property
     def counted_layers(self) -> range:
         """Every weight layer."""
         return range(len(self.chain.layers))

@@ -144,7 +144,17 @@ class ResidualNetwork(Network):
     stages: tuple[Stage, ...] = field(kw_only=True)
     classes: int = field(kw_only=True)
 
-    nearest_dual = True  # as in Littwin et al. 2020: m is that of one branch
+    nearest_dual_as_published = True
+
+    @property
+    def stage_scales(self) -> tuple[int, ...]:
+        """The widths double with every stage."""
+        return tuple(stage.scale for stage in self.stages)
+
+    @property
+    def subject(self) -> str:
+        """One branch of each stage: stem, shortcuts, norms and head are not in it."""
+        return "the kernel of one residual branch of each stage at initialization, not of the network"
 
     @property
     def counted_layers(self) -> range:
