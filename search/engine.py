@@ -41,7 +41,7 @@ def run(
     """Run a search.
 
     ``report(fraction, message)`` is called with the progress and may raise to cancel. ``load(key)`` and
-    ``store(key, record)`` reach stored estimates of kernel entries. ``map_shards(shards, report)`` computes
+    ``store(key, record)`` reach stored samples of kernel entries. ``map_shards(shards, report)`` computes
     Monte Carlo shards elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels,
     height, width), are what ``spec.inputs.data`` names.
 
@@ -56,15 +56,16 @@ def run(
         seed=estimator.seed,
         samples=estimator.samples,
         compute=map_shards or compute_here(device),
-        load=load,
-        store=store,
+        load=load if estimator.reuse else None,
+        store=store if estimator.reuse else None,
+        device=device.partition(":")[0],
     )
     curve = _curve(problem, estimation, scaled(report, 0.02, 0.7))
     solved = _solve(problem, curve)
     report(0.7, "solving the primal and the dual")
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
     evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 1.0))
-    result = _result(evidence, curve, correlations, device, time.perf_counter() - started)
+    result = _result(evidence, curve, correlations, estimation.reused, device, time.perf_counter() - started)
     report(1.0, result.outcome.message)
     return result
 
@@ -85,7 +86,12 @@ def _evidence(
 
 
 def _result(
-    evidence: Evidence, curve: Curve, correlations: tuple[CorrelationRow, ...], device: str, seconds: float
+    evidence: Evidence,
+    curve: Curve,
+    correlations: tuple[CorrelationRow, ...],
+    reused: int,
+    device: str,
+    seconds: float,
 ) -> SearchResult:
     problem, solved = evidence.problem, evidence.solved
     spec, grouped = problem.spec, problem.network.grouping_matters
@@ -113,6 +119,7 @@ def _result(
         notes=notes,
         seed=spec.estimator.seed,
         samples=_samples(curve, evidence.check, evidence.verification),
+        reused=reused,
         device=device,
         versions=versions("numpy", "torch"),
         seconds=seconds,

@@ -245,7 +245,9 @@ class SearchResult(Part):
     """The answer to a search.
 
     ``variance_from`` is the source of the curve's variances: the closed form, a smooth fit through sampled
-    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings.
+    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings. ``reused``
+    counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of the answer
+    does not depend on it.
 
     >>> from collegium import SearchResult, find_ensemble
     >>> answer = find_ensemble("resnet50")
@@ -275,6 +277,7 @@ class SearchResult(Part):
     notes: tuple[Outcome, ...]
     seed: int
     samples: int
+    reused: int = 0
     device: str
     versions: dict[str, str]
     seconds: float

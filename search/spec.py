@@ -60,6 +60,7 @@ class EstimatorSpec(Strict):
 
     ``auto`` uses the closed form where there is one, with a short Monte Carlo check, and Monte Carlo elsewhere.
     ``relative_error`` is the asked relative standard error of ln r; ``samples`` fixes the number of samples instead.
+    ``reuse`` takes up samples that an earlier search stored, and stores these; the answer is the same without.
     """
 
     method: Literal["auto", "exact", "monte_carlo", "given"] = "auto"
@@ -68,6 +69,7 @@ class EstimatorSpec(Strict):
     samples: Annotated[int, Field(ge=100, le=100_000_000)] | None = None
     entry: Literal["unit", "pooled"] = "unit"
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    reuse: bool = True
     window: FitWindowSpec | None = None
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.progress import Report, scaled
 from collegium.search.result import MeasuredVariance, SolvedEnsemble, SpotCheck, SpotCheckPoint, Verification
 from collegium.search.sampling.estimation import Estimation
-from collegium.search.sampling.shards import work_per_sample
+from collegium.search.sampling.schedule import work_per_sample
 
 #: Samples per member; ln r is known to 1–2 % from them.
 SAMPLES = 16_384

@@ -5,12 +5,15 @@ a moderate number of samples. The usual delta method therefore reports too small
 the true one, typically, for 5 layers of width 8 and 10⁴ samples. (Comparing
 shards does not help: they see the same samples.)
 So the largest samples are kept as well, and beyond the point where they begin, a tail fitted through them takes their
-place in the variance. The estimate of ln r itself stays free of any model.
+place in the error: up to the depth that so many samples reach, in the variance of ln r; beyond it, in what they miss of
+E[K²] and E[K]. The tail is bounded by what a kernel of that depth can be. The estimate of ln r itself stays free of any
+model.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -27,6 +30,10 @@ EXTREMES = 256
 FEWEST, FEWEST_EXTREMES = 32, 8
 #: Largest ln (K / E[K]) of a fitted tail: its fourth power is still a number.
 LARGEST_LOG = 150.0
+#: Standard errors of a fitted tail's slope, about, by which it is taken steeper: few samples look lighter than they are.
+CAUTION = 1.0
+#: −ln of the smallest probability to which a fitted tail is continued, and the steps that lead there.
+DEEPEST, DEPTHS = 600.0, 2401
 #: ln r below this is taken for zero: a kernel entry that does not vary but for rounding.
 RESOLUTION = 1e-9
 
@@ -35,10 +42,10 @@ RESOLUTION = 1e-9
 class Estimate:
     """An estimate of the moment ratio r = E[K²] / E[K]² from ``samples`` draws.
 
-    ``log_ratio`` is ln r and ``standard_error`` its standard error; both are infinite where there are too
-    few samples. ``plain_error`` is the delta method's, blind to the tail. ``tail_index`` is Hill's estimate from the
-    largest samples: about the highest order of a moment of K that this number of samples sees; infinite for a constant
-    K.
+    ``log_ratio`` is ln r and ``standard_error`` the root of its expected squared error, of which what the samples are
+    likely to miss is a part; both are infinite where there are too few samples. ``plain_error`` is the delta method's,
+    blind to the tail. ``tail_index`` is Hill's estimate from the largest samples: about the highest order of a moment
+    of K that this number of samples sees; infinite for a constant K.
     """
 
     ratio: float
@@ -63,19 +70,29 @@ class Estimate:
             return math.inf
         return self.standard_error / max(abs(self.log_ratio), RESOLUTION)
 
+    @property
+    def saturated(self) -> bool:
+        """Whether r² exceeds the number of samples, so that E[K²] lies beyond them and the error may as well.
+
+        That is where it lies for a log-normal K; r of the samples themselves never exceeds their number.
+        """
+        return 2 * self.log_ratio > math.log(self.samples)
+
     def converged(self, relative_error: float) -> bool:
-        """Whether the relative standard error of ln r is at most ``relative_error``."""
-        return self.relative_error <= relative_error
+        """Whether the relative standard error of ln r is at most ``relative_error``, and can be trusted."""
+        return self.relative_error <= relative_error and not self.saturated
 
 
 class Moments(Strict):
     """Moments of ``count`` samples: their mean, sums of powers 2, 3 and 4 of the deviations from it, and extremes.
 
     ``extremes`` are the samples of largest magnitude, at most ``EXTREMES``, largest first. Centred sums keep r − 1
-    accurate where K hardly varies; raw power sums would cancel.
+    accurate where K hardly varies; raw power sums would cancel. ``zeros`` counts the samples that are exactly zero:
+    networks in which a whole layer is dead.
     """
 
     count: Annotated[int, Field(ge=0)] = 0
+    zeros: Annotated[int, Field(ge=0)] = 0
     mean: float = 0.0
     second: Annotated[float, Field(ge=0)] = 0.0
     third: float = 0.0
@@ -95,6 +112,7 @@ class Moments(Strict):
         square = deviation * deviation
         return cls(
             count=values.size,
+            zeros=int(values.size - np.count_nonzero(values)),
             mean=mean,
             second=float(square.sum()),
             third=float((square * deviation).sum()),
@@ -112,6 +130,7 @@ class Moments(Strict):
         cross = first * second * step * gap
         return type(self)(
             count=count,
+            zeros=self.zeros + other.zeros,
             mean=self.mean + second * step,
             second=self.second + other.second + cross,
             third=self.third
@@ -123,13 +142,13 @@ class Moments(Strict):
             + cross * (first * first - first * second + second * second) * step**2
             + 6 * step**2 * (first * first * other.second + second * second * self.second)
             + 4 * step * (first * other.third - second * self.third),
-            extremes=_largest(np.array(self.extremes + other.extremes)),
+            extremes=merge_extremes(self.extremes, other.extremes),
         )
 
-    def estimate(self) -> Estimate:
+    def estimate(self, layers: int | None = None) -> Estimate:
         """r with its error. Raises ``ValueError`` without samples; infinite where every sample is zero.
 
-        With y = K / E[K] − 1 and v = E[y²], the influence of one sample on ln r is (y² − v − 2 v y) / r; the variance
+        ``layers`` is the number of weight layers of the kernel's chain, which bounds its tail (see ``_Tail``). With y = K / E[K] − 1 and v = E[y²], the influence of one sample on ln r is (y² − v − 2 v y) / r; the variance
         of ln r is the mean of its square over the number of samples.
         """
         if not self.count:
@@ -142,18 +161,21 @@ class Moments(Strict):
         )
         ratio = 1.0 + spread
         plain = max(0.0, peak - spread**2 - 4 * spread * skew + 4 * spread**3) / ratio**2
-        tail = _Tail.through(self.extremes, self.count)
+        tail = _Tail.through(self, None if layers is None else layers - 1)
         return Estimate(
             ratio=ratio,
             log_ratio=math.log1p(spread),
-            standard_error=math.inf
-            if tail is None
-            else math.sqrt(max(plain, tail.replaced(plain, self.mean, spread)) / self.count),
+            standard_error=math.inf if tail is None else tail.standard_error(plain, self, spread),
             samples=self.count,
             mean=self.mean,
             plain_error=math.sqrt(plain / self.count),
             tail_index=0.0 if tail is None else tail.index,
         )
+
+
+def merge_extremes(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    """The extremes of both sets of samples together."""
+    return _largest(np.array(one + other))
 
 
 def _largest(values: np.ndarray) -> tuple[float, ...]:
@@ -166,51 +188,83 @@ def _largest(values: np.ndarray) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class _Tail:
-    """The upper tail of |K| beyond its largest samples, as quantiles: ln |K| at the probability p of a larger one.
+    """The tail of |K| beyond its largest samples, as quantiles: ln |K| at depth d = −ln p, p the probability of a
+    larger one where K is not zero.
 
-    K is a polynomial in Gaussians, so its tail is in the end a stretched exponential, ln |K| = a + b ln ln(1/p); at the
+    K is a polynomial in Gaussians, so its tail is in the end a stretched exponential, ln |K| = a + b ln d; at the
     probabilities that samples reach it still steepens, as a log-normal does, ln |K| = a + b z(p). The first gives too
-    small an error, by up to a tenth, the second too large a one; the tail is taken half way between the two.
+    small an error, by up to a tenth, the second too large a one; the tail is taken half way between the two, but no
+    steeper than d^degree: a sum of products of ``degree`` squares of Gaussians, as K of a chain of degree + 1 layers
+    is, has no heavier tail (‖K‖_q grows as q^degree: hypercontractivity, e.g. Janson 1997, theorem 6.7).
     """
 
     samples: np.ndarray
-    total: int
+    alive: int
     normal: tuple[float, float]
     stretched: tuple[float, float]
     index: float
+    degree: int | None
 
     @classmethod
-    def through(cls, extremes: tuple[float, ...], total: int) -> _Tail | None:
+    def through(cls, moments: Moments, degree: int | None) -> _Tail | None:
         """The tail through the largest samples, as many as Vehtari et al. (2024) take; None where they are too few."""
-        count = min(EXTREMES, max(FEWEST_EXTREMES, int(min(0.2 * total, 3 * math.sqrt(total)))))
-        samples = np.array([value for value in extremes[:count] if value != 0.0])
-        if total < FEWEST or len(samples) < FEWEST_EXTREMES:
+        alive = moments.count - moments.zeros
+        count = min(EXTREMES, max(FEWEST_EXTREMES, int(min(0.2 * alive, 3 * math.sqrt(alive)))))
+        if moments.count < FEWEST or alive < FEWEST_EXTREMES:
             return None
+        samples = np.array(moments.extremes[:count])
         logs = np.log(np.abs(samples))
         rank = np.arange(1, len(samples) + 1)
-        probability = (rank - 0.375) / (total + 0.25)
+        probability = (rank - 0.375) / (alive + 0.25)
         excess = float(logs[:-1].mean() - logs[-1])
         return cls(
             samples,
-            total,
+            alive,
             normal=_line(-ndtri(probability), logs, rank),
             stretched=_line(np.log(-np.log(probability)), logs, rank),
             index=1 / excess if excess > 1e-9 else math.inf,
+            degree=degree,
         )
 
-    def replaced(self, plain: float, mean: float, spread: float) -> float:
-        """The mean squared influence with the tail's in the place of the largest samples'."""
-        body = plain - float((_influence(self.samples / mean, spread) ** 2).sum()) / self.total
-        start = -math.log(len(self.samples) / self.total)
-        reach = max(60.0, (4 * self.normal[1] + 6) ** 2 / 2)
-        depth = start + np.linspace(0.0, min(reach, 600.0), 1201)
+    def standard_error(self, plain: float, moments: Moments, spread: float) -> float:
+        """√(variance + missed²): the variance of ln r from samples as deep as these, and ln r of what lies deeper.
+
+        ``plain`` is the mean squared influence of all samples, in which the tail takes the place of the largest.
+        """
+        share = self.alive / moments.count
+        depth, relative = self.quantiles(moments.mean)
+        within = depth <= max(math.log(self.alive), depth[1])
+        influence = self._over_signs(lambda k: _influence(k, spread) ** 2, relative)
+        own = float((_influence(self.samples / moments.mean, spread) ** 2).sum()) / moments.count
+        variance = max(plain, plain - own + share * _weighed(influence[within], depth[within])) / moments.count
+        second = self._over_signs(lambda k: (k - 1) * (k + 1) - spread, relative)[~within] / (1 + spread)
+        first = self._over_signs(lambda k: k - 1, relative)[~within]
+        more, larger = (share * _weighed(gain, depth[~within]) for gain in (second, first))
+        missed = math.log1p(max(more, -0.9)) - 2 * math.log1p(max(larger, -0.9))
+        return math.hypot(math.sqrt(variance), missed)
+
+    def quantiles(self, mean: float) -> tuple[np.ndarray, np.ndarray]:
+        """Depths from where the tail begins, and K / E[K] there, of the sign of the mean."""
+        start = math.log(self.alive / len(self.samples))
+        reach = max(60.0, 8.0 * (self.degree or 0), (4 * self.normal[1] + 6) ** 2 / 2)
+        depth = start + np.linspace(0.0, min(reach, DEEPEST), DEPTHS)
         (a, b), (c, d) = self.normal, self.stretched
-        logs = (a - b * ndtri(np.exp(-depth)) + c + d * np.log(depth)) / 2 - math.log(abs(mean))
-        relative = math.copysign(1.0, mean) * np.exp(np.minimum(logs, LARGEST_LOG))
+        logs = (a - b * ndtri(np.exp(-depth)) + c + d * np.log(np.maximum(depth, 1e-12))) / 2
+        logs = logs[0] + (1 + CAUTION / math.sqrt(len(self.samples))) * (logs - logs[0])
+        if self.degree is not None:
+            most = self.degree * np.diff(np.log(np.maximum(depth, 1e-12)))
+            logs = logs[0] + np.concatenate([[0.0], np.cumsum(np.minimum(np.diff(logs), most))])
+        return depth, math.copysign(1.0, mean) * np.exp(np.minimum(logs - math.log(abs(mean)), LARGEST_LOG))
+
+    def _over_signs(self, function: Callable[[np.ndarray], np.ndarray], relative: np.ndarray) -> np.ndarray:
+        """The function at K / E[K] with either sign, as often as the largest samples have it."""
         positive = float(np.mean(self.samples > 0))
-        influence = positive * _influence(relative, spread) ** 2
-        influence += (1 - positive) * _influence(-relative, spread) ** 2
-        return max(0.0, body) + float(np.trapezoid(influence * np.exp(-depth), depth))
+        return positive * function(relative) + (1 - positive) * function(-relative)
+
+
+def _weighed(values: np.ndarray, depth: np.ndarray) -> float:
+    """The integral over probabilities e^−depth."""
+    return float(np.trapezoid(values * np.exp(-depth), depth))
 
 
 def _influence(relative: np.ndarray, spread: float) -> np.ndarray:

@@ -11,7 +11,8 @@ from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.moments import Moments
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.progress import Report, discard
-from collegium.search.sampling.shards import ShardResult, ShardSpec, shard_samples
+from collegium.search.sampling.schedule import shard_samples
+from collegium.search.sampling.shards import ShardResult, ShardSpec
 
 #: Draws of a shard, with a report after each: a CPU's core takes a second for a shard, a GPU a small part of that, and
 #: is filled by all samples at once alone.

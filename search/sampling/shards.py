@@ -1,39 +1,32 @@
-"""Rounds of Monte Carlo: a pilot, then as many equal shards as the asked error needs, then a check.
+"""Rounds of Monte Carlo: shards of a point's samples, as many as the asked error needs, judged at fixed boundaries.
 
-A plan depends on the merged moments alone, and a shard's numbers on ``(seed, point.key, index)`` alone, so a result is
-the same wherever the shards are computed, in any order and any number at a time.
+A shard's numbers depend on ``(seed, point.key, index, samples)`` alone, and where a point's shards begin and end on its
+schedule alone, so a result is the same wherever they are computed, in any order and any number at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from collegium.search.kernel.closed_form import has_closed_form
-from collegium.search.kernel.moments import Estimate, Moments
+from collegium.search.kernel.moments import Estimate, Moments, merge_extremes
 from collegium.search.kernel.point import KernelPoint
-from collegium.search.kernel.receptive_field import windows
-from collegium.search.networks.chain import Chain
+from collegium.search.sampling.schedule import Schedule
 
-#: Samples of a point's first round.
-PILOT_SAMPLES = 8_192
-#: Most samples of one point, before its cost is considered.
-MOST_SAMPLES = 1 << 26
-#: Most work that one point may cost, in units of ``work_per_sample``: about ten minutes of one core.
-MOST_WORK = 6e12
-#: Work per product by the kind of layer: a dense layer's weights are drawn, of a convolution its outputs are.
-DRAWING = {"dense": 8.0, "conv": 2.5}
-#: Most work of one shard: about a second of one core.
-SHARD_WORK = 1e10
 #: No round takes a point's samples further than this factor: a pilot's error is itself uncertain.
 GROWTH = 16
 #: Samples beyond those that the present error predicts, so that the check after a round mostly passes.
 MARGIN = 1.1
+#: Samples after which a point is given up that would need this many times more than it may have.
+HOPELESS_SAMPLES, HOPELESS_FACTOR = 1 << 16, 16
 
 
 class ShardSpec(BaseModel):
@@ -64,106 +57,145 @@ class ShardResult(BaseModel):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """When a point is done: at this relative standard error of ln r, and at ``most`` samples in any case.
+
+    With ``samples`` it is done after that many.
+    """
+
+    relative_error: float
+    samples: int | None = None
+    most: int | None = None
+
+    def ends(self, estimate: Estimate, last: int) -> bool:
+        """Whether sampling ends here; ``last`` is the number of samples that the point's schedule ends with.
+
+        It ends converged, at the last sample, at a kernel of which no sample was anything but zero (then r is over a
+        thousand, and beyond sampling), or where it is out of reach.
+        """
+        if estimate.samples >= last or not estimate.mean or self.samples is not None:
+            return True
+        if estimate.converged(self.relative_error):
+            return True
+        return estimate.samples >= HOPELESS_SAMPLES and self.needed(estimate) > HOPELESS_FACTOR * last
+
+    def needed(self, estimate: Estimate) -> float:
+        """Samples that the present error predicts for the asked one."""
+        return estimate.samples * (estimate.relative_error / self.relative_error) ** 2
+
+    def last(self, schedule: Schedule) -> int:
+        """Index of the last boundary that may be reached."""
+        if self.most is None or self.samples is not None:
+            return len(schedule.boundaries) - 1
+        return max(0, bisect_left(schedule.boundaries, self.most + 1) - 1)
+
+
+@dataclass(frozen=True)
 class PointProgress:
-    """What is known of one point: the merged moments of its first ``shards`` shards."""
+    """What is known of one point: the merged moments of its samples at each boundary that was reached.
+
+    ``samples`` fixes their number, see ``Schedule.of``.
+    """
 
     point: KernelPoint
-    moments: Moments = field(default_factory=Moments)
-    shards: int = 0
+    samples: int | None = None
+    reached: tuple[Moments, ...] = ()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The point's boundaries and shards."""
+        return Schedule.of(self.point, self.samples)
+
+    @property
+    def moments(self) -> Moments:
+        """The moments at the last boundary reached; none before the first."""
+        return self.reached[-1] if self.reached else Moments()
+
+    @cached_property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The estimates at each boundary that was reached."""
+        layers = len(self.point.chain.layers)
+        return tuple(moments.estimate(layers) for moments in self.reached)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The present estimate; raises ``ValueError`` before the first boundary."""
+        if not self.reached:
+            raise ValueError("no samples to estimate from")
+        return self.estimates[-1]
 
     def with_results(self, results: Sequence[ShardResult]) -> PointProgress:
         """The progress with a round's results merged in the order of their indices; those of other points are left out.
 
-        A shard that was computed twice counts once. Raises ``ValueError`` unless this point's are the next shards.
+        A shard that was computed twice counts once. Raises ``ValueError`` unless this point's are the next shards, up
+        to a boundary.
         """
         own = {result.index: result.moments for result in results if result.key == self.point.key}
-        if sorted(own) != list(range(self.shards, self.shards + len(own))):
-            raise ValueError(f"shards {sorted(own)} do not follow the first {self.shards}")
-        moments = self.moments
-        for index in sorted(own):
-            moments = moments.merge(own[index])
-        return PointProgress(self.point, moments, self.shards + len(own))
+        reached, moments = list(self.reached), self.moments
+        first = at = self.schedule.first_shard(len(reached))
+        while at < first + len(own) and len(reached) < len(self.schedule.boundaries):
+            for index in range(at, at := at + len(self.schedule.shards(len(reached)))):
+                if index not in own:
+                    break
+                moments = moments.merge(own[index])
+            reached.append(moments)
+        if sorted(own) != list(range(first, at)):
+            raise ValueError(f"shards {sorted(own)} do not follow the first {first} up to a boundary")
+        return replace(self, reached=tuple(reached))
+
+    def end(self, asked: Asked) -> int | None:
+        """Index of the boundary at which sampling ends, the first that fulfils ``asked``; None where it goes on."""
+        last = self.schedule.boundaries[asked.last(self.schedule)]
+        ends = (index for index, estimate in enumerate(self.estimates) if asked.ends(estimate, last))
+        return next(ends, None)
+
+    def ended(self, asked: Asked) -> PointProgress:
+        """The progress as it was where sampling ends: what comes after is of no account."""
+        end = self.end(asked)
+        return self if end is None else replace(self, reached=self.reached[: end + 1])
 
     def record(self) -> dict[str, Any]:
-        """What to store under ``point.key``, as JSON."""
-        return {"moments": self.moments.model_dump(mode="json"), "shards": self.shards}
+        """What to store, as JSON: of each boundary the moments, and the extremes that the one before had not."""
+        found, before = [], Counter[float]()
+        for moments in self.reached:
+            new = list((Counter(moments.extremes) - before).elements())
+            found.append(moments.model_dump(mode="json") | {"extremes": new})
+            before = Counter(moments.extremes)
+        return {"reached": found}
 
-    @classmethod
-    def resumed(cls, point: KernelPoint, record: dict[str, Any]) -> PointProgress:
-        """The progress that ``record()`` described."""
-        return cls(point, Moments.model_validate(record["moments"]), int(record["shards"]))
+    def resumed(self, record: dict[str, Any]) -> PointProgress:
+        """The progress that ``record()`` described. Raises ``ValueError`` where it is none of this point's."""
+        reached, extremes = [], ()
+        for item in record["reached"]:
+            extremes = merge_extremes(extremes, tuple(item["extremes"]))
+            reached.append(Moments.model_validate({**item, "extremes": extremes}))
+        counts = tuple(moments.count for moments in reached)
+        if counts != self.schedule.boundaries[: len(counts)]:
+            raise ValueError(f"stored at {counts} samples, not at the boundaries of the point")
+        return replace(self, reached=tuple(reached))
 
-    @property
-    def estimate(self) -> Estimate:
-        """The present estimate; raises ``ValueError`` before the pilot."""
-        return self.moments.estimate()
 
-
-def next_shards(
-    progress: Sequence[PointProgress], *, relative_error: float, seed: int, samples: int | None = None
-) -> list[ShardSpec]:
-    """The next round for all points together; empty when every point is done.
-
-    A point is done when the relative standard error of its ln r is at most ``relative_error``, or, not converged, when
-    it has had ``most_samples``; with ``samples``, when it has had that many. Points with the same key share shards.
-    """
+def next_shards(progress: Sequence[PointProgress], asked: Asked, *, seed: int) -> list[ShardSpec]:
+    """The next round for all points together; empty when every point is done. Points with one key share shards."""
     distinct = {state.point.key: state for state in progress}.values()
     return [
-        ShardSpec(point=state.point, index=state.shards + offset, samples=size, seed=seed)
+        ShardSpec(point=state.point, index=state.schedule.first_shard(boundary) + offset, samples=size, seed=seed)
         for state in distinct
-        for offset, size in enumerate(_sizes(state, relative_error, samples))
+        for boundary in range(len(state.reached), _target(state, asked))
+        for offset, size in enumerate(state.schedule.shards(boundary))
     ]
 
 
-def most_samples(point: KernelPoint) -> int:
-    """The samples after which a point that has not converged is given up."""
-    return max(PILOT_SAMPLES, min(MOST_SAMPLES, int(MOST_WORK / work_per_sample(point))))
-
-
-def shard_samples(point: KernelPoint) -> int:
-    """Most samples of one shard, a power of two: about a second's work, whatever the point."""
-    return 1 << max(8, min(20, int(math.log2(SHARD_WORK / work_per_sample(point)))))
-
-
-def work_per_sample(point: KernelPoint) -> float:
-    """Rough cost of one sample in tenths of a nanosecond of one core, measured with the samplers of ``sampling``."""
-    chain = point.resolved
-    maps = windows(chain, point.entry)
-    if has_closed_form(chain, point.entry, point.pair):
-        positions = maps[1].positions
-        return 1_700.0 * len(chain.layers) + (130.0 * _units(chain, 0) * positions if positions > 1 else 0.0)
-    products = sum(
-        DRAWING[chain.layers[index].kind] * _units(chain, index) * fan_in * after.positions
-        for index, (fan_in, after) in enumerate(zip(chain.fan_ins(()), maps[1:], strict=True))
-    )
-    return 20_000.0 * len(chain.layers) + products * (1.0 if point.pair is None else 1.5)
-
-
-def _units(chain: Chain, index: int) -> int:
-    """Units of a layer at one position that are needed: one of the last layer's."""
-    out = chain.layers[index].out
-    assert isinstance(out, int)
-    return 1 if index == len(chain.layers) - 1 else out
-
-
-def _sizes(state: PointProgress, relative_error: float, samples: int | None) -> list[int]:
-    """Sizes of one point's next shards."""
-    done = state.moments.count
-    if samples is not None:
-        return _split(samples - done, shard_samples(state.point))
+def _target(state: PointProgress, asked: Asked) -> int:
+    """How many boundaries the next round brings a point to."""
+    done = len(state.reached)
+    if state.end(asked) is not None:
+        return done
+    last = asked.last(state.schedule)
     if done == 0:
-        return _split(PILOT_SAMPLES, shard_samples(state.point))
-    estimate, most = state.estimate, most_samples(state.point)
-    if estimate.converged(relative_error) or done >= most:
-        return []
-    wanted = MARGIN * done * (estimate.relative_error / relative_error) ** 2
-    target = min(max(wanted, 1.25 * done), GROWTH * done, most)
-    return _split(math.ceil(target) - done, shard_samples(state.point))
-
-
-def _split(samples: int, most: int) -> list[int]:
-    """``samples`` in equal shards of at most ``most``; the first are one larger where they do not come out even."""
-    if samples <= 0:
-        return []
-    shards = -(-samples // most)
-    return [samples // shards + (index < samples % shards) for index in range(shards)]
+        return 1
+    count = state.moments.count
+    wanted = min(MARGIN * asked.needed(state.estimate), GROWTH * count)
+    if math.isinf(wanted):
+        wanted = GROWTH * count
+    return min(last, max(done, bisect_left(state.schedule.boundaries, wanted))) + 1

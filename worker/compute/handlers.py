@@ -66,12 +66,16 @@ def search(spec: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 def shard(spec: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Compute some shards of a search: ``{"shards": […]}`` → ``{"shards": […]}``."""
+    """Compute some shards of a search: ``{"shards": […], "device": …}`` → ``{"shards": […]}``.
+
+    The device is the search's: a seed draws other numbers on another kind.
+    """
     from collegium.search.sampling.local import compute_here
     from collegium.search.sampling.shards import ShardSpec
 
+    device = spec.get("device", context.device)
     shards = [ShardSpec.model_validate(item) for item in spec["shards"]]
-    return {"shards": [found.model_dump(mode="json") for found in compute_here(context.device)(shards, context.report)]}
+    return {"shards": [found.model_dump(mode="json") for found in compute_here(device)(shards, context.report)]}
 
 
 def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -141,7 +145,7 @@ class ShardMap:
 
 def divided(shards: list[ShardSpec]) -> list[list[ShardSpec]]:
     """The shards in parts of about equal work; all in one where that is little."""
-    from collegium.search.sampling.shards import SHARD_WORK, work_per_sample
+    from collegium.search.sampling.schedule import SHARD_WORK, work_per_sample
 
     seconds = [shard.samples * work_per_sample(shard.point) / SHARD_WORK for shard in shards]
     if sum(seconds) <= DIVIDED_SECONDS:
@@ -160,7 +164,7 @@ def divided(shards: list[ShardSpec]) -> list[list[ShardSpec]]:
 def _child(part: list[ShardSpec]) -> dict[str, Any]:
     shards = [shard.model_dump(mode="json") for shard in part]
     key = hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
-    return {"key": key, "kind": "shard", "spec": {"shards": shards}}
+    return {"key": key, "kind": "shard", "spec": {"shards": shards, "device": "cpu"}}
 
 
 def _part_failed(outcome: dict[str, Any]) -> JobRejected:

@@ -94,7 +94,7 @@ def test_a_member_that_does_not_converge_is_told():
 
     # Heavy tails run to the largest number of samples, which the fake makes small
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("collegium.search.sampling.shards.MOST_SAMPLES", 20_000)
+        patch.setattr("collegium.search.sampling.schedule.MOST_SAMPLES", 20_000)
         result = run(asked, map_shards=Sampled(heavy))
     assert result.outcome.kind == "not_converged"
     assert "relative_error" in result.outcome.remedy

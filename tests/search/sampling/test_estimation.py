@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from collegium.search.kernel.moments import Moments
 from collegium.search.optimize.problem import build_problem
@@ -36,7 +39,7 @@ class Lognormal:
         return ShardResult(key=shard.point.key, index=shard.index, moments=Moments.of(kernel))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def points():
     problem = build_problem(SearchSpec(baseline=PresetBaseline(preset="resnet50")))
     return [problem.point((n, n)) for n in (8, 16, 32)]
@@ -64,18 +67,82 @@ def test_stored_estimates_are_taken_up_and_every_round_is_stored(points):
     stored: dict[str, dict] = {}
     first, second = Lognormal(), Lognormal()
     keep = {"load": stored.get, "store": stored.__setitem__}
-    Estimation(0.1, 0, first, **keep).run(points, discard, "sampling")
+    estimation = Estimation(0.1, 0, first, **keep)
+    before = estimation.run(points, discard, "sampling")
+    assert estimation.reused == 0
     stored.update(json.loads(json.dumps(stored)))
-    again = Estimation(0.1, 0, second, **keep).run(points, discard, "sampling")
+    again = Estimation(0.1, 0, second, **keep)
+    assert again.run(points, discard, "sampling") == before
+    assert again.reused == sum(state.moments.count for state in before)
     assert second.rounds == []
-    # a smaller error goes on from there
+    # a smaller error goes on from there, and ends where it ends without
     better = Estimation(0.01, 0, second, **keep).run(points, discard, "sampling")
     assert second.rounds
-    assert all(new.moments.count > old.moments.count for new, old in zip(better, again, strict=True))
-    assert sum(state.moments.count for state in better) == first.samples + second.samples
+    assert first.samples + second.samples >= sum(state.moments.count for state in better)
+    assert better == Estimation(0.01, 0, Lognormal()).run(points, discard, "sampling")
 
 
-@pytest.mark.parametrize("record", [{}, {"moments": 3, "shards": 1}, {"moments": {"unknown": 1}, "shards": 0}])
+@given(
+    before=st.lists(st.tuples(st.sampled_from([0.3, 0.02, 0.01]), st.sampled_from([None, 200, 30_000])), max_size=3),
+    seed=st.integers(0, 1),
+    samples=st.sampled_from([None, 200, 2_000]),
+)
+@settings(max_examples=30)
+def test_what_is_stored_never_changes_an_estimate(points, before, seed, samples):
+    stored: dict[str, dict] = {}
+    keep = {"load": stored.get, "store": stored.__setitem__}
+    for earlier, (error, count) in enumerate(before):
+        Estimation(error, earlier % 2, Lognormal(), samples=count, **keep).run(points, discard, "sampling")
+    fresh = Estimation(0.03, seed, Lognormal(), samples=samples).run(points, discard, "sampling")
+    assert Estimation(0.03, seed, Lognormal(), samples=samples, **keep).run(points, discard, "sampling") == fresh
+
+
+def test_seeds_devices_and_fixed_numbers_of_samples_are_stored_apart(points):
+    estimation = Estimation(0.1, 0, Lognormal())
+    others = [{"seed": 1}, {"device": "cuda"}, {"samples": 100}, {"samples": 200}]
+    keys = {replace(estimation, **other).storage_key(points[0]) for other in [{}, *others]}
+    assert len(keys) == 5
+    assert replace(estimation, relative_error=0.01).storage_key(points[0]) in keys
+
+
+def test_an_interrupted_estimation_goes_on_to_the_same_end(points):
+    class Interrupted(Lognormal):
+        def __call__(self, shards, report):
+            if self.rounds:
+                raise KeyboardInterrupt
+            return super().__call__(shards, report)
+
+    stored: dict[str, dict] = {}
+    keep = {"load": stored.get, "store": stored.__setitem__}
+    with pytest.raises(KeyboardInterrupt):
+        Estimation(0.01, 0, Interrupted(), **keep).run(points, discard, "sampling")
+    resumed = Estimation(0.01, 0, Lognormal(), **keep)
+    assert resumed.run(points, discard, "sampling") == Estimation(0.01, 0, Lognormal()).run(points, discard, "sampling")
+    assert 0 < resumed.reused < sum(state.moments.count for state in resumed.known.progress.values())
+
+
+def test_a_point_is_drawn_once_in_a_search(points):
+    compute = Lognormal()
+    estimation = Estimation(0.02, 0, compute)
+    first = estimation.run(points, discard, "sampling")
+    rounds = len(compute.rounds)
+    assert relaxed(estimation, 2).run(points, discard, "again")[0].moments.count <= first[0].moments.count
+    assert len(compute.rounds) == rounds
+    assert estimation.reused == 0
+
+
+def test_a_fixed_number_of_samples_that_says_nothing_has_not_converged(points):
+    class Heavy(Lognormal):
+        def _one(self, shard):
+            noise = np.random.default_rng(shard.generator_seed).standard_normal(shard.samples)
+            return ShardResult(key=shard.point.key, index=shard.index, moments=Moments.of(np.exp(6 * noise)))
+
+    estimation = Estimation(0.01, 0, Heavy(), samples=100)
+    assert not any(estimation.converged(state) for state in estimation.run(points, discard, "sampling"))
+
+
+@pytest.mark.parametrize("record", [{}, {"moments": 3, "shards": 1}, {"reached": [{"unknown": 1, "extremes": []}]}, {"reached": [{"count": 3, "extremes": []}]}]
+)
 def test_a_record_of_another_version_is_sampled_afresh(points, record):
     compute = Lognormal()
     states = Estimation(0.1, 0, compute, samples=200, load=lambda key: record).run(points, discard, "sampling")

@@ -10,7 +10,8 @@ from collegium.search.kernel.point import KernelPoint
 from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.dense import DenseSampler
 from collegium.search.sampling.sampler import build_sampler, compute_shard
-from collegium.search.sampling.shards import PointProgress, ShardSpec, next_shards, shard_samples
+from collegium.search.sampling.schedule import shard_samples
+from collegium.search.sampling.shards import Asked, PointProgress, ShardSpec, next_shards
 from collegium.search.spec import PairSpec
 
 
@@ -63,7 +64,7 @@ def test_adaptive_estimates_stop_at_the_asked_error_and_hold_it(mlp):
     apart = []
     for seed in range(12):
         state = PointProgress(point)
-        while shards := next_shards([state], relative_error=0.05, seed=seed):
+        while shards := next_shards([state], Asked(0.05), seed=seed):
             state = state.with_results([compute_shard(shard) for shard in shards])
         assert state.estimate.relative_error <= 0.05
         apart.append(abs(state.estimate.log_ratio - exact) / state.estimate.standard_error)

@@ -1,0 +1,90 @@
+"""When a point's estimate is judged: after numbers of samples that do not depend on the error that is asked for.
+
+An estimate is judged at the boundaries of its schedule alone, and it ends at the first one at which it has converged.
+So the answer to a specification and a seed is the same whether its samples are drawn at once, in parts, on many
+machines, or were drawn before for a smaller or a larger error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+from collegium.search.kernel.closed_form import has_closed_form
+from collegium.search.kernel.point import KernelPoint
+from collegium.search.kernel.receptive_field import windows
+from collegium.search.networks.chain import Chain
+
+#: Samples of a point's first boundary.
+PILOT_SAMPLES = 8_192
+#: Factor from one boundary to the next: a fifth more samples than needed on average, and stored estimates of few parts.
+STEP = 2**0.5
+#: Most samples of one point, before its cost is considered.
+MOST_SAMPLES = 1 << 26
+#: Most work that one point may cost, in units of ``work_per_sample``: about ten minutes of one core.
+MOST_WORK = 6e12
+#: Work per product by the kind of layer: a dense layer's weights are drawn, of a convolution its outputs are.
+DRAWING = {"dense": 8.0, "conv": 2.5}
+#: Most work of one shard: about a second of one core.
+SHARD_WORK = 1e10
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The samples of one point in shards of at most ``largest``, and the ``boundaries`` at which they are judged."""
+
+    boundaries: tuple[int, ...]
+    largest: int
+
+    @classmethod
+    def of(cls, point: KernelPoint, samples: int | None = None) -> Self:
+        """Boundaries a factor √2 apart up to ``most_samples``, or the only one at ``samples``."""
+        if samples is not None:
+            return cls((samples,), shard_samples(point))
+        most, found = most_samples(point), [PILOT_SAMPLES]
+        while found[-1] < most:
+            found.append(min(most, round(PILOT_SAMPLES * STEP ** len(found))))
+        return cls(tuple(found), shard_samples(point))
+
+    def shards(self, boundary: int) -> list[int]:
+        """Sizes of the shards between the boundary before and this one; they differ by one at most."""
+        before = self.boundaries[boundary - 1] if boundary else 0
+        samples = self.boundaries[boundary] - before
+        count = -(-samples // self.largest)
+        return [samples // count + (index < samples % count) for index in range(count)]
+
+    def first_shard(self, boundary: int) -> int:
+        """Index of the first of these shards among all of the point's."""
+        return sum(len(self.shards(earlier)) for earlier in range(boundary))
+
+
+def most_samples(point: KernelPoint) -> int:
+    """The samples after which a point that has not converged is given up."""
+    return max(PILOT_SAMPLES, min(MOST_SAMPLES, int(MOST_WORK / work_per_sample(point))))
+
+
+def shard_samples(point: KernelPoint) -> int:
+    """Most samples of one shard, a power of two: about a second's work, whatever the point."""
+    return 1 << max(8, min(20, int(math.log2(SHARD_WORK / work_per_sample(point)))))
+
+
+def work_per_sample(point: KernelPoint) -> float:
+    """Rough cost of one sample in tenths of a nanosecond of one core, measured with the samplers of ``sampling``."""
+    chain = point.resolved
+    maps = windows(chain, point.entry)
+    if has_closed_form(chain, point.entry, point.pair):
+        positions = maps[1].positions
+        return 1_700.0 * len(chain.layers) + (130.0 * _units(chain, 0) * positions if positions > 1 else 0.0)
+    products = sum(
+        DRAWING[chain.layers[index].kind] * _units(chain, index) * fan_in * after.positions
+        for index, (fan_in, after) in enumerate(zip(chain.fan_ins(()), maps[1:], strict=True))
+    )
+    return 20_000.0 * len(chain.layers) + products * (1.0 if point.pair is None else 1.5)
+
+
+def _units(chain: Chain, index: int) -> int:
+    """Units of a layer at one position that are needed: one of the last layer's."""
+    out = chain.layers[index].out
+    assert isinstance(out, int)
+    return 1 if index == len(chain.layers) - 1 else out
