@@ -30,7 +30,7 @@ EXTREMES = 256
 FEWEST, FEWEST_EXTREMES = 32, 8
 #: Largest ln (K / E[K]) of a fitted tail: its fourth power is still a number.
 LARGEST_LOG = 150.0
-#: Standard errors of a fitted tail's slope, about, by which it is taken steeper: few samples look lighter than they are.
+#: Relative steepening of a fitted tail, times √samples: few of them look lighter than they are.
 CAUTION = 1.0
 #: −ln of the smallest probability to which a fitted tail is continued, and the steps that lead there.
 DEEPEST, DEPTHS = 600.0, 2401
@@ -148,8 +148,9 @@ class Moments(Strict):
     def estimate(self, layers: int | None = None) -> Estimate:
         """r with its error. Raises ``ValueError`` without samples; infinite where every sample is zero.
 
-        ``layers`` is the number of weight layers of the kernel's chain, which bounds its tail (see ``_Tail``). With y = K / E[K] − 1 and v = E[y²], the influence of one sample on ln r is (y² − v − 2 v y) / r; the variance
-        of ln r is the mean of its square over the number of samples.
+        ``layers`` is the number of weight layers of the kernel's chain, which bounds its tail (see ``_Tail``). With
+        y = K / E[K] − 1 and v = E[y²], the influence of one sample on ln r is (y² − v − 2 v y) / r; the variance of
+        ln r is the mean of its square over the number of samples.
         """
         if not self.count:
             raise ValueError("no samples to estimate from")

@@ -137,6 +137,41 @@ def test_errors_cover_where_the_tail_is_heavy(mlp, widths, count):
     assert plain <= fitted
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("widths", [(1,) * 3, (2,) * 4, (1,) * 6, (8,) * 5, (4,) * 12, (64,) * 5, (4,) * 24], ids=str)
+@pytest.mark.parametrize("count", [1_000, 8_192, 65_536])
+def test_errors_are_about_as_large_as_the_true_ones(mlp, widths, count):
+    layers = [LayerLaw(n, 2 / n, True) for n in widths] + [LayerLaw(1, 1 / widths[-1], False)]
+    generator = torch.Generator().manual_seed(11)
+    exact = log_moment_ratio(mlp(len(widths)), widths)
+    drawn = [Moments.of(draw_dense(layers, count, generator).kernel.numpy()) for _ in range(40)]
+    estimates = [moments.estimate(len(widths) + 1) for moments in drawn]
+    wrong = np.array([estimate.log_ratio - exact for estimate in estimates])
+    claimed = np.array([estimate.standard_error for estimate in estimates])
+    assert 1 / 3 < np.median(claimed) / np.sqrt(np.mean(wrong**2)) < 3
+    assert np.mean(np.abs(wrong) < 2 * claimed) >= 0.9
+    # and what has converged has
+    sure = [abs(miss) for miss, estimate in zip(wrong, estimates, strict=True) if estimate.converged(0.05)]
+    assert max(sure, default=0) < 0.25 * exact
+
+
+def test_the_tail_is_bounded_by_the_depth_of_the_network():
+    # three layers of one unit: seven of eight samples are of a dead network, the true error is 0.33
+    layers = [LayerLaw(1, 2.0, True)] * 3 + [LayerLaw(1, 1.0, False)]
+    moments = Moments.of(draw_dense(layers, 8_192, torch.Generator().manual_seed(3)).kernel.numpy())
+    assert moments.zeros == pytest.approx(8_192 * 7 / 8, rel=0.02)
+    assert 0.1 < moments.estimate(4).standard_error < 1.5
+
+
+def test_a_ratio_beyond_the_samples_is_not_believed():
+    # ln r = 36: the samples show at most ln of their number
+    values = np.exp(6 * np.random.default_rng(8).standard_normal(1_000))
+    estimate = Moments.of(values).estimate(3)
+    assert estimate.log_ratio < math.log(1_000)
+    assert estimate.saturated
+    assert not estimate.converged(0.5)
+
+
 def test_heavy_tails_are_flagged():
     generator = np.random.default_rng(3)
     assert Moments.of(np.exp(1.2 * generator.standard_normal(5_000))).estimate().heavy

@@ -141,8 +141,15 @@ def test_a_fixed_number_of_samples_that_says_nothing_has_not_converged(points):
     assert not any(estimation.converged(state) for state in estimation.run(points, discard, "sampling"))
 
 
-@pytest.mark.parametrize("record", [{}, {"moments": 3, "shards": 1}, {"reached": [{"unknown": 1, "extremes": []}]}, {"reached": [{"count": 3, "extremes": []}]}]
-)
+RECORDS = [
+    {},
+    {"moments": 3, "shards": 1},
+    {"reached": [{"unknown": 1, "extremes": []}]},
+    {"reached": [{"count": 3, "extremes": []}]},
+]
+
+
+@pytest.mark.parametrize("record", RECORDS)
 def test_a_record_of_another_version_is_sampled_afresh(points, record):
     compute = Lognormal()
     states = Estimation(0.1, 0, compute, samples=200, load=lambda key: record).run(points, discard, "sampling")

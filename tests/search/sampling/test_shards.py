@@ -105,9 +105,7 @@ def test_an_estimate_does_not_depend_on_what_was_asked_before(mlp, errors, last)
 
 def test_a_point_that_does_not_converge_is_given_up(point):
     values = np.exp(2 * np.random.default_rng(0).standard_normal(1000))
-    reached = tuple(
-        Moments.of(values).model_copy(update={"count": count}) for count in Schedule.of(point).boundaries
-    )
+    reached = tuple(Moments.of(values).model_copy(update={"count": count}) for count in Schedule.of(point).boundaries)
     state = PointProgress(point, reached=reached)
     assert not state.estimate.converged(1e-4)
     assert next_shards([state], Asked(1e-4), seed=0) == []
