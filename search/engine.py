@@ -13,15 +13,25 @@ from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import exact_points, fit_alpha
 from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
+from collegium.search.optimize import built
 from collegium.search.optimize.members import between
 from collegium.search.optimize.near_optimal import near_optimal
 from collegium.search.optimize.problem import GroupingProblem, build_problem
 from collegium.search.optimize.solve import Solved
 from collegium.search.optimize.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
+from collegium.search.optimize.variances import redrawn_log_ratios, stage_log_ratios
 from collegium.search.optimize.vector import solve_vectors
 from collegium.search.outcomes import Evidence, judge
 from collegium.search.progress import Report, discard, scaled
-from collegium.search.result import BaselineSummary, Confidence, CorrelationRow, SearchResult, SpotCheck, Verification
+from collegium.search.result import (
+    BaselineSummary,
+    Confidence,
+    CorrelationRow,
+    SearchResult,
+    SolvedEnsemble,
+    SpotCheck,
+    Verification,
+)
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
@@ -75,9 +85,9 @@ def _evidence(
 ) -> Evidence:
     """Both ensembles with α, the check of the closed form and, where it is asked for, their measurement."""
     grouped = problem.network.grouping_matters
-    primal = solved.primal_ensemble(solved.primal) if grouped else None
-    dual = solved.dual_ensemble(solved.dual) if grouped else None
-    check = _check(problem, solved, estimation, scaled(report, 0.0, 0.5))
+    primal = built.primal(solved) if grouped else None
+    dual = built.dual(solved) if grouped else None
+    check = _check(problem, solved, (primal, dual), estimation, scaled(report, 0.0, 0.5))
     verification: Verification | None = None
     if problem.spec.verify:
         verification = verify(problem, primal, dual, estimation, scaled(report, 0.5, 1.0))
@@ -109,8 +119,8 @@ def _result(
         baseline=_baseline(problem, solved),
         primal=primal,
         dual=dual,
-        curve=tuple(solved.row(index) for index in range(len(solved.widths))),
-        near_optimal=near_optimal(solved, spec.tolerance) if grouped else None,
+        curve=tuple(built.row(solved, index) for index in range(len(solved.widths))),
+        near_optimal=near_optimal(solved, spec.tolerance, primal, dual) if grouped else None,
         confidence=_confidence(problem, solved, curve) if grouped else None,
         correlations=correlations,
         check=evidence.check,
@@ -123,6 +133,8 @@ def _result(
         device=device,
         versions=versions("numpy", "torch"),
         seconds=seconds,
+        subject=problem.network.subject,
+        budget_tolerance=solved.constraints.budget.tolerance,
     )
 
 
@@ -160,15 +172,21 @@ def _solve(problem: GroupingProblem, curve: Curve) -> Solved:
     return solved if len(members) == len(solved.widths) else problem.solve(members, curve.log_ratios)
 
 
-def _check(problem: GroupingProblem, solved: Solved, estimation: Estimation, report: Report) -> SpotCheck | None:
+def _check(
+    problem: GroupingProblem,
+    solved: Solved,
+    answers: tuple[SolvedEnsemble | None, SolvedEnsemble | None],
+    estimation: Estimation,
+    report: Report,
+) -> SpotCheck | None:
     """The short Monte Carlo check of method ``auto``: at the baseline, n*, and the recommended member."""
     if problem.spec.estimator.method != "auto" or not problem.closed_form:
         return None
     members = [problem.network.baseline]
-    band = near_optimal(solved, problem.spec.tolerance)
+    band = near_optimal(solved, problem.spec.tolerance, *answers)
     if solved.optimum is not None:
         members.append(solved.widths[solved.optimum])
-    if band is not None:
+    if band is not None and band.recommended is not None:
         members.append(band.recommended.widths)
     return spot_check(problem, members, estimation, report)
 
@@ -191,14 +209,15 @@ def _correlations(
     return by_correlation(
         constraints_at=lambda c: problem.constraints(at[c]),
         widths=members,
-        log_ratio_at=lambda c: at[c](np.array(members)),
+        log_ratio_at=lambda c: stage_log_ratios(at[c], np.array(members), problem.constraints(at[c]).scales),
         correlations=tuple(at),
     )
 
 
 def _confidence(problem: GroupingProblem, solved: Solved, curve: Curve) -> Confidence | None:
     generator = np.random.default_rng(problem.spec.estimator.seed)
-    redrawn = curve.log_ratios.redraw(np.array(solved.widths), generator, DRAWS) if solved.widths else None
+    widths, scales = np.array(solved.widths), solved.constraints.scales
+    redrawn = redrawn_log_ratios(curve.log_ratios, widths, scales, generator, DRAWS) if solved.widths else None
     return confidence(solved, redrawn, problem.spec.tolerance)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from collegium.search.curve.fit import Point
-from collegium.search.curve.source import LogRatios, Smooth
+from collegium.search import feasibility
+from collegium.search.curve.source import Smooth
 from collegium.search.curve.surface import Surface
-from collegium.search.optimize.problem import GroupingProblem
-from collegium.search.optimize.solve import Solved
-from collegium.search.result import Alpha, Outcome, OutcomeKind, SolvedEnsemble, SpotCheck, Verification
+from collegium.search.evidence import MEASURES, Evidence, at_cost, saves, varies, width
+from collegium.search.optimize.built import is_baseline
+from collegium.search.result import Outcome, OutcomeKind
 
 #: Relative miss of ln r by the fitted line from which a note is added.
 POOR_LINE = 0.1
@@ -21,6 +20,7 @@ POOR_CHI_SQUARED = 6.0
 
 #: Findings by weight: the first is the outcome, the others are notes.
 ORDER: tuple[OutcomeKind, ...] = (
+    "unbounded_variance",
     "infeasible_space",
     "infeasible_budget",
     "nothing_to_gain",
@@ -30,105 +30,44 @@ ORDER: tuple[OutcomeKind, ...] = (
     "poor_fit",
     "edge_of_space",
     "baseline_is_optimal",
+    "single_member",
+    "over_budget",
+    "dual_rounded",
+    "stages_unknown",
+    "equal_groups",
 )
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Everything that an outcome depends on."""
-
-    problem: GroupingProblem
-    solved: Solved
-    log_ratios: LogRatios
-    alpha: Alpha
-    points: Sequence[Point]
-    check: SpotCheck | None = None
-    verification: Verification | None = None
-    ensembles: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
+#: Findings that leave the answer what it is: never the outcome, always a note.
+NOTES: frozenset[OutcomeKind] = frozenset({"over_budget", "dual_rounded", "stages_unknown", "equal_groups"})
 
 
 def judge(evidence: Evidence) -> tuple[Outcome, tuple[Outcome, ...]]:
     """The outcome and further notes; a poor α line alone is a note, because the curve is not drawn by it."""
-    judged = [
-        outcome
-        for rule in (
-            _space,
-            _budget,
-            _single_layer,
-            _not_converged,
-            _check,
-            _verification,
-            _poor_fit,
-            _edge,
-            _baseline,
-        )
-        if (outcome := rule(evidence)) is not None
-    ]
+    judged = [outcome for rule in RULES if (outcome := rule(evidence)) is not None]
     judged.sort(key=lambda outcome: ORDER.index(outcome.kind))
-    notes = _line_notes(evidence)
-    if not judged:
-        return _found(evidence), notes
-    return judged[0], (*judged[1:], *notes)
+    ending = [outcome for outcome in judged if outcome.kind not in NOTES]
+    notes = [outcome for outcome in judged if outcome.kind in NOTES]
+    outcome = ending[0] if ending else _found(evidence)
+    return outcome, (*ending[1:], *notes, *_line_notes(evidence))
 
 
 def _found(evidence: Evidence) -> Outcome:
     primal, dual = evidence.ensembles
     parts = []
     if primal is not None:
-        share = primal.variance / evidence.solved.constraints.baseline_variance
-        parts.append(f"{_named(primal)} has {100 * share:.0f} % of the baseline's variance at its cost")
-    if dual is not None:
-        measure = evidence.problem.spec.efficiency
-        share = dual.variance / evidence.solved.constraints.baseline_variance
-        parts.append(f"{_named(dual)} has {100 * share:.0f} % of it with {dual.efficiency:.2f} times fewer {measure}")
+        parts.append(f"{varies(primal)} {at_cost(evidence, primal)}")
+    if dual is not None and is_baseline(evidence.solved, dual):
+        parts.append(f"no ensemble as smooth as the baseline has fewer {MEASURES[evidence.problem.spec.efficiency]}")
+    elif dual is not None:
+        of = "it" if parts else "the baseline's variance"
+        parts.append(f"{varies(dual, of)} {saves(evidence, dual)}")
     return Outcome(kind="found", message="; ".join(parts))
-
-
-def _space(evidence: Evidence) -> Outcome | None:
-    if not evidence.solved.widths:
-        return Outcome(
-            kind="infeasible_space",
-            message="The space holds no member that can be evaluated.",
-            remedy="Widen min_width … max_width, or lower multiple_of.",
-        )
-    if evidence.solved.dual_optimum is None:
-        return Outcome(
-            kind="infeasible_space",
-            message="No member reaches the baseline's variance within max_multiplicity.",
-            remedy="Raise space.max_multiplicity, or allow wider members.",
-        )
-    return None
-
-
-def _budget(evidence: Evidence) -> Outcome | None:
-    solved = evidence.solved
-    if not solved.widths or solved.primal_optimum is not None:
-        return None
-    least = int((solved.fixed + solved.per_member).min())
-    measure = evidence.problem.spec.efficiency
-    return Outcome(
-        kind="infeasible_budget",
-        message=f"No member of the space fits a budget of {evidence.problem.budget:,} {measure}.",
-        remedy=f"Raise the budget to at least {least:,}, or allow narrower members.",
-    )
-
-
-def _single_layer(evidence: Evidence) -> Outcome | None:
-    if evidence.problem.network.grouping_matters:
-        return None
-    return Outcome(
-        kind="nothing_to_gain",
-        message="Grouping has nothing to gain here: with a single free layer, m members of width n are one layer of "
-        "width m·n.",
-        remedy="Choose a baseline with two hidden layers or more, such as a bottleneck block.",
-    )
 
 
 def _not_converged(evidence: Evidence) -> Outcome | None:
     missed = [point for point in evidence.points if not point.converged]
     if not missed:
         return None
-    widths = ", ".join(_width(point.widths) for point in missed[:5])
+    widths = ", ".join(width(point.widths) for point in missed[:5])
     return Outcome(
         kind="not_converged",
         message=f"The estimate did not reach the asked error at {len(missed)} of {len(evidence.points)} members "
@@ -178,44 +117,6 @@ def _poor_fit(evidence: Evidence) -> Outcome | None:
     return None
 
 
-def _edge(evidence: Evidence) -> Outcome | None:
-    """n* at an end of the space that is not a natural one."""
-    solved, network = evidence.solved, evidence.problem.network
-    best = solved.optimum
-    if best is None or not network.grouping_matters or len(solved.widths) < 2:
-        return None
-    if evidence.problem.spec.space.mode == "vector" or evidence.problem.spec.space.widths is not None:
-        return None
-    first = sorted(widths[0] for widths in solved.widths)
-    at = solved.widths[best][0]
-    if at == first[0] and at > 1:
-        return Outcome(
-            kind="edge_of_space",
-            message=f"The optimum is at the narrowest member considered, {at}; narrower ones may do better.",
-            remedy="Lower space.min_width or multiple_of.",
-        )
-    if at == first[-1] and solved.widths[best] != network.baseline:
-        return Outcome(
-            kind="edge_of_space",
-            message=f"The optimum is at the widest member considered, {at}; wider ones may do better.",
-            remedy="Raise space.max_width.",
-        )
-    return None
-
-
-def _baseline(evidence: Evidence) -> Outcome | None:
-    primal, network = evidence.ensembles[0], evidence.problem.network
-    if primal is None or not network.grouping_matters:
-        return None
-    if (primal.widths, primal.multiplicity) != (network.baseline, network.multiplicity):
-        return None
-    return Outcome(
-        kind="baseline_is_optimal",
-        message="The baseline is the optimum already: no grouping of its cost has less variance.",
-        remedy=None,
-    )
-
-
 def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
     """A fitted α that is a poor summary, where the curve is drawn without it."""
     alpha = evidence.alpha
@@ -235,9 +136,19 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
     )
 
 
-def _named(answer: SolvedEnsemble) -> str:
-    return f"{answer.multiplicity}×{_width(answer.widths)}"
-
-
-def _width(widths: tuple[int, ...]) -> str:
-    return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"
+RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
+    feasibility.space,
+    feasibility.budget,
+    feasibility.single_layer,
+    _not_converged,
+    _check,
+    _verification,
+    _poor_fit,
+    feasibility.edge,
+    feasibility.baseline,
+    feasibility.single_member,
+    feasibility.over_budget,
+    feasibility.dual_rounded,
+    feasibility.stages_unknown,
+    feasibility.equal_groups,
+)

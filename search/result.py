@@ -23,6 +23,11 @@ OutcomeKind = Literal[
     "check_disagrees",
     "over_budget",
     "verification_disagrees",
+    "unbounded_variance",
+    "single_member",
+    "dual_rounded",
+    "equal_groups",
+    "stages_unknown",
 ]
 
 
@@ -104,11 +109,21 @@ class BaselineSummary(MemberWidths):
     flops: int
 
 
+class StageVariance(MemberWidths):
+    """The module of one stage of an ensemble: its variance, and that relative to the baseline's module there."""
+
+    multiplicity: int
+    variance: float
+    relative_variance: float
+
+
 class SolvedEnsemble(MemberWidths):
     """An m × n ensemble: ``multiplicity`` is the integer to build, ``multiplicity_real`` solves the constraint.
 
-    ``variance``, ``parameters``, ``flops`` and ``efficiency`` (ρ, Littwin et al. 2020, Eq. 8, in the measure asked
-    for) are those of the integer ensemble.
+    ``variance`` (of the first stage's module), ``parameters``, ``flops`` and ``efficiency`` (ρ, Littwin et al. 2020,
+    Eq. 8, in the measure asked for) are those of the integer ensemble. ``relative_variance`` is the variance over the
+    baseline's in the stage where that is largest, 1 being the baseline's; ``stages`` lists every stage of a network
+    that has several. ``budget_share`` is the cost over the budget: 1.008 is 0.8 % above it.
     """
 
     multiplicity: int
@@ -117,6 +132,9 @@ class SolvedEnsemble(MemberWidths):
     parameters: int
     flops: int
     efficiency: float
+    relative_variance: float | None = None
+    budget_share: float | None = None
+    stages: tuple[StageVariance, ...] = ()
 
 
 def _earlier(name: str) -> Any:
@@ -128,8 +146,10 @@ class CurveRow(MemberWidths):
     """One member considered.
 
     ``variance`` is that of a single member. ``primal_*`` are at the budget's count, ``dual_*`` at the baseline's
-    variance; ``*_real`` is before rounding m, the others are the integer ensemble's. ``objective`` is the primal
-    objective (Eq. 12) relative to the optimum: 1 at n*. Null where that side has no ensemble at this width.
+    variance; ``*_real`` is before rounding m, the others are the integer ensemble's, and ``primal_variance`` is at the
+    real m. ``*_relative_variance`` is the integer ensemble's over the baseline's, in the stage where that is largest.
+    ``objective`` is the primal objective (Eq. 12), in the worst stage, relative to the optimum: 1 at n*. Null where
+    that side has no ensemble at this width.
     """
 
     inverse_fan_in_sum: float
@@ -146,28 +166,36 @@ class CurveRow(MemberWidths):
     dual_flops: int | None = _earlier("flops")
     dual_efficiency: float | None = _earlier("efficiency")
     dual_efficiency_real: float | None = _earlier("efficiency_real")
+    primal_relative_variance: float | None = None
+    primal_budget_share: float | None = None
+    dual_relative_variance: float | None = None
 
 
 class Recommendation(MemberWidths):
-    """A hardware-friendly member of the band, with both its ensembles and the reason for the choice."""
+    """A hardware-friendly member of the band, with both its ensembles and the reason for the choice.
+
+    Its primal is within the tolerance of the answer's variance, and better than the baseline; its dual is null where it
+    would not be cheaper than the baseline.
+    """
 
     reason: str
-    loss: float = Field(description="relative increase of the objective over the optimum; 0.01 is 1 %")
+    loss: float = Field(description="relative increase of the objective over the answer's, as built; 0.01 is 1 %")
     primal: SolvedEnsemble | None
     dual: SolvedEnsemble | None
 
 
 class NearOptimal(Part):
-    """Members whose objective is within ``tolerance`` of the optimum.
+    """Members whose objective with a real m is within ``tolerance`` of the optimum, and the answer's own.
 
-    ``min_width`` and ``max_width`` are of the first free width; ``members`` lists the width vectors.
+    ``min_width`` and ``max_width`` are of the first free width; ``members`` lists the width vectors. ``recommended`` is
+    null where no member as built is within the tolerance and better than the baseline.
     """
 
     tolerance: float
     min_width: int
     max_width: int
     members: tuple[tuple[int, ...], ...]
-    recommended: Recommendation
+    recommended: Recommendation | None
 
 
 class Win(MemberWidths):
@@ -245,9 +273,10 @@ class SearchResult(Part):
     """The answer to a search.
 
     ``variance_from`` is the source of the curve's variances: the closed form, a smooth fit through sampled
-    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings. ``reused``
-    counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of the answer
-    does not depend on it.
+    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings. ``subject``
+    says what the variances are the variances of. The primal costs at most ``1 + budget_tolerance`` times the budget;
+    the tolerance is 0 where the budget was given. ``reused`` counts the samples that were not drawn but stored by an
+    earlier search with the same seed; the rest of the answer does not depend on it.
 
     >>> from collegium import SearchResult, find_ensemble
     >>> answer = find_ensemble("resnet50")
@@ -281,6 +310,8 @@ class SearchResult(Part):
     device: str
     versions: dict[str, str]
     seconds: float
+    subject: str = ""
+    budget_tolerance: float = 0.025
 
     @field_validator("seconds")
     @classmethod

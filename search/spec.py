@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from collegium.search.fields import Strict, Width, Widths
 from collegium.search.networks.family import FamilyBaseline, usable_families
+from collegium.search.networks.network import Measure
 
 
 class PresetBaseline(Strict):
@@ -130,8 +131,15 @@ class SpaceSpec(Strict):
         return self
 
 
+Count = Annotated[int, Field(ge=1, le=10**15)]
+
+
 class SearchSpec(Strict):
     """A search: everything that determines its result.
+
+    ``budget`` is what the primal may cost in the measure ``efficiency``; by default the baseline's own cost, which
+    rounding m may exceed by 2.5 %. A budget that is given, and ``max_parameters`` and ``max_flops``, which bind the
+    primal and the dual alike, are never exceeded.
 
     >>> from collegium import SearchSpec, find_ensemble
     >>> spec = SearchSpec.model_validate({"baseline": {"preset": "mlp-digits-6x100"}, "efficiency": "flops"})
@@ -145,5 +153,16 @@ class SearchSpec(Strict):
     inputs: InputsSpec = InputsSpec()
     space: SpaceSpec = SpaceSpec()
     tolerance: Annotated[float, Field(gt=0, le=1)] = 0.025
-    budget: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    budget: Count | None = None
+    max_parameters: Count | None = None
+    max_flops: Count | None = None
     verify: bool = False
+
+    @property
+    def limits(self) -> tuple[tuple[str, Measure, int], ...]:
+        """The hard limits beside the budget, as field, measure and most."""
+        given: list[tuple[str, Measure, int | None]] = [
+            ("max_parameters", "parameters", self.max_parameters),
+            ("max_flops", "flops", self.max_flops),
+        ]
+        return tuple((field, measure, most) for field, measure, most in given if most is not None)

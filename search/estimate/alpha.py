@@ -13,7 +13,7 @@ from collegium.search.curve.smooth import varying_sums
 from collegium.search.errors import InvalidSpec
 from collegium.search.optimize.members import scaled_members
 from collegium.search.optimize.problem import GroupingProblem
-from collegium.search.optimize.solve import LARGEST_LOG_RATIO
+from collegium.search.optimize.variances import LARGEST_LOG_RATIO
 from collegium.search.result import Alpha, AlphaPoint, FitWindow
 from collegium.search.spec import SpaceSpec
 

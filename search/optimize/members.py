@@ -42,6 +42,18 @@ def listed_members(network: Network, space: SpaceSpec) -> tuple[tuple[int, ...],
     return tuple(dict.fromkeys(widths for widths in named if _groups_divide(network, widths)))
 
 
+def holds(network: Network, space: SpaceSpec) -> bool:
+    """Whether the space holds the baseline itself."""
+    if space.max_multiplicity is not None and network.multiplicity > space.max_multiplicity:
+        return False
+    if space.widths is not None:
+        return network.baseline in listed_members(network, space)
+    return all(
+        space.min_width <= width <= (space.max_width or width) and width % space.multiple_of == 0
+        for width in network.baseline
+    )
+
+
 def vector_values(network: Network, space: SpaceSpec) -> list[np.ndarray]:
     """Allowed values of every free width on its own, sorted; long ranges are thinned to geometric steps."""
     values = []

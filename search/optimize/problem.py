@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,12 +15,11 @@ from collegium.search.kernel.point import KernelPoint
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.build import validate_search
 from collegium.search.networks.network import Network
-from collegium.search.optimize.members import listed_members, scaled_members
-from collegium.search.optimize.solve import Constraints, Solved, solve
+from collegium.search.optimize.limits import ROUNDING_TOLERANCE, Constraints, Limit
+from collegium.search.optimize.members import holds, listed_members, scaled_members
+from collegium.search.optimize.solve import Solved, solve
+from collegium.search.optimize.variances import baseline_variances, stage_log_ratios
 from collegium.search.spec import SearchSpec
-
-#: Largest ln r whose variance is still a number.
-LARGEST_FINITE = 700.0
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,32 @@ class GroupingProblem:
         return input_window(self.network.chain, self.spec.estimator.entry).positions
 
     @property
+    def inputs_by_group(self) -> bool:
+        """Whether every group of the first layer has a Gram matrix of its own."""
+        return False
+
+    @property
+    def own_cost(self) -> int:
+        """The baseline's own count in the measure asked for."""
+        return self.network.count(self.spec.efficiency, self.network.baseline, self.network.multiplicity)
+
+    @property
     def budget(self) -> int:
-        """The count to match, in the measure asked for: the budget's, or the baseline's own."""
-        network = self.network
-        own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
-        return own if self.spec.budget is None else self.spec.budget
+        """The count to spend, in the measure asked for: the budget's, or the baseline's own."""
+        return self.own_cost if self.spec.budget is None else self.spec.budget
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The budget, which rounding m may exceed where it is the baseline's own cost, and every other limit."""
+        spec = self.spec
+        tolerance = ROUNDING_TOLERANCE if spec.budget is None else 0.0
+        budget = Limit(spec.efficiency, self.budget, tolerance)
+        return (budget, *(Limit(measure, most, field=field) for field, measure, most in spec.limits))
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The widths' scales of the stages that are considered: all, or, as published, the first for a given α."""
+        return (1,) if self.spec.estimator.alpha is not None else self.network.stage_scales
 
     @property
     def members(self) -> tuple[tuple[int, ...], ...]:
@@ -71,7 +90,7 @@ class GroupingProblem:
         members = scaled_members(network, space)
         if space.max_width is not None:
             return members
-        own = network.count(self.spec.efficiency, network.baseline, network.multiplicity)
+        own = self.own_cost
         return tuple(widths for widths in members if network.count(self.spec.efficiency, widths, 1) <= own)
 
     def point(self, widths: tuple[int, ...]) -> KernelPoint:
@@ -83,20 +102,27 @@ class GroupingProblem:
         return replace(self, inputs=KernelInputs(correlation, pair=self.inputs.pair))
 
     def constraints(self, log_ratios: LogRatios) -> Constraints:
-        """The problem with the baseline's variance, Var(K_ñ) / m."""
-        baseline = float(log_ratios(np.array([self.network.baseline]))[0])
+        """The problem with the baseline's variance in every stage where it is known."""
+        network = self.network
+        found = stage_log_ratios(log_ratios, np.array([network.baseline]), self.scales)[0]
+        known = np.isfinite(found)
+        known[0] = True  # where even that is unknown, no member has a finite ratio to it
         return Constraints(
-            network=self.network,
+            network=network,
             measure=self.spec.efficiency,
-            budget=self.budget,
-            baseline_variance=math.expm1(min(baseline, LARGEST_FINITE)) / self.network.multiplicity,
+            limits=self.limits,
+            baseline_variances=baseline_variances(found[known], network.multiplicity),
+            scales=tuple(scale for scale, kept in zip(self.scales, known.tolist(), strict=True) if kept),
             max_multiplicity=self.spec.space.max_multiplicity,
+            baseline_allowed=holds(network, self.spec.space),
+            nearest_dual=self.spec.estimator.alpha is not None and network.nearest_dual_as_published,
         )
 
     def solve(self, members: Sequence[tuple[int, ...]], log_ratios: LogRatios) -> Solved:
         """Primal and dual over ``members``."""
+        constraints = self.constraints(log_ratios)
         table = np.array(members, dtype=float).reshape(len(members), len(self.network.baseline))
-        return solve(self.constraints(log_ratios), members, log_ratios(table))
+        return solve(constraints, members, stage_log_ratios(log_ratios, table, constraints.scales))
 
 
 def build_problem(spec: SearchSpec, images: np.ndarray | None = None) -> GroupingProblem:

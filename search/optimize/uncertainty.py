@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from collegium.search.curve.smooth import varying_sums
-from collegium.search.optimize.solve import Constraints, Solved, solve
+from collegium.search.optimize.built import ensemble
+from collegium.search.optimize.limits import Constraints
+from collegium.search.optimize.solve import Solved, solve
+from collegium.search.optimize.variances import LARGEST_FINITE, worst_ratio
 from collegium.search.result import Confidence, CorrelationRow, Win
 
 #: Redrawn estimates.
@@ -27,7 +30,8 @@ LEVEL = 0.9
 def confidence(solved: Solved, redrawn: np.ndarray | None, tolerance: float) -> Confidence | None:
     """How often n* stays the optimum over redrawn curves.
 
-    ``redrawn`` holds ln r of every member per draw, shape (draws, members); None where the estimate has no error.
+    ``redrawn`` holds ln r of every member in every stage, shape (draws, members, stages); None where the estimate has
+    no error.
     None is returned where there is no optimum.
     """
     best = solved.optimum
@@ -57,11 +61,11 @@ def confidence(solved: Solved, redrawn: np.ndarray | None, tolerance: float) -> 
 
 def _objectives(solved: Solved, redrawn: np.ndarray) -> np.ndarray:
     """The objective of every member in every draw, shape (draws, members); the smaller the better."""
-    variance = np.expm1(np.maximum(redrawn, 1e-12))
+    variance = np.expm1(np.clip(redrawn, 0.0, LARGEST_FINITE))
+    worst = worst_ratio(variance, solved.constraints.baseline_variances)
     if solved.primal_optimum is not None:
-        return variance / solved.primal_real
-    real = np.maximum(1.0, variance / solved.constraints.baseline_variance)
-    dual = solved.fixed + real * solved.per_member
+        return worst / solved.primal_real
+    dual = solved.cost.at(np.maximum(1.0, worst))
     return np.where(np.isnan(solved.dual_count), np.nan, dual)
 
 
@@ -73,15 +77,18 @@ def by_correlation(
 ) -> tuple[CorrelationRow, ...]:
     """n* at each correlation between neighbouring positions of the input.
 
-    ``log_ratio_at(c)`` is ln r of every member at correlation c, and ``constraints_at(c)`` the constraints with the
-    baseline's variance there. ``slope`` is that of ln r on the part of s(n) that varies, at n*.
+    ``log_ratio_at(c)`` is ln r of every member in every stage at correlation c, and ``constraints_at(c)`` the
+    constraints with the baseline's variance there. ``slope`` is that of ln r on the part of s(n) that varies, at n*.
     """
     rows = []
     for correlation in correlations:
         solved = solve(constraints_at(correlation), widths, log_ratio_at(correlation))
         best = solved.primal_optimum
-        primal, dual = solved.primal_ensemble(best), solved.dual_ensemble(best)
-        if best is None or primal is None or dual is None:
+        if best is None:
+            continue
+        primal = ensemble(solved, best, solved.primal_integer[best], solved.primal_real[best])
+        dual = ensemble(solved, best, solved.dual_integer[best], solved.dual_real[best])
+        if primal is None or dual is None:
             continue
         rows.append(
             CorrelationRow(

@@ -8,18 +8,21 @@ optimum is one of the starts, so the answer is never worse than the best tied me
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from collegium.search.curve.source import LogRatios
 from collegium.search.networks.cost import CostPolynomial, cost_polynomial
+from collegium.search.networks.network import Measure
+from collegium.search.optimize.limits import AffineCosts, Constraints, MemberCosts
 from collegium.search.optimize.members import vector_values
 from collegium.search.optimize.problem import GroupingProblem
-from collegium.search.optimize.solve import Constraints, Solved, primal_multiplicity
+from collegium.search.optimize.solve import Solved
+from collegium.search.optimize.variances import LARGEST_FINITE, stage_log_ratios, worst_ratio
 
-#: ln r of many width vectors, (vectors, free widths) → (vectors,).
+#: ln r of many width vectors in every stage, (vectors, free widths) → (vectors, stages).
 Evaluate = Callable[[np.ndarray], np.ndarray]
 
 #: Spaces with at most this many vectors are searched whole.
@@ -49,10 +52,13 @@ class VectorOptimum:
 
 @dataclass(frozen=True)
 class Objective:
-    """Variance of the primal ensemble (Eq. 12) at many width vectors; infinite where none fits the budget."""
+    """Variance of the primal ensemble (Eq. 12) at many width vectors, relative to the baseline's in the worst stage.
+
+    ``costs`` has the polynomial of every measure that is limited.
+    """
 
     constraints: Constraints
-    cost: CostPolynomial
+    costs: Mapping[Measure, CostPolynomial]
     evaluate: Evaluate
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
@@ -60,12 +66,18 @@ class Objective:
         return np.concatenate([self._batch(widths[at : at + BATCH]) for at in range(0, len(widths), BATCH)])
 
     def _batch(self, widths: np.ndarray) -> np.ndarray:
-        per_member = self.cost.per_member(widths.astype(float))
-        multiplicity = primal_multiplicity(self.constraints, self.cost.fixed, per_member)
-        with np.errstate(over="ignore"):
-            variance = np.expm1(self.evaluate(widths))
+        table = widths.astype(float)
+        costs: dict[Measure, MemberCosts] = {
+            measure: AffineCosts(cost.fixed, cost.per_member(table)) for measure, cost in self.costs.items()
+        }
+        constraints = self.constraints
+        fits = constraints.fits(costs, np.ones(len(widths)), constraints.limits)
+        variance = np.expm1(np.minimum(self.evaluate(widths), LARGEST_FINITE))
+        worst = worst_ratio(variance, constraints.baseline_variances)
         # where nothing fits, slope towards what does
-        return np.where(np.isnan(multiplicity), 1e12 * (1 + per_member), variance / multiplicity)
+        least = costs[constraints.budget.measure].at(1.0)
+        real = np.where(fits, constraints.real_multiplicity(costs), 1.0)
+        return np.where(fits, worst / real, 1e12 * (1 + least))
 
 
 def search_vectors(
@@ -188,7 +200,13 @@ def best_vector(problem: GroupingProblem, log_ratios: LogRatios, tied: Solved) -
     values = vector_values(problem.network, problem.spec.space)
     if tied.primal_optimum is None or any(len(allowed) == 0 for allowed in values):
         return None
-    objective = Objective(tied.constraints, cost_polynomial(problem.network, problem.spec.efficiency), log_ratios)
+    constraints = tied.constraints
+    measures: set[Measure] = {limit.measure for limit in constraints.limits}
+    objective = Objective(
+        constraints,
+        {measure: cost_polynomial(problem.network, measure) for measure in sorted(measures)},
+        lambda widths: stage_log_ratios(log_ratios, widths, constraints.scales),
+    )
     starts = [tied.widths[tied.primal_optimum], problem.network.baseline]
     return search_vectors(objective, values, starts, problem.spec.estimator.seed)
 

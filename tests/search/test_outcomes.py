@@ -33,9 +33,10 @@ def outcome(**asked):
         # a baseline whose variance is beyond all measure
         (
             {"baseline": {**MLP, "hidden": [1] * 64}, "estimator": {"method": "given", "alpha": 1000.0}},
-            "infeasible_space",
+            "unbounded_variance",
         ),
-        ({"baseline": {**MLP, "hidden": [1] * 64}}, "infeasible_space"),
+        ({"baseline": {**MLP, "hidden": [3] * 64}}, "unbounded_variance"),
+        ({"baseline": {**MLP, "hidden": [40] * 40}, "space": {"max_width": 1}}, "infeasible_space"),
     ],
 )
 def test_each_search_ends_in_the_expected_outcome_with_a_remedy(asked, kind):

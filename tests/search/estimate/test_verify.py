@@ -6,6 +6,7 @@ import pytest
 
 from collegium.search.estimate.verification import verify
 from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.optimize import built
 from collegium.search.optimize.problem import build_problem
 from collegium.search.progress import discard
 from collegium.search.sampling.estimation import Estimation
@@ -17,7 +18,7 @@ from collegium.search.spec import SearchSpec
 def setting():
     problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(60, 60, 60), outputs=10)))
     solved = problem.solve(problem.members, problem.exact)
-    return problem, solved.primal_ensemble(solved.primal), solved.dual_ensemble(solved.dual)
+    return problem, built.primal(solved), built.dual(solved)
 
 
 def test_both_sides_are_measured(setting):

@@ -7,6 +7,7 @@ import pytest
 
 from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.uncertainty import by_correlation, confidence
+from collegium.search.optimize.variances import stage_log_ratios
 from collegium.search.spec import PresetBaseline, SearchSpec
 
 
@@ -21,8 +22,8 @@ def solved(problem):
 
 
 def redrawn(solved, error, draws=2000):
-    noise = np.random.default_rng(0).standard_normal((draws, len(solved.widths)))
-    return solved.log_ratio * (1 + error * noise)
+    noise = np.random.default_rng(0).standard_normal((draws, len(solved.widths), 1))
+    return solved.variances.log_ratios * (1 + error * noise)
 
 
 def test_an_exact_curve_leaves_the_optimum_certain(solved):
@@ -66,7 +67,10 @@ def test_the_optimum_moves_with_the_correlation_as_known(preset, found):
     problem = build_problem(SearchSpec(baseline=PresetBaseline(preset=preset)))
     at = {correlation: problem.at_correlation(correlation).exact for correlation in found}
     rows = by_correlation(
-        lambda c: problem.constraints(at[c]), problem.members, lambda c: at[c](np.array(problem.members)), tuple(found)
+        lambda c: problem.constraints(at[c]),
+        problem.members,
+        lambda c: stage_log_ratios(at[c], np.array(problem.members), problem.scales),
+        tuple(found),
     )
     for row in rows:
         width, multiplicity = found[row.correlation]

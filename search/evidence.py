@@ -1,0 +1,68 @@
+"""What an outcome is judged by, and how answers are named in its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from collegium.search.curve.fit import Point
+from collegium.search.curve.source import LogRatios
+from collegium.search.networks.network import Measure
+from collegium.search.optimize.problem import GroupingProblem
+from collegium.search.optimize.solve import Solved
+from collegium.search.result import Alpha, SolvedEnsemble, SpotCheck, Verification
+
+#: What is counted, as a sentence has it.
+MEASURES: dict[Measure, str] = {"parameters": "parameters", "flops": "FLOPs"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that an outcome depends on."""
+
+    problem: GroupingProblem
+    solved: Solved
+    log_ratios: LogRatios
+    alpha: Alpha
+    points: Sequence[Point]
+    check: SpotCheck | None = None
+    verification: Verification | None = None
+    ensembles: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
+
+
+def varies(answer: SolvedEnsemble, of: str = "the baseline's variance") -> str:
+    """Such as ``20×17 has 44 % of the baseline's variance``; where there are several stages, of the worst."""
+    share = f"{percent(answer.relative_variance or 0.0)} of {of}"
+    where = f"at most {share} in every stage" if len(answer.stages) > 1 else share
+    return f"{named(answer)} has {where}"
+
+
+def at_cost(evidence: Evidence, answer: SolvedEnsemble) -> str:
+    """Such as ``at 100.8 % of its parameters``, the baseline's, or ``at 99.8 % of the budget``."""
+    spec = evidence.problem.spec
+    of = f"its {MEASURES[spec.efficiency]}" if spec.budget is None else "the budget"
+    return f"at {100 * (answer.budget_share or 0.0):.1f} % of {of}"
+
+
+def saves(evidence: Evidence, answer: SolvedEnsemble) -> str:
+    """Such as ``with 2.18 times fewer parameters``; ``more`` where an answer costs more than the baseline."""
+    measure = MEASURES[evidence.problem.spec.efficiency]
+    if answer.efficiency >= 1:
+        return f"with {answer.efficiency:.2f} times fewer {measure}"
+    return f"with {1 / answer.efficiency:.2f} times as many {measure}"
+
+
+def percent(share: float) -> str:
+    """A share in percent; one that is not 0 is never printed as 0."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
+
+
+def named(answer: SolvedEnsemble) -> str:
+    """m × n, such as ``20×17``."""
+    return f"{answer.multiplicity}×{width(answer.widths)}"
+
+
+def width(widths: tuple[int, ...]) -> str:
+    """The width of a member, or all of them where they differ."""
+    return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"

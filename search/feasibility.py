@@ -1,0 +1,232 @@
+"""Outcomes of the solved problems: spaces and budgets that nothing fits, and answers that are no gain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from collegium.search.evidence import MEASURES, Evidence, named, percent, saves, varies, width
+from collegium.search.optimize.built import is_baseline
+from collegium.search.optimize.limits import Limit
+from collegium.search.optimize.variances import LARGEST_LOG_RATIO
+from collegium.search.result import Outcome
+
+
+def space(evidence: Evidence) -> Outcome | None:
+    """No member can be evaluated, for one of three reasons, or none reaches the baseline's variance."""
+    solved, problem = evidence.solved, evidence.problem
+    if not solved.widths and not problem.members:
+        return Outcome(
+            kind="infeasible_space",
+            message="The space holds no member that can be evaluated.",
+            remedy="Widen min_width … max_width, or lower multiple_of.",
+        )
+    if not solved.widths:
+        baseline = _baseline_log_ratio(evidence)
+        if baseline > LARGEST_LOG_RATIO:
+            return Outcome(
+                kind="unbounded_variance",
+                message=f"The baseline's own kernel has ln r = {baseline:.3g} at initialization (r = E[K²]/E[K]²; up "
+                f"to {LARGEST_LOG_RATIO:g} is considered): it is too deep for its width, and every narrower member "
+                "varies more.",
+                remedy="Widen the baseline's hidden layers, or take fewer of them.",
+            )
+        return Outcome(
+            kind="infeasible_space",
+            message=f"Every member of the space is so narrow that its kernel's ln r exceeds {LARGEST_LOG_RATIO:g}.",
+            remedy="Allow wider members: raise space.max_width, or list wider ones in space.widths.",
+        )
+    if evidence.ensembles[1] is None and problem.network.grouping_matters:
+        return _unreached(evidence)
+    return None
+
+
+def _baseline_log_ratio(evidence: Evidence) -> float:
+    constraints = evidence.solved.constraints
+    return math.log1p(constraints.baseline_variance * constraints.network.multiplicity)
+
+
+def _unreached(evidence: Evidence) -> Outcome:
+    """No dual: no member reaches the baseline's variance within the limits."""
+    constraints = evidence.solved.constraints
+    fields = [limit.field for limit in constraints.limits[1:]]
+    if constraints.max_multiplicity is not None:
+        fields.append("space.max_multiplicity")
+    within = f" within {' and '.join(fields)}" if fields else ""
+    raised = f"Raise {' or '.join(fields)}, or allow" if fields else "Allow"
+    return Outcome(
+        kind="infeasible_space",
+        message=f"No member of the space reaches the baseline's variance{within}.",
+        remedy=f"{raised} wider members.",
+    )
+
+
+def budget(evidence: Evidence) -> Outcome | None:
+    """No member fits: the least feasible cost in every limit that none meets, and the member that has it."""
+    solved = evidence.solved
+    if not solved.widths or solved.primal_optimum is not None:
+        return None
+    constraints = solved.constraints
+    missed = [
+        (limit, costs, int(np.argmin(costs)))
+        for limit in constraints.limits
+        for costs in [solved.costs[limit.measure].at(1.0)]
+        if costs.min() > limit.bound
+    ]
+    if not missed:
+        fields = " and ".join(_field(limit) for limit in constraints.limits)
+        return Outcome(
+            kind="infeasible_budget",
+            message=f"No member of the space meets {fields} at once, though each is met by some.",
+            remedy="Raise one of them, or allow narrower members.",
+        )
+    parts = [
+        f"{_field(limit)} of {limit.most:,.0f} {MEASURES[limit.measure]} (the least is {costs[index]:,.0f}, by "
+        f"1×{width(solved.widths[index])})"
+        for limit, costs, index in missed
+    ]
+    raised = " and ".join(f"{limit.field} to at least {math.ceil(costs[index]):,}" for limit, costs, index in missed)
+    return Outcome(
+        kind="infeasible_budget",
+        message=f"No member of the space fits {' and '.join(parts)}.",
+        remedy=f"Raise {raised}, or allow narrower members.",
+    )
+
+
+def _field(limit: Limit) -> str:
+    return "a budget" if limit.field == "budget" else limit.field
+
+
+def single_layer(evidence: Evidence) -> Outcome | None:
+    """One free layer: grouping changes nothing."""
+    if evidence.problem.network.grouping_matters:
+        return None
+    return Outcome(
+        kind="nothing_to_gain",
+        message="Grouping has nothing to gain here: with a single free layer, m members of width n are one layer of "
+        "width m·n.",
+        remedy="Choose a baseline with two hidden layers or more, such as a bottleneck block.",
+    )
+
+
+def edge(evidence: Evidence) -> Outcome | None:
+    """n* at an end of the space that is not a natural one."""
+    solved, network = evidence.solved, evidence.problem.network
+    best = solved.optimum
+    if best is None or not network.grouping_matters or len(solved.widths) < 2:
+        return None
+    if evidence.problem.spec.space.mode == "vector" or evidence.problem.spec.space.widths is not None:
+        return None
+    first = sorted(widths[0] for widths in solved.widths)
+    at = solved.widths[best][0]
+    if at == first[0] and at > 1:
+        return Outcome(
+            kind="edge_of_space",
+            message=f"The optimum is at the narrowest member considered, {at}; narrower ones may do better.",
+            remedy="Lower space.min_width or multiple_of.",
+        )
+    if at == first[-1] and solved.widths[best] != network.baseline:
+        return Outcome(
+            kind="edge_of_space",
+            message=f"The optimum is at the widest member considered, {at}; wider ones may do better.",
+            remedy="Raise space.max_width.",
+        )
+    return None
+
+
+def baseline(evidence: Evidence) -> Outcome | None:
+    """The baseline is the answer, or the space holds nothing that is as smooth."""
+    primal, solved = evidence.ensembles[0], evidence.solved
+    constraints = solved.constraints
+    if primal is None or not constraints.network.grouping_matters:
+        return None
+    if is_baseline(solved, primal):
+        within = f" within {100 * constraints.budget.tolerance:g} %" if constraints.rounds else ""
+        return Outcome(
+            kind="baseline_is_optimal",
+            message=f"The baseline is the optimum already: no grouping of its cost{within} has less variance."
+            + _cheaper(evidence),
+        )
+    if not constraints.baseline_allowed and constraints.rounds and (primal.relative_variance or 0.0) >= 1:
+        return Outcome(
+            kind="baseline_is_optimal",
+            message="The baseline is smoother than every grouping that was allowed: the best of them, "
+            f"{named(primal)}, has {percent(primal.relative_variance or 0.0)} of its variance.",
+            remedy="Widen the space or its limits.",
+        )
+    return None
+
+
+def _cheaper(evidence: Evidence) -> str:
+    """The dual, where that is not the baseline."""
+    dual = evidence.ensembles[1]
+    if dual is None or is_baseline(evidence.solved, dual):
+        return ""
+    return f" {varies(dual, 'its variance')} {saves(evidence, dual)}."
+
+
+def single_member(evidence: Evidence) -> Outcome | None:
+    """One member is the best that the limits allow: no ensemble."""
+    primal = evidence.ensembles[0]
+    if primal is None or primal.multiplicity > 1 or is_baseline(evidence.solved, primal):
+        return None
+    return Outcome(
+        kind="single_member",
+        message=f"A single network of width {width(primal.widths)} is the smoothest within the limits, with "
+        f"{percent(primal.relative_variance or 0.0)} of the baseline's variance: no ensemble of two or more members is "
+        "smoother there.",
+        remedy="Raise the budget, or allow narrower members.",
+    )
+
+
+def over_budget(evidence: Evidence) -> Outcome | None:
+    """The dual is bound by the baseline's variance, not by a budget that was given for the primal."""
+    dual, spec = evidence.ensembles[1], evidence.problem.spec
+    if spec.budget is None or dual is None or (dual.budget_share or 0.0) <= 1:
+        return None
+    return Outcome(
+        kind="over_budget",
+        message=f"The dual, {named(dual)}, costs {100 * ((dual.budget_share or 0.0) - 1):.1f} % more than the budget: "
+        "the baseline's variance takes that much.",
+        remedy=f"Give max_{spec.efficiency} to bind the dual as well.",
+    )
+
+
+def dual_rounded(evidence: Evidence) -> Outcome | None:
+    """A published dual, whose m was rounded down."""
+    dual = evidence.ensembles[1]
+    if not evidence.solved.constraints.nearest_dual or dual is None or dual.multiplicity >= dual.multiplicity_real:
+        return None
+    return Outcome(
+        kind="dual_rounded",
+        message=f"For a given α the dual's m is the nearest integer, as published: {dual.multiplicity} for "
+        f"{dual.multiplicity_real:.2f}. By that α it has {percent(dual.relative_variance or 0.0)} of the baseline's "
+        "variance.",
+        remedy="Use estimator.method 'auto' for a dual within the baseline's variance.",
+    )
+
+
+def stages_unknown(evidence: Evidence) -> Outcome | None:
+    """Stages whose modules were too costly to sample."""
+    known, all_ = len(evidence.solved.constraints.scales), len(evidence.problem.scales)
+    if known == all_ or not evidence.solved.widths:
+        return None
+    return Outcome(
+        kind="stages_unknown",
+        message=f"Variances are known for {known} of {all_} stages; the answer holds for these.",
+        remedy="Use the closed form, or allow more samples.",
+    )
+
+
+def equal_groups(evidence: Evidence) -> Outcome | None:
+    """A grouped first layer reads other channels in each group, whose Gram matrices were taken for equal ones."""
+    problem = evidence.problem
+    groups = problem.network.chain.layers[0].groups
+    if groups == 1 or problem.inputs_by_group:
+        return None
+    return Outcome(
+        kind="equal_groups",
+        message=f"The {groups} groups of the first layer are assumed to see equal Gram matrices.",
+        remedy="Give inputs.gram a matrix for each group where they differ.",
+    )
