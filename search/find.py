@@ -29,9 +29,9 @@ def find_ensemble(
 
     ``baseline`` is the name of a preset, a baseline (``{"family": "mlp", …}``), or a whole ``SearchSpec``; ``fields``
     are the other fields of a specification: ``efficiency``, ``estimator``, ``inputs``, ``space``, ``tolerance``,
-    ``budget``, ``verify``. ``report(fraction, message)`` is called as the search advances, and ends it by raising.
-    Samples, where there are any, are drawn on ``device``. ``images`` of shape ``(images, channels, height, width)`` are
-    the data that ``inputs.data`` names.
+    ``budget``, ``max_parameters``, ``max_flops``, ``verify``. ``report(fraction, message)`` is called as the search
+    advances, and ends it by raising. Samples, where there are any, are drawn on ``device``. ``images`` of shape
+    ``(images, channels, height, width)`` are the data that ``inputs.data`` names.
 
     The result's ``primal`` and ``dual`` are ensembles (Littwin et al. 2020, Eq. 10–14) or None, and its ``outcome``
     says in a sentence how the search ended. Raises ``InvalidSpec`` with the path of a field that is wrong.
@@ -41,7 +41,8 @@ def find_ensemble(
     >>> answer.primal.multiplicity, answer.primal.width
     (20, 17)
     >>> print(answer.outcome.message)
-    20×17 has 44 % of the baseline's variance at its cost; 9×17 has 98 % of it with 2.18 times fewer parameters
+    20×17 has 44 % of the baseline's variance at 101.9 % of its parameters; 9×17 has 98 % of it with 2.18 times fewer
+    parameters
     >>> find_ensemble("resnet50", efficiency="flops").dual.efficiency > 1
     True
     """

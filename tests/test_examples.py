@@ -28,13 +28,13 @@ def test_an_example_is_short_and_linked(path: Path) -> None:
 
 def test_an_mlp_is_split(tmp_path: Path) -> None:
     printed = run("search_mlp", tmp_path)
-    assert re.search(r"primal +7 × 45 +306,810 parameters, variance × 0\.73", printed)
+    assert re.search(r"primal +8 × 42 +[0-9,]+ parameters, variance × 0\.69", printed)
     assert "vector" in printed
 
 
 def test_a_resnet_is_split_by_flops(tmp_path: Path) -> None:
     printed = run("search_resnet", tmp_path)
-    assert "11×10 has 67 %" in printed
+    assert "11×10 has at most 67 %" in printed
     assert printed.rstrip().endswith("agree: True")
 
 

@@ -10,7 +10,9 @@ export function showSearch(job) {
   return [
     notices(result),
     h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false)),
-    h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`),
+    h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`,
+      result.subject ? ` The variance is that of ${result.subject}.` : ""),
+    stages(result),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
@@ -34,11 +36,19 @@ function ensembleCard(name, purpose, found, result, primal) {
     h("h2", {}, name), h("p.purpose", {}, purpose),
     h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
     h("dl", {},
-      row("variance", number(found.variance), share(found.variance, base.variance)),
+      row("variance", number(found.variance), found.stages?.length > 1 ? `at most ${percent(found.relative_variance)} of the baseline in every stage` : share(found.variance, base.variance)),
       row("parameters", whole(found.parameters), share(found.parameters, base.parameters)),
       row("FLOPs", whole(found.flops), share(found.flops, base.flops)),
+      found.budget_share ? row("cost", percent(found.budget_share, 4), result.budget_tolerance ? "of the baseline’s" : "of the budget") : null,
       row("efficiency ρ", number(found.efficiency), `in ${result.measure === "flops" ? "FLOPs" : "parameters"}`),
       row("m before rounding", number(found.multiplicity_real, 4), "")));
+}
+
+function stages(result) {
+  const found = [["primal", result.primal], ["dual", result.dual]].filter(([, one]) => one?.stages?.length > 1);
+  if (!found.length) return null;
+  return table(["variance of a stage’s module", ...found[0][1].stages.map((_, index) => `stage ${index + 1}`)], found.map(([name, one]) =>
+    [`${name} ${one.multiplicity}×${widths(one)}`, ...one.stages.map((stage) => `${percent(stage.relative_variance)} of the baseline’s`)]));
 }
 
 const share = (value, base) => `${percent(value / base)} of the baseline`;
@@ -48,6 +58,7 @@ function band(result) {
   const near = result.near_optimal;
   if (!near) return null;
   const pick = near.recommended;
+  if (!pick) return h("section", {}, h("h2", {}, "Near the optimum"), h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum; none is better than the baseline as built.`));
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.multiplicity}×${widths(one)}`).join(", ");
   return h("section", {}, h("h2", {}, "Near the optimum"),
     h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,

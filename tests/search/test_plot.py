@@ -69,7 +69,7 @@ def test_the_optimum_and_the_baseline_are_marked():
     labels = {line.get_label(): line for line in primal.lines}
     assert labels["baseline"].get_ydata()[0] == result.baseline.variance
     assert labels["12×10"].get_xdata() == [10]
-    assert any(line.get_label().startswith("7×10, ρ = 1.50") for line in dual.lines)
+    assert any(line.get_label().startswith("11×7, ρ = 1.45") for line in dual.lines)
     correlations = next(axes for axes in figure(result).axes if axes.get_title() == "n* against the inputs")
     assert correlations.lines[0].get_ydata() == pytest.approx([row.widths[0] for row in result.correlations])
 

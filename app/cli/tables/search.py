@@ -34,42 +34,63 @@ def _outcome(result: dict[str, Any]) -> Text:
 
 
 def _ensembles(result: dict[str, Any]) -> RenderableType:
-    table = grid("", "m × n", "variance", "parameters", "FLOPs", "ρ", "m before rounding")
+    table = grid("", "m × n", "variance", "of the baseline's", "parameters", "FLOPs", "of the budget", "ρ", "m real")
     base = result["baseline"]
     table.add_row(
         "baseline",
         f"{base['multiplicity']} × {widths(base)}",
         number(base["variance"]),
+        "100 %",
         count(base["parameters"]),
         count(base["flops"]),
+        percent(base["parameters" if result["measure"] == "parameters" else "flops"] / result["budget"], 4),
         "1",
         "",
     )
     for name in ("primal", "dual"):
         answer = result[name]
         if answer is None:
-            table.add_row(name, "none", *[""] * 5)
+            table.add_row(name, "none", *[""] * 7)
             continue
         table.add_row(
             f"[bold]{name}[/]",
             f"[bold]{answer['multiplicity']} × {widths(answer)}[/]",
             number(answer["variance"]),
+            _relative(answer),
             count(answer["parameters"]),
             count(answer["flops"]),
+            percent(answer.get("budget_share"), 4),
             number(answer["efficiency"], 3),
             number(answer["multiplicity_real"]),
         )
     return table
 
 
+def _relative(answer: dict[str, Any]) -> str:
+    """The share of the baseline's variance: of the worst stage, or from the best to the worst of several."""
+    shares = [stage["relative_variance"] for stage in answer.get("stages", ())]
+    worst = percent(answer.get("relative_variance"))
+    return f"{100 * min(shares):.3g} – {worst}" if len(shares) > 1 else worst
+
+
 def _lines(result: dict[str, Any]) -> list[str]:
     lines = []
+    if result.get("subject"):
+        lines.append(f"[dim]variance of[/]    {escape(result['subject'])}")
+    for name in ("primal", "dual"):
+        stages = (result[name] or {}).get("stages", ())
+        if stages:
+            each = ", ".join(f"{widths(stage)}: {percent(stage['relative_variance'])}" for stage in stages)
+            lines.append(f"[dim]{name + ' stages':<14}[/] of the baseline's variance there, by width: {each}")
     near = result["near_optimal"]
     if near:
         pick = near["recommended"]
+        recommended = (
+            f"for hardware {widths(pick)}: {escape(pick['reason'])}" if pick else "none is better than the baseline"
+        )
         lines.append(
             f"[dim]near optimum[/]   n from {near['min_width']} to {near['max_width']} "
-            f"(within {percent(near['tolerance'])}); for hardware {widths(pick)}: {escape(pick['reason'])}"
+            f"(within {percent(near['tolerance'])}); {recommended}"
         )
     alpha = result["alpha"]
     error = f" ± {number(alpha['standard_error'], 2)}" if alpha["standard_error"] else ""
