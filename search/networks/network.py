@@ -130,6 +130,13 @@ class Network(ABC):
             return self.title
         return f"{multiplicity} × {'·'.join(map(str, widths))} of {self.title}"
 
+    #: Whether images of any extent are taken, as where maps are averaged before the head.
+    any_extent: ClassVar[bool] = False
+
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Shape of one input, ``(channels, height, width)``."""
+        return self.chain.channels, self.chain.height, self.chain.width
+
     @property
     def outputs(self) -> int:
         """Logits that the network gives."""

@@ -203,6 +203,12 @@ class ResidualNetwork(Network):
                 total += count * (multiplicity * branch + stage.outputs * last)
         return 3 * total
 
+    any_extent = True
+
+    def sample_shape(self) -> tuple[int, int, int]:
+        """RGB images of the layout's extent."""
+        return 3, self.layout.size, self.layout.size
+
     @property
     def outputs(self) -> int:
         """Logits that the network gives."""

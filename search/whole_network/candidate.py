@@ -1,0 +1,58 @@
+"""A network that is to be measured whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from collegium.search.networks.family import FAMILIES
+from collegium.search.networks.network import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Parameters of all draws that are computed at once on a device: those of small networks share their overhead.
+PARAMETERS_AT_ONCE = {"cpu": 100_000, "cuda": 100_000_000}
+MOST_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """``multiplicity`` members of ``widths``, under a name such as ``baseline`` or ``primal``."""
+
+    name: str
+    network: Network
+    widths: tuple[int, ...]
+    multiplicity: int
+
+    @cached_property
+    def key(self) -> int:
+        """A number that candidates with the same module share, in every process."""
+        content = [self.network.family, self.network.arguments(self.widths, self.multiplicity)]
+        return int.from_bytes(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:8])
+
+    @property
+    def title(self) -> str:
+        """The network in a few words."""
+        return self.network.title_at(self.widths, self.multiplicity)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole network."""
+        return self.network.count("parameters", self.widths, self.multiplicity)
+
+    def at_once(self, device: str) -> int:
+        """Draws to compute at once on ``device``; convolutions with weights for each draw are slow, so one of them."""
+        if self.network.convolves:
+            return 1
+        most = PARAMETERS_AT_ONCE.get(device.partition(":")[0], 1) // max(1, self.parameters)
+        return max(1, min(MOST_AT_ONCE, most))
+
+    def build(self) -> nn.Module:
+        """The family's module, initialized as it is trained."""
+        module, _, name = FAMILIES[self.network.family].module.partition(":")
+        return getattr(import_module(module), name)(**self.network.arguments(self.widths, self.multiplicity))

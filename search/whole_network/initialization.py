@@ -1,0 +1,164 @@
+"""A module's own initialization, recorded once and drawn again from a generator of one's own.
+
+PyTorch's initializers overwrite parameters in place: ``normal_``, ``uniform_``, ``fill_``, ``zero_``. While a module is
+built, the last of them that each parameter sees is recorded. Drawn again, they give the module's parameters without
+building it anew, on any device, in any thread, from a seed; and the initial variance of each parameter is exact.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Modules built to estimate the variance of a parameter whose initializer is not known.
+BUILDS = 16
+#: torch's own generator belongs to the whole process.
+_GLOBAL_GENERATOR = threading.Lock()
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How a parameter starts: ``normal`` of mean ``a`` and deviation ``b``, ``uniform`` on [a, b), ``constant`` a."""
+
+    kind: Literal["normal", "uniform", "constant"]
+    a: float
+    b: float
+
+    @property
+    def variance(self) -> float:
+        """Variance of one element."""
+        return {"normal": self.b**2, "uniform": (self.b - self.a) ** 2 / 12, "constant": 0.0}[self.kind]
+
+    def apply(self, parameter: Tensor, generator: Generator) -> None:
+        """Overwrite the parameter."""
+        match self.kind:
+            case "normal":
+                parameter.normal_(self.a, self.b, generator=generator)
+            case "uniform":
+                parameter.uniform_(self.a, self.b, generator=generator)
+            case "constant":
+                parameter.fill_(self.a)
+
+
+#: Constants that are made as such.
+_CONSTANTS = {"zeros": Fill("constant", 0.0, 0.0), "ones": Fill("constant", 1.0, 0.0)}
+
+
+class Initialization:
+    """The distribution of a module's parameters: each drawn alone where its initializer is known.
+
+    A parameter whose values come about in another way is taken from a module that is built anew for each draw. With
+    ``by_fan_in``, plain convolutions and linear layers have weights N(0, gain / fan_in) instead: gain 2, and 1 in the
+    last layer. Layers of other classes keep their own.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], *, by_fan_in: bool, device: str) -> None:
+        self._build, self._device = build, device
+        with _recording() as recorded:
+            self.module = build()
+        self._fills = {name: recorded.fill(value) for name, value in self.module.named_parameters()}
+        if by_fan_in:
+            self._fills |= _fan_in_fills(self.module)
+        self._shapes = {name: value.shape for name, value in self.module.named_parameters()}
+
+    def draw(self, seed: int) -> dict[str, Tensor]:
+        """Parameters at initialization; they follow from the seed and the kind of device alone."""
+        generator = Generator(device=self._device).manual_seed(seed)
+        drawn = {}
+        others = self._rebuilt(seed) if None in self._fills.values() else {}
+        for name, fill in self._fills.items():
+            if fill is None:
+                drawn[name] = others[name]
+            else:
+                drawn[name] = torch.empty(self._shapes[name], device=self._device)
+                fill.apply(drawn[name], generator)
+        return drawn
+
+    def rates(self) -> dict[str, float]:
+        """Rates of the NTK parameterization: a parameter's initial variance, 1 for what starts as a constant."""
+        unknown = [name for name, fill in self._fills.items() if fill is None]
+        variances = {name: fill.variance for name, fill in self._fills.items() if fill is not None}
+        variances |= self._estimated(unknown) if unknown else {}
+        return {name: variances[name] or 1.0 for name in self._fills}
+
+    def _estimated(self, names: list[str]) -> dict[str, float]:
+        """Mean variance of a parameter's elements over modules built from seeds of their own."""
+        built = [self._rebuilt(seed) for seed in range(BUILDS)]
+        return {name: float(torch.stack([each[name] for each in built]).var(0).mean()) for name in names}
+
+    def _rebuilt(self, seed: int) -> dict[str, Tensor]:
+        with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            module = self._build()
+        return {name: value.detach().to(self._device) for name, value in module.named_parameters()}
+
+
+class _Recorder(TorchDispatchMode):
+    """The last initializer of each tensor, by where its numbers are stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[int, int], Fill | None] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func._schema.is_mutable:
+            if args and isinstance(args[0], Tensor):
+                self._last[_place(args[0])] = _fill(name, args[1:])
+        elif isinstance(out, Tensor) and func._schema.returns[0].alias_info is None:
+            # new numbers, maybe at the place of others that are gone
+            self._last[_place(out)] = _CONSTANTS.get(name)
+        return out
+
+    def fill(self, parameter: Tensor) -> Fill | None:
+        """How the parameter was filled; None where that is not known."""
+        return self._last.get(_place(parameter))
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor.numel()
+
+
+def _fill(name: str, arguments: tuple[Any, ...]) -> Fill | None:
+    if not all(isinstance(argument, int | float) for argument in arguments):
+        return None
+    match name, arguments:
+        case "normal_", _:
+            return Fill("normal", *map(float, (*arguments, *(0.0, 1.0)[len(arguments) :])))
+        case "uniform_", _:
+            return Fill("uniform", *map(float, (*arguments, *(0.0, 1.0)[len(arguments) :])))
+        case "fill_", (value,):
+            return Fill("constant", float(value), 0.0)
+        case "zero_", _:
+            return Fill("constant", 0.0, 0.0)
+        case _:
+            return None
+
+
+@contextmanager
+def _recording() -> Iterator[_Recorder]:
+    """A recorder for what is built within; torch's generator is afterwards as it was before."""
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), _Recorder() as recorder:
+        yield recorder
+
+
+def _fan_in_fills(module: nn.Module) -> dict[str, Fill]:
+    plain = [(name, layer) for name, layer in module.named_modules() if type(layer) in _PLAIN]
+    fills = {}
+    for name, layer in plain:
+        gain = 1.0 if layer is plain[-1][1] else 2.0
+        value = layer.get_parameter("weight")
+        prefix = f"{name}." if name else ""
+        fills[f"{prefix}weight"] = Fill("normal", 0.0, (gain / value[0].numel()) ** 0.5)
+        if layer._parameters.get("bias") is not None:
+            fills[f"{prefix}bias"] = Fill("constant", 0.0, 0.0)
+    return fills

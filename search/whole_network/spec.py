@@ -1,0 +1,46 @@
+"""How the tangent kernel of whole networks is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from collegium.search.fields import Strict
+
+Parameterization = Literal["standard", "ntk"]
+Norm = Literal["batch", "none"]
+
+
+class NetworkKernelSpec(Strict):
+    """The measurement of whole networks' kernels K(x, x') = Σ_p rate_p ∂F/∂p(x) · ∂F/∂p(x') at initialization.
+
+    ``parameterization`` ``standard``: the module's own initialization, every rate 1, as it is trained. ``ntk``: weights
+    √(gain / fan_in) W with W ~ N(0, 1) (Littwin et al. 2020, Eq. 3), so that a weight's rate is its initial variance;
+    what starts as a constant (biases, gains and shifts of norms) has rate 1.
+
+    ``norm`` ``batch``: batch norms in training mode on a batch of ``images``. ``none``: batch norms are left out, and
+    weights have variance gain / fan_in, since a module's own variances presume its norms.
+
+    ``inputs`` of the batch and ``outputs`` of the logits are measured for each initialization. ``pixels`` is the extent
+    of the images where the network takes any; None: the network's own, at most 64. Initializations are drawn until the
+    ratio of each variance to the baseline's has the standard error ``relative_error`` or ``max_seconds`` have passed.
+
+    >>> NetworkKernelSpec(images=4).inputs
+    2
+    """
+
+    parameterization: Parameterization = "standard"
+    norm: Norm = "batch"
+    images: Annotated[int, Field(ge=1, le=1024)] = 8
+    inputs: Annotated[int, Field(ge=1, le=64)] = 2
+    outputs: Annotated[int, Field(ge=1, le=64)] = 1
+    pixels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    relative_error: Annotated[float, Field(ge=0.005, le=0.5)] = 0.05
+    max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+
+    @model_validator(mode="after")
+    def _inputs_are_of_the_batch(self) -> NetworkKernelSpec:
+        if self.inputs > self.images:
+            raise ValueError(f"'inputs' are measured out of the batch: give at most images = {self.images}")
+        return self
