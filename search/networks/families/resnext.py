@@ -63,9 +63,18 @@ class ResidualBlock:
         names = tuple(f"n{index + 1}" for index in range(len(hidden)))
         return Chain(outputs, EXTENT, EXTENT, (*free, replace(last, activation="linear")), names)
 
-    def areas(self, size: int, stride: int) -> list[int]:
-        """Positions of each layer's outputs in a block whose outputs are ``size`` × ``size``."""
-        return [(size if index >= self.strided else size * stride) ** 2 for index in range(len(self.kernels))]
+    def areas(self, extent: int, stride: int) -> list[int]:
+        """Positions of each layer's outputs in a block whose *inputs* are ``extent`` × ``extent``.
+
+        It starts from the inputs, because the outputs do not determine them: maps of 7 and of 8 both halve to 4.
+        """
+        after = halved(extent, stride)
+        return [(after if index >= self.strided else extent) ** 2 for index in range(len(self.kernels))]
+
+
+def halved(extent: int, stride: int) -> int:
+    """Extent behind a convolution that pads by (kernel − 1) / 2: an odd map keeps its middle."""
+    return -(-extent // stride)
 
 
 BLOCKS: dict[str, ResidualBlock] = {
@@ -117,14 +126,26 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a residual network; ``scale`` multiplies the branch's free widths here."""
+    """One stage of a residual network; ``scale`` multiplies the branch's free widths here.
+
+    ``extent`` is that of the map before its first block, ``size`` that of its outputs.
+    """
 
     blocks: int
     inputs: int
     outputs: int
     stride: int
     scale: int
-    size: int
+    extent: int
+
+    @property
+    def size(self) -> int:
+        """Extent of the map after each of its blocks."""
+        return halved(self.extent, self.stride)
+
+    def extent_before(self, stride: int) -> int:
+        """Extent of the map before a block of this stride: only the first block has one above 1."""
+        return self.size if stride == 1 else self.extent
 
     def runs(self) -> list[tuple[int, int, int]]:
         """Its blocks as runs of equal ones: how many, their input channels and their stride."""
@@ -182,9 +203,8 @@ class ResidualNetwork(Network):
         """One member's share of a block; the norm of the block's outputs is not in it."""
         block = self._block
         total, below = 0, inputs
-        for kernel, out, area in zip(
-            block.kernels, (*widths, stage.outputs), block.areas(stage.size, stride), strict=True
-        ):
+        areas = block.areas(stage.extent_before(stride), stride)
+        for kernel, out, area in zip(block.kernels, (*widths, stage.outputs), areas, strict=True):
             total += cost.conv(below * kernel**2, out, area)
             below = out
         return total - cost.norm * stage.outputs
@@ -198,7 +218,7 @@ class ResidualNetwork(Network):
         total = CHANNELS * self.layout.stem_size**2
         for stage in self.stages:
             for count, _, stride in stage.runs():
-                *hidden, last = self._block.areas(stage.size, stride)
+                *hidden, last = self._block.areas(stage.extent_before(stride), stride)
                 branch = sum(stage.scale * width * area for width, area in zip(widths, hidden, strict=True))
                 total += count * (multiplicity * branch + stage.outputs * last)
         return 3 * total
@@ -294,13 +314,11 @@ def _lower(baseline: ResNextBaseline) -> ResidualNetwork:
 
 def _stages(blocks: Sequence[int], layout: Layout, block: ResidualBlock) -> tuple[Stage, ...]:
     """Every stage but the first halves the map; each doubles the channels."""
-    stages, inputs, size = [], CHANNELS, layout.map_size
+    stages, inputs, extent = [], CHANNELS, layout.map_size
     for index, count in enumerate(blocks):
-        stride = 1 if index == 0 else 2
-        size = -(-size // stride)
         outputs = CHANNELS * block.expansion * 2**index
-        stages.append(Stage(count, inputs, outputs, stride, 2**index, size))
-        inputs = outputs
+        stages.append(Stage(count, inputs, outputs, 1 if index == 0 else 2, 2**index, extent))
+        inputs, extent = outputs, stages[-1].size
     return tuple(stages)
 
 
