@@ -90,16 +90,31 @@ Row = Annotated[
     tuple[Annotated[float, Field(ge=-1e12, le=1e12)], ...], Field(min_length=1, max_length=1024, strict=False)
 ]
 
+Matrix = Annotated[tuple[Row, ...], Field(min_length=1, max_length=1024, strict=False)]
+Matrices = Annotated[tuple[Matrix, ...], Field(min_length=1, max_length=1024, strict=False)]
+
+
+def _nesting(value: Any) -> str:
+    """Whether ``value`` is one matrix, or a sequence of them; what is neither is judged as a matrix."""
+    for _ in range(2):
+        value = value[0] if isinstance(value, list | tuple) and value else None
+    return "matrices" if isinstance(value, list | tuple) else "matrix"
+
 
 class InputsSpec(Strict):
     """The inputs at which the kernel is evaluated; at most one of ``correlation``, ``gram`` and ``data``.
 
     ``correlation`` c sets the Gram matrix of a receptive field to S_pq = 2·c^distance(p, q). ``gram`` gives it whole,
-    P × P over the receptive field's positions. ``data`` names a data set, whose mean patch Gram after the stem is used.
+    P × P over the receptive field's positions, or groups × P × P, one for each group of a grouped first layer; its
+    scale, 2 · mean square, matters where the baseline has biases. ``data`` names a data set, whose mean patch Gram
+    after the stem is used, of each group's channels where there is no stem.
     """
 
     correlation: Annotated[float, Field(ge=0, le=1)] | None = None
-    gram: Annotated[tuple[Row, ...], Field(min_length=1, max_length=1024, strict=False)] | None = None
+    gram: (
+        Annotated[Annotated[Matrix, Tag("matrix")] | Annotated[Matrices, Tag("matrices")], Discriminator(_nesting)]
+        | None
+    ) = None
     data: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     pair: PairSpec | None = None
 

@@ -45,7 +45,7 @@ def check_search(spec: SearchSpec, network: Network) -> None:
         _check_size(spec, network, positions)
     if spec.inputs.gram is not None:
         try:
-            check_gram(spec.inputs.gram, positions)
+            check_gram(spec.inputs.gram, positions, network.chain.first_groups)
         except ValueError as error:
             raise InvalidSpec(("inputs", "gram"), str(error)) from error
 

@@ -2,7 +2,10 @@
 
 The weights are Gaussian, so the kernel depends on an input x through G = (2 / channels) XᵀX alone, where the columns of
 X are the feature vectors at the positions of ``receptive_field.input_window``, row by row. Its scale does not matter to
-r = E[K²] / E[K]².
+r = E[K²] / E[K]², unless the chain has biases: they weigh against inputs of mean square G_pp / 2.
+
+A first layer in groups reads other channels in each, and so depends on one such matrix for each, G = (2 / channels of
+the group) XᵀX. Where one matrix is given, or a correlation, all groups are taken to see the same.
 
 A correlation c stands for G_pq = 2·c^distance(p, q), with the *Euclidean* distance between positions: of that,
 Manhattan and chessboard distances, it alone gives a bottleneck's ln r over n = 8 … 256 the slopes 2.89, 3.49, 4.30 and
@@ -43,6 +46,7 @@ def is_diagonal(pair: PairSpec | None) -> bool:
 class Gram:
     """A Gram matrix over the input positions of a kernel entry, float64, read-only: equal and hashed by its values.
 
+    ``matrix`` has the shape ``(P, P)``; ``(groups, P, P)`` where each group of the first layer has one of its own.
     One array, from where it enters a search to where samples are drawn; its rows, where it is sent as JSON. What a user
     gives is checked once, by ``check_gram``.
     """
@@ -51,7 +55,7 @@ class Gram:
 
     def __init__(self, matrix: ArrayLike) -> None:
         self.matrix = np.array(matrix, dtype=float)
-        if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
+        if self.matrix.ndim not in (2, 3) or self.matrix.shape[-2] != self.matrix.shape[-1]:
             raise ValueError(f"a Gram matrix is square, got shape {self.matrix.shape}")
         self.matrix.flags.writeable = False
 
@@ -62,10 +66,15 @@ class Gram:
         return hash(self.matrix.tobytes())
 
     def __repr__(self) -> str:
-        return f"Gram({len(self.matrix)} × {len(self.matrix)})"
+        return f"Gram({' × '.join(map(str, self.matrix.shape))})"
 
-    def rows(self) -> list[list[float]]:
-        """The matrix row by row, as JSON has it."""
+    @property
+    def grouped(self) -> bool:
+        """Whether each group of the first layer has a matrix of its own."""
+        return self.matrix.ndim == 3
+
+    def rows(self) -> list[Any]:
+        """The matrix row by row, as JSON has it; of groups, a list of such lists."""
         return self.matrix.tolist()
 
     @classmethod
@@ -97,16 +106,21 @@ class KernelInputs:
         """
         if spec.data is not None:
             raise ValueError("the data set's mean patch Gram must be computed first")
-        given = None if spec.gram is None else check_gram(spec.gram, input_window(chain, entry).positions)
+        positions = input_window(chain, entry).positions
+        given = None if spec.gram is None else check_gram(spec.gram, positions, chain.first_groups)
         return cls(spec.correlation, given, spec.pair)
 
     def gram_over(self, chain: Chain, entry: str) -> Gram:
-        """The Gram matrix over the input positions of ``entry``, shape ``(P, P)``."""
+        """The Gram matrix over the input positions of ``entry``: ``(P, P)``, or as given, ``(groups, P, P)``."""
         if self.gram is not None:
             return self.gram
         window = input_window(chain, entry)
         correlation = DEFAULT_CORRELATION if self.correlation is None else self.correlation
         return Gram(correlation_gram(correlation, window.height, window.width))
+
+    def assumes_equal_groups(self, chain: Chain) -> bool:
+        """Whether the chain's first layer has groups, which are taken to see equal Gram matrices for want of theirs."""
+        return chain.first_groups > 1 and (self.gram is None or not self.gram.grouped)
 
 
 def correlation_gram(correlation: float, height: int, width: int) -> np.ndarray:
@@ -116,11 +130,40 @@ def correlation_gram(correlation: float, height: int, width: int) -> np.ndarray:
     return 2.0 * np.power(float(correlation), distance)
 
 
-def check_gram(gram: ArrayLike | Gram, positions: int) -> Gram:
-    """``gram``, made exactly symmetric. Raises ``ValueError`` unless it is a Gram matrix of so many positions."""
-    if isinstance(gram, Gram) and len(gram.matrix) == positions:
-        return gram
-    gram = gram.matrix if isinstance(gram, Gram) else gram
+def check_gram(gram: Any, positions: int, groups: int = 1) -> Gram:
+    """``gram``, made exactly symmetric. Raises ``ValueError`` unless it is a Gram matrix of so many positions.
+
+    It may also be one for each of the first layer's ``groups``, of which some may be zero.
+    """
+    if isinstance(gram, Gram):
+        if gram.matrix.shape in ((positions, positions), (groups, positions, positions)):
+            return gram
+        gram = gram.matrix
+    if not _nested(gram):
+        return Gram(_checked(gram, positions, zero=False))
+    if len(gram) != groups:
+        raise ValueError(
+            f"{len(gram)} Gram matri{'x is' if len(gram) == 1 else 'ces are'} given, one for each group, but the first "
+            f"layer has {groups} group{'s' * (groups > 1)}: "
+            "give one matrix, or one for each group"
+        )
+    matrices = []
+    for index, each in enumerate(gram):
+        try:
+            matrices.append(_checked(each, positions, zero=True))
+        except ValueError as error:
+            raise ValueError(f"group {index}: {error}") from error
+    if not np.any(matrices):
+        raise ValueError("all Gram matrices are zero")
+    return Gram(matrices[0] if groups == 1 else np.stack(matrices))
+
+
+def _nested(gram: Any) -> bool:
+    """Whether it is a sequence of matrices rather than one; rows may be of unequal length."""
+    return bool(len(gram) and len(gram[0]) and np.ndim(gram[0][0]))
+
+
+def _checked(gram: ArrayLike, positions: int, *, zero: bool) -> np.ndarray:
     if {len(row) for row in gram} != {len(gram)}:  # type: ignore[arg-type]
         raise ValueError("the Gram matrix is not square")
     matrix = np.asarray(gram, dtype=float)
@@ -130,6 +173,8 @@ def check_gram(gram: ArrayLike | Gram, positions: int) -> Gram:
         )
     scale = np.abs(matrix).max()
     if not scale > 0:
+        if zero:
+            return matrix
         raise ValueError("the Gram matrix is zero")
     if np.abs(matrix - matrix.T).max() > ROUNDING * scale:
         raise ValueError("the Gram matrix is not symmetric")
@@ -139,7 +184,7 @@ def check_gram(gram: ArrayLike | Gram, positions: int) -> Gram:
         np.linalg.cholesky(matrix / scale + ROUNDING * positions * np.eye(positions))
     except np.linalg.LinAlgError:
         raise ValueError("the Gram matrix is not positive semi-definite") from None
-    return Gram(matrix)
+    return matrix
 
 
 def patch_gram(chain: Chain, entry: str, gram: np.ndarray) -> np.ndarray:
@@ -148,29 +193,37 @@ def patch_gram(chain: Chain, entry: str, gram: np.ndarray) -> np.ndarray:
     A patch is a sum over taps: S_pq = mean_t G[p + t, q + t], zero where a tap reads padding. With a gain g, the
     layer's pre-activations have the covariance g/2 · S. For a 1×1 layer S is G itself; for a basic block the Gram of 9
     positions' 3×3 patches; for a dense layer the mean of the diagonal. ``gram`` may be the joint Gram of several inputs
-    (``joint_gram``), and S is joint as well. Raises ``ValueError`` where it does not cover the entry's positions.
+    (``joint_gram``), and S is joint as well; or one for each group of the layer, ``(groups, …)``, and so is S. Raises
+    ``ValueError`` where it does not cover the entry's positions.
     """
     before, after = windows(chain, entry)[:2]
-    inputs, rest = divmod(len(gram), before.positions)
-    if gram.shape != (len(gram), len(gram)) or not inputs or rest:
+    size = gram.shape[-1]
+    inputs, rest = divmod(size, before.positions)
+    if gram.ndim not in (2, 3) or gram.shape[-2] != size or not inputs or rest:
         raise ValueError(
             f"the Gram matrix must cover {before.height} × {before.width} positions, got shape {gram.shape}"
         )
     taps = _taps(chain.layers[0], before, after)
     apart = np.arange(inputs)[:, None, None] * before.positions
-    taps = np.where(taps < before.positions, taps + apart, len(gram)).reshape(-1, taps.shape[1])
-    padded = np.pad(gram, ((0, 1), (0, 1)))
-    return np.mean([padded[np.ix_(tap, tap)] for tap in taps.T], axis=0)
+    taps = np.where(taps < before.positions, taps + apart, size).reshape(-1, taps.shape[1])
+    padded = np.zeros((*gram.shape[:-2], size + 1, size + 1))
+    padded[..., :size, :size] = gram
+    return np.mean([padded[..., tap[:, None], tap] for tap in taps.T], axis=0)
 
 
-def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, placements: int = 20_000) -> Gram:
+def mean_patch_gram(
+    images: np.ndarray, window: Window, *, stem: Stem | None, groups: int = 1, placements: int = 20_000
+) -> Gram:
     """The mean Gram matrix of a data set's patches, shape ``(P, P)``, scaled to a mean of 2 on its diagonal.
 
     ``images`` has shape ``(images, channels, height, width)`` or ``(images, height, width)``, any numeric type; each
     channel is centred over the data set and divided by one common deviation. Patches are taken behind ``stem``, or of
     the images as they are. At most ``placements`` windows (a pooled stem: a quarter of them) of ``MOST_IMAGES`` images,
-    spread evenly and without chance, are averaged; images are padded as the stem pads them. Raises ``ValueError`` where
-    images are smaller than the window, or all constant.
+    spread evenly and without chance, are averaged; images are padded as the stem pads them.
+
+    ``groups`` that split the images' channels evenly get one matrix each, ``(groups, P, P)``, all at one scale; behind
+    a stem of random filters all of them see the same. Raises ``ValueError`` where images are smaller than the window,
+    or all constant.
     """
     batch = _standardised(images)
     reach = 0 if stem is None else stem.kernel // 2 + stem.pooled * CONV_STRIDE
@@ -186,10 +239,14 @@ def mean_patch_gram(images: np.ndarray, window: Window, *, stem: Stem | None, pl
     chosen = _spread(views.shape[:3], max(1, min(placements, MOST_ENTRIES // window.positions**2)))
     size = batch_size(window.positions, batch.shape[1], stem)
     parts = np.array_split(chosen, -(-len(chosen[0]) // size), axis=1)
-    gram = gram_sum((views[tuple(part)] for part in parts), stem)
-    if not np.trace(gram) > 0:
+    split = groups if stem is None and batch.shape[1] % groups == 0 else 1
+    channels = np.split(np.arange(batch.shape[1]), split)
+    gram = np.stack([gram_sum((views[tuple(part)][:, own] for part in parts), stem) for own in channels])
+    total = np.trace(gram, axis1=1, axis2=2).sum()
+    if not total > 0:
         raise ValueError("the data set's images are constant")
-    return Gram(gram * 2 * window.positions / np.trace(gram))
+    gram = gram * 2 * window.positions * split / total
+    return Gram(gram if split > 1 else gram[0])
 
 
 def _taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:

@@ -22,8 +22,9 @@ ESTIMATOR_VERSION = 1
 class KernelPoint(BaseModel):
     """A kernel entry of a chain at one width vector and one kind of input.
 
-    ``gram`` is a Gram matrix over the input positions that the entry sees, row by row; where it is left out,
-    ``correlation`` c stands for S_pq = 2·c^distance(p, q). ``pair`` asks for the off-diagonal entry K(x, x').
+    ``gram`` is a Gram matrix over the input positions that the entry sees, row by row, or one for each group of the
+    chain's first layer; where it is left out, ``correlation`` c stands for S_pq = 2·c^distance(p, q). ``pair`` asks for
+    the off-diagonal entry K(x, x').
     Points survive JSON: ``KernelPoint.model_validate(point.model_dump(mode="json")) == point``.
     """
 
@@ -42,7 +43,7 @@ class KernelPoint(BaseModel):
         chain.at(widths)
         window = input_window(chain, entry)
         if inputs.gram is not None:
-            check_gram(inputs.gram, window.positions)
+            check_gram(inputs.gram, window.positions, chain.first_groups)
         correlation = DEFAULT_CORRELATION
         if inputs.gram is None and inputs.correlation is not None and window.positions > 1:
             correlation = inputs.correlation
@@ -73,5 +74,5 @@ class KernelPoint(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def gram_matrix(self) -> np.ndarray:
-        """The Gram matrix over the input positions that the entry sees, shape ``(P, P)``, float64."""
+        """The Gram matrix over the input positions that the entry sees, float64: ``(P, P)`` or ``(groups, P, P)``."""
         return KernelInputs(self.correlation, self.gram).gram_over(self.chain, self.entry).matrix

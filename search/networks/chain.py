@@ -77,7 +77,9 @@ class Chain:
     """Weight layers in order, applied to an input of shape ``(channels, height, width)``.
 
     ``names`` gives the free widths their names, in the order of the width vector. The last layer's activation is
-    always ``linear``: its units are the outputs whose kernel is studied.
+    always ``linear``: its units are the outputs whose kernel is studied. With ``bias`` every unit (every channel of a
+    convolution) adds a bias of its own: zero at initialization, and of unit rate, so that the kernel gains
+    Σ (∂F/∂b)² over all of them while the function at initialization stays what it was.
     """
 
     channels: int
@@ -85,6 +87,12 @@ class Chain:
     width: int
     layers: tuple[WeightLayer, ...]
     names: tuple[str, ...]
+    bias: bool = False
+
+    @property
+    def first_groups(self) -> int:
+        """Groups of the first layer, each of which sees input channels, and so a Gram matrix, of its own."""
+        return self.layers[0].groups
 
     def at(self, widths: Sequence[int]) -> Chain:
         """The chain with every free width replaced by its value in ``widths``."""
@@ -114,9 +122,9 @@ class Chain:
         return fans
 
     def parameters(self, widths: Sequence[int]) -> int:
-        """Weights of one member, no biases: Σ_l out_l · fan_in_l."""
+        """Weights of one member, and its biases where it has any: Σ_l out_l · (fan_in_l + 1)."""
         outs = [shape[0] for shape in self.shapes(widths)[1:]]
-        return sum(out * fan for out, fan in zip(outs, self.fan_ins(widths), strict=True))
+        return sum(out * (fan + self.bias) for out, fan in zip(outs, self.fan_ins(widths), strict=True))
 
     def flops(self, widths: Sequence[int]) -> int:
         """Multiply–accumulate operations of one member for one input."""
@@ -128,6 +136,10 @@ class Chain:
 
 def ensemble_chain(chain: Chain, widths: Sequence[int], multiplicity: int) -> Chain | None:
     """The chain of m members of the given widths; it has no free widths.
+
+    Its hidden biases are the members' own. Its outputs have one bias, whose ∂F/∂b is 1, and so have the ensemble's: a
+    member with an output bias of its own has K_j + 1, and the mean of these over the members is the mean of the K_j
+    plus 1 all the same. So Var(K) = Var(K_j) / m holds for the ensemble as it is built.
 
     Dense layers become convolutions as large as their map, because only those have groups. None where that is not
     possible: a dense layer over a map that is not square, a grouped first or last layer, or no layer between them.

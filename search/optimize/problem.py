@@ -139,13 +139,14 @@ def _inputs(spec: SearchSpec, network: Network, images: np.ndarray | None) -> Ke
     inputs, entry = spec.inputs, spec.estimator.entry
     if inputs.data is None:
         return KernelInputs.of(inputs, network.chain, entry)  # whose Gram matrix has been validated
-    window = input_window(network.chain, entry)
-    if window.positions == 1:
+    window, groups = input_window(network.chain, entry), network.chain.first_groups
+    if window.positions == 1 and groups == 1:
         return KernelInputs(pair=inputs.pair)
     if images is None:
         raise InvalidSpec(("inputs", "data"), f"the data set '{inputs.data}' could not be read as images")
     try:
-        gram = mean_patch_gram(images, window, stem=network.stem(images.shape[1] if images.ndim == 4 else 1))
+        stem = network.stem(images.shape[1] if images.ndim == 4 else 1)
+        gram = mean_patch_gram(images, window, stem=stem, groups=groups)
     except ValueError as error:
         raise InvalidSpec(("inputs", "data"), str(error)) from error
     return KernelInputs(gram=gram, pair=inputs.pair)

@@ -12,7 +12,14 @@ from torch import Generator, Tensor
 from collegium.search.kernel.inputs import patch_gram
 from collegium.search.networks.chain import Chain
 from collegium.search.sampling.normals import NormalStream, covariance_root, joint_gram
-from collegium.search.sampling.shared_layer import DrawnLayer, GaussianLayer, InputLayer, ReadoutLayer, law_is_cheaper
+from collegium.search.sampling.shared_layer import (
+    DrawnLayer,
+    GaussianLayer,
+    GroupedInputLayer,
+    InputLayer,
+    ReadoutLayer,
+    law_is_cheaper,
+)
 from collegium.search.sampling.strip_layer import StripLayer
 from collegium.search.sampling.unfold import ConvShape, conv_shapes
 
@@ -27,9 +34,9 @@ class ConvSampler:
 
     ``chain`` is concrete and its last layer linear. ``gram`` is S = (2/channels) XᵀX over the positions of the
     entry's input window, row by row (``collegium.search.kernel.receptive_field.input_window``); ``pair`` is the
-    cosine between x and a second input x' of the same Gram, for an off-diagonal entry. Groups of the first layer are
-    taken to split the input's channels evenly. ``hidden`` forces one way of sampling hidden layers, else each takes
-    the cheaper.
+    cosine between x and a second input x' of the same Gram, for an off-diagonal entry. Groups of the first layer split
+    the input's channels evenly, and see ``gram`` each, or their own of several, ``(groups, P, P)``. ``hidden`` forces
+    one way of sampling hidden layers, else each takes the cheaper.
 
     Where Littwin et al. 2020 (Eq. 3) draw weights, this draws the law of what they do wherever that is cheaper, and
     never a gradient where two Gram matrices give its norm; ``collegium.search.sampling.shared_layer`` derives both.
@@ -58,7 +65,9 @@ class ConvSampler:
         self._shapes = conv_shapes(chain, entry)
         self._inputs = 1 if pair is None else 2
         self._device, self._dtype, self._hidden = torch.device(device), dtype, hidden
-        root = covariance_root(patch_gram(chain, entry, joint_gram(gram, pair)) * (self._shapes[0].gain / 2))
+        if np.ndim(gram) == 3 and len(gram) != chain.first_groups:
+            raise ValueError(f"{len(gram)} Gram matrices for a first layer of {chain.first_groups} groups")
+        root = _roots(patch_gram(chain, entry, joint_gram(gram, pair)) * (self._shapes[0].gain / 2))
         self._root = torch.tensor(root, device=self._device, dtype=dtype)
         self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer] | None = None
 
@@ -88,7 +97,8 @@ class ConvSampler:
         if self._layers is None or self._layers[0] != samples:
             head, *middle, tail = self._shapes
             place = (samples, self._inputs, self._device, self._dtype)
-            first = InputLayer(head, samples, self._inputs, self._root)
+            kind = InputLayer if self._root.ndim == 2 else GroupedInputLayer
+            first = kind(head, samples, self._inputs, self._root)
             self._layers = samples, first, [self._kind(s)(s, *place) for s in middle], ReadoutLayer(tail, *place)
         return self._layers[1:]
 
@@ -105,7 +115,18 @@ class ConvSampler:
     def _constant(self, count: int) -> Tensor:
         """A single linear layer's kernel entry does not depend on its weights."""
         positions = self._shapes[0].positions
-        return (self._root[:positions].mean(0) @ self._root[-positions:].mean(0)).expand(count).clone()
+        root = self._root if self._root.ndim == 2 else self._root[0]  # channel 0 is of the first group
+        share = root[:positions].mean(0) @ root[-positions:].mean(0) + float(self._shapes[0].bias)
+        return share.expand(count).clone()
+
+
+def _roots(covariances: np.ndarray) -> np.ndarray:
+    """R with R Rᵀ = C, ``(rows, rank)``; of several C ``(groups, rows, rank)``, filled up with zeros to one rank."""
+    if covariances.ndim == 2:
+        return covariance_root(covariances)
+    roots = [covariance_root(covariance) for covariance in covariances]
+    rank = max(root.shape[1] for root in roots)
+    return np.stack([np.pad(root, ((0, 0), (0, rank - root.shape[1]))) for root in roots])
 
 
 def _numbers(below: ConvShape, shape: ConvShape, inputs: int) -> int:

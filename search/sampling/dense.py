@@ -4,6 +4,8 @@ The layers above the first are dense and follow ``dense_law``. Where the first l
 that covers it too. Where it shares its weights over P positions, its n channels are drawn at these positions,
 z = G·root with rootᵀ·root = S the covariance, and its gradient δ likewise; its part of K is Σ_channels δᵀ S δ.
 
+Biases are zero, so they change no draw; a layer's add |δ|² to K, also where the activations are zero.
+
 (Integrating the last Gaussian layer out would leave a third of the samples to draw for the same error of E[K] and
 E[K²], but the draws would no longer follow the law of K; they are cheap enough as they are.)
 """
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.inputs import patch_gram
 from collegium.search.networks.chain import Chain
 from collegium.search.sampling.normals import covariance_root
@@ -31,7 +34,8 @@ class DenseSampler:
     """Independent draws of K(x, x) for the unit entry of a concrete chain (no free widths).
 
     ``gram`` is the Gram matrix over the input positions that the unit sees, shape ``(Q, Q)``. ``dtype`` is that of the
-    first layer's numbers; sums over a whole sample are returned in float64.
+    first layer's numbers; sums over a whole sample are returned in float64. Raises ``ValueError`` for a chain without a
+    closed form, and for a Gram matrix for each group of its first layer.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class DenseSampler:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        covariance = patch_gram(chain, "unit", gram)
+        if not has_closed_form(chain, "unit") or np.ndim(gram) != 2:
+            raise ValueError("the law of this kernel entry has no closed form: draw its weights (``ConvSampler``)")
+        covariance = patch_gram(chain, "unit", np.asarray(gram))
         covariance = covariance * (chain.layers[0].gain / 2)
         fans = chain.fan_ins(())
         self._layers = [
@@ -52,7 +58,7 @@ class DenseSampler:
             )
             for index, (layer, fan) in enumerate(zip(chain.layers, fans, strict=True))
         ]
-        self._size = float(np.trace(covariance))
+        self._size, self._bias = float(np.trace(covariance)), chain.bias
         root = None if len(covariance) == 1 else covariance_root(covariance, RANK_CUTOFF)
         self._root = None if root is None else torch.tensor(root.T, dtype=dtype, device=device)
 
@@ -61,7 +67,7 @@ class DenseSampler:
         if self._root is None:
             first, *others = self._layers
             own = LayerLaw(first.width, self._size, first.rectified)
-            return draw_dense([own, *others], count, generator).kernel
+            return draw_dense([own, *others], count, generator, bias=self._bias).kernel
         upper = draw_dense(self._layers[1:], count, generator)
         return torch.cat(list(self._tiles(self._root, upper, generator)))
 
@@ -112,7 +118,8 @@ class LayerLaw:
 class DenseDraw:
     """Draws for a dense chain on an input a of unit norm, each of shape ``(count,)``, float64.
 
-    ``kernel`` is the part of K from the chain's own weights and scales with |a|². ``output`` is F and scales with |a|.
+    ``kernel`` is the part of K from the chain's own weights, which scales with |a|², and its biases. ``output`` is F
+    and scales with |a|.
     ``backward`` is b: the derivative of F by a is F a / |a|² + b ξ with ξ a standard Gaussian orthogonal to a.
     """
 
@@ -121,8 +128,11 @@ class DenseDraw:
     backward: Tensor
 
 
-def draw_dense(layers: Sequence[LayerLaw], count: int, generator: torch.Generator) -> DenseDraw:
-    """``count`` independent draws for ``layers``, the last of which is linear with the one unit F."""
+def draw_dense(layers: Sequence[LayerLaw], count: int, generator: torch.Generator, *, bias: bool = False) -> DenseDraw:
+    """``count`` independent draws for ``layers``, the last of which is linear with the one unit F.
+
+    With ``bias`` every unit has one, zero and of unit rate, which adds its squared derivative to the kernel.
+    """
     *hidden, last = layers
     sizes, opens, scattered = [], [], []
     size = torch.ones(count, dtype=torch.float64, device=generator.device)
@@ -131,13 +141,14 @@ def draw_dense(layers: Sequence[LayerLaw], count: int, generator: torch.Generato
         chi_squared = _chi_squared(torch.stack([open_units, open_units - 1]), generator)
         size = size * layer.scale * chi_squared[0]
         sizes.append(size)
-        opens.append(open_units > 0)
-        scattered.append(chi_squared[1])
+        # a rectifier of zeros is closed, whatever its weights; of its gradient nothing is known, so nothing is along F
+        opens.append(size > 0 if layer.rectified else torch.ones_like(size, dtype=torch.bool))
+        scattered.append(torch.where(size > 0, chi_squared[1], chi_squared[0]))
     output = (last.scale * size).sqrt() * torch.randn(
         count, dtype=torch.float64, device=generator.device, generator=generator
     )
     gradient = torch.ones_like(size)
-    kernel = last.scale * size
+    kernel = last.scale * size + bias
     scale = last.scale
     square = output.square()
     for index in reversed(range(len(hidden))):
@@ -145,10 +156,8 @@ def draw_dense(layers: Sequence[LayerLaw], count: int, generator: torch.Generato
         gradient = (along + scale * gradient * scattered[index]) * opens[index]
         scale = hidden[index].scale
         below = sizes[index - 1] if index else torch.ones_like(size)
-        kernel = kernel + scale * below * gradient
-    # a closed layer leaves F = 0, and nothing of K; what a dead layer below would still let through is not F's
-    alive = size > 0
-    return DenseDraw(kernel * alive, output, (scale * gradient).sqrt() * alive)
+        kernel = kernel + (scale * below + bias) * gradient
+    return DenseDraw(kernel, output, (scale * gradient).sqrt())
 
 
 def _open_units(layer: LayerLaw, count: int, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """The empirical neural tangent kernel by its plain definition, through ``torch.func``; the test of every fast path.
 
-K(x, x') = ∇_θ F(x) · ∇_θ F(x') for a scalar F, of any ``nn.Module``, and of a chain under the NTK parameterization.
+K(x, x') = ∇_θ F(x) · ∇_θ F(x') for a scalar F, of any ``nn.Module``, and of a chain under the NTK parameterization, in
+which biases are zero and enter the kernel at unit rate.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional
 
 from collegium.search.kernel.receptive_field import input_window, windows
 from collegium.search.networks.chain import Chain, WeightLayer
@@ -34,10 +36,10 @@ def empirical_kernel(module: nn.Module, left: Tensor, right: Tensor | None = Non
 def kernel_samples(
     module: nn.Module, left: Tensor, right: Tensor, count: int, generator: Generator, chunk: int = 64
 ) -> Tensor:
-    """``count`` samples of K(left, right), ``(count,)``, each under standard normal parameters of its own.
+    """``count`` samples of K(left, right), ``(count,)``, each under standard normal weights of its own.
 
-    That is initialization under the NTK parameterization, where gains are part of the module. ``left`` and ``right``
-    are single inputs, without a batch dimension.
+    That is initialization under the NTK parameterization, where gains are part of the module. Parameters that are
+    called ``bias`` are zero. ``left`` and ``right`` are single inputs, without a batch dimension.
     """
     gradients = vmap(grad(_scalar(module)), in_dims=(0, None))
     shapes = dict(module.named_parameters())
@@ -45,7 +47,9 @@ def kernel_samples(
     for start in range(0, count, chunk):
         size = min(chunk, count - start)
         drawn = {
-            name: torch.randn(size, *value.shape, generator=generator, device=value.device, dtype=value.dtype)
+            name: torch.zeros(size, *value.shape, device=value.device, dtype=value.dtype)
+            if name.rpartition(".")[2] == "bias"
+            else torch.randn(size, *value.shape, generator=generator, device=value.device, dtype=value.dtype)
             for name, value in shapes.items()
         }
         rows = gradients(drawn, left)
@@ -60,35 +64,41 @@ def _scalar(module: nn.Module):
 
 
 class NtkConv2d(nn.Conv2d):
-    """A convolution √(gain/fan_in) W ∗ x, without biases: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
+    """A convolution √(gain/fan_in) W ∗ x + b: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
-    def __init__(self, channels: int, layer: WeightLayer, out: int):
-        super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False)
+    def __init__(self, channels: int, layer: WeightLayer, out: int, *, bias: bool):
+        super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=bias)
         self.scale = sqrt(layer.gain / self.weight[0].numel())
 
     def reset_parameters(self) -> None:
-        """Standard normal weights."""
-        nn.init.normal_(self.weight)
+        """Standard normal weights, and zero biases."""
+        _reset(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(samples, channels, height, width)`` → the map after the convolution."""
-        return self.scale * super().forward(input)
+        return self._conv_forward(input, self.scale * self.weight, self.bias)
 
 
 class NtkLinear(nn.Linear):
-    """A dense layer √(gain/fan_in) W x, without biases: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
+    """A dense layer √(gain/fan_in) W x + b: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
-    def __init__(self, inputs: int, out: int, gain: int):
-        super().__init__(inputs, out, bias=False)
+    def __init__(self, inputs: int, out: int, gain: int, *, bias: bool):
+        super().__init__(inputs, out, bias=bias)
         self.scale = sqrt(gain / inputs)
 
     def reset_parameters(self) -> None:
-        """Standard normal weights."""
-        nn.init.normal_(self.weight)
+        """Standard normal weights, and zero biases."""
+        _reset(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(samples, inputs)`` → ``(samples, out)``."""
-        return self.scale * super().forward(input)
+        return functional.linear(input, self.scale * self.weight, self.bias)
+
+
+def _reset(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.normal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 class Entry(nn.Module):
@@ -110,7 +120,8 @@ class Entry(nn.Module):
 def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
     """The chain at ``widths`` as a module: ``(samples, channels, height, width)`` → its ``entry``, ``(samples,)``.
 
-    Weights are standard normal, from torch's global generator. Raises ``ValueError`` for an unknown entry.
+    Weights are standard normal, from torch's global generator, and biases zero. Raises ``ValueError`` for an unknown
+    entry.
     """
     concrete = chain.at(widths)
     shapes = concrete.shapes(())
@@ -120,11 +131,11 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
         match layer.kind:
             case "dense":
                 stack += [] if flat else [nn.Flatten()]
-                stack.append(NtkLinear(channels * height * width, out, layer.gain))
+                stack.append(NtkLinear(channels * height * width, out, layer.gain, bias=chain.bias))
                 flat = True
             case "conv":
                 stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
-                stack.append(NtkConv2d(channels, layer, out))
+                stack.append(NtkConv2d(channels, layer, out, bias=chain.bias))
                 flat = False
             case _:
                 assert_never(layer.kind)
@@ -136,17 +147,20 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
 def inputs_with_gram(chain: Chain, entry: str, gram: np.ndarray, pair: float | None = None) -> tuple[Tensor, Tensor]:
     """Inputs x and x' ``(channels, height, width)``, float64, with (2/channels) XᵀX = ``gram`` on the entry's window.
 
-    Outside the window they are zero; x' is x itself, or at cosine ``pair`` to x. Each group of the first layer gets the
-    same share of the Gram matrix. Raises ``ValueError`` where a group has fewer channels than the joint Gram has rank.
+    Outside the window they are zero; x' is x itself, or at cosine ``pair`` to x. Each group of the first layer has the
+    same Gram matrix, or its own of ``gram`` ``(groups, P, P)``. Raises ``ValueError`` where a group has fewer channels
+    than its joint Gram has rank.
     """
-    window, groups = input_window(chain, entry), chain.layers[0].groups
-    root = covariance_root(joint_gram(gram, pair))
+    window, groups = input_window(chain, entry), chain.first_groups
+    grams = np.broadcast_to(np.asarray(gram), (groups, *np.shape(gram)[-2:]))
     channels, rest = divmod(chain.channels, groups)
-    if rest or root.shape[1] > channels:
-        raise ValueError(f"{groups} groups of {root.shape[1]} channels do not fit into {chain.channels}")
-    shared = np.zeros((channels, root.shape[0]))
-    shared[: root.shape[1]] = root.T * np.sqrt(channels / 2)
-    flat = np.tile(shared, (groups, 1))
+    flat = np.zeros((groups, channels, len(joint_gram(grams[0], pair))))
+    for own, matrix in zip(flat, grams, strict=True):
+        root = covariance_root(joint_gram(matrix, pair))
+        if rest or root.shape[1] > channels:
+            raise ValueError(f"{groups} groups of {root.shape[1]} channels do not fit into {chain.channels}")
+        own[: root.shape[1]] = root.T * np.sqrt(channels / 2)
+    flat = flat.reshape(chain.channels, -1)
     maps = []
     for part in (flat[:, : window.positions], flat[:, -window.positions :]):
         x = torch.zeros(chain.channels, chain.height, chain.width, dtype=torch.float64)

@@ -29,7 +29,8 @@ class Sampler(Protocol):
 
 def build_sampler(point: KernelPoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Sampler:
     """The fastest sampler for a point: its law where the chain is dense above its first layer, else all its weights."""
-    if has_closed_form(point.chain, point.entry, point.pair):
+    grouped = point.gram is not None and point.gram.grouped
+    if has_closed_form(point.chain, point.entry, point.pair) and not grouped:
         from collegium.search.sampling.dense import DenseSampler
 
         return DenseSampler(point.resolved, point.gram_matrix(), device=device, dtype=dtype)

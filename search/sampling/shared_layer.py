@@ -5,7 +5,8 @@ z_p = √(g/f) W u_p at the positions p, a layer's share of the entry is
 
     ⟨∂F/∂W(x), ∂F/∂W(x')⟩ = g/f Σ_pq ⟨δ_p, δ'_q⟩ ⟨u_p, u'_q⟩,     δ = ∂F/∂z,
 
-a sum that two position Grams give without the gradient itself; the cheaper of the two is taken.
+a sum that two position Grams give without the gradient itself; the cheaper of the two is taken. Biases are zero and of
+unit rate, one for each channel, and add ⟨Σ_p δ_p, Σ_q δ'_q⟩.
 
 Sizes: ``rows`` = inputs · positions, all that share the weights; ``fan_in`` f; ``group_out`` c; ``batch`` = samples ·
 groups. Buffers are kept from call to call, because the first touch of fresh memory costs more than the arithmetic.
@@ -39,11 +40,16 @@ def paired(left: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
 
 
+def bias_share(left: Tensor, right: Tensor) -> Tensor:
+    """⟨Σ_p δ_p, Σ_q δ'_q⟩ from both inputs' δ, ``(batch, positions, channels)`` → ``(batch,)``."""
+    return torch.linalg.vecdot(left.sum(1), right.sum(1))
+
+
 class InputLayer:
     """The first layer, by the law of its pre-activations: rows z ~ N(0, C), C the Gram matrix of its inputs' patches.
 
     Needs ``rank C`` normals a channel instead of ``fan_in``, and the inputs' Gram alone, never the inputs. Groups that
-    split the input's channels evenly all see the same C, so they make no difference here.
+    all see the same C make no difference here; those that do not are ``GroupedInputLayer``.
     """
 
     def __init__(self, shape: ConvShape, samples: int, inputs: int, root: Tensor):
@@ -62,14 +68,47 @@ class InputLayer:
         return self._out.unflatten(1, (self._inputs, *self._shape.out_size))
 
     def share(self, gradient: Tensor) -> Tensor:
-        """Σ_pq C_pq ⟨δ_p, δ'_q⟩ ``(samples,)``, from the gradient of the activations."""
+        """Σ_pq C_pq ⟨δ_p, δ'_q⟩ ``(samples,)``, from the gradient of the activations; the biases' share with it."""
         delta = gate(gradient.reshape(self._out.shape), self._out, self._shape.relu, self._delta)
+        left, right = delta[:, : self._shape.positions], delta[:, -self._shape.positions :]
+        share = self._by_covariance(left, right)
+        return share + bias_share(left, right) if self._shape.bias else share
+
+    def _by_covariance(self, left: Tensor, right: Tensor) -> Tensor:
         positions = self._shape.positions
         # The normals are done with: their memory takes Rᵀδ.
-        left = torch.bmm(self._root[:, :positions].mT, delta[:, :positions], out=self._normal)
+        onto = torch.bmm(self._root[:, :positions].mT, left, out=self._normal)
         if self._inputs == 1:
-            return paired(left, left)
-        return paired(left, torch.bmm(self._root[:, positions:].mT, delta[:, positions:]))
+            return paired(onto, onto)
+        return paired(onto, torch.bmm(self._root[:, positions:].mT, right))
+
+
+class GroupedInputLayer(InputLayer):
+    """A first layer whose groups see different inputs: each draws its channels by the law of its own C."""
+
+    def __init__(self, shape: ConvShape, samples: int, inputs: int, root: Tensor):
+        """``root`` holds R for each group of the whole layer, ``(groups, inputs · positions, rank)``."""
+        super().__init__(shape, samples, inputs, root[0])
+        self._roots = root[: shape.groups]
+        self._normal = root.new_empty(samples, shape.groups, root.shape[2], shape.group_out)
+
+    def forward(self, normals: NormalStream) -> Tensor:
+        """Activations ``(samples, inputs, height, width, channels)``."""
+        apart = torch.matmul(self._roots, normals.fill(self._normal))  # (samples, groups, rows, group_out)
+        self._out.copy_(apart.transpose(1, 2).flatten(2))
+        if self._shape.relu:
+            self._out.relu_()
+        return self._out.unflatten(1, (self._inputs, *self._shape.out_size))
+
+    def _by_covariance(self, left: Tensor, right: Tensor) -> Tensor:
+        positions = self._shape.positions
+        onto = self._onto(self._roots[:, :positions], left)
+        return paired(onto, onto if self._inputs == 1 else self._onto(self._roots[:, positions:], right))
+
+    def _onto(self, roots: Tensor, delta: Tensor) -> Tensor:
+        """Rᵀδ of each group, ``(samples, groups, rank, group_out)``."""
+        apart = delta.unflatten(2, (self._shape.groups, self._shape.group_out)).transpose(1, 2)
+        return torch.matmul(roots.mT, apart)
 
 
 class HiddenLayer:
@@ -98,8 +137,12 @@ class HiddenLayer:
         positions = self.shape.positions
         return rows[:, :positions], rows[:, -positions:]
 
-    def _sum_groups(self, per_group: Tensor) -> Tensor:
-        return self.scale**2 * per_group.view(self.samples, -1).sum(1)
+    def _sum_groups(self, weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """The share ``(samples,)`` of the weights, not yet scaled, and of the biases of δ of x and of x'."""
+        per_group = self.scale**2 * weights
+        if self.shape.bias:
+            per_group += bias_share(left, right)
+        return per_group.view(self.samples, -1).sum(1)
 
 
 class DrawnLayer(HiddenLayer):
@@ -134,7 +177,7 @@ class DrawnLayer(HiddenLayer):
             # The weights are done with: their memory takes the gradient.
             first = torch.bmm(u.mT, left, out=self._weights)
             share = paired(first, first if self.inputs == 1 else torch.bmm(v.mT, right))
-        return self._sum_groups(share), self._patches.add(self._back)
+        return self._sum_groups(share, left, right), self._patches.add(self._back)
 
 
 class GaussianLayer(HiddenLayer):
@@ -162,6 +205,9 @@ class GaussianLayer(HiddenLayer):
         self._root = cholesky_factor(self._gram)
         normals.fill(self._normal_out)
         self._z.baddbmm_(self._root, self._normal_out, beta=0, alpha=self.scale)
+        if self.shape.bias:
+            # A patch of zeros has no weight in the kernel, but would have biases, were its gates not closed.
+            self._z.mul_(self._gram.diagonal(dim1=1, dim2=2).sign().unsqueeze(2))
         return self._activations()
 
     def backward(self, gradient: Tensor, normals: NormalStream) -> tuple[Tensor, Tensor]:
@@ -174,7 +220,7 @@ class GaussianLayer(HiddenLayer):
         self._back.baddbmm_(cholesky_factor(delta_gram), self._normal_in, beta=0, alpha=self.scale)
         onto = torch.bmm(delta, self._z.mT).baddbmm_(self._back, self._read.mT, alpha=-1)
         self._back.baddbmm_(torch.cholesky_solve(onto.mT, self._root).mT, self._read)
-        return self._sum_groups(share), self._patches.add(self._back)
+        return self._sum_groups(share, *self._halves(delta)), self._patches.add(self._back)
 
 
 class ReadoutLayer:
@@ -189,7 +235,7 @@ class ReadoutLayer:
         """The layer's share ``(samples,)``, and the gradient of the map ``features``."""
         read = self._patches.read(features).unflatten(1, (self._inputs, -1))
         mean = read.mean(2) if self._shape.positions > 1 else read[:, :, 0]
-        share = paired(mean[:, 0], mean[:, -1]) / self._shape.fan_in
+        share = paired(mean[:, 0], mean[:, -1]) / self._shape.fan_in + float(self._shape.bias)
         normals.fill(self._weights)
         weights = self._weights * (1 / (sqrt(self._shape.fan_in) * self._shape.positions))
         return share, self._patches.add(weights.expand(read.shape))

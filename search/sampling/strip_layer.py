@@ -77,11 +77,12 @@ class StripLayer(HiddenLayer):
             patch_gram = gram[:, :area, :area]
             for i in range(columns, self.shape.kernel[0] * columns, columns):
                 patch_gram = torch.add(patch_gram, gram[:, i : i + area, i : i + area], out=self._patch_gram)
-            return self._sum_groups(paired(patch_gram, torch.bmm(delta, delta.mT, out=self._delta_gram)))
+            share = paired(patch_gram, torch.bmm(delta, delta.mT, out=self._delta_gram))
+            return self._sum_groups(share, delta, delta)
         # The weights are done with: their memory takes the gradient.
         for i, strips in enumerate(self._shifted()):
             torch.bmm(strips.mT, delta, out=self._weights[i])
-        return self._sum_groups(torch.linalg.vector_norm(self._weights, dim=(0, 2, 3)).square())
+        return self._sum_groups(torch.linalg.vector_norm(self._weights, dim=(0, 2, 3)).square(), delta, delta)
 
     def _shifted(self) -> list[Tensor]:
         """The strips under each row of the kernel, ``(batch, positions, wide · group_in)``."""

@@ -18,7 +18,8 @@ class ConvShape:
     """One layer of a chain as a convolution on its window; a dense layer's kernel is its whole map.
 
     ``in_channels`` counts the channels of the map that comes in, of which the first ``groups · group_in`` are read.
-    ``pad`` is the zero padding (top, bottom, left, right) that the window itself needs.
+    ``pad`` is the zero padding (top, bottom, left, right) that the window itself needs. With ``bias`` each output
+    channel has one.
     """
 
     in_channels: int
@@ -31,6 +32,7 @@ class ConvShape:
     in_size: tuple[int, int]
     out_size: tuple[int, int]
     relu: bool
+    bias: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -74,7 +76,8 @@ def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
         group_in, group_out = channels[index] // all_groups, channels[index + 1] // all_groups
         groups = -(-needed // group_out)
         group_out = min(group_out, needed)
-        shapes.append(_on_window(layer, frames[index], frames[index + 1], groups, group_in, group_out))
+        shape = _on_window(layer, frames[index], frames[index + 1], groups, group_in, group_out)
+        shapes.append(replace(shape, bias=chain.bias))
         needed = groups * group_in
     shapes.reverse()
     # A group that is needed only in part is kept whole, so a map may bring more channels than the next layer reads.

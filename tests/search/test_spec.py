@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import validate_search
+from collegium.search.parse import parse_spec
 from collegium.search.spec import SearchSpec
 
 MLP = {"family": "mlp", "inputs": 784, "hidden": [500, 500], "outputs": 10}
@@ -136,4 +137,47 @@ def test_a_pooled_entry_over_a_huge_map_is_refused():
 def test_an_estimate_that_cannot_be_made_is_refused_before_it_is_stored(more, path):
     with pytest.raises(InvalidSpec) as caught:
         validate_search(SearchSpec.model_validate_json(json.dumps({"baseline": {"preset": "resnet50"}} | more)))
+    assert caught.value.path == path
+
+
+GROUPED = {
+    "family": "block",
+    "input": {"channels": 4, "height": 2, "width": 1},
+    "layers": [
+        {"type": "conv", "out": 4, "groups": 2},
+        {"type": "relu"},
+        {"type": "dense", "out": "n"},
+        {"type": "relu"},
+        {"type": "dense", "out": 1},
+    ],
+    "widths": {"n": 8},
+}
+
+
+def test_a_gram_matrix_for_each_group_of_the_first_layer_is_read_and_dumped_as_it_is():
+    grams = [[[2.0, 1.0], [1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]]
+    asked = {"baseline": GROUPED, "inputs": {"gram": grams}}
+    spec = SearchSpec.model_validate_json(json.dumps(asked))
+    validate_search(spec)
+    assert spec.model_dump(mode="json")["inputs"]["gram"] == grams
+    assert SearchSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("gram", "path", "message"),
+    [
+        ([[[2.0, 0.0], [0.0, 2.0]]], ("inputs", "gram"), "1 Gram matrix .* 2 groups"),
+        ([[[2.0, 0.0], [0.0, 2.0]], [[2.0, 3.0], [3.0, 2.0]]], ("inputs", "gram"), "group 1: .* positive"),
+        ([[["x"]], [[1.0]]], ("inputs", "gram", 0, 0, 0), "number"),
+        ([[1.0, [2.0]], [1.0, 2.0]], ("inputs", "gram", 0, 1), "number"),
+        ([[[1.0, 2.0], 3.0]], ("inputs", "gram", 0, 1), "tuple|array"),
+        ([[[]]], ("inputs", "gram", 0, 0), "at least 1"),
+        ([[]], ("inputs", "gram", 0), "at least 1"),
+        ([], ("inputs", "gram"), "at least 1"),
+        (3.0, ("inputs", "gram"), "tuple|array"),
+    ],
+)
+def test_a_wrong_gram_is_refused_with_the_place_that_is_wrong(gram, path, message):
+    with pytest.raises(InvalidSpec, match=message) as caught:
+        validate_search(parse_spec(SearchSpec, {"baseline": GROUPED, "inputs": {"gram": gram}}))
     assert caught.value.path == path

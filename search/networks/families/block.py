@@ -68,7 +68,11 @@ class BlockBaseline(FamilyBaseline):
 
 @dataclass(frozen=True)
 class BlockNetwork(Network):
-    """m copies of a user's chain, their outputs summed; no biases or norms are counted."""
+    """m copies of a user's chain, their outputs summed.
+
+    It has no biases and no norms, neither in the counts nor in the kernel nor in the module: what is counted is what
+    the kernel's gradient runs over.
+    """
 
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
         """Members have no parameters in common."""

@@ -15,7 +15,12 @@ from collegium.search.networks.network import Measure, Network
 
 
 class MlpBaseline(FamilyBaseline):
-    """A fully connected ReLU network ``inputs → hidden… → outputs``."""
+    """A fully connected ReLU network ``inputs → hidden… → outputs``.
+
+    ``bias`` gives every unit a bias, zero at initialization, which counts as a parameter and enters the kernel. The
+    kernel's variance then depends on the mean square of the inputs, 1 unless ``inputs.gram`` gives another (as
+    ``[[2 · mean square]]``): the larger they are, the less the biases weigh.
+    """
 
     family: Literal["mlp"]
     inputs: Width
@@ -28,16 +33,12 @@ class MlpBaseline(FamilyBaseline):
 class MlpNetwork(Network):
     """m fully connected members side by side, their outputs summed."""
 
-    bias: bool = False
-
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
         """Members share the output bias alone."""
         if measure == "flops":
             return 0, self.chain.flops(widths)
-        if not self.bias:
-            return 0, self.chain.parameters(widths)
-        *hidden, outputs = [shape[0] for shape in self.chain.shapes(widths)[1:]]
-        return outputs, self.chain.parameters(widths) + sum(hidden)
+        shared = self.outputs * self.chain.bias
+        return shared, self.chain.parameters(widths) - shared
 
     @property
     def counted_layers(self) -> range:
@@ -60,23 +61,29 @@ class MlpNetwork(Network):
     def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
         """Those of ``MlpEnsemble``."""
         inputs, *hidden, outputs = self._sizes(widths)
-        return {"inputs": inputs, "hidden": hidden, "outputs": outputs, "members": multiplicity, "bias": self.bias}
+        return {
+            "inputs": inputs,
+            "hidden": hidden,
+            "outputs": outputs,
+            "members": multiplicity,
+            "bias": self.chain.bias,
+        }
 
     def _sizes(self, widths: Sequence[int]) -> list[int]:
         return [channels for channels, _, _ in self.chain.shapes(widths)]
 
 
-def mlp_chain(inputs: int, hidden: int, outputs: int) -> Chain:
+def mlp_chain(inputs: int, hidden: int, outputs: int, bias: bool = False) -> Chain:
     """The chain of an MLP with ``hidden`` hidden layers, every one free."""
     layers = tuple(WeightLayer("dense", Free(index)) for index in range(hidden))
     names = tuple(f"n{index + 1}" for index in range(hidden))
-    return Chain(inputs, 1, 1, (*layers, WeightLayer("dense", outputs, "linear")), names)
+    return Chain(inputs, 1, 1, (*layers, WeightLayer("dense", outputs, "linear")), names, bias)
 
 
 def _lower(baseline: MlpBaseline) -> MlpNetwork:
     inputs, hidden, outputs = baseline.inputs, baseline.hidden, baseline.outputs
-    chain = mlp_chain(inputs, len(hidden), outputs)
-    return MlpNetwork(_title(inputs, hidden, outputs), chain, hidden, 1, baseline.bias)
+    chain = mlp_chain(inputs, len(hidden), outputs, baseline.bias)
+    return MlpNetwork(_title(inputs, hidden, outputs), chain, hidden, 1)
 
 
 def _title(inputs: int, hidden: Sequence[int], outputs: int) -> str:

@@ -158,6 +158,8 @@ class ResidualNetwork(Network):
     """A ResNet or ResNeXt. The free widths double with every stage.
 
     ``chain`` is the residual branch of the first stage. Its map is 8 × 8, which the ``pooled`` entry alone depends on.
+    Its kernel is that of the branch's convolutions alone: stem, projections, head, and the scales and shifts of all
+    batch norms are counted as parameters, and are outside of the kernel whose variance is studied.
     """
 
     block: str = field(kw_only=True)

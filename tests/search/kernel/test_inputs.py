@@ -68,6 +68,67 @@ def test_what_is_no_gram_matrix_is_refused(gram, message):
         check_gram(gram, 2)
 
 
+@pytest.mark.parametrize(
+    ("gram", "message"),
+    [
+        ([np.eye(2)], "1 Gram matrix is given, .* the first layer has 2 groups"),
+        ([np.eye(2)] * 3, "3 Gram matrices are given, .* the first layer has 2 groups"),
+        ([[[1.0, 0.0]], np.eye(2)], "group 0: the Gram matrix is not square"),
+        ([np.eye(2), [[1.0, 0.0], [0.0]]], "group 1: the Gram matrix is not square"),
+        ([np.eye(2), np.eye(3)], "group 1: .* sees 2 input positions"),
+        ([np.eye(2), [[1.0, 2.0], [2.0, 1.0]]], "group 1: .* not positive semi-definite"),
+        (np.zeros((2, 2, 2)), "all Gram matrices are zero"),
+    ],
+)
+def test_what_is_no_gram_matrix_for_each_group_is_refused(gram, message):
+    with pytest.raises(ValueError, match=message):
+        check_gram(gram, 2, 2)
+
+
+def test_each_group_may_have_a_gram_matrix_of_its_own():
+    given = [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    gram = check_gram(given, 2, 2)
+    assert gram.grouped
+    assert gram.rows() == given
+    assert Gram(gram.rows()) == gram
+    assert check_gram(gram, 2, 2) is gram
+    assert not check_gram(given[:1], 2).grouped  # of one group it is the whole input's
+    with pytest.raises(ValueError, match="2 Gram matrices are given, .* the first layer has 1 group:"):
+        check_gram(gram, 2)
+
+
+def test_equal_groups_are_assumed_where_nothing_is_given_of_each(bottleneck):
+    grouped = Chain(4, 1, 1, (WeightLayer("conv", 4, groups=2), WeightLayer("conv", 1, "linear")), ())
+    one, each = Gram([[2.0]]), Gram([[[2.0]], [[1.0]]])
+    assert grouped.first_groups == 2
+    assert KernelInputs().assumes_equal_groups(grouped)
+    assert KernelInputs(gram=one).assumes_equal_groups(grouped)
+    assert not KernelInputs(gram=each).assumes_equal_groups(grouped)
+    assert not KernelInputs().assumes_equal_groups(bottleneck)
+
+
+def test_patches_of_each_group(basic):
+    grams = np.stack([correlation_gram(0.7, 5, 5), correlation_gram(0.1, 5, 5)])
+    together = patch_gram(basic, "unit", grams)
+    assert together == pytest.approx(np.stack([patch_gram(basic, "unit", gram) for gram in grams]))
+
+
+def test_images_have_a_gram_matrix_for_each_group_of_channels():
+    rng = np.random.default_rng(3)
+    white, flat = rng.standard_normal((200, 2, 6, 6)), 2 * rng.standard_normal((200, 2, 1, 1)) * np.ones((6, 6))
+    images, window = np.concatenate([white, flat], axis=1), Window(0, 0, 2, 2)
+    each = mean_patch_gram(images, window, stem=None, groups=2)
+    whole = mean_patch_gram(images, window, stem=None)
+    assert each.grouped
+    assert each.matrix.mean(0) == pytest.approx(whole.matrix)
+    apart = [mean_patch_gram(part, window, stem=None).matrix for part in (white, flat)]
+    ratio = np.trace(each.matrix[1]) / np.trace(each.matrix[0])
+    assert ratio == pytest.approx(flat.var() / white.var(), rel=0.05)
+    for own, alone in zip(each.matrix, apart, strict=True):
+        assert own / np.trace(own) == pytest.approx(alone / np.trace(alone), abs=1e-3)
+    assert not mean_patch_gram(images, window, stem=Stem(3), groups=2).grouped  # random filters read every channel
+
+
 def test_gram_matrices_are_equal_by_value_read_only_and_square():
     gram = Gram(np.eye(2))
     assert gram == Gram([[1, 0], [0, 1]])

@@ -75,6 +75,8 @@ def test_the_layer_before_a_stride_sees_the_odd_map_whole():
     *_, fourth, fifth = network.stages
     assert (fourth.extent, fourth.size, fifth.extent, fifth.size) == (14, 7, 7, 4)
     assert network._block.areas(fifth.extent, fifth.stride) == [49, 16, 16]
+    seven = build_network(residual("imagenet", "bottleneck", (1,) * 7))
+    assert seven.count("flops", (3, 3), 2) == 1_003_782_656  # 1 006 731 776 with maps taken to double
 
 
 @given(st.data())

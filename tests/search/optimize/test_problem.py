@@ -70,3 +70,26 @@ def test_images_stand_in_for_the_named_data():
             SearchSpec.model_validate_json('{"baseline": {"preset": "resnet50"}, "inputs": {"data": "x"}}'), constant
         )
     assert refused.value.path == ("inputs", "data")
+
+
+def test_images_give_each_group_of_the_first_layer_its_own_gram_matrix():
+    baseline = {
+        "family": "block",
+        "input": {"channels": 2, "height": 4, "width": 4},
+        "layers": [
+            {"type": "conv", "out": 2, "groups": 2},
+            {"type": "relu"},
+            {"type": "conv", "out": "n", "kernel": 3},
+            {"type": "relu"},
+            {"type": "conv", "out": 1},
+        ],
+        "widths": {"n": 8},
+    }
+    rng = np.random.default_rng(0)
+    images = np.stack([rng.standard_normal((50, 4, 4)), rng.standard_normal((50, 1, 1)) * np.ones((4, 4))], axis=1)
+    spec = SearchSpec.model_validate_json(json.dumps({"baseline": baseline, "inputs": {"data": "mine"}}))
+    found = build_problem(spec, images)
+    assert found.inputs.gram.matrix.shape == (2, 9, 9)
+    assert not found.inputs.assumes_equal_groups(found.network.chain)
+    assumed = problem(baseline=baseline)
+    assert assumed.inputs.assumes_equal_groups(assumed.network.chain)

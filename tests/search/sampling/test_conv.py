@@ -23,8 +23,8 @@ def dense(out, activation="relu"):
     return WeightLayer("dense", out, activation)
 
 
-def chain_of(channels, size, *layers):
-    return Chain(channels, size, size, layers, ())
+def chain_of(channels, size, *layers, bias=False):
+    return Chain(channels, size, size, layers, (), bias)
 
 
 def gram_of(chain, entry, correlation=0.7):
@@ -69,6 +69,20 @@ CASES = {
     "dense on top": (chain_of(25, 5, conv(6, 3), conv(4, 3), dense(7), dense(3, "linear")), "unit", None),
     "pair": (chain_of(50, 7, conv(6), conv(5, 3), conv(1, 3, activation="linear")), "unit", 0.5),
     "pooled pair": (chain_of(40, 4, conv(6, 3), conv(5, 3, stride=2), conv(1, activation="linear")), "pooled", -0.3),
+    "biases": (chain_of(32, 8, conv(6), conv(7, 3), conv(1, 3, activation="linear"), bias=True), "unit", None),
+    "biases, pooled": (chain_of(36, 6, conv(5), conv(6, 3), conv(3, activation="linear"), bias=True), "pooled", None),
+    "biases, strides and groups": (
+        chain_of(50, 5, conv(8, 3, stride=2), conv(12, 3, groups=4), conv(4, activation="linear"), bias=True),
+        "pooled",
+        None,
+    ),
+    "biases, mostly dead": (chain_of(3, 1, dense(2), dense(1), dense(2), dense(1, "linear"), bias=True), "unit", None),
+    "biases, a pair": (chain_of(6, 1, dense(2), dense(3), dense(2), dense(1, "linear"), bias=True), "unit", 0.4),
+    "biases, a pair of maps": (
+        chain_of(50, 7, conv(6), conv(5, 3), conv(1, 3, activation="linear"), bias=True),
+        "unit",
+        0.5,
+    ),
 }
 
 
@@ -141,8 +155,9 @@ def test_opposite_inputs_of_a_linear_chain_have_opposite_kernels():
     torch.testing.assert_close(one, -other, rtol=1e-3, atol=1e-3)
 
 
-def test_a_single_layer_has_a_constant_kernel():
-    chain = chain_of(40, 6, conv(6, 3, activation="linear"))
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_single_layer_has_a_constant_kernel(bias):
+    chain = chain_of(40, 6, conv(6, 3, activation="linear"), bias=bias)
     for entry in ("unit", "pooled"):
         gram = gram_of(chain, entry)
         x, _ = inputs_with_gram(chain, entry, gram)

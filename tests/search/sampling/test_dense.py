@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from collegium.search.kernel.closed_form import log_moment_ratio, mean
 from collegium.search.kernel.inputs import correlation_gram
 from collegium.search.kernel.moments import Moments
 from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.families.mlp import mlp_chain
 from collegium.search.sampling.dense import DenseSampler, LayerLaw, draw_dense
 
 
@@ -52,6 +55,29 @@ def test_mlps_agree_with_the_closed_form(mlp, widths):
 @pytest.mark.parametrize("correlation", [0.0, 0.7, 0.95])
 def test_bottlenecks_agree_with_the_closed_form(bottleneck, width, correlation):
     agrees(bottleneck, (width,), correlation_gram(correlation, 3, 3), 30_000, seed=width)
+
+
+@pytest.mark.parametrize("square", [0.2, 1.0])
+@pytest.mark.parametrize("widths", [(1, 1), (2, 1, 3), (5, 7), (20, 20, 20), (64,), (3, 30, 3, 30)], ids=str)
+def test_biased_mlps_agree_with_the_closed_form(widths, square):
+    agrees(mlp_chain(9, len(widths), 1, bias=True), widths, np.array([[2 * square]]), 100_000, seed=sum(widths))
+
+
+def test_linear_layers_above_a_dead_rectifier_keep_their_biases_share():
+    layers = (WeightLayer("dense", Free(0)), WeightLayer("dense", Free(1), "linear"), WeightLayer("dense", 1, "linear"))
+    agrees(Chain(4, 1, 1, layers, ("a", "b"), True), (1, 3), np.array([[2.0]]), 100_000, seed=6)
+    draws = DenseSampler(Chain(4, 1, 1, layers, ("a", "b"), True).at((1, 3)), np.array([[2.0]])).draw(9, seeded(0))
+    assert (draws > 1).all()  # 1 of the output's bias, |w|² of the linear layer's
+
+
+def test_what_has_no_law_in_closed_form_is_refused(double, bottleneck):
+    for chain, gram in (
+        (double.at((4,)), correlation_gram(0.5, 5, 5)),
+        (replace(bottleneck, bias=True).at((4,)), np.eye(9)),
+        (bottleneck.at((4,)), np.ones((2, 9, 9))),
+    ):
+        with pytest.raises(ValueError, match="no closed form"):
+            DenseSampler(chain, gram)
 
 
 def test_other_blocks_agree_with_the_closed_form(basic, bottleneck):
@@ -145,6 +171,8 @@ def test_dead_networks_have_no_kernel(mlp):
     draws = DenseSampler(mlp(3).at((1, 1, 1)), np.array([[2.0]])).draw(20_000, seeded(1))
     assert torch.isfinite(draws).all()
     assert (draws == 0).double().mean().item() == pytest.approx(7 / 8, abs=0.01)
+    biased = DenseSampler(mlp_chain(784, 3, 1, bias=True).at((1, 1, 1)), np.array([[2.0]])).draw(20_000, seeded(1))
+    assert (biased == 1).double().mean().item() == pytest.approx(7 / 8, abs=0.01)  # the output's bias is left
 
 
 def test_a_single_layer_is_constant():
