@@ -93,7 +93,7 @@ def test_each_group_may_have_a_gram_matrix_of_its_own():
     assert Gram(gram.rows()) == gram
     assert check_gram(gram, 2, 2) is gram
     assert not check_gram(given[:1], 2).grouped  # of one group it is the whole input's
-    with pytest.raises(ValueError, match="2 Gram matrices are given, .* the first layer has 1 group:"):
+    with pytest.raises(ValueError, match=r"2 Gram matrices are given, .* the first layer has 1 group:"):
         check_gram(gram, 2)
 
 
