@@ -64,9 +64,12 @@ class KernelPoint(BaseModel):
     @cached_property
     def key(self) -> str:
         """A hash that equal points share in every process and under every naming of their widths (SHA-256, hex)."""
+        chain = asdict(self.resolved)
+        if not chain["bias"]:
+            del chain["bias"]  # the kernel is that of before there were biases, and so are its stored estimates
         content = {
             "version": ESTIMATOR_VERSION,
-            "chain": asdict(self.resolved),
+            "chain": chain,
             "entry": self.entry,
             "inputs": self.correlation if self.gram is None else self.gram.rows(),
             "pair": None if self.pair is None else self.pair.cosine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,3 +73,18 @@ def test_widths_and_matrices_that_do_not_fit_are_refused(bottleneck):
         KernelPoint.of(bottleneck, (8, 8), "unit", KernelInputs())
     with pytest.raises(ValueError, match="sees 9 input positions"):
         KernelPoint.of(bottleneck, (8,), "unit", KernelInputs(gram=Gram([[1.0]])))
+
+
+def test_biases_make_another_point_and_the_inputs_size_then_does_too(mlp):
+    plain, biased = mlp(2), replace(mlp(2), bias=True)
+    keys = {
+        KernelPoint.of(chain, (4, 8), "unit", inputs).key
+        for chain in (plain, biased)
+        for inputs in (KernelInputs(), KernelInputs(gram=Gram([[4.0]])))
+    }
+    assert len(keys) == 4
+    point = KernelPoint.of(biased, (4, 8), "unit", KernelInputs())
+    assert KernelPoint.model_validate(point.model_dump(mode="json")) == point
+    stored = KernelPoint.of(plain, (4, 8), "unit", KernelInputs()).model_dump(mode="json")
+    del stored["chain"]["bias"]  # as it was written before chains had biases
+    assert KernelPoint.model_validate(stored).key == KernelPoint.of(plain, (4, 8), "unit", KernelInputs()).key
