@@ -3,6 +3,10 @@
 Every count of a grouped network is affine in the multiplicity: ``count(n, m) = fixed + m · per_member(n)``. Equating
 it with the baseline's real count gives the primal multiplicity exactly (Littwin et al. 2020, Eq. 12, on the whole
 network rather than on one module).
+
+Where every stage is grouped in its own way, stage s has m_s members of widths n_s and the count is
+``fixed + Σ_s m_s · stage_cost(s, n_s)``. One m × n for all stages is the case in which every m_s is m and the widths of
+stage s are n times its scale.
 """
 
 from __future__ import annotations
@@ -34,6 +38,22 @@ class Stem:
         if not self.pooled:
             return positions + self.kernel - 1
         return CONV_STRIDE * (POOL_STRIDE * (positions - 1) + POOL - 1) + self.kernel
+
+
+@dataclass(frozen=True)
+class StageGrouping:
+    """The grouping of one stage: ``multiplicity`` members whose layers there have exactly these ``widths``.
+
+    The widths are absolute, not those of the first stage that a stage's scale multiplies.
+    """
+
+    widths: tuple[int, ...]
+    multiplicity: int
+
+    def __str__(self) -> str:
+        """Such as ``11×7``, or ``11×7·9`` where the layers' widths differ."""
+        widths = self.widths[:1] if len(set(self.widths)) == 1 else self.widths
+        return f"{self.multiplicity}×{'·'.join(map(str, widths))}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,93 @@ class Network(ABC):
         """Parameters or FLOPs of the whole network with ``multiplicity`` members of the given widths."""
         fixed, per_member = self.affine(measure, widths)
         return fixed + multiplicity * per_member
+
+    @property
+    def separable(self) -> bool:
+        """Whether each stage can be grouped in its own way; always so where there is one.
+
+        A family of several stages that returns True overrides ``stage_cost``, ``arguments_of`` and ``features_of``.
+        """
+        return len(self.stage_scales) == 1
+
+    def stage_groupings(self, widths: Sequence[int], multiplicity: int) -> tuple[StageGrouping, ...]:
+        """m members of the first stage's ``widths``, scaled with every stage, as one entry for each stage."""
+        return tuple(
+            StageGrouping(tuple(scale * width for width in widths), multiplicity) for scale in self.stage_scales
+        )
+
+    def tied(self, stages: Sequence[StageGrouping]) -> tuple[tuple[int, ...], int] | None:
+        """The m × n, widths first, of which ``stages`` are the ``stage_groupings``; None where there is none."""
+        scale, (first, *_) = self.stage_scales[0], self._checked(stages)
+        widths = tuple(width // scale for width in first.widths)
+        return (
+            (widths, first.multiplicity) if self.stage_groupings(widths, first.multiplicity) == tuple(stages) else None
+        )
+
+    def fixed_cost(self, measure: Measure) -> int:
+        """What no grouping changes, such as a residual network's stem, shortcuts and head."""
+        return self.affine(measure, self.baseline)[0]
+
+    def stage_cost(self, measure: Measure, stage: int, widths: Sequence[int]) -> int:
+        """Cost of one member with these absolute widths in the stage of that index.
+
+        Raises ``ValueError`` where the network is not ``separable``.
+        """
+        self._require_separable()
+        return self.affine(measure, widths)[1]
+
+    def count_stages(self, measure: Measure, stages: Sequence[StageGrouping]) -> int:
+        """Parameters or FLOPs of the whole network whose stages are grouped so.
+
+        >>> from collegium.search.networks.build import build_network
+        >>> from collegium.search.spec import PresetBaseline
+        >>> network = build_network(PresetBaseline(preset="resnet50"))
+        >>> own = [StageGrouping((n, n), m) for m, n in [(11, 7), (10, 14), (20, 14), (17, 31)]]
+        >>> network.count_stages("parameters", own)
+        15493916
+        """
+        found = self.tied(stages)
+        if found is not None:
+            return self.count(measure, *found)
+        members = (each.multiplicity * self.stage_cost(measure, s, each.widths) for s, each in enumerate(stages))
+        return self.fixed_cost(measure) + sum(members)
+
+    def arguments_of(self, stages: Sequence[StageGrouping]) -> dict[str, Any]:
+        """Keyword arguments of the family's module whose stages are grouped so, as ``arguments`` gives for one m × n.
+
+        Raises ``ValueError`` where the network is not ``separable`` and the stages are not those of one m × n.
+        """
+        return self.arguments(*self._tied_alone(stages))
+
+    def features_of(self, stages: Sequence[StageGrouping]) -> int:
+        """Numbers that the forward pass of one sample keeps for the backward pass, as ``features_per_sample`` counts.
+
+        Raises ``ValueError`` as ``arguments_of`` does.
+        """
+        return self.features_per_sample(*self._tied_alone(stages))
+
+    def title_of(self, stages: Sequence[StageGrouping]) -> str:
+        """The network in a few words, such as ``11×7, 10×14, 20×14, 17×31 of ResNet-50 1×64d (imagenet)``."""
+        found = self.tied(stages)
+        return f"{', '.join(map(str, stages))} of {self.title}" if found is None else self.title_at(*found)
+
+    def _tied_alone(self, stages: Sequence[StageGrouping]) -> tuple[tuple[int, ...], int]:
+        found = self.tied(stages)
+        if found is None:
+            self._require_separable()
+            raise NotImplementedError(f"{type(self).__name__} is separable and has no 'arguments_of' or 'features_of'")
+        return found
+
+    def _checked(self, stages: Sequence[StageGrouping]) -> Sequence[StageGrouping]:
+        if len(stages) != len(self.stage_scales):
+            raise ValueError(
+                f"this network has {len(self.stage_scales)} stages, and groupings are given for {len(stages)}"
+            )
+        return stages
+
+    def _require_separable(self) -> None:
+        if not self.separable:
+            raise ValueError(f"the stages of {self.title} cannot be grouped each in its own way")
 
     def inverse_fan_in_sum(self, widths: Sequence[int]) -> float:
         """s(n) = Σ_l 1 / fan_in_l (Littwin et al. 2020, Eq. 9 and section 4.2), constant terms kept."""

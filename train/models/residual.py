@@ -73,8 +73,9 @@ class ResNet(nn.Module):
     """Stem, stages of residual blocks, global average, linear head.
 
     ``block`` is the kind of the residual blocks. ``stem_kernel`` 7 is the ImageNet stem, with stride 2 and a max-pool
-    after it. ``stages`` gives each stage's blocks as ``{inputs, widths, outputs, stride}``. Raises ``ValueError`` for
-    an unknown kind of block.
+    after it. ``stages`` gives each stage's blocks as ``{inputs, widths, outputs, stride}``, and ``groups`` the groups
+    of all blocks, or of those of each stage. Raises ``ValueError`` for an unknown kind of block, or where ``groups``
+    are not as many as the stages.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class ResNet(nn.Module):
         stem_kernel: int,
         stem_channels: int,
         stages: Sequence[Sequence[dict[str, Any]]],
-        groups: int,
+        groups: int | Sequence[int],
         classes: int,
     ) -> None:
         super().__init__()
@@ -98,8 +99,9 @@ class ResNet(nn.Module):
         if large:
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = [f"layer{index + 1}" for index in range(len(stages))]
-        for name, blocks in zip(self.stages, stages, strict=True):
-            self.add_module(name, nn.Sequential(*(BLOCKS[block](groups=groups, **each) for each in blocks)))
+        members = [groups] * len(stages) if isinstance(groups, int) else groups
+        for name, blocks, paths in zip(self.stages, stages, members, strict=True):
+            self.add_module(name, nn.Sequential(*(BLOCKS[block](groups=paths, **each) for each in blocks)))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(stages[-1][-1]["outputs"], classes)
         for module in self.modules():

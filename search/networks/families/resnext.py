@@ -16,7 +16,7 @@ from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import Width
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline, chosen
-from collegium.search.networks.network import Measure, Network, Stem
+from collegium.search.networks.network import Measure, Network, StageGrouping, Stem
 
 #: Channels after the stem, and extent of the map at which the ``pooled`` entry evaluates a residual branch.
 CHANNELS, EXTENT = 64, 8
@@ -184,19 +184,33 @@ class ResidualNetwork(Network):
         """Every weight layer of the branch, the constant 1 / n_in included."""
         return range(len(self.chain.layers))
 
+    @property
+    def separable(self) -> bool:
+        """What is in a stage's branches is that stage's alone."""
+        return True
+
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
-        """Stem, norms of the block outputs, projections and head are fixed; group widths double with every stage."""
+        """The stages' members together; group widths double with every stage."""
+        stages = self.stage_groupings(widths, 1)
+        return self.fixed_cost(measure), sum(
+            self.stage_cost(measure, index, stage.widths) for index, stage in enumerate(stages)
+        )
+
+    def fixed_cost(self, measure: Measure) -> int:
+        """Stem, norms of the block outputs, projections and head."""
         cost = _COSTS[measure]
         fixed = cost.conv(3 * self.layout.stem.kernel**2, CHANNELS, self.layout.stem_size**2) + self._head(cost)
-        per_member = 0
         for stage in self.stages:
-            scaled = [stage.scale * width for width in widths]
             for count, inputs, stride in stage.runs():
                 fixed += count * cost.norm * stage.outputs
-                per_member += count * self._branch(cost, inputs, scaled, stage, stride)
                 if inputs != stage.outputs or stride != 1:
                     fixed += count * cost.conv(inputs, stage.outputs, stage.size**2)
-        return fixed, per_member
+        return fixed
+
+    def stage_cost(self, measure: Measure, stage: int, widths: Sequence[int]) -> int:
+        """One member's share of every block of a stage."""
+        cost, place = _COSTS[measure], self.stages[stage]
+        return sum(count * self._branch(cost, inputs, widths, place, stride) for count, inputs, stride in place.runs())
 
     def _head(self, cost: _Cost) -> int:
         return self.stages[-1].outputs * self.classes + cost.bias * self.classes
@@ -217,12 +231,16 @@ class ResidualNetwork(Network):
 
     def features_per_sample(self, widths: Sequence[int], multiplicity: int) -> int:
         """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
+        return self.features_of(self.stage_groupings(widths, multiplicity))
+
+    def features_of(self, stages: Sequence[StageGrouping]) -> int:
+        """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
         total = CHANNELS * self.layout.stem_size**2
-        for stage in self.stages:
+        for stage, grouping in zip(self.stages, self._checked(stages), strict=True):
             for count, _, stride in stage.runs():
                 *hidden, last = self._block.areas(stage.extent_before(stride), stride)
-                branch = sum(stage.scale * width * area for width, area in zip(widths, hidden, strict=True))
-                total += count * (multiplicity * branch + stage.outputs * last)
+                branch = sum(width * area for width, area in zip(grouping.widths, hidden, strict=True))
+                total += count * (grouping.multiplicity * branch + stage.outputs * last)
         return 3 * total
 
     any_extent = True
@@ -251,28 +269,32 @@ class ResidualNetwork(Network):
         return 3 if shape[0] == 1 else None
 
     def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
-        """Those of ``ResNet``; ``widths`` are a block's channels, of all its members."""
-        stages = [
-            [
-                {
-                    "inputs": inputs,
-                    "widths": [multiplicity * stage.scale * width for width in widths],
-                    "outputs": stage.outputs,
-                    "stride": stride,
-                }
-                for count, inputs, stride in stage.runs()
-                for _ in range(count)
-            ]
-            for stage in self.stages
-        ]
+        """Those of ``ResNet`` for one m × n."""
+        return self.arguments_of(self.stage_groupings(widths, multiplicity))
+
+    def arguments_of(self, stages: Sequence[StageGrouping]) -> dict[str, Any]:
+        """Those of ``ResNet``; ``widths`` are a block's channels, of all its members.
+
+        ``groups`` is one number where all stages have it, else one for each stage.
+        """
+        multiplicities = [grouping.multiplicity for grouping in self._checked(stages)]
         return {
             "block": self.block,
             "stem_kernel": self.layout.stem.kernel,
             "stem_channels": CHANNELS,
-            "stages": stages,
-            "groups": multiplicity,
+            "stages": [_blocks_of(stage, grouping) for stage, grouping in zip(self.stages, stages, strict=True)],
+            "groups": multiplicities[0] if len(set(multiplicities)) == 1 else multiplicities,
             "classes": self.classes,
         }
+
+
+def _blocks_of(stage: Stage, grouping: StageGrouping) -> list[dict[str, Any]]:
+    widths = [grouping.multiplicity * width for width in grouping.widths]
+    return [
+        {"inputs": inputs, "widths": list(widths), "outputs": stage.outputs, "stride": stride}
+        for count, inputs, stride in stage.runs()
+        for _ in range(count)
+    ]
 
 
 @dataclass(frozen=True)
