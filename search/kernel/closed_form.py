@@ -101,7 +101,7 @@ def _widths(layer: WeightLayer, table: np.ndarray) -> np.ndarray:
 
 
 def _bias_weights(chain: Chain, grams: np.ndarray) -> list[float]:
-    """β of each layer: what its biases add to its part of K, relative to its weights."""
+    """ζ of each layer: what its biases add to its part of K, relative to its weights."""
     if not chain.bias:
         return [0.0] * len(chain.layers)
     squares = _mean_squares(chain, grams)

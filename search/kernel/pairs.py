@@ -14,7 +14,7 @@ and fan-ins cancel, and a layer of width n (κ = 2 for a rectifier, 1 for a line
 A layer's own tangents, those by the weights and the bias of unit i, have the one nonzero component i, of which the
 squares sum to 1[z_i > 0] (g/f |a|² + 1). So a bias acts as one more input, of constant weight
 
-    β = 1 / (g/f E|a|²),
+    ζ = 1 / (g/f E|a|²),
 
 and a pair of which one vector is a bias's needs a *first* moment: E|a|² = 1, or E|u|² of the older tangents u, or the
 probability that the bias's gate is not closed for certain. It is where a = 0, a *dead* network: a rectifier after it
@@ -81,7 +81,7 @@ class Part:
         """The part one layer higher: old pairs propagate, and the layer's own tangents join them.
 
         Gates are open with probability ½ each, also all at once closed: what passes them is zero then, and so is each
-        product of it here. ``bias`` is β, or 0 for a layer without biases.
+        product of it here. ``bias`` is ζ, or 0 for a layer without biases.
         """
 
         def born(norms: np.ndarray) -> Pair:
