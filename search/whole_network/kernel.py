@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from collegium.search.whole_network.candidate import Candidate
+from collegium.search.whole_network.contraction import Contraction, choose, product
 from collegium.search.whole_network.initialization import Initialization
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
@@ -26,59 +28,114 @@ class NetworkKernel:
 
     def __init__(self, candidate: Candidate, spec: NetworkKernelSpec, batch: np.ndarray, device: str) -> None:
         ntk = spec.parameterization == "ntk"
-        initialization = Initialization(
+        self._initialization = Initialization(
             lambda: _without_norms(candidate.build()) if spec.norm == "none" else candidate.build(),
             by_fan_in=ntk or spec.norm == "none",
             device=device,
         )
-        self._initialization, self._key, self._inputs = initialization, candidate.key, spec.inputs
-        self._rates = initialization.rates() if ntk else None
-        self._module = _as_trained(initialization.module).to(device)
+        self._rates = self._initialization.rates() if ntk else {}
+        self._module = _as_trained(self._initialization.module).to(device)
+        self._key, self._outputs = candidate.key, min(spec.outputs, candidate.network.outputs)
         self.normed = any(isinstance(module, _BatchNorm) for module in self._module.modules())
-        images = torch.from_numpy(batch).to(device)
-        self._images = images.contiguous(memory_format=torch.channels_last) if images[0].ndim == 3 else images
+        batches = [batch] if self.normed else np.split(batch[: spec.inputs], spec.inputs)
+        self._batches = [_on(device, images) for images in batches]
+        #: Of each input measured, the batch that it is in and its row there.
+        self._entries = [(0, i) if self.normed else (i, 0) for i in range(spec.inputs)]
         self._together = candidate.at_once(device) > 1
-        self._outputs = min(spec.outputs, candidate.network.outputs)
+        self._contractions: list[Contraction] | None = None
 
     def draw(self, seed: int, indices: Sequence[int]) -> np.ndarray:
         """Gram matrices ``(draws, outputs, inputs, inputs)``, float64, of the initializations with these indices.
 
         Each follows from ``seed``, the candidate and its index, whatever it is computed with.
         """
-        seeds = [_seed(seed, self._key, index) for index in indices]
+        made = (self._initialization.draw(_seed(seed, self._key, index)) for index in indices)
         if self._together:
-            made = [self._initialization.draw(each) for each in seeds]
-            grams = vmap(self._grams)({name: torch.stack([each[name] for each in made]) for name in made[0]})
+            drawn = list(made)
+            grams = vmap(self._small)({name: torch.stack([each[name] for each in drawn]) for name in drawn[0]})
         else:
-            grams = torch.stack([self._grams(self._initialization.draw(each)) for each in seeds])
-        return grams.double().cpu().numpy()
+            grams = torch.stack([self._large(each) for each in made])
+        return grams.detach().double().cpu().numpy()
 
-    def _grams(self, parameters: dict[str, Tensor]) -> Tensor:
-        """``(outputs, inputs, inputs)`` at these parameters."""
-        batches = [self._images] if self.normed else list(self._images[: self._inputs].split(1))
-        passes = [vjp(lambda values, x=x: functional_call(self._module, values, (x,)), parameters) for x in batches]
-        return torch.stack([self._gram([each[:2] for each in passes], output) for output in range(self._outputs)])
+    def _small(self, parameters: dict[str, Tensor]) -> Tensor:
+        """``(outputs, inputs, inputs)`` of a small network, many draws of which are mapped at once."""
+        passes = [
+            vjp(lambda values, x=x: functional_call(self._module, values, (x,)), parameters) for x in self._batches
+        ]
 
-    def _gram(self, passes: list, output: int) -> Tensor:
-        gradients = []
-        for index in range(self._inputs):
-            (logits, pull), row = (passes[0], index) if self.normed else (passes[index], 0)
+        def gradient(output: int, batch: int, row: int) -> dict[str, Tensor]:
+            logits, pull, *_ = passes[batch]
             selected = torch.zeros_like(logits)
             selected[row, output] = 1
-            gradients.append(pull(selected)[0])
-        rows = [torch.stack([self._product(left, right) for right in gradients]) for left in gradients]
-        return torch.stack(rows)
+            return pull(selected)[0]
 
-    def _product(self, left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
-        total = torch.zeros(())
-        for name, gradient in left.items():
-            product = torch.dot(gradient.flatten(), right[name].flatten())
-            total = total + (product if self._rates is None else self._rates[name] * product)
-        return total
+        return self._grams(gradient, self._weighted)
+
+    def _large(self, parameters: dict[str, Tensor]) -> Tensor:
+        """The same of a large network, whose gradients are contracted where that is less work."""
+        for name, value in self._module.named_parameters():
+            value.data = parameters[name]
+        contractions = self._chosen()
+        whole = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
+        passes = []
+        for x in self._batches:
+            logits = self._module(x)
+            passes.append((logits, x, [each.columns for each in contractions]))
+
+        def gradient(output: int, batch: int, row: int) -> _Gradient:
+            logits, x, columns = passes[batch]
+            wanted = [*whole.values(), x]  # every layer is on the way to x
+            found = torch.autograd.grad(logits[row, output], wanted, retain_graph=True, materialize_grads=True)
+            factors = zip(columns, (each.delta for each in contractions), strict=True)
+            return dict(zip(whole, found, strict=False)), list(factors)
+
+        def weighted(left: _Gradient, right: _Gradient) -> Tensor:
+            total = self._weighted(left[0], right[0])
+            for each, one, other in zip(contractions, left[1], right[1], strict=True):
+                total = total + self._rates.get(each.name, 1.0) * product(one, other)
+            return total
+
+        return self._grams(gradient, weighted)
+
+    def _chosen(self) -> list[Contraction]:
+        """The contractions that pay, found once; their layers' weights need no gradients of their own."""
+        if self._contractions is None:
+            self._contractions = choose(self._module, lambda: self._module(self._batches[0]), len(self._entries))
+            for each in self._contractions:
+                each.layer.weight.requires_grad_(False)
+        return self._contractions
+
+    def _grams(self, gradient: Callable[..., Any], weighted: Callable[[Any, Any], Tensor]) -> Tensor:
+        """Products of all pairs of gradients, for each logit: ``(outputs, inputs, inputs)``."""
+        grams = []
+        for output in range(self._outputs):
+            gradients = [gradient(output, *entry) for entry in self._entries]
+            pairs = {(i, j): weighted(gradients[i], gradients[j]) for i in range(len(gradients)) for j in range(i + 1)}
+            rows = [[pairs[max(i, j), min(i, j)] for j in range(len(gradients))] for i in range(len(gradients))]
+            grams.append(torch.stack([torch.stack(row) for row in rows]))
+        return torch.stack(grams)
+
+    def _weighted(self, left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
+        products = [
+            self._rates.get(name, 1.0) * torch.dot(gradient.flatten(), right[name].flatten())
+            for name, gradient in left.items()
+        ]
+        return torch.stack(products).sum(0)
+
+
+#: Gradients of whole parameters by name, and the factors of contracted ones.
+_Gradient = tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]
 
 
 def _seed(seed: int, key: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, key, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _on(device: str, images: np.ndarray) -> Tensor:
+    """Images on a device, in the layout that its convolutions prefer."""
+    x = torch.from_numpy(images).to(device)
+    x = x.contiguous(memory_format=torch.channels_last) if min(x.shape[2:], default=1) > 1 else x
+    return x.requires_grad_()
 
 
 def _without_norms(module: nn.Module) -> nn.Module:
