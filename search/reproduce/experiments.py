@@ -31,17 +31,28 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "alpha": ("collegium.search.reproduce.curves", "Section 4.2: α of a residual block, by the inputs' correlation"),
     "table1": ("collegium.search.reproduce.tables", "Table 1: ResNeXt-29 groupings on CIFAR, sizes and efficiencies"),
     "table2": ("collegium.search.reproduce.tables", "Table 2: ResNet-50 and -101 groupings, sizes and efficiencies"),
+    "network": (
+        "collegium.search.reproduce.network",
+        "not in the paper: whole networks' variances against the module's, measured for --seconds",
+    ),
 }
+#: Experiments whose errors shrink with the time that they are given.
+TIMED = ("network",)
 
 
-def reproduce(name: str, *, seed: int = 0, report: Report = discard) -> Reproduction:
-    """Repeat an experiment. Raises ``KeyError`` for an unknown name.
+def reproduce(name: str, *, seed: int = 0, report: Report = discard, seconds: float | None = None) -> Reproduction:
+    """Repeat an experiment. Raises ``KeyError`` for an unknown name, ``ValueError`` for ``seconds`` without a use.
 
-    What needs samples takes up to some twenty seconds on one core; ``report(fraction, message)`` may raise to end it.
+    What needs samples takes up to some twenty seconds on one core; those of ``TIMED`` take ``seconds``, a quarter of an
+    hour by default. ``report(fraction, message)`` may raise to end it.
     """
     module, _ = EXPERIMENTS[name]
-    experiment: Callable[[int, Report], Reproduction] = getattr(import_module(module), name)
-    return experiment(seed, report)
+    experiment: Callable[..., Reproduction] = getattr(import_module(module), name)
+    if seconds is None:
+        return experiment(seed, report)
+    if name not in TIMED:
+        raise ValueError(f"{name} takes the time that it needs; seconds are given to {', '.join(TIMED)} alone")
+    return experiment(seed, report, seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,9 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=list(EXPERIMENTS), help=about)
     parser.add_argument("--seed", type=int, default=0, help="seed of what is sampled")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
+    parser.add_argument("--seconds", type=float, help=f"time of what is measured for a given time: {', '.join(TIMED)}")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
-    found = reproduce(given.name, seed=given.seed, report=_print_progress if sys.stderr.isatty() else discard)
+    report = _print_progress if sys.stderr.isatty() else discard
+    try:
+        found = reproduce(given.name, seed=given.seed, report=report, seconds=given.seconds)
+    except ValueError as error:
+        parser.error(str(error))
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / found.name
     path.with_suffix(".md").write_text(found.markdown() + "\n")

@@ -47,7 +47,8 @@ def relative_variance(entries: np.ndarray) -> RelativeVariance:
     """From diagonal entries of shape ``(draws, outputs, inputs)``.
 
     For each input, v = E[K²] / E[K]² − 1, where E[K]² is estimated without bias as k̄² − Var(k̄). The influence of an
-    initialization with means k, s of K and K² is (s − s̄) / k̄² − 2 s̄ (k − k̄) / k̄³.
+    initialization with means k, s of K and K² is (s − s̄) / k̄² − 2 s̄ (k − k̄) / k̄³. Below ``FEWEST_DRAWS`` the
+    influences' own spread is not known, and the error is at least that of one Gaussian entry, v √(2 / (draws − 1)).
     """
     draws, outputs, _ = entries.shape
     k, s = entries.mean(1), np.square(entries).mean(1)

@@ -166,6 +166,7 @@ class ResidualNetwork(Network):
     layout: Layout = field(kw_only=True)
     stages: tuple[Stage, ...] = field(kw_only=True)
     classes: int = field(kw_only=True)
+    stem_channels: int = field(default=CHANNELS, kw_only=True)
 
     nearest_dual_as_published = True
 
@@ -198,8 +199,8 @@ class ResidualNetwork(Network):
 
     def fixed_cost(self, measure: Measure) -> int:
         """Stem, norms of the block outputs, projections and head."""
-        cost = _COSTS[measure]
-        fixed = cost.conv(3 * self.layout.stem.kernel**2, CHANNELS, self.layout.stem_size**2) + self._head(cost)
+        cost, stem = _COSTS[measure], self.layout.stem
+        fixed = cost.conv(3 * stem.kernel**2, self.stem_channels, self.layout.stem_size**2) + self._head(cost)
         for stage in self.stages:
             for count, inputs, stride in stage.runs():
                 fixed += count * cost.norm * stage.outputs
@@ -235,7 +236,7 @@ class ResidualNetwork(Network):
 
     def features_of(self, stages: Sequence[StageGrouping]) -> int:
         """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
-        total = CHANNELS * self.layout.stem_size**2
+        total = self.stem_channels * self.layout.stem_size**2
         for stage, grouping in zip(self.stages, self._checked(stages), strict=True):
             for count, _, stride in stage.runs():
                 *hidden, last = self._block.areas(stage.extent_before(stride), stride)
@@ -281,7 +282,7 @@ class ResidualNetwork(Network):
         return {
             "block": self.block,
             "stem_kernel": self.layout.stem.kernel,
-            "stem_channels": CHANNELS,
+            "stem_channels": self.stem_channels,
             "stages": [_blocks_of(stage, grouping) for stage, grouping in zip(self.stages, stages, strict=True)],
             "groups": multiplicities[0] if len(set(multiplicities)) == 1 else multiplicities,
             "classes": self.classes,

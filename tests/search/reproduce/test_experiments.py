@@ -63,7 +63,7 @@ def test_sampled_experiments_confirm_their_claims(name, monkeypatch):
 
 
 def test_an_unknown_experiment_is_refused():
-    assert len(EXPERIMENTS) == 7
+    assert len(EXPERIMENTS) == 8
     with pytest.raises(KeyError):
         reproduce("figure9")
 

@@ -81,6 +81,13 @@ def test_too_few_draws_are_never_certain(draws):
     assert relative_variance(dependent_entries(np.random.default_rng(6), draws)).relative_error == math.inf
 
 
+@pytest.mark.parametrize("draws", [2, 3, 5, 12])
+def test_the_error_of_a_few_draws_is_not_understated(draws):
+    generator = np.random.default_rng(8)
+    found = [relative_variance(dependent_entries(generator, draws, outputs=1, inputs=1)) for _ in range(500)]
+    assert all(each.standard_error >= each.value * math.sqrt(2 / (draws - 1)) for each in found)
+
+
 def test_grams_are_summarised_over_initializations():
     rotation, _ = np.linalg.qr(np.random.default_rng(7).standard_normal((3, 3)))
     gram = rotation @ np.diag([1.0, 2.0, 4.0]) @ rotation.T
