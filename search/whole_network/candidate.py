@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collegium.search.networks.family import FAMILIES
-from collegium.search.networks.network import Network
+from collegium.search.networks.network import Network, StageGrouping
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,28 +22,43 @@ MOST_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Candidate:
-    """``multiplicity`` members of ``widths``, under a name such as ``baseline`` or ``primal``."""
+    """``multiplicity`` members of ``widths``, under a name such as ``baseline`` or ``primal``.
+
+    ``stages`` groups each stage in its own way instead; ``widths`` and ``multiplicity`` are then the first stage's.
+    """
 
     name: str
     network: Network
     widths: tuple[int, ...]
     multiplicity: int
+    stages: tuple[StageGrouping, ...] | None = None
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """Those of the family's module."""
+        if self.stages is None:
+            return self.network.arguments(self.widths, self.multiplicity)
+        return self.network.arguments_of(self.stages)
 
     @cached_property
     def key(self) -> int:
         """A number that candidates with the same module share, in every process."""
-        content = [self.network.family, self.network.arguments(self.widths, self.multiplicity)]
+        content = [self.network.family, self.arguments]
         return int.from_bytes(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:8])
 
     @property
     def title(self) -> str:
         """The network in a few words."""
-        return self.network.title_at(self.widths, self.multiplicity)
+        if self.stages is None:
+            return self.network.title_at(self.widths, self.multiplicity)
+        return self.network.title_of(self.stages)
 
     @property
     def parameters(self) -> int:
         """Parameters of the whole network."""
-        return self.network.count("parameters", self.widths, self.multiplicity)
+        if self.stages is None:
+            return self.network.count("parameters", self.widths, self.multiplicity)
+        return self.network.count_stages("parameters", self.stages)
 
     def at_once(self, device: str) -> int:
         """Draws to compute at once on ``device``; convolutions with weights for each draw are slow, so one of them."""
@@ -55,4 +70,4 @@ class Candidate:
     def build(self) -> nn.Module:
         """The family's module, initialized as it is trained."""
         module, _, name = FAMILIES[self.network.family].module.partition(":")
-        return getattr(import_module(module), name)(**self.network.arguments(self.widths, self.multiplicity))
+        return getattr(import_module(module), name)(**self.arguments)

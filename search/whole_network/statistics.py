@@ -59,7 +59,10 @@ def relative_variance(entries: np.ndarray) -> RelativeVariance:
     value = float((s_mean / squared_mean - 1).mean())
     influence = ((s - s_mean) / k_mean**2 - 2 * s_mean * (k - k_mean) / k_mean**3).mean(1)
     within = float((entries.var(1, ddof=1).mean(0) / squared_mean).mean()) if outputs > 1 else math.nan
-    return RelativeVariance(draws, float(k_mean.mean()), value, float(influence.std(ddof=1)) / math.sqrt(draws), within)
+    error = float(influence.std(ddof=1)) / math.sqrt(draws)
+    if draws < FEWEST_DRAWS:
+        error = max(error, abs(value) * math.sqrt(2 / (draws - 1)))
+    return RelativeVariance(draws, float(k_mean.mean()), value, error, within)
 
 
 def ratio(variance: RelativeVariance, baseline: RelativeVariance) -> tuple[float, float] | None:
