@@ -20,7 +20,8 @@ from collegium.train.loop.launch import in_processes
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.phases import Trained, last_good, parameters, scores_of, train_all
 from collegium.train.loop.runtime import DeviceLayout, float32_as, threads_for
-from collegium.train.result import Scores, TrainingResult
+from collegium.train.models.grouping import GroupedNetwork
+from collegium.train.result import Scores, StageMembers, TrainingResult
 from collegium.train.spec.training import TrainingSpec
 from collegium.versions import versions
 
@@ -116,6 +117,7 @@ def result_of(context: TrainingContext, trained: Trained, scores: Scores, second
         trained_parameters=trained.trained_parameters,
         multiplicity=None if ensemble is None else ensemble.multiplicity,
         widths=None if ensemble is None else ensemble.widths,
+        stages=None if ensemble is None else stage_members(ensemble),
         architecture=_architecture(context),
         data=_data(context),
         recipe=context.runtime.recipe,
@@ -131,6 +133,12 @@ def result_of(context: TrainingContext, trained: Trained, scores: Scores, second
         device=_device_name(context.runtime.device),
         versions=versions(*PACKAGES),
     )
+
+
+def stage_members(ensemble: GroupedNetwork) -> tuple[StageMembers, ...] | None:
+    """The members of each stage; None where one m × n gives them all."""
+    own = ensemble.own_stages
+    return None if own is None else tuple(StageMembers(widths=s.widths, multiplicity=s.multiplicity) for s in own)
 
 
 def package(

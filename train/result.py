@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from collegium.search.result import Part
+from collegium.search.networks.network import StageGrouping
+from collegium.search.result import MemberWidths, Part
 from collegium.train.spec.recipes import Recipe
 
 
@@ -59,14 +60,25 @@ class Diagnostics(Part):
     spread: float | None = None
 
 
+class StageMembers(MemberWidths):
+    """The members of one stage of a network, with the widths that their layers have there."""
+
+    multiplicity: int
+
+    def __str__(self) -> str:
+        """Such as ``11×7``."""
+        return str(StageGrouping(self.widths, self.multiplicity))
+
+
 class TrainingResult(Part):
     """A finished training.
 
     ``accuracy``, ``top5`` and ``loss`` are those of the collapsed model, which is also the model that is exported;
     ``sampled`` are those of the weights that the last steps were trained under, where they differ. ``parameters``
     counts the collapsed model's; ``models`` is how many such models are averaged (``ensemble``), else 1. ``widths``
-    and ``multiplicity`` are null for transformers. ``recipe_name`` is the recipe that ``recipe`` was completed from:
-    the one that was named, or the data's, which is ``generic`` for data without one of its own.
+    and ``multiplicity`` are null for transformers, and where ``stages`` gives each stage a grouping of its own.
+    ``recipe_name`` is the recipe that ``recipe`` was completed from: the one that was named, or the data's, which is
+    ``generic`` for data without one of its own.
 
     >>> from collegium import TrainingResult, run_training
     >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
@@ -86,6 +98,7 @@ class TrainingResult(Part):
     trained_parameters: int
     multiplicity: int | None
     widths: tuple[int, ...] | None
+    stages: tuple[StageMembers, ...] | None = None
     architecture: dict[str, Any]
     data: dict[str, Any]
     recipe: Recipe
@@ -143,7 +156,8 @@ class Cell(Part):
     """One combination of architecture, method and recipe.
 
     ``test_accuracy`` and ``test_loss`` are means over the seeds that succeeded and ``*_error`` their standard errors
-    (null for fewer than two). ``chosen`` are the recipe fields that the sweep selected.
+    (null for fewer than two). ``chosen`` are the recipe fields that the sweep selected. ``widths`` and ``multiplicity``
+    are null where ``stages`` gives each stage a grouping of its own.
     """
 
     architecture: str
@@ -152,6 +166,7 @@ class Cell(Part):
     parameters: int | None
     multiplicity: int | None
     widths: tuple[int, ...] | None
+    stages: tuple[StageMembers, ...] | None = None
     chosen: dict[str, Any]
     sweep: tuple[SweepPoint, ...]
     runs: tuple[Run, ...]

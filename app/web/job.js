@@ -15,9 +15,13 @@ export function jobName(job) {
   const name = baseline?.preset ?? (baseline?.family === "mlp" ? `MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
     : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.family ?? spec.architecture?.transformer ?? job.kind);
   if (job.kind !== "training") return name;
-  const { width, widths, multiplicity } = spec.architecture ?? {};
+  const groupings = (spec.architecture?.stages ?? [spec.architecture ?? {}]).map(grouping);
+  return `${spec.method} · ${groupings.every(Boolean) ? `${groupings.join(", ")} of ` : ""}${name} · ${(spec.data?.name ?? "").slice(0, 16)}`;
+}
+
+function grouping({ width, widths, multiplicity }) {
   const member = width ?? (widths && new Set(widths).size === 1 ? widths[0] : null);
-  return `${spec.method} · ${member && multiplicity ? `${multiplicity}×${member} of ` : ""}${name} · ${(spec.data?.name ?? "").slice(0, 16)}`;
+  return member && multiplicity ? `${multiplicity}×${member}` : null;
 }
 
 const compact = (hidden) => hidden.every((n) => n === hidden[0]) && hidden.length > 1 ? `[${hidden[0]}]×${hidden.length}` : hidden.join("–");

@@ -46,7 +46,7 @@ function* flat(object, prefix = "") {
 }
 
 const rate = (value) => value === null || value === undefined ? "–" : percent(value, 4);
-const shape = (one) => !one.widths ? "–" : `${one.multiplicity}×${new Set(one.widths).size === 1 ? one.widths[0] : `(${one.widths.join(", ")})`}`;
+const shape = (one) => one.stages?.length ? one.stages.map(shape).join(", ") : !one.widths ? "–" : `${one.multiplicity}×${new Set(one.widths).size === 1 ? one.widths[0] : `(${one.widths.join(", ")})`}`;
 const words = (name) => name.replaceAll("_", " ");
 const notes = (result) => (result.notes ?? []).map((note) => h("div.notice.warn", {}, h("p", {}, note.message)));
 const fact = ([name, value]) => h("div.fact", {}, h("span.muted", {}, name), h("b", {}, value));

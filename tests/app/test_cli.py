@@ -246,6 +246,26 @@ def test_a_training_needs_an_architecture_and_data(served: Services) -> None:
     assert (unknown.exit_code, "architecture.search" in unknown.stderr) == (2, True)
 
 
+def test_the_stages_of_a_network_are_grouped_each_in_its_own_way(served: Services, fake_worker: FakeWorker) -> None:
+    stages = [{"widths": [8, 8], "multiplicity": 19}, {"widths": [14, 20], "multiplicity": 20}]
+    fake_worker(served, TRAINED | {"multiplicity": None, "widths": None, "stages": stages})
+    options = ("--preset", "resnext29-1x128d", "--data", "digits", "--stages")
+    result = run("train", *options, "19x8, 20×14:20,26x21")
+    assert result.exit_code == 0, result.output
+    assert "19 × 8, 20 × (14, 20)" in result.output
+    posted = served.store.list().items[0].spec["architecture"]["stages"]
+    assert [(stage["width"], stage["widths"], stage["multiplicity"]) for stage in posted] == [
+        (8, None, 19),
+        (None, [14, 20], 20),
+        (21, None, 26),
+    ]
+    few = run("train", *options, "19x8,20x14")
+    assert (few.exit_code, "architecture.stages" in few.stderr, "3 stages" in few.stderr) == (2, True, True)
+    for text in ("19x8,20", "19x8,", "x8", "19x8.5", "-19x8", "19x8x3"):
+        wrong = run("train", *options, text)
+        assert (wrong.exit_code, "a stage is MxN" in wrong.stderr) == (2, True), wrong.stderr
+
+
 CELL = {
     "architecture": "split", "method": "majority", "recipe": "default", "parameters": 47_000, "multiplicity": 21,
     "widths": [16] * 5, "chosen": {"learning_rate": 0.003}, "runs": [{}, {}, {}], "succeeded": 2,

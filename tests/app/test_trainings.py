@@ -107,6 +107,23 @@ def test_a_searchs_answer_is_resolved_and_its_origin_kept(api: TestClient, searc
     )
 
 
+def test_an_answer_with_a_grouping_for_each_stage_is_resolved(api: TestClient, finished: Callable[..., Job]) -> None:
+    stages = [{"widths": [width] * 2, "multiplicity": m} for m, width in ((19, 8), (20, 14), (26, 21))]
+    dual = {"widths": [8, 8], "multiplicity": 19, "stages": [stage | {"variance": 0.1} for stage in stages]}
+    spec = {"baseline": {"preset": "resnext29-1x128d"}}
+    searched = finished(result={"primal": None, "dual": dual, "outcome": {"message": "Found."}}, spec=spec)
+    training = {"architecture": {"search": searched.id, "choice": "dual"}, "data": "digits"}
+    stored = api.post("/v1/trainings", json=training)
+    assert stored.status_code == 202, stored.text
+    architecture = stored.json()["spec"]["architecture"]
+    assert [stage | {"width": None} for stage in stages] == architecture["stages"]
+    assert architecture.get("widths") is None
+    assert api.post("/v1/trainings", json=stored.json()["spec"]).status_code == 202
+    forged = {**architecture, "stages": [*stages[:2], {"widths": [21, 21], "multiplicity": 27}]}
+    refused = api.post("/v1/trainings", json={**stored.json()["spec"], "architecture": forged})
+    assert refused.json()["errors"][0]["path"] == "architecture.origin"
+
+
 def test_a_search_without_an_answer_is_refused_at_its_field(
     api: TestClient, services: Services, searched: Job, started: Callable[..., Job], failure: Any
 ) -> None:
@@ -119,7 +136,7 @@ def test_a_search_without_an_answer_is_refused_at_its_field(
         ({"search": training.id}, "architecture.search", "training"),
         ({"search": searched.id, "choice": "dual"}, "architecture.choice", "No dual."),
         ({"search": searched.id, "choice": "best"}, "architecture.choice", ""),
-        ({"search": searched.id, "choice": {"widths": [8], "multiplicity": 4}}, "architecture.widths", "5"),
+        ({"search": searched.id, "choice": {"widths": [8], "multiplicity": 4}}, "architecture.choice.widths", "5"),
     ):
         answer = api.post("/v1/trainings", json={**TRAINING, "architecture": architecture})
         assert answer.status_code == 422, architecture
@@ -134,6 +151,8 @@ def test_wrong_fields_are_named(api: TestClient) -> None:
         ({"architecture": {"baseline": {"preset": "none"}}}, "architecture.baseline.preset"),
         ({"architecture": {**DIGITS, "widths": [3, 4]}}, "architecture.widths"),
         ({"architecture": {**DIGITS, "width": 10**6, "multiplicity": 10**6}}, "architecture"),
+        ({"architecture": {**DIGITS, "stages": [{"width": 3, "multiplicity": 2}] * 2}}, "architecture.stages"),
+        ({"architecture": {**DIGITS, "stages": [{"width": 0, "multiplicity": 2}]}}, "architecture.stages[0].width"),
         ({"method": "magic"}, "method"),
         ({"recipe": {"epochs": 10**9}}, "recipe.epochs"),
         ({"recipe": "ce-mars"}, "recipe"),

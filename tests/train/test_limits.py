@@ -40,6 +40,22 @@ def test_networks_too_large_to_train_are_refused(architecture):
     assert raised.value.path == ("architecture",)
 
 
+RESNEXT = {"family": "resnext", "layout": "cifar", "depth": 29}
+
+
+def test_what_a_network_costs_whose_stages_are_grouped_each_in_its_own_way():
+    tied = check_training_cost(training({"baseline": RESNEXT, "width": 8, "multiplicity": 4}))
+    stages = [{"width": width, "multiplicity": 4} for width in (8, 16, 32)]
+    assert check_training_cost(training({"baseline": RESNEXT, "stages": stages})) == tied
+    stages[2] = {"width": 8, "multiplicity": 2}
+    narrow = check_training_cost(training({"baseline": RESNEXT, "stages": stages}))
+    assert narrow.parameters < tied.parameters
+    assert narrow.bytes < tied.bytes
+    stages[2] = {"width": 1_000_000, "multiplicity": 100_000}
+    with pytest.raises(InvalidSpec, match="parameters; the most that is trained"):
+        check_training_cost(training({"baseline": RESNEXT, "stages": stages}))
+
+
 def test_a_training_that_does_not_fit_is_refused():
     with pytest.raises(InvalidSpec, match="GiB of memory"):
         check_training_cost(training({"baseline": {"preset": "resnet50"}}, recipe={"batch_size": 256}), available=2**30)

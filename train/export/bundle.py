@@ -38,7 +38,8 @@ def export(package: Package, folder: Path) -> tuple[Artifact, ...]:
         _write_formats(package, folder)
         _write_test_data(package.data, folder)
     (folder / "metrics.json").write_text(json.dumps(package.metrics, indent=1))
-    (folder / "README.md").write_text(model_card(package.description, package.metrics, sorted(_files(folder))))
+    described = {**package.description, "torchvision": package.torchvision}
+    (folder / "README.md").write_text(model_card(described, package.metrics, sorted(_files(folder))))
     return write_manifest(folder, package.description)
 
 
@@ -55,6 +56,8 @@ def _write_formats(package: Package, folder: Path) -> None:
 def _write_plain(package: Package, blueprint: Blueprint, folder: Path) -> None:
     save_file(plain_weights(package.model), folder / "model.safetensors", {"format": "pt"})
     loader = {"network": blueprint.network, "arguments": blueprint.arguments, "copies": package.models}
+    if package.torchvision is not None:
+        loader["torchvision"] = package.torchvision
     write_config(folder, package, loader)
     copy_loader(folder, blueprint.source)
     if package.models > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from collegium.search.networks.network import StageGrouping
 from collegium.train.export import EXPORT_FORMATS
 
 PURPOSE = {
@@ -29,6 +30,8 @@ def model_card(description: Mapping[str, Any], metrics: Mapping[str, Any], files
     sections += ["## How it was trained", _training(description)]
     if "load.py" in files:
         sections += ["## How to load it", _loading(files)]
+        if description.get("torchvision"):
+            sections.append(_in_torchvision(description["torchvision"]))
     sections += ["## Files", "\n".join(_purposes([*files, "manifest.json"]))]
     return "\n\n".join(sections) + "\n"
 
@@ -46,6 +49,9 @@ def _summary(description: Mapping[str, Any]) -> str:
     if architecture.get("multiplicity"):
         widths = "×".join(str(width) for width in architecture["widths"])
         lines.append(f"m × n = {architecture['multiplicity']} × ({widths})")
+    elif architecture.get("stages"):
+        each = (str(StageGrouping(tuple(stage["widths"]), stage["multiplicity"])) for stage in architecture["stages"])
+        lines.append(f"m × n of each stage: {', '.join(each)}")
     if description.get("models", 1) > 1:
         lines.append(f"{description['models']} such models whose logits are averaged")
     return ", ".join(lines) + f". Trained on `{description['data']['name']}` by the method `{description['method']}`."
@@ -82,3 +88,21 @@ def _loading(files: Sequence[str]) -> str:
     if "test.safetensors" in files:
         lines += ["", "`python load.py` measures its accuracy on the test samples."]
     return "\n".join(lines)
+
+
+def _in_torchvision(arguments: Mapping[str, Any]) -> str:
+    block, layers, *named = arguments.items()
+    options = ", ".join(f"{name}={value}" for name, value in named)
+    return "\n".join(
+        [
+            "It is also a network of torchvision, under the same names:",
+            "",
+            "```python",
+            "from safetensors.torch import load_file",
+            "from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet",
+            "",
+            f"model = ResNet({block[1]}, {layers[1]}, {options})",
+            'model.load_state_dict(load_file("model.safetensors"))',
+            "```",
+        ]
+    )

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import collegium.train.export.templates.load
+from collegium.search.networks.families.resnext import RESNEXT
 from collegium.train.data.dataset import Dataset
+from collegium.train.export.torchvision_resnet import torchvision_arguments
 from collegium.train.models.build import Blueprint
 from collegium.train.result import Artifact, Note
 
@@ -35,6 +37,13 @@ class Package:
     def models(self) -> int:
         """How many models are averaged."""
         return getattr(self.model, "models", 1)
+
+    @property
+    def torchvision(self) -> dict[str, Any] | None:
+        """Torchvision's arguments for the same network; None where it has none, or where several are averaged."""
+        if self.blueprint is None or self.blueprint.module != RESNEXT.module or self.models > 1:
+            return None
+        return torchvision_arguments(self.blueprint.arguments)
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:

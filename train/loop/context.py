@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -63,8 +64,7 @@ class TrainingContext:
             return math.inf
         recipe = self.runtime.recipe
         # Multiply–accumulates are two operations each, and the backward pass takes twice the forward pass.
-        forward = self.ensemble.network.count("flops", self.ensemble.widths, self.ensemble.multiplicity)
-        return 6 * forward * -(-recipe.batch_size // recipe.accumulate)
+        return 6 * self.ensemble.flops * -(-recipe.batch_size // recipe.accumulate)
 
     def model(self, seed: int) -> nn.Module:
         """A fresh plain model on the device, its weights following from ``seed``."""
@@ -128,5 +128,8 @@ def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:
 
 def fingerprint(spec: TrainingSpec) -> str:
     """Identifies the training that a checkpoint belongs to; its exports and diagnostics do not enter."""
-    text = spec.model_dump_json(exclude={"formats", "diagnostics"})
+    omitted: dict[str, Any] = {"formats": True, "diagnostics": True}
+    if getattr(spec.architecture, "stages", None) is None:  # as in the checkpoints from before stages could be given
+        omitted["architecture"] = {"stages": True, "origin": {"choice": {"stages": True}}}
+    text = spec.model_dump_json(exclude=omitted)
     return hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()

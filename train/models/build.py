@@ -43,9 +43,7 @@ class Blueprint:
 
 def blueprint(ensemble: GroupedNetwork) -> Blueprint:
     """The module of an architecture; its parameters number ``ensemble.parameters``."""
-    network = ensemble.network
-    arguments = network.arguments(ensemble.widths, ensemble.multiplicity)
-    return Blueprint(FAMILIES[network.family].module, arguments)
+    return Blueprint(FAMILIES[ensemble.network.family].module, ensemble.arguments)
 
 
 @contextmanager

@@ -1,15 +1,16 @@
-"""From the architecture that a training names to one of definite widths and multiplicity. Nothing here loads torch."""
+"""From the architecture that a training names to one of definite groupings. Nothing here loads torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.build import build_network, expand_preset
-from collegium.search.networks.network import Network
-from collegium.search.spec import SearchSpec
+from collegium.search.networks.network import Network, StageGrouping
+from collegium.search.spec import Baseline, SearchSpec
 from collegium.train.data.format import Sample
 from collegium.train.errors import Mismatch
 from collegium.train.spec.architecture import (
@@ -17,32 +18,64 @@ from collegium.train.spec.architecture import (
     BaselineArchitecture,
     Grouping,
     SearchedArchitecture,
+    StageGroupingSpec,
     TransformerArchitecture,
 )
 
 
 @dataclass(frozen=True)
 class GroupedNetwork:
-    """A network regrouped as m × n: ``multiplicity`` members of the free ``widths``."""
+    """A network regrouped: every stage has so many members of its widths."""
 
     network: Network
-    widths: tuple[int, ...]
-    multiplicity: int
+    stages: tuple[StageGrouping, ...]
+
+    @classmethod
+    def tied(cls, network: Network, widths: Sequence[int], multiplicity: int) -> GroupedNetwork:
+        """``multiplicity`` members of the free ``widths``, scaled with every stage."""
+        return cls(network, network.stage_groupings(widths, multiplicity))
+
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """The free widths of a member; None where one m × n does not give those of every stage."""
+        found = self.network.tied(self.stages)
+        return None if found is None else found[0]
+
+    @property
+    def multiplicity(self) -> int | None:
+        """The number of members; None where one m × n does not give the grouping of every stage."""
+        found = self.network.tied(self.stages)
+        return None if found is None else found[1]
+
+    @property
+    def own_stages(self) -> tuple[StageGrouping, ...] | None:
+        """The grouping of each stage; None where one m × n gives them all."""
+        return self.stages if self.network.tied(self.stages) is None else None
 
     @property
     def parameters(self) -> int:
         """Parameters of the whole network."""
-        return self.network.count("parameters", self.widths, self.multiplicity)
+        return self.network.count_stages("parameters", self.stages)
+
+    @property
+    def flops(self) -> int:
+        """Multiply–accumulate operations of the whole network for one sample."""
+        return self.network.count_stages("flops", self.stages)
 
     @property
     def title(self) -> str:
         """The network in a few words, such as ``20 × MLP 64→[17, 17]→10``."""
-        return self.network.title_at(self.widths, self.multiplicity)
+        return self.network.title_of(self.stages)
 
     @property
     def features(self) -> int:
         """Numbers that the forward pass of one sample keeps for the backward pass."""
-        return self.network.features_per_sample(self.widths, self.multiplicity)
+        return self.network.features_of(self.stages)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the family's module."""
+        return self.network.arguments_of(self.stages)
 
     @property
     def outputs(self) -> int:
@@ -54,15 +87,21 @@ class GroupedNetwork:
         return replace(self, network=self.network.with_outputs(outputs))
 
     def describe(self) -> dict[str, Any]:
-        """Family and sizes as plain values."""
+        """Family and sizes as plain values; either ``widths`` and ``multiplicity`` or ``stages`` are null."""
+        widths, own = self.widths, self.own_stages
         return {
             "family": self.network.family,
             "title": self.title,
-            "widths": list(self.widths),
+            "widths": None if widths is None else list(widths),
             "multiplicity": self.multiplicity,
+            "stages": None if own is None else [_plain(stage) for stage in own],
             "outputs": self.outputs,
             "parameters": self.parameters,
         }
+
+
+def _plain(stage: StageGrouping) -> dict[str, Any]:
+    return {"widths": list(stage.widths), "multiplicity": stage.multiplicity}
 
 
 def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
@@ -71,18 +110,40 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
         network = build_network(architecture.baseline)
     except InvalidSpec as problem:
         raise InvalidSpec(("architecture", *problem.path), problem.message) from None
+    if architecture.stages is not None:
+        return GroupedNetwork(network, _stage_groupings(network, architecture.stages))
     multiplicity = architecture.multiplicity
-    if architecture.widths is not None:
-        widths = architecture.widths
-        if len(widths) != len(network.baseline):
-            names = list(network.chain.names)
-            raise InvalidSpec(("architecture", "widths"), f"this baseline has {len(names)} free widths {names}")
-    elif architecture.width is not None:
-        widths = network.scaled(architecture.width)
+    if architecture.widths is not None or architecture.width is not None:
+        widths = _widths(network, architecture, ("architecture",))
     else:
         widths = network.baseline
         multiplicity = network.multiplicity if multiplicity is None else multiplicity
-    return GroupedNetwork(network, tuple(widths), 1 if multiplicity is None else multiplicity)
+    return GroupedNetwork.tied(network, widths, 1 if multiplicity is None else multiplicity)
+
+
+def _stage_groupings(network: Network, stages: Sequence[StageGroupingSpec]) -> tuple[StageGrouping, ...]:
+    path = ("architecture", "stages")
+    if len(stages) != len(network.stage_scales):
+        raise InvalidSpec(
+            path, f"this network has {len(network.stage_scales)} stages: give a grouping for each of them"
+        )
+    groupings = tuple(
+        StageGrouping(_widths(network, stage, (*path, index)), stage.multiplicity) for index, stage in enumerate(stages)
+    )
+    if not network.separable and network.tied(groupings) is None:
+        raise InvalidSpec(path, f"networks of the family {network.family} have one m × n for all stages: give that")
+    return groupings
+
+
+def _widths(network: Network, given: BaselineArchitecture | StageGroupingSpec, path: Location) -> tuple[int, ...]:
+    """The width vector of what has a tied ``width`` or ``widths``."""
+    if given.widths is None:
+        assert given.width is not None
+        return network.scaled(given.width)
+    if len(given.widths) != len(network.baseline):
+        names = list(network.chain.names)
+        raise InvalidSpec((*path, "widths"), f"this baseline has {len(names)} free widths {names}")
+    return given.widths
 
 
 def repeated_channels(ensemble: GroupedNetwork, data: str, shape: tuple[int, ...]) -> int | None:
@@ -127,26 +188,39 @@ def architecture_from_search(
 ) -> BaselineArchitecture:
     """The architecture that a finished search's answer describes, from that search's spec and result as JSON.
 
-    Raises ``InvalidSpec`` where the search has no such answer.
+    An answer whose stages are grouped each in its own way is described by its ``stages``, any other one by its widths
+    and multiplicity. Raises ``InvalidSpec`` where the search has no such answer, or where a grouping that is given as
+    the choice is not one of its network.
     """
-    baseline = SearchSpec.model_validate_json(_json(search)).baseline
+    baseline = SearchSpec.model_validate_json(json.dumps(search)).baseline
     choice = architecture.choice
     if isinstance(choice, Grouping):
-        return BaselineArchitecture(
-            baseline=baseline, width=choice.width, widths=choice.widths, multiplicity=choice.multiplicity
-        )
+        return _chosen(baseline, choice)
     answer = result.get(choice)
     if answer is None:
         raise InvalidSpec(
             ("architecture", "choice"),
             f"the search has no {choice} answer: {(result.get('outcome') or {}).get('message', 'see its outcome')}",
         )
-    return BaselineArchitecture(
-        baseline=expand_preset(baseline), widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"]
+    full = expand_preset(baseline)
+    groupings = tuple(StageGrouping(tuple(each["widths"]), each["multiplicity"]) for each in answer.get("stages") or ())
+    if groupings and build_network(full).tied(groupings) is None:
+        stages = tuple(StageGroupingSpec(widths=each.widths, multiplicity=each.multiplicity) for each in groupings)
+        return BaselineArchitecture(baseline=full, stages=stages)
+    return BaselineArchitecture(baseline=full, widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"])
+
+
+def _chosen(baseline: Baseline, choice: Grouping) -> BaselineArchitecture:
+    """A grouping of the search's network, checked with the path of the choice."""
+    found = BaselineArchitecture(
+        baseline=baseline,
+        width=choice.width,
+        widths=choice.widths,
+        multiplicity=choice.multiplicity,
+        stages=choice.stages,
     )
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(value)
+    try:
+        group_network(found)
+    except InvalidSpec as error:
+        raise InvalidSpec(("architecture", "choice", *error.path[1:]), error.message) from None
+    return found

@@ -6,24 +6,54 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from collegium.search.fields import Strict, Width, Widths
+from collegium.search.fields import MAX_LAYERS, Strict, Width, Widths
 from collegium.search.spec import Baseline
 
 Multiplicity = Annotated[int, Field(ge=1, le=1_000_000)]
 Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
 
 
-class Grouping(Strict):
-    """One point of the curve: ``multiplicity`` members of tied ``width``, or of the width vector ``widths``."""
+class StageGroupingSpec(Strict):
+    """The grouping of one stage: ``multiplicity`` members, and the widths that their layers have in that stage.
+
+    ``width`` is that of the first layer, the others in the baseline's ratios; ``widths`` gives each. Both are the
+    stage's own: ResNet-50's members 1×64d are of widths 64, 128, 256 and 512.
+    """
 
     width: Width | None = None
     widths: Widths | None = None
     multiplicity: Multiplicity
 
     @model_validator(mode="after")
-    def _one_width(self) -> Grouping:
+    def _one_width(self) -> StageGroupingSpec:
         if (self.width is None) == (self.widths is None):
             raise ValueError("give either 'width' or 'widths'")
+        return self
+
+
+Stages = Annotated[tuple[StageGroupingSpec, ...], Field(min_length=1, max_length=MAX_LAYERS, strict=False)]
+
+
+class Grouping(Strict):
+    """One point of the curve: ``multiplicity`` members of tied ``width``, or of the width vector ``widths``.
+
+    Or ``stages``, with a grouping for each stage of the network.
+    """
+
+    width: Width | None = None
+    widths: Widths | None = None
+    multiplicity: Multiplicity | None = None
+    stages: Stages | None = None
+
+    @model_validator(mode="after")
+    def _one_grouping(self) -> Grouping:
+        if self.stages is not None:
+            _stages_alone(self)
+            return self
+        if (self.width is None) == (self.widths is None):
+            raise ValueError("give either 'width' or 'widths'")
+        if self.multiplicity is None:
+            raise ValueError("give 'multiplicity', the number of members")
         return self
 
 
@@ -37,20 +67,29 @@ class SearchedArchitecture(Strict):
 class BaselineArchitecture(Strict):
     """A baseline, as a search takes it, at given widths and multiplicity; without them, the baseline itself.
 
-    ``origin`` is the search whose result this is, where it was taken from one.
+    ``stages`` groups each stage of the network in its own way, in their place. ``origin`` is the search whose result
+    this is, where it was taken from one.
     """
 
     baseline: Baseline
     width: Width | None = None
     widths: Widths | None = None
     multiplicity: Multiplicity | None = None
+    stages: Stages | None = None
     origin: SearchedArchitecture | None = None
 
     @model_validator(mode="after")
     def _one_width(self) -> BaselineArchitecture:
+        if self.stages is not None:
+            _stages_alone(self)
         if self.width is not None and self.widths is not None:
             raise ValueError("give at most one of 'width' and 'widths'")
         return self
+
+
+def _stages_alone(given: Grouping | BaselineArchitecture) -> None:
+    if (given.width, given.widths, given.multiplicity) != (None, None, None):
+        raise ValueError("'stages' has the widths and the multiplicity of every stage: leave out those of the network")
 
 
 ConfigValue = Annotated[int, Field(ge=-1, le=1_000_000)] | Annotated[float, Field(ge=-1e6, le=1e6)] | bool | None

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from collegium.search.progress import Report, discard
 from collegium.train.export.package import describe_file
 from collegium.train.loop.callback import Event, discard_event
-from collegium.train.result import Cell, Note, Run, Splits, StudyResult, SweepPoint
+from collegium.train.result import Cell, Note, Run, Splits, StageMembers, StudyResult, SweepPoint
 from collegium.train.spec.study import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec
 from collegium.train.spec.training import TrainingSpec
 from collegium.train.study.table import write_tables
@@ -194,6 +194,7 @@ def _row(spec: StudySpec, cell: _Cell, outcomes: dict[str, dict[str, Any]]) -> C
         parameters=first.get("parameters"),
         multiplicity=first.get("multiplicity"),
         widths=None if first.get("widths") is None else tuple(first["widths"]),
+        stages=None if first.get("stages") is None else tuple(StageMembers(**each) for each in first["stages"]),
         chosen=cell.chosen or {},
         sweep=cell.sweep,
         runs=runs,

@@ -35,18 +35,24 @@ def markdown(result: StudyResult) -> str:
 
 
 def _cells(cell: Cell) -> list[str]:
-    widths = "–" if cell.widths is None else "×".join(map(str, cell.widths))
     return [
         cell.architecture,
         cell.method,
         cell.recipe,
-        widths if cell.multiplicity is None else f"{cell.multiplicity} × ({widths})",
+        _grouping(cell),
         "–" if cell.parameters is None else str(cell.parameters),
         ", ".join(f"{name} {value:.4g}" for name, value in cell.chosen.items()) or "–",
         percent(cell.test_accuracy, cell.test_accuracy_error),
         percent(cell.train_accuracy, None),
         f"{cell.succeeded} of {len(cell.runs)}",
     ]
+
+
+def _grouping(cell: Cell) -> str:
+    if cell.stages is not None:
+        return ", ".join(map(str, cell.stages))
+    widths = "–" if cell.widths is None else "×".join(map(str, cell.widths))
+    return widths if cell.multiplicity is None else f"{cell.multiplicity} × ({widths})"
 
 
 def percent(value: float | None, error: float | None) -> str:
@@ -60,7 +66,7 @@ def comma_separated(result: StudyResult) -> str:
     """The table with full precision, one row for each cell."""
     names = [
         "architecture", "method", "recipe", "multiplicity", "widths", "parameters", "chosen", "succeeded",
-        "test_accuracy", "test_accuracy_error", "test_loss", "test_loss_error", "train_accuracy", "seconds",
+        "test_accuracy", "test_accuracy_error", "test_loss", "test_loss_error", "train_accuracy", "seconds", "stages",
     ]  # fmt: skip
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -68,6 +74,7 @@ def comma_separated(result: StudyResult) -> str:
     for cell in result.cells:
         values = cell.model_dump(mode="json", include=set(names))
         values["widths"] = "x".join(map(str, cell.widths or ()))
+        values["stages"] = ";".join(map(str, cell.stages or ())).replace("×", "x")
         values["chosen"] = ";".join(f"{name}={value}" for name, value in cell.chosen.items())
         writer.writerow([values[name] for name in names])
     return text.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from collegium.app.cli.specs import put, read_object
 from collegium.app.cli.tables.jobs import result_view
 from collegium.train.methods import METHODS
 
+_GROUPING = re.compile(r"\d{1,7}[x×]\d{1,7}(:\d{1,7})*")
 Source = Annotated[str, typer.Argument(metavar="SPEC|-", help="A JSON file, or - for standard input.")]
 Wait = Annotated[bool, typer.Option(help="Follow it to its end; without, print the job's id and return.")]
 To = Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Download the files here when it is done.")]
@@ -29,6 +31,10 @@ def train(
     preset: Annotated[str | None, typer.Option(help="Train this preset.")] = None,
     width: Annotated[int | None, typer.Option(help="With --preset: width of a member.")] = None,
     multiplicity: Annotated[int | None, typer.Option(help="With --preset: number of members.")] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(metavar="MxN,…", help="With --preset: members of each stage and their widths there."),
+    ] = None,
     method: Annotated[str | None, typer.Option(help=f"{', '.join(METHODS.names)}.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set's name or id.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name.")] = None,
@@ -45,6 +51,8 @@ def train(
     Give a specification, or options, or both: options override the specification's fields.
 
     Example: collegium train --search ID --choice primal --data digits --method majority --to model
+
+    Example: collegium train --preset resnext29-1x128d --stages 19x8,20x14,26x21 --data cifar10
     """
     document = read_object(source) if source else {}
     if search is None and preset is None and source is None:
@@ -55,6 +63,7 @@ def train(
         "architecture.baseline": {"preset": preset} if preset else None,
         "architecture.width": width,
         "architecture.multiplicity": multiplicity,
+        "architecture.stages": None if stages is None else _stage_groupings(stages),
         "method": method,
         "seed": seed,
     }.items():
@@ -80,6 +89,19 @@ def study(
 ) -> None:
     """Compare methods and architectures over several seeds, at a service."""
     _run("study", read_object(source), wait, to, server, key, as_json)
+
+
+def _stage_groupings(text: str) -> list[dict[str, Any]]:
+    """``11x7,10x14:20`` as groupings: members and the width of their layers, or the width of each layer."""
+    found = []
+    for part in text.split(","):
+        match = _GROUPING.fullmatch(part.strip())
+        if match is None:
+            raise Stop(USAGE, f"a stage is MxN, such as 11x7, or MxN1:N2 with the width of each layer; not {part!r}")
+        multiplicity, *widths = map(int, re.split("[x×:]", match.group()))
+        member = {"width": widths[0]} if len(widths) == 1 else {"widths": widths}
+        found.append({**member, "multiplicity": multiplicity})
+    return found
 
 
 def _named(document: dict[str, Any], field: str, name: str | None) -> None:

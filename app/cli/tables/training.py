@@ -55,10 +55,12 @@ def study_table(result: dict[str, Any]) -> RenderableType:
 
 def _facts(result: dict[str, Any]) -> str:
     facts = f"{count(result.get('parameters'))} parameters, {number(result.get('seconds'), 3)} s"
-    return f"{_grouping(result)}, {facts}" if result.get("widths") else facts
+    return f"{_grouping(result)}, {facts}" if result.get("widths") or result.get("stages") else facts
 
 
 def _grouping(item: dict[str, Any]) -> str:
+    if item.get("stages"):
+        return ", ".join(map(_grouping, item["stages"]))
     shape = item.get("widths")
     if not shape:
         return "–"

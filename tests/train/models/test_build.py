@@ -53,13 +53,13 @@ def resnext(**more):
     ],
 )
 def test_a_network_has_exactly_the_parameters_that_the_search_counts(baseline, widths, members):
-    grouped = GroupedNetwork(build_network(baseline), widths, members)
+    grouped = GroupedNetwork.tied(build_network(baseline), widths, members)
     model = blueprint(grouped).build(seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == grouped.parameters
 
 
 def test_an_ensemble_is_the_scaled_sum_of_its_members():
-    model = blueprint(GroupedNetwork(build_network(mlp()), (3, 4, 2), 5)).build(seed=1)
+    model = blueprint(GroupedNetwork.tied(build_network(mlp()), (3, 4, 2), 5)).build(seed=1)
     x = torch.randn(6, 12)
     first, second, third, last = (layer.weight for layer in model.layers)
     total = torch.zeros(6, 4)
@@ -73,8 +73,8 @@ def test_an_ensemble_is_the_scaled_sum_of_its_members():
 
 def test_members_of_a_chain_do_not_see_each_other():
     widths, members = (2, 4, 5), 3
-    model = blueprint(GroupedNetwork(build_network(BLOCK), widths, members)).build(seed=1)
-    one = blueprint(GroupedNetwork(build_network(BLOCK), widths, 1)).build(seed=1)
+    model = blueprint(GroupedNetwork.tied(build_network(BLOCK), widths, members)).build(seed=1)
+    one = blueprint(GroupedNetwork.tied(build_network(BLOCK), widths, 1)).build(seed=1)
     x = torch.randn(2, 4, 6, 6)
     total = torch.zeros(2, 5)
     for j in range(members):
@@ -89,13 +89,13 @@ def test_outputs_at_initialization_keep_their_scale_whatever_the_grouping():
     x = torch.randn(2000, 12)
     x = x / x.pow(2).mean(1, keepdim=True).sqrt()
     for widths, members in (((64, 64, 64), 1), ((16, 16, 16), 40)):
-        model = blueprint(GroupedNetwork(build_network(mlp()), widths, members))
+        model = blueprint(GroupedNetwork.tied(build_network(mlp()), widths, members))
         squares = [model.build(seed=seed)(x).pow(2).mean().item() for seed in range(20)]
         assert sum(squares) / 20 == pytest.approx(1.0, rel=0.3)
 
 
 def test_the_seed_alone_determines_the_weights():
-    plan = blueprint(GroupedNetwork(build_network(resnext()), (4, 4), 2))
+    plan = blueprint(GroupedNetwork.tied(build_network(resnext()), (4, 4), 2))
     torch.manual_seed(5)
     one = plan.build(seed=3).state_dict()
     before = torch.get_rng_state()
@@ -111,14 +111,14 @@ def data(shape, classes=10, kind="image"):
 
 
 def test_the_head_follows_the_data():
-    grouped, channels = fitted(GroupedNetwork(build_network(mlp()), (9, 7, 5), 2), data((1, 3, 4)))
+    grouped, channels = fitted(GroupedNetwork.tied(build_network(mlp()), (9, 7, 5), 2), data((1, 3, 4)))
     assert grouped.outputs == 10
     assert channels is None
     assert blueprint(grouped).build(seed=0)(torch.zeros(2, 1, 3, 4)).shape == (2, 10)
 
 
 def test_grey_images_are_repeated_for_a_residual_network():
-    _, channels = fitted(GroupedNetwork(build_network(resnext()), (4, 4), 1), data((1, 8, 8)))
+    _, channels = fitted(GroupedNetwork.tied(build_network(resnext()), (4, 4), 1), data((1, 8, 8)))
     assert channels == 3
 
 
@@ -134,5 +134,5 @@ def test_grey_images_are_repeated_for_a_residual_network():
 def test_data_of_another_shape_is_refused_with_what_would_be_right(baseline, shape, kind, words):
     network = build_network(baseline)
     with pytest.raises(Mismatch) as raised:
-        fitted(GroupedNetwork(network, network.baseline, 1), data(shape, kind=kind))
+        fitted(GroupedNetwork.tied(network, network.baseline, 1), data(shape, kind=kind))
     assert words in f"{raised.value.message} {raised.value.remedy}"

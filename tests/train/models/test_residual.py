@@ -19,7 +19,7 @@ ARGUMENTS = {
 
 def imagenet(**arguments):
     network = build_network(ResNextBaseline(family="resnext", layout="imagenet", **arguments))
-    return blueprint(GroupedNetwork(network, network.baseline, network.multiplicity)).build(seed=0)
+    return blueprint(GroupedNetwork.tied(network, network.baseline, network.multiplicity)).build(seed=0)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -48,6 +48,6 @@ def test_layouts_keep_the_extents_that_they_are_counted_with():
             family="resnext", layout=layout, blocks=(1, 1), cardinality=2, base_width=4, classes=7
         )
         network = build_network(baseline)
-        model = blueprint(GroupedNetwork(network, network.baseline, 2)).build(seed=0).eval()
+        model = blueprint(GroupedNetwork.tied(network, network.baseline, 2)).build(seed=0).eval()
         x = torch.randn(2, 3, size, size)
         assert model(x).shape == (2, 7)
