@@ -18,6 +18,7 @@ from collegium.search.optimize.members import between
 from collegium.search.optimize.near_optimal import near_optimal
 from collegium.search.optimize.problem import GroupingProblem, build_problem
 from collegium.search.optimize.solve import Solved
+from collegium.search.optimize.stages import StageProblem
 from collegium.search.optimize.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
 from collegium.search.optimize.variances import redrawn_log_ratios, stage_log_ratios
 from collegium.search.optimize.vector import solve_vectors
@@ -87,12 +88,24 @@ def _evidence(
     grouped = problem.network.grouping_matters
     primal = built.primal(solved) if grouped else None
     dual = built.dual(solved) if grouped else None
-    check = _check(problem, solved, (primal, dual), estimation, scaled(report, 0.0, 0.5))
+    tied, stages = (primal, dual), _stages(problem, solved, curve) if grouped else None
+    if stages is not None:
+        primal, dual = (built.own_ensemble(solved, found) for found in (stages.primal(), stages.dual()))
+    check = _check(problem, solved, tied, estimation, scaled(report, 0.0, 0.5))
     verification: Verification | None = None
     if problem.spec.verify:
         verification = verify(problem, primal, dual, estimation, scaled(report, 0.5, 1.0))
     alpha = fit_alpha(problem, curve.points)
-    return Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, verification, (primal, dual))
+    answers = (primal, dual)
+    return Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, verification, answers, tied, stages)
+
+
+def _stages(problem: GroupingProblem, solved: Solved, curve: Curve) -> StageProblem | None:
+    """The problem of every stage's own m and n, where that is asked for and every stage's variance is known."""
+    scales = solved.constraints.scales
+    if problem.spec.space.stages == "tied" or len(problem.scales) == 1 or scales != problem.scales:
+        return None
+    return StageProblem(problem.network, solved.constraints, problem.spec.space, curve.log_ratios)
 
 
 def _result(
@@ -120,7 +133,7 @@ def _result(
         primal=primal,
         dual=dual,
         curve=tuple(built.row(solved, index) for index in range(len(solved.widths))),
-        near_optimal=near_optimal(solved, spec.tolerance, primal, dual) if grouped else None,
+        near_optimal=near_optimal(solved, spec.tolerance, *evidence.tied) if grouped else None,
         confidence=_confidence(problem, solved, curve) if grouped else None,
         correlations=correlations,
         check=evidence.check,
@@ -135,6 +148,9 @@ def _result(
         seconds=seconds,
         subject=problem.network.subject,
         budget_tolerance=solved.constraints.budget.tolerance,
+        stages=spec.space.stages,
+        tied_primal=evidence.tied[0] if evidence.stages is not None else None,
+        tied_dual=evidence.tied[1] if evidence.stages is not None else None,
     )
 
 

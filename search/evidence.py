@@ -10,6 +10,7 @@ from collegium.search.curve.source import LogRatios
 from collegium.search.networks.network import Measure
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
+from collegium.search.optimize.stages import StageProblem
 from collegium.search.result import Alpha, SolvedEnsemble, SpotCheck, Verification
 
 #: What is counted, as a sentence has it.
@@ -18,7 +19,10 @@ MEASURES: dict[Measure, str] = {"parameters": "parameters", "flops": "FLOPs"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that an outcome depends on."""
+    """Everything that an outcome depends on.
+
+    ``tied`` are the answers with one m × n for all stages, where ``ensembles`` have one of each stage's own.
+    """
 
     problem: GroupingProblem
     solved: Solved
@@ -28,6 +32,8 @@ class Evidence:
     check: SpotCheck | None = None
     verification: Verification | None = None
     ensembles: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
+    tied: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
+    stages: StageProblem | None = None
 
 
 def varies(answer: SolvedEnsemble, of: str = "the baseline's variance") -> str:
@@ -59,10 +65,5 @@ def percent(share: float) -> str:
 
 
 def named(answer: SolvedEnsemble) -> str:
-    """m × n, such as ``20×17``."""
-    return f"{answer.multiplicity}×{width(answer.widths)}"
-
-
-def width(widths: tuple[int, ...]) -> str:
-    """The width of a member, or all of them where they differ."""
-    return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"
+    """m × n, such as ``20×17``; of every stage where each has its own."""
+    return answer.label

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from collegium.search.evidence import MEASURES, Evidence, named, percent, saves, varies, width
-from collegium.search.optimize.built import is_baseline
+from collegium.search.evidence import MEASURES, Evidence, named, percent, saves, varies
+from collegium.search.optimize.built import is_baseline, named_widths
 from collegium.search.optimize.limits import Limit
 from collegium.search.optimize.variances import LARGEST_LOG_RATIO
 from collegium.search.result import Outcome
@@ -83,7 +83,7 @@ def budget(evidence: Evidence) -> Outcome | None:
         )
     parts = [
         f"{_field(limit)} of {limit.most:,.0f} {MEASURES[limit.measure]} (the least is {costs[index]:,.0f}, by "
-        f"1×{width(solved.widths[index])})"
+        f"1×{named_widths(solved.widths[index])})"
         for limit, costs, index in missed
     ]
     raised = " and ".join(f"{limit.field} to at least {math.ceil(costs[index]):,}" for limit, costs, index in missed)
@@ -91,6 +91,27 @@ def budget(evidence: Evidence) -> Outcome | None:
         kind="infeasible_budget",
         message=f"No member of the space fits {' and '.join(parts)}.",
         remedy=f"Raise {raised}, or allow narrower members.",
+    )
+
+
+def stage_budgets(evidence: Evidence) -> Outcome | None:
+    """Where every stage has its own m and n: the stages whose share of the budget buys not one member."""
+    if evidence.stages is None or evidence.ensembles[0] is not None or evidence.solved.primal_optimum is None:
+        return None
+    measure = MEASURES[evidence.stages.constraints.budget.measure]
+    short = evidence.stages.shortfalls()
+    if not short:
+        fields = " and ".join(_field(limit) for limit in evidence.solved.constraints.limits)
+        return Outcome(
+            kind="infeasible_budget",
+            message=f"No groupings of the stages meet {fields} at once.",
+            remedy="Raise one of them, or allow narrower members.",
+        )
+    parts = [f"stage {one.stage + 1} of {one.share:,.0f} {measure} (a member costs {one.least:,})" for one in short]
+    return Outcome(
+        kind="infeasible_budget",
+        message=f"The share of the budget that the baseline gives a stage buys no member in {', '.join(parts)}.",
+        remedy="Raise the budget, allow narrower members, or leave space.stages 'tied'.",
     )
 
 
@@ -169,11 +190,11 @@ def _cheaper(evidence: Evidence) -> str:
 def single_member(evidence: Evidence) -> Outcome | None:
     """One member is the best that the limits allow: no ensemble."""
     primal = evidence.ensembles[0]
-    if primal is None or primal.multiplicity > 1 or is_baseline(evidence.solved, primal):
+    if primal is None or not primal.uniform or primal.multiplicity > 1 or is_baseline(evidence.solved, primal):
         return None
     return Outcome(
         kind="single_member",
-        message=f"A single network of width {width(primal.widths)} is the smoothest within the limits, with "
+        message=f"A single network of width {named_widths(primal.widths)} is the smoothest within the limits, with "
         f"{percent(primal.relative_variance or 0.0)} of the baseline's variance: no ensemble of two or more members is "
         "smoother there.",
         remedy="Raise the budget, or allow narrower members.",
@@ -223,7 +244,7 @@ def equal_groups(evidence: Evidence) -> Outcome | None:
     """A grouped first layer reads other channels in each group, whose Gram matrices were taken for equal ones."""
     problem = evidence.problem
     groups = problem.network.chain.layers[0].groups
-    if groups == 1 or problem.inputs_by_group:
+    if not problem.inputs.assumes_equal_groups(problem.network.chain):
         return None
     return Outcome(
         kind="equal_groups",

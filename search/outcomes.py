@@ -7,8 +7,8 @@ from collections.abc import Callable
 from collegium.search import feasibility
 from collegium.search.curve.source import Smooth
 from collegium.search.curve.surface import Surface
-from collegium.search.evidence import MEASURES, Evidence, at_cost, saves, varies, width
-from collegium.search.optimize.built import is_baseline
+from collegium.search.evidence import MEASURES, Evidence, at_cost, saves, varies
+from collegium.search.optimize.built import is_baseline, named_widths
 from collegium.search.result import Outcome, OutcomeKind
 
 #: Relative miss of ln r by the fitted line from which a note is added.
@@ -67,7 +67,7 @@ def _not_converged(evidence: Evidence) -> Outcome | None:
     missed = [point for point in evidence.points if not point.converged]
     if not missed:
         return None
-    widths = ", ".join(width(point.widths) for point in missed[:5])
+    widths = ", ".join(named_widths(point.widths) for point in missed[:5])
     return Outcome(
         kind="not_converged",
         message=f"The estimate did not reach the asked error at {len(missed)} of {len(evidence.points)} members "
@@ -139,6 +139,7 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
 RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
     feasibility.space,
     feasibility.budget,
+    feasibility.stage_budgets,
     feasibility.single_layer,
     _not_converged,
     _check,

@@ -60,9 +60,10 @@ def primal_curve(axes: Axes, result: SearchResult) -> None:
     rows = [row for row in _tied(result) if row.primal_variance is not None]
     _curve(axes, [row.widths[0] for row in rows], [row.primal_variance or 0.0 for row in rows], BLUE)
     axes.axhline(result.baseline.variance, color=GREY, linestyle=":", label="baseline")
-    if result.primal is not None:
-        real = result.primal.variance * result.primal.multiplicity / result.primal.multiplicity_real
-        _mark(axes, result, result.primal.widths, real, f"{result.primal.multiplicity}×{_named(result.primal.widths)}")
+    primal = result.primal if result.stages == "tied" else result.tied_primal
+    if primal is not None:
+        real = primal.variance * primal.multiplicity / primal.multiplicity_real
+        _mark(axes, result, primal.widths, real, f"{primal.multiplicity}×{_named(primal.widths)}")
     _band(axes, result)
     axes.set_yscale("log")
     _label(axes, "primal: variance at the budget", "width n", "Var(K) / m")
@@ -73,9 +74,10 @@ def dual_curve(axes: Axes, result: SearchResult) -> None:
     rows = [row for row in _tied(result) if row.dual_efficiency_real is not None]
     _curve(axes, [row.widths[0] for row in rows], [row.dual_efficiency_real or 0.0 for row in rows], GREEN)
     axes.axhline(1.0, color=GREY, linestyle=":", label="baseline")
-    if result.dual is not None:
-        label = f"{result.dual.multiplicity}×{_named(result.dual.widths)}, ρ = {result.dual.efficiency:.2f}"
-        _mark(axes, result, result.dual.widths, result.dual.efficiency, label)
+    dual = result.dual if result.stages == "tied" else result.tied_dual
+    if dual is not None:
+        label = f"{dual.multiplicity}×{_named(dual.widths)}, ρ = {dual.efficiency:.2f}"
+        _mark(axes, result, dual.widths, dual.efficiency, label)
     _band(axes, result)
     _label(axes, "dual: efficiency at the baseline's variance", "width n", f"ρ ({result.measure})")
 

@@ -123,7 +123,10 @@ class SolvedEnsemble(MemberWidths):
     ``variance`` (of the first stage's module), ``parameters``, ``flops`` and ``efficiency`` (ρ, Littwin et al. 2020,
     Eq. 8, in the measure asked for) are those of the integer ensemble. ``relative_variance`` is the variance over the
     baseline's in the stage where that is largest, 1 being the baseline's; ``stages`` lists every stage of a network
-    that has several. ``budget_share`` is the cost over the budget: 1.008 is 0.8 % above it.
+    that has several. ``budget_share`` is the cost over the budget: 1.008 is 0.8 % above it. ``label`` names the
+    ensemble in a few characters. Where ``uniform`` is false, every stage has its own m and n, which ``stages`` lists;
+    ``widths`` and ``multiplicity`` are then the first stage's, and ``gap`` is by how much, relatively, no other choice
+    for the stages can be better.
     """
 
     multiplicity: int
@@ -135,6 +138,9 @@ class SolvedEnsemble(MemberWidths):
     relative_variance: float | None = None
     budget_share: float | None = None
     stages: tuple[StageVariance, ...] = ()
+    label: str = ""
+    uniform: bool = True
+    gap: float | None = None
 
 
 def _earlier(name: str) -> Any:
@@ -275,8 +281,10 @@ class SearchResult(Part):
     ``variance_from`` is the source of the curve's variances: the closed form, a smooth fit through sampled
     points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings. ``subject``
     says what the variances are the variances of. The primal costs at most ``1 + budget_tolerance`` times the budget;
-    the tolerance is 0 where the budget was given. ``reused`` counts the samples that were not drawn but stored by an
-    earlier search with the same seed; the rest of the answer does not depend on it.
+    the tolerance is 0 where the budget was given. ``stages`` is that of the space; where it is ``own``, the curve and
+    the band are those of one m × n for all stages, whose answers are ``tied_primal`` and ``tied_dual``. ``reused``
+    counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of the answer
+    does not depend on it.
 
     >>> from collegium import SearchResult, find_ensemble
     >>> answer = find_ensemble("resnet50")
@@ -312,6 +320,9 @@ class SearchResult(Part):
     seconds: float
     subject: str = ""
     budget_tolerance: float = 0.025
+    stages: Literal["tied", "own"] = "tied"
+    tied_primal: SolvedEnsemble | None = None
+    tied_dual: SolvedEnsemble | None = None
 
     @field_validator("seconds")
     @classmethod

@@ -129,7 +129,8 @@ class SpaceSpec(Strict):
     """Which widths are considered.
 
     ``scaled`` ties all free widths by one ratio, as the paper does; ``vector`` lets each vary on its own;
-    ``widths`` lists exactly the members to evaluate, as tied widths or as whole width vectors.
+    ``widths`` lists exactly the members to evaluate, as tied widths or as whole width vectors. ``stages: "own"`` gives
+    every stage of a residual network its own m and n; widths of one stage are then in the baseline's ratio.
     """
 
     mode: Literal["scaled", "vector"] = "scaled"
@@ -138,11 +139,14 @@ class SpaceSpec(Strict):
     max_width: Width | None = None
     multiple_of: Annotated[int, Field(ge=1, le=4096)] = 1
     max_multiplicity: Width | None = None
+    stages: Literal["tied", "own"] = "tied"
 
     @model_validator(mode="after")
     def _ordered(self) -> SpaceSpec:
         if self.max_width is not None and self.max_width < self.min_width:
             raise ValueError("max_width must be at least min_width")
+        if self.stages == "own" and (self.mode == "vector" or self.widths is not None):
+            raise ValueError("stages 'own' goes with mode 'scaled' and without a list of widths")
         return self
 
 

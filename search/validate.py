@@ -29,6 +29,14 @@ def check_network(network: Network) -> None:
 
 def check_search(spec: SearchSpec, network: Network) -> None:
     """Refuse a search that is inconsistent with its baseline, or too large. Raises ``InvalidSpec``."""
+    if spec.space.stages == "own" and not network.separable:
+        raise InvalidSpec(
+            ("space", "stages"), f"the family {network.family!r} cannot group its stages apart: leave it 'tied'"
+        )
+    if spec.space.stages == "own" and spec.estimator.alpha is not None:
+        raise InvalidSpec(
+            ("space", "stages"), "a given α is that of the first stage alone: leave it 'tied', or use method 'auto'"
+        )
     if spec.space.min_width > max(network.baseline) and spec.space.max_width is None and spec.space.widths is None:
         raise InvalidSpec(
             ("space", "min_width"),

@@ -34,7 +34,7 @@ function ensembleCard(name, purpose, found, result, primal) {
   const base = result.baseline;
   return h(`section.ensemble-card.${primal ? "primal" : "dual"}`, {},
     h("h2", {}, name), h("p.purpose", {}, purpose),
-    h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
+    found.uniform === false ? h("p.grouping.stages", {}, h("b", {}, found.label)) : h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
     h("dl", {},
       row("variance", number(found.variance), found.stages?.length > 1 ? `at most ${percent(found.relative_variance)} of the baseline in every stage` : share(found.variance, base.variance)),
       row("parameters", whole(found.parameters), share(found.parameters, base.parameters)),
@@ -48,7 +48,7 @@ function stages(result) {
   const found = [["primal", result.primal], ["dual", result.dual]].filter(([, one]) => one?.stages?.length > 1);
   if (!found.length) return null;
   return table(["variance of a stage’s module", ...found[0][1].stages.map((_, index) => `stage ${index + 1}`)], found.map(([name, one]) =>
-    [`${name} ${one.multiplicity}×${widths(one)}`, ...one.stages.map((stage) => `${percent(stage.relative_variance)} of the baseline’s`)]));
+    [name, ...one.stages.map((stage) => `${stage.multiplicity}×${widths(stage)}: ${percent(stage.relative_variance)} of the baseline’s`)]));
 }
 
 const share = (value, base) => `${percent(value / base)} of the baseline`;
@@ -73,14 +73,15 @@ function curves(result) {
   const wide = Math.max(...tied.map(x)) / Math.min(...tied.map(x)) > 8;
   const near = vector || !result.near_optimal ? null : [result.near_optimal.min_width, result.near_optimal.max_width];
   const bandLabel = near ? `within ${percent(result.near_optimal.tolerance)} of the optimum` : "";
+  const [tiedPrimal, tiedDual] = result.stages === "own" ? [result.tied_primal, result.tied_dual] : [result.primal, result.dual];
   const mark = (one, y) => one && !vector ? [{ x: x(one), y, label: `${one.multiplicity}×${widths(one)}` }] : [];
   const primal = tied.filter((line) => line.primal_variance !== null).map((line) => [x(line), line.primal_variance, 0, line]).sort(byX);
   const dual = tied.filter((line) => line.dual_efficiency !== null).map((line) => [x(line), line.dual_efficiency_real ?? line.dual_efficiency, 0, line]).sort(byX);
   return h("section", {}, h("h2", {}, "Variance and efficiency by width"), h("div.charts", {},
     primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: { y: result.baseline.variance, label: "baseline" },
-      marks: mark(result.primal, rowOf(result.curve, result.primal)?.primal_variance ?? result.primal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
+      marks: mark(tiedPrimal, rowOf(result.curve, tiedPrimal)?.primal_variance ?? tiedPrimal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
     dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], width: 460, height: 250, xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
-      marks: mark(result.dual, rowOf(result.curve, result.dual)?.dual_efficiency_real ?? result.dual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
+      marks: mark(tiedDual, rowOf(result.curve, tiedDual)?.dual_efficiency_real ?? tiedDual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
 }
 
 const rowOf = (curve, member) => member && curve.find((line) => JSON.stringify(line.widths) === JSON.stringify(member.widths));

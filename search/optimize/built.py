@@ -13,6 +13,7 @@ import numpy as np
 
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import ROUNDING_LOSS, Solved, lowest
+from collegium.search.optimize.stages import StageSolution
 from collegium.search.optimize.variances import worst_ratio
 from collegium.search.result import CurveRow, SolvedEnsemble, StageVariance
 
@@ -84,7 +85,7 @@ def baseline_ensemble(solved: Solved) -> SolvedEnsemble:
 def is_baseline(solved: Solved, answer: SolvedEnsemble) -> bool:
     """Whether an answer is the baseline."""
     network = solved.constraints.network
-    return (answer.widths, answer.multiplicity) == (network.baseline, network.multiplicity)
+    return answer.uniform and (answer.widths, answer.multiplicity) == (network.baseline, network.multiplicity)
 
 
 def within_dual(answer: SolvedEnsemble) -> bool:
@@ -116,6 +117,39 @@ def _described(solved: Solved, widths: tuple[int, ...], m: int, real: float, sin
         relative_variance=float(worst_ratio(single / m, base)),
         budget_share=network.count(constraints.budget.measure, widths, m) / constraints.budget.most,
         stages=stages if len(stages) > 1 else (),
+        label=f"{m}×{named_widths(widths)}",
+    )
+
+
+def named_widths(widths: tuple[int, ...]) -> str:
+    """The width of a member, or all of them where they differ."""
+    return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"
+
+
+def own_ensemble(solved: Solved, found: StageSolution | None) -> SolvedEnsemble | None:
+    """An ensemble whose stages are grouped each in its own way."""
+    if found is None:
+        return None
+    constraints, network = solved.constraints, solved.constraints.network
+    first = found.stages[0]
+    uniform = network.tied(found.stages)
+    return SolvedEnsemble(
+        widths=first.widths,
+        multiplicity=first.multiplicity,
+        multiplicity_real=float(first.multiplicity),
+        variance=found.variances[0],
+        parameters=network.count_stages("parameters", found.stages),
+        flops=network.count_stages("flops", found.stages),
+        efficiency=constraints.baseline_count / network.count_stages(constraints.measure, found.stages),
+        relative_variance=max(found.relative),
+        budget_share=network.count_stages(constraints.budget.measure, found.stages) / constraints.budget.most,
+        stages=tuple(
+            StageVariance(widths=one.widths, multiplicity=one.multiplicity, variance=variance, relative_variance=ratio)
+            for one, variance, ratio in zip(found.stages, found.variances, found.relative, strict=True)
+        ),
+        label=", ".join(f"{one.multiplicity}×{named_widths(one.widths)}" for one in found.stages),
+        uniform=uniform is not None,
+        gap=found.gap,
     )
 
 

@@ -54,11 +54,6 @@ class GroupingProblem:
         return input_window(self.network.chain, self.spec.estimator.entry).positions
 
     @property
-    def inputs_by_group(self) -> bool:
-        """Whether every group of the first layer has a Gram matrix of its own."""
-        return False
-
-    @property
     def own_cost(self) -> int:
         """The baseline's own count in the measure asked for."""
         return self.network.count(self.spec.efficiency, self.network.baseline, self.network.multiplicity)

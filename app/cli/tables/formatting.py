@@ -42,6 +42,13 @@ def widths(member: dict[str, Any]) -> str:
     return "(" + ", ".join(map(str, member["widths"])) + ")"
 
 
+def grouping(answer: dict[str, Any]) -> str:
+    """An ensemble as m × n; those of every stage where each has its own."""
+    if answer.get("uniform", True):
+        return f"{answer['multiplicity']} × {widths(answer)}"
+    return ", ".join(f"{stage['multiplicity']}×{widths(stage)}" for stage in answer["stages"])
+
+
 def status(value: str) -> str:
     """A status in its colour."""
     return f"[{STATUS_STYLE.get(value, 'default')}]{value}[/]"

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from collegium.app.cli.tables.formatting import count, grid, number, percent, widths
+from collegium.app.cli.tables.formatting import count, grid, grouping, number, percent, widths
 
 _FINE = {"found", "baseline_is_optimal"}
 
@@ -54,7 +54,7 @@ def _ensembles(result: dict[str, Any]) -> RenderableType:
             continue
         table.add_row(
             f"[bold]{name}[/]",
-            f"[bold]{answer['multiplicity']} × {widths(answer)}[/]",
+            f"[bold]{grouping(answer)}[/]",
             number(answer["variance"]),
             _relative(answer),
             count(answer["parameters"]),
@@ -80,8 +80,12 @@ def _lines(result: dict[str, Any]) -> list[str]:
     for name in ("primal", "dual"):
         stages = (result[name] or {}).get("stages", ())
         if stages:
-            each = ", ".join(f"{widths(stage)}: {percent(stage['relative_variance'])}" for stage in stages)
-            lines.append(f"[dim]{name + ' stages':<14}[/] of the baseline's variance there, by width: {each}")
+            each = ", ".join(f"{grouping(stage)}: {percent(stage['relative_variance'])}" for stage in stages)
+            lines.append(f"[dim]{name + ' stages':<14}[/] of the baseline's variance there: {each}")
+    tied = result.get("tied_dual") or result.get("tied_primal")
+    if tied:
+        both = [f"{name} {grouping(one)}" for name in ("primal", "dual") if (one := result[f"tied_{name}"])]
+        lines.append(f"[dim]one m × n[/]      {', '.join(both)}")
     near = result["near_optimal"]
     if near:
         pick = near["recommended"]
