@@ -90,7 +90,9 @@ def _evidence(
     dual = built.dual(solved) if grouped else None
     tied, stages = (primal, dual), _stages(problem, solved, curve) if grouped else None
     if stages is not None:
-        primal, dual = (built.own_ensemble(solved, found) for found in (stages.primal(), stages.dual()))
+        # one m × n for all stages is a choice for each of them, where their shares of the budget allow no other
+        primal = built.own_ensemble(solved, stages.primal()) or primal
+        dual = built.own_ensemble(solved, stages.dual()) or dual
     check = _check(problem, solved, tied, estimation, scaled(report, 0.0, 0.5))
     verification: Verification | None = None
     if problem.spec.verify:

@@ -65,7 +65,7 @@ def _unreached(evidence: Evidence) -> Outcome:
 def budget(evidence: Evidence) -> Outcome | None:
     """No member fits: the least feasible cost in every limit that none meets, and the member that has it."""
     solved = evidence.solved
-    if not solved.widths or solved.primal_optimum is not None:
+    if not solved.widths or solved.primal_optimum is not None or evidence.ensembles[0] is not None:
         return None
     constraints = solved.constraints
     missed = [
@@ -91,27 +91,6 @@ def budget(evidence: Evidence) -> Outcome | None:
         kind="infeasible_budget",
         message=f"No member of the space fits {' and '.join(parts)}.",
         remedy=f"Raise {raised}, or allow narrower members.",
-    )
-
-
-def stage_budgets(evidence: Evidence) -> Outcome | None:
-    """Where every stage has its own m and n: the stages whose share of the budget buys not one member."""
-    if evidence.stages is None or evidence.ensembles[0] is not None or evidence.solved.primal_optimum is None:
-        return None
-    measure = MEASURES[evidence.stages.constraints.budget.measure]
-    short = evidence.stages.shortfalls()
-    if not short:
-        fields = " and ".join(_field(limit) for limit in evidence.solved.constraints.limits)
-        return Outcome(
-            kind="infeasible_budget",
-            message=f"No groupings of the stages meet {fields} at once.",
-            remedy="Raise one of them, or allow narrower members.",
-        )
-    parts = [f"stage {one.stage + 1} of {one.share:,.0f} {measure} (a member costs {one.least:,})" for one in short]
-    return Outcome(
-        kind="infeasible_budget",
-        message=f"The share of the budget that the baseline gives a stage buys no member in {', '.join(parts)}.",
-        remedy="Raise the budget, allow narrower members, or leave space.stages 'tied'.",
     )
 
 

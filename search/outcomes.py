@@ -139,7 +139,6 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
 RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
     feasibility.space,
     feasibility.budget,
-    feasibility.stage_budgets,
     feasibility.single_layer,
     _not_converged,
     _check,

@@ -76,15 +76,6 @@ class StageSolution:
 
 
 @dataclass(frozen=True)
-class Shortfall:
-    """A stage (by index) whose ``share`` of the budget is below what its cheapest member costs."""
-
-    stage: int
-    share: float
-    least: int
-
-
-@dataclass(frozen=True)
 class StageProblem:
     """Both problems over stages. ``single`` holds ln r of one member of a stage at absolute widths."""
 
@@ -127,16 +118,6 @@ class StageProblem:
             return _solution(chosen, best, 0.0)
         found = self._knapsack(chosen, costs, limits)
         return None if found is None else _solution(chosen, found.best, found.value / found.bound - 1)
-
-    def shortfalls(self) -> list[Shortfall]:
-        """The stages in which the budget's share buys not one member of any width."""
-        short = []
-        for stage, share in enumerate(self._stage_budgets() or [0.0] * len(self.constraints.scales)):
-            costs = self._costs(stage, self._members(stage)[0], self.constraints.budget.measure)
-            bound = share * (1 + self.constraints.budget.tolerance)
-            if len(costs) and costs.min() > bound:
-                short.append(Shortfall(stage, share, int(costs.min())))
-        return short
 
     def _stage_budgets(self) -> list[float] | None:
         """The share of every stage in what the budget leaves beside the fixed cost: its share in the baseline's."""

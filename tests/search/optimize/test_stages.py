@@ -149,15 +149,12 @@ def test_limits_in_other_measures_couple_the_stages():
     assert primal.gap < 1e-5
 
 
-def test_a_stage_that_its_share_of_the_budget_does_not_reach_is_named():
+def test_where_a_share_of_the_budget_buys_no_member_one_m_for_all_is_left():
     baseline = ResNextBaseline(family="resnext", layout="cifar", blocks=(1, 1, 1), base_width=8)
     least = build_problem(search(baseline)).network.count("parameters", (2, 2), 1)
     result = run(search(baseline, budget=least, space={"min_width": 2}))
-    assert result.primal is None
-    assert result.tied_primal.widths == (2, 2)
-    assert result.outcome.kind == "infeasible_budget"
-    assert "stage 1 of" in result.outcome.message
-    assert result.dual is not None
+    assert result.primal == result.tied_primal
+    assert (result.primal.widths, result.primal.parameters) == ((2, 2), least)
     far = run(search(baseline, budget=least // 2))
     assert (far.outcome.kind, far.primal, far.tied_primal) == ("infeasible_budget", None, None)
 
