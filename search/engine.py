@@ -36,7 +36,11 @@ from collegium.search.result import (
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
+from collegium.search.whole_network.answers import measure_answers, network_notes
 from collegium.versions import versions
+
+#: Share of the progress from which whole networks are measured, where they are.
+NETWORKS_FROM = 0.2
 
 
 def run(
@@ -60,6 +64,7 @@ def run(
     """
     started = time.perf_counter()
     report(0.0, "reading the specification")
+    whole, report = report, scaled(report, 0.0, NETWORKS_FROM if spec.verify == "network" else 1.0)
     problem = build_problem(spec, images)
     estimator = spec.estimator
     estimation = Estimation(
@@ -77,8 +82,24 @@ def run(
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
     evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 1.0))
     result = _result(evidence, curve, correlations, estimation.reused, device, time.perf_counter() - started)
-    report(1.0, result.outcome.message)
+    if spec.verify == "network":
+        result = _with_networks(result, problem, images, device, scaled(whole, NETWORKS_FROM, 1.0))
+        result = result.model_copy(update={"seconds": time.perf_counter() - started})
+    whole(1.0, result.outcome.message)
     return result
+
+
+def _with_networks(
+    result: SearchResult, problem: GroupingProblem, images: np.ndarray | None, device: str, report: Report
+) -> SearchResult:
+    """The result with its answers measured as whole networks; the recommended one is measured where it differs."""
+    recommended = result.near_optimal.recommended if result.near_optimal else None
+    answers = {"primal": result.primal, "dual": result.dual}
+    if recommended is not None and recommended.primal != result.primal:
+        answers["recommended"] = recommended.primal
+    measured = measure_answers(problem, answers, images=images, device=device, report=report)
+    notes = (*result.notes, *network_notes(measured))
+    return result.model_copy(update={"network": measured, "notes": notes})
 
 
 def _evidence(
@@ -95,7 +116,7 @@ def _evidence(
         dual = built.own_ensemble(solved, stages.dual()) or dual
     check = _check(problem, solved, tied, estimation, scaled(report, 0.0, 0.5))
     verification: Verification | None = None
-    if problem.spec.verify:
+    if problem.spec.verify is True:
         verification = verify(problem, primal, dual, estimation, scaled(report, 0.5, 1.0))
     alpha = fit_alpha(problem, curve.points)
     answers = (primal, dual)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator
+
+from collegium.search.part import MemberWidths, Part
+from collegium.search.whole_network.result import NetworkVerification
 
 OutcomeKind = Literal[
     "found",
@@ -23,6 +26,8 @@ OutcomeKind = Literal[
     "check_disagrees",
     "over_budget",
     "verification_disagrees",
+    "network_disagrees",
+    "network_uncertain",
     "unbounded_variance",
     "single_member",
     "dual_rounded",
@@ -31,33 +36,12 @@ OutcomeKind = Literal[
 ]
 
 
-class Part(BaseModel):
-    """A closed, immutable part of a result; NaN and Infinity are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class Outcome(Part):
     """How the search ended, as one sentence, and a remedy where there is one."""
 
     kind: OutcomeKind
     message: str
     remedy: str | None = None
-
-
-class MemberWidths(Part):
-    """The width vector of one member; ``width`` is its value where all free widths are equal, else null."""
-
-    widths: tuple[int, ...] = Field(min_length=1)
-    width: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tied_width(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("width") is None and data.get("widths"):
-            widths = tuple(data["widths"])
-            return {**data, "width": widths[0] if len(set(widths)) == 1 else None}
-        return data
 
 
 class AlphaPoint(MemberWidths):
@@ -319,6 +303,7 @@ class SearchResult(Part):
     versions: dict[str, str]
     seconds: float
     subject: str = ""
+    network: NetworkVerification | None = None
     budget_tolerance: float = 0.025
     stages: Literal["tied", "own"] = "tied"
     tied_primal: SolvedEnsemble | None = None

@@ -15,6 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from collegium.search.fields import Strict, Width, Widths
 from collegium.search.networks.family import FamilyBaseline, usable_families
 from collegium.search.networks.network import Measure
+from collegium.search.whole_network.spec import NetworkKernelSpec
 
 
 class PresetBaseline(Strict):
@@ -160,6 +161,9 @@ class SearchSpec(Strict):
     rounding m may exceed by 2.5 %. A budget that is given, and ``max_parameters`` and ``max_flops``, which bind the
     primal and the dual alike, are never exceeded.
 
+    ``verify`` measures the answers: true, the module's kernel of each; ``network``, that of the whole networks at
+    initialization, as ``network`` says.
+
     >>> from collegium import SearchSpec, find_ensemble
     >>> spec = SearchSpec.model_validate({"baseline": {"preset": "mlp-digits-6x100"}, "efficiency": "flops"})
     >>> find_ensemble(spec).measure
@@ -175,7 +179,8 @@ class SearchSpec(Strict):
     budget: Count | None = None
     max_parameters: Count | None = None
     max_flops: Count | None = None
-    verify: bool = False
+    verify: bool | Literal["network"] = False
+    network: NetworkKernelSpec = NetworkKernelSpec()
 
     @property
     def limits(self) -> tuple[tuple[str, Measure, int], ...]:

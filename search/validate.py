@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.inputs import check_gram
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
+from collegium.search.whole_network.images import sample_shape
 
 #: Largest baseline, in parameters. GPT-3 has 1.75·10¹¹.
 MAX_PARAMETERS = 10**11
@@ -15,6 +18,8 @@ MAX_PARAMETERS = 10**11
 MAX_POSITIONS = 1024
 #: Most numbers that one kernel sample of the baseline may hold at a time (its widest feature map).
 MAX_FEATURES = 2**24
+#: Most bytes that measuring a whole network may take: parameters, gradients and features in single precision.
+MAX_NETWORK_BYTES = 64 * 2**30
 
 
 def check_network(network: Network) -> None:
@@ -48,6 +53,8 @@ def check_search(spec: SearchSpec, network: Network) -> None:
                 ("space", "widths", index),
                 f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
             )
+    if spec.verify == "network":
+        _check_networks(spec, network)
     positions = _positions(spec, network)
     if spec.estimator.method != "given":
         _check_size(spec, network, positions)
@@ -56,6 +63,20 @@ def check_search(spec: SearchSpec, network: Network) -> None:
             check_gram(spec.inputs.gram, positions, network.chain.first_groups)
         except ValueError as error:
             raise InvalidSpec(("inputs", "gram"), str(error)) from error
+
+
+def _check_networks(spec: SearchSpec, network: Network) -> None:
+    """Refuse whole networks of another extent, or that need more memory than a measurement may."""
+    sample = math.prod(sample_shape(network, spec.network, None)) / math.prod(network.sample_shape())
+    parameters = network.count("parameters", network.baseline, network.multiplicity)
+    features = spec.network.images * sample * network.features_per_sample(network.baseline, network.multiplicity)
+    needed = 4 * (parameters * (2 + spec.network.inputs) + 3 * features)
+    if needed > MAX_NETWORK_BYTES:
+        raise InvalidSpec(
+            ("network",),
+            f"measuring the baseline whole would take {needed / 2**30:.0f} GiB, and {MAX_NETWORK_BYTES >> 30} GiB is "
+            "the most: lower 'images', 'inputs' or 'pixels', or verify the module alone",
+        )
 
 
 def _positions(spec: SearchSpec, network: Network) -> int:

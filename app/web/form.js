@@ -49,7 +49,7 @@ export async function showForm(main, wanted, posted) {
     choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"]]),
     choice("Widths", "space.mode", [["", "one ratio"], ["vector", "each its own"]]),
     choice("Input correlation", "inputs.correlation", [["", "0.95 (default)"], ["1", "1"], ["0.9", "0.9"], ["0.8", "0.8"], ["0.5", "0.5"], ["0", "0 (white noise)"]], Number),
-    choice("Verify", "verify", [["", "no"], ["true", "build and measure"]], (text) => text === "true")),
+    choice("Verify", "verify", [["", "no"], ["true", "measure the modules"], ["network", "measure whole networks (minutes)"]], (text) => text === "true" || text)),
   "/v1/trainings": h("div.options", {},
     choice("Method", "method", methods.map((method) => [method.name, method.name, method.summary])),
     choice("Data", "data.name", [...formats.flatMap((format) => format.data.map((data) => [data.name, data.name, format.summary])), ...uploads.map((data) => [data.id, `${data.name} (uploaded)`, data.id])]),

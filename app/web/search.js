@@ -98,6 +98,10 @@ function uncertainty(result) {
     parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart"], measured.map(([name, one]) =>
       [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2)])));
   }
+  if (result.network) parts.push(h("h3", {}, "Whole networks"), h("p", {}, result.network.statement),
+    table(["", "m × n", "Var", "of the baseline's", "initializations", "condition number"], result.network.networks.map((one) =>
+      [one.name, `${one.multiplicity}×${widths(one)}`, `${number(one.relative_variance, 3)} ± ${number(one.standard_error, 2)}`,
+        one.ratio === null ? "–" : `${number(one.ratio, 3)} ± ${number(one.ratio_standard_error, 2)}`, whole(one.draws), number(one.gram.condition_number.quantiles[2], 3)])));
   if (result.correlations.length) parts.push(h("h3", {}, "Other input correlations"), table(["correlation", "n*", "primal m", "dual m", "ρ"], result.correlations.map((line) =>
     [number(line.correlation), widths(line), whole(line.primal_multiplicity), whole(line.dual_multiplicity), number(line.dual_efficiency)])));
   return parts.length ? h("section", {}, h("h2", {}, "Uncertainty"), parts) : null;

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from collegium.search.result import MemberWidths, Part
+from collegium.search.part import MemberWidths, Part
 from collegium.search.whole_network.spec import Norm, Parameterization
 
 #: Levels of the quantiles that a ``Spread`` gives.

@@ -42,6 +42,9 @@ def search(
     budget: Annotated[int | None, typer.Option(help="Parameter count in place of the baseline's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Build the ensembles and measure their kernels.")] = False,
+    verify_network: Annotated[
+        bool, typer.Option("--verify-network", help="Measure the kernels of the whole networks: up to ten minutes.")
+    ] = False,
 ) -> None:
     """Search the m × n grouping whose kernel has the smallest variance.
 
@@ -60,7 +63,7 @@ def search(
         "efficiency": efficiency,
         "space.mode": space,
         "budget": budget,
-        "verify": verify or None,
+        "verify": "network" if verify_network else verify or None,
     }.items():
         put(document, path, value)
     if plot is not None and plot.suffix not in (".svg", ".png"):

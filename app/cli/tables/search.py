@@ -21,6 +21,8 @@ def search_table(result: dict[str, Any]) -> RenderableType:
         parts += [Text(), _correlations(result)]
     if result.get("verification"):
         parts += [Text(), _verification(result["verification"])]
+    if result.get("network"):
+        parts += [Text(), *_networks(result["network"])]
     return Group(*parts)
 
 
@@ -149,3 +151,19 @@ def _verification(verification: dict[str, Any]) -> RenderableType:
                 number(one["standard_errors_apart"], 2),
             )
     return table
+
+
+def _networks(measured: dict[str, Any]) -> list[RenderableType]:
+    """Whole networks' variances relative to the baseline's, and their kernels' condition over the inputs measured."""
+    table = grid("whole network", "m × n", "variance", "of the baseline's", "draws", "condition number", left=1)
+    for one in measured["networks"]:
+        ratio, error = one["ratio"], one["ratio_standard_error"]
+        table.add_row(
+            one["name"],
+            f"{one['multiplicity']} × {widths(one)}",
+            f"{number(one['relative_variance'])} ± {number(one['standard_error'], 2)}",
+            "–" if ratio is None else f"{percent(ratio)} ± {percent(error)}" if error else percent(ratio),
+            count(one["draws"]),
+            number(one["gram"]["condition_number"]["quantiles"][2], 3),
+        )
+    return [table, Text(measured["statement"], style="dim")]
