@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from collegium.search.networks.chain import Chain
+from collegium.search.networks.footprint import Footprint, chain_footprints
+from collegium.search.networks.segment import Repeated, footprints_of
 
 Measure = Literal["parameters", "flops"]
 #: Strides of the ImageNet stem's convolution and max-pool, and the pool's extent.
@@ -164,11 +166,30 @@ class Network(ABC):
         return self.arguments(*self._tied_alone(stages))
 
     def features_of(self, stages: Sequence[StageGrouping]) -> int:
-        """Numbers that the forward pass of one sample keeps for the backward pass, as ``features_per_sample`` counts.
+        """Numbers that the forward pass of one sample keeps for the backward pass.
 
         Raises ``ValueError`` as ``arguments_of`` does.
         """
-        return self.features_per_sample(*self._tied_alone(stages))
+        return sum(footprint.kept for footprint in self.footprints(stages))
+
+    def footprints(self, stages: Sequence[StageGrouping], size: int | None = None) -> tuple[Footprint, ...]:
+        """The memory of the network's parts in the order in which they run; ``size`` as for ``sample_shape``.
+
+        Those of its segments, or of the layers of its chain, each of whose maps is kept twice.
+        """
+        parts = self.segments(stages, size)
+        if parts:
+            return footprints_of(parts)
+        widths, multiplicity = self._tied_alone(stages)
+        parameters = self.count("parameters", widths, multiplicity)
+        return chain_footprints(self.chain, widths, multiplicity, parameters=parameters, copies=2)
+
+    def segments(self, stages: Sequence[StageGrouping], size: int | None = None) -> list[Repeated]:
+        """Parts that are timed and whose memory is counted, in the order in which they run.
+
+        ``size`` as for ``sample_shape``. Empty where the network is one segment as a whole, as here.
+        """
+        return []
 
     def title_of(self, stages: Sequence[StageGrouping]) -> str:
         """The network in a few words, such as ``11×7, 10×14, 20×14, 17×31 of ResNet-50 1×64d (imagenet)``."""
@@ -227,9 +248,8 @@ class Network(ABC):
         return any(layer.kind == "conv" for layer in self.chain.layers)
 
     def features_per_sample(self, widths: Sequence[int], multiplicity: int) -> int:
-        """Numbers that the forward pass of one sample keeps for the backward pass, of each layer twice."""
-        first, *others = [channels * height * width for channels, height, width in self.chain.shapes(widths)]
-        return first + 2 * multiplicity * sum(others)
+        """Numbers that the forward pass of one sample keeps for the backward pass."""
+        return self.features_of(self.stage_groupings(widths, multiplicity))
 
     def title_at(self, widths: Sequence[int], multiplicity: int) -> str:
         """The network of m members of the given widths in a few words."""
@@ -240,9 +260,15 @@ class Network(ABC):
     #: Whether images of any extent are taken, as where maps are averaged before the head.
     any_extent: ClassVar[bool] = False
 
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Shape of one input, ``(channels, height, width)``."""
-        return self.chain.channels, self.chain.height, self.chain.width
+    def sample_shape(self, size: int | None = None) -> tuple[int, int, int]:
+        """Shape of one input, ``(channels, height, width)``; ``size`` is the extent of square images.
+
+        Raises ``ValueError`` for a ``size`` that the network does not take.
+        """
+        own = (self.chain.channels, self.chain.height, self.chain.width)
+        if size is not None and own[1:] != (size, size):
+            raise ValueError(f"this network takes inputs of shape {own} alone")
+        return own
 
     @property
     def outputs(self) -> int:

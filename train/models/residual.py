@@ -69,6 +69,13 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 BLOCKS: dict[str, type[nn.Module]] = {"bottleneck": Bottleneck, "basic": BasicBlock}
 
 
+def residual_block(kind: str, **arguments: Any) -> nn.Module:
+    """One block of the ``kind``. Raises ``ValueError`` for an unknown one."""
+    if kind not in BLOCKS:
+        raise ValueError(f"no residual block is called {kind!r}; there are {', '.join(BLOCKS)}")
+    return BLOCKS[kind](**arguments)
+
+
 class ResNet(nn.Module):
     """Stem, stages of residual blocks, global average, linear head.
 
@@ -88,8 +95,6 @@ class ResNet(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
-        if block not in BLOCKS:
-            raise ValueError(f"no residual block is called {block!r}; there are {', '.join(BLOCKS)}")
         large = stem_kernel == 7
         self.conv1 = nn.Conv2d(
             3, stem_channels, stem_kernel, stride=2 if large else 1, padding=stem_kernel // 2, bias=False
@@ -101,7 +106,7 @@ class ResNet(nn.Module):
         self.stages = [f"layer{index + 1}" for index in range(len(stages))]
         members = [groups] * len(stages) if isinstance(groups, int) else groups
         for name, blocks, paths in zip(self.stages, stages, members, strict=True):
-            self.add_module(name, nn.Sequential(*(BLOCKS[block](groups=paths, **each) for each in blocks)))
+            self.add_module(name, nn.Sequential(*(residual_block(block, groups=paths, **each) for each in blocks)))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(stages[-1][-1]["outputs"], classes)
         for module in self.modules():

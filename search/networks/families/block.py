@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, assert_never
@@ -12,7 +13,8 @@ from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import MAX_LAYERS, Name, Strict, Width
 from collegium.search.networks.chain import Activation, Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline
-from collegium.search.networks.network import Measure, Network
+from collegium.search.networks.footprint import Footprint, chain_footprints
+from collegium.search.networks.network import Measure, Network, StageGrouping
 
 
 class InputShape(Strict):
@@ -87,6 +89,15 @@ class BlockNetwork(Network):
     def counted_layers(self) -> range:
         """Every weight layer."""
         return range(len(self.chain.layers))
+
+    def footprints(self, stages: Sequence[StageGrouping], size: int | None = None) -> tuple[Footprint, ...]:
+        """Those of its layers; grouped or dense layers that come first take a copy of the input for each member."""
+        (own,) = stages
+        parameters = self.count_stages("parameters", stages)
+        first, *others = chain_footprints(self.chain, own.widths, own.multiplicity, parameters=parameters)
+        layer, inputs = self.chain.layers[0], math.prod(self.sample_shape())
+        copies = 0 if layer.kind == "conv" and layer.groups == 1 else own.multiplicity * inputs
+        return replace(first, kept=first.kept + copies, live=first.live + copies), *others
 
     def repeated_channels(self, shape: tuple[int, ...]) -> int | None:
         """The input's own channels, for grey images of its extent."""

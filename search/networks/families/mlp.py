@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from collegium.search.errors import SampleMismatch
 from collegium.search.fields import Width, Widths
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline
-from collegium.search.networks.network import Measure, Network
+from collegium.search.networks.footprint import Footprint, chain_footprints
+from collegium.search.networks.network import Measure, Network, StageGrouping
 
 
 class MlpBaseline(FamilyBaseline):
@@ -49,6 +50,14 @@ class MlpNetwork(Network):
         """Such as ``20 × MLP 64→[17, 17]→10``."""
         inputs, *hidden, outputs = self._sizes(widths)
         return f"{multiplicity} × {_title(inputs, hidden, outputs)}"
+
+    def footprints(self, stages: Sequence[StageGrouping], size: int | None = None) -> tuple[Footprint, ...]:
+        """Those of its layers, whose rectified outputs alone are kept; of several members the last ones twice."""
+        (own,) = stages
+        parameters = self.count_stages("parameters", stages)
+        *layers, last = chain_footprints(self.chain, own.widths, own.multiplicity, parameters=parameters)
+        scaled = own.multiplicity * own.widths[-1] if own.multiplicity > 1 else 0
+        return *layers, replace(last, kept=last.kept + scaled)
 
     def repeated_channels(self, shape: tuple[int, ...]) -> None:
         """Samples of any shape, flattened, whose numbers are as many as the inputs."""

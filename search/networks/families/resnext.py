@@ -15,8 +15,10 @@ from pydantic import Field
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import Width
 from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.families.resnext_segments import residual_segments
 from collegium.search.networks.family import Family, FamilyBaseline, chosen
 from collegium.search.networks.network import Measure, Network, StageGrouping, Stem
+from collegium.search.networks.segment import Repeated
 
 #: Channels after the stem, and extent of the map at which the ``pooled`` entry evaluates a residual branch.
 CHANNELS, EXTENT = 64, 8
@@ -230,25 +232,17 @@ class ResidualNetwork(Network):
     def _block(self) -> ResidualBlock:
         return chosen(BLOCKS, self.block, "residual block")
 
-    def features_per_sample(self, widths: Sequence[int], multiplicity: int) -> int:
-        """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
-        return self.features_of(self.stage_groupings(widths, multiplicity))
-
-    def features_of(self, stages: Sequence[StageGrouping]) -> int:
-        """Three numbers for each unit: a convolution's, its norm's and its rectifier's."""
-        total = self.stem_channels * self.layout.stem_size**2
-        for stage, grouping in zip(self.stages, self._checked(stages), strict=True):
-            for count, _, stride in stage.runs():
-                *hidden, last = self._block.areas(stage.extent_before(stride), stride)
-                branch = sum(width * area for width, area in zip(grouping.widths, hidden, strict=True))
-                total += count * (grouping.multiplicity * branch + stage.outputs * last)
-        return 3 * total
-
     any_extent = True
 
-    def sample_shape(self) -> tuple[int, int, int]:
-        """RGB images of the layout's extent."""
-        return 3, self.layout.size, self.layout.size
+    def sample_shape(self, size: int | None = None) -> tuple[int, int, int]:
+        """RGB images, of the layout's extent where none is given."""
+        extent = self.layout.size if size is None else size
+        return 3, extent, extent
+
+    def segments(self, stages: Sequence[StageGrouping], size: int | None = None) -> list[Repeated]:
+        """The stem, each run of equal blocks, and the head."""
+        block, extent = self._block, self.sample_shape(size)[1]
+        return residual_segments(self.arguments_of(stages), block.kernels, block.strided, extent)
 
     @property
     def outputs(self) -> int:

@@ -1,0 +1,145 @@
+"""Segments timed with torch, on a processor or a GPU."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collegium.search.latency.bench import Timer
+from collegium.search.latency.workload import Workload
+from collegium.search.networks.segment import Segment
+
+#: A learning rate at which an update does its work and leaves the weights finite.
+RATE = 1e-9
+
+
+class TorchBench:
+    """Times segments with torch on ``device``.
+
+    On a GPU by its events. On a processor by the wall clock, and for one thread by the time that this thread computes,
+    in which other programs on the same core are not counted.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        kind, _, which = device.partition(":")
+        self._device = torch.device(device.partition(",")[0] if kind == "cuda" and which else kind)
+
+    @property
+    def machine(self) -> str:
+        """Such as ``Intel(R) Xeon(R) Processor (AVX512), torch 2.13.0``."""
+        if self._device.type == "cuda":
+            name = torch.cuda.get_device_name(self._device)
+        else:
+            name = f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
+        return f"{name}, torch {torch.__version__}"
+
+    def threads(self, workload: Workload) -> int:
+        """The workload's own, or those of this process."""
+        return workload.threads or torch.get_num_threads()
+
+    @contextmanager
+    def settings(self, workload: Workload) -> Iterator[None]:
+        """Threads, and how float32 factors are rounded, as the workload wants them; afterwards as before."""
+        threads = torch.get_num_threads()
+        rounding = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_num_threads(self.threads(workload))
+        torch.set_float32_matmul_precision("high" if workload.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = workload.precision == "tf32"
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(rounding[0])
+            torch.backends.cudnn.allow_tf32 = rounding[1]
+
+    def prepare(self, segment: Segment, workload: Workload) -> Timer:
+        """A timer of forward passes or of training steps of the segment, with weights of its own."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            module: nn.Module = segment.build()
+            x = torch.randn(workload.batch_size, *segment.shape)
+        module, x = module.to(self._device), x.to(self._device)
+        if workload.channels_last and x.dim() == 4:
+            module, x = module.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        step = (
+            self._training(module, x, segment, workload) if workload.training else self._inference(module, x, workload)
+        )
+        if self._device.type == "cuda":
+            return self._on_gpu(step)
+        return _clocked(step, time.thread_time if self.threads(workload) == 1 else time.perf_counter)
+
+    def _inference(self, module: nn.Module, x: Tensor, workload: Workload) -> Callable[[], Any]:
+        number = torch.bfloat16 if workload.precision == "bf16" else torch.float32
+        module, x = module.to(number).eval(), x.to(number)
+
+        def step() -> None:
+            with torch.inference_mode():
+                module(x)
+
+        return step
+
+    def _training(self, module: nn.Module, x: Tensor, segment: Segment, workload: Workload) -> Callable[[], Any]:
+        module.train()
+        x.requires_grad_(not segment.leading)
+        optimizer = optimizer_of(module, workload)
+        mixed = workload.precision == "bf16"
+
+        def step() -> None:
+            with torch.autocast(self._device.type, torch.bfloat16) if mixed else nullcontext():
+                y = module(x)
+            y.backward(torch.ones_like(y))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            x.grad = None
+
+        return step
+
+    def _on_gpu(self, step: Callable[[], Any]) -> Timer:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+        def timer(calls: int) -> float:
+            with torch.cuda.device(self._device):
+                torch.cuda.synchronize()
+                start.record()
+                for _ in range(calls):
+                    step()
+                end.record()
+                torch.cuda.synchronize()
+            return start.elapsed_time(end) / 1e3 / calls
+
+        return timer
+
+
+def _clocked(step: Callable[[], Any], clock: Callable[[], float]) -> Timer:
+    def timer(calls: int) -> float:
+        started = clock()
+        for _ in range(calls):
+            step()
+        return (clock() - started) / calls
+
+    return timer
+
+
+def optimizer_of(module: nn.Module, workload: Workload) -> torch.optim.Optimizer:
+    """The update, fused over all parameters, as trainings run it."""
+    if workload.optimizer == "sgd":
+        return torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9, fused=True)
+    kind = torch.optim.Adam if workload.optimizer == "adam" else torch.optim.AdamW
+    return kind(module.parameters(), lr=RATE, fused=True)
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
