@@ -125,7 +125,9 @@ def test_a_module_runs_the_multiply_accumulates_and_keeps_the_features_that_are_
     projections = sum(
         stage.outputs * stage.size**2 for stage in network.stages if (stage.inputs, 1) != (stage.outputs, stage.stride)
     )
-    assert network.features_of(stages) == 3 * (kept - projections)
+    # A norm keeps the convolution before it; rectified outputs, the image and the head's input and logits are kept too.
+    ends = 3 * 32**2 + network.stages[-1].outputs + network.classes
+    assert network.features_of(stages) == kept + (kept - projections) + ends
 
 
 OWN = tuple(StageGrouping((n, n), m) for m, n in [(11, 7), (10, 14), (20, 14), (17, 31)])
