@@ -1,0 +1,227 @@
+"""Does a smoother kernel show in accuracy? Groupings of one baseline trained alike on Fashion-MNIST, paired by seed.
+
+    python benchmarks/accuracy.py resnext --data /usr/share/datasets/fashion-mnist --output resnext.json
+    python benchmarks/accuracy.py mlp --data /usr/share/datasets/fashion-mnist --output mlp.json
+
+The data are the four IDX files of Fashion-MNIST (Debian's package dataset-fashion-mnist). Every network has the same
+epochs and schedule; its learning rate is chosen from one grid on validation images, with seeds of their own. A seed
+draws the training images, their order and the initialization, alike for all networks, so that differences to the
+baseline are paired. Each training is written to the output as it ends, and one that is there is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from collegium.search.networks.build import build_network
+from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.networks.network import Network, StageGrouping
+from collegium.search.reproduce.network_families import small_resnext
+from collegium.search.whole_network.candidate import Candidate
+
+TUNING_SEEDS = (1000, 1001)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A baseline, its groupings, and how all of them are trained."""
+
+    candidates: tuple[Candidate, ...]
+    rates: tuple[float, ...]
+    epochs: int
+    batch: int
+    images: int
+    halved: bool
+    adam: bool
+
+
+def resnext() -> Setting:
+    """The small ResNeXt with batch norm: primal, both duals, and a thinner network."""
+    network = small_resnext().with_outputs(10)
+    own = ((4, 11), (7, 11), (8, 19))
+    return Setting(
+        candidates=(
+            Candidate("baseline 1×32d", network, (32, 32), 1),
+            Candidate("primal 9×8d", network, (8, 8), 9),
+            Candidate("dual 5×8d", network, (8, 8), 5),
+            _staged("own stages' dual 11×4, 11×7, 19×8", network, own),
+            Candidate("thinner 1×20d", network, (20, 20), 1),
+        ),
+        rates=(0.05, 0.1, 0.2),
+        epochs=12,
+        batch=64,
+        images=4000,
+        halved=True,
+        adam=False,
+    )
+
+
+def mlp() -> Setting:
+    """784→[100]*5→10 without norms: primal, dual, and a thinner network of the dual's size."""
+    network = build_network(MlpBaseline(family="mlp", inputs=784, hidden=(100,) * 5, outputs=10))
+    return Setting(
+        candidates=(
+            Candidate("baseline 1×100", network, (100,) * 5, 1),
+            Candidate("primal 3×42", network, (42,) * 5, 3),
+            Candidate("dual 2×53", network, (53,) * 5, 2),
+            Candidate("thinner 1×85", network, (85,) * 5, 1),
+        ),
+        rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
+        epochs=30,
+        batch=64,
+        images=5000,
+        halved=False,
+        adam=True,
+    )
+
+
+def _staged(name: str, network: Network, stages: tuple[tuple[int, int], ...]) -> Candidate:
+    groupings = tuple(StageGrouping((width, width), m) for width, m in stages)
+    return Candidate(name, network, groupings[0].widths, groupings[0].multiplicity, groupings)
+
+
+SETTINGS = {"resnext": resnext, "mlp": mlp}
+
+
+def images_of(folder: Path, part: str, halved: bool) -> tuple[Tensor, Tensor]:
+    """Images scaled to mean 0 and variance 1, ``(n, 1, height, width)``, halved to 14 × 14 by averaging, and labels."""
+    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
+        raw = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
+        labels = np.frombuffer(file.read(), np.uint8, offset=8)
+    images = (torch.from_numpy(raw.copy()).float() / 255 - 0.286) / 0.353
+    return (functional.avg_pool2d(images, 2) if halved else images), torch.from_numpy(labels.copy()).long()
+
+
+def train(candidate: Candidate, setting: Setting, rate: float, seed: int, data: Data, *, tuning: bool) -> float:
+    """Errors in percent after a training: on the test images, or, ``tuning``, on as many held-out training images."""
+    order = np.random.default_rng(seed).permutation(len(data.train))
+    chosen, held_out = torch.from_numpy(order[: setting.images]), torch.from_numpy(order[setting.images :][:5000])
+    torch.manual_seed(seed)
+    model = candidate.build()
+    steps = setting.epochs * math.ceil(setting.images / setting.batch)
+    if setting.adam:
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), rate)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    shuffle = torch.Generator().manual_seed(seed)
+    for _ in range(setting.epochs):
+        for batch in chosen[torch.randperm(len(chosen), generator=shuffle)].split(setting.batch):
+            loss = functional.cross_entropy(model(data.train[batch]), data.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    if tuning:
+        return errors(model, data.train[held_out], data.labels[held_out])
+    return errors(model, data.test, data.test_labels)
+
+
+def errors(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images that are classified wrongly, in percent."""
+    model.eval()
+    with torch.no_grad():
+        wrong = sum(
+            (model(part).argmax(1) != truth).sum().item()
+            for part, truth in zip(images.split(1000), labels.split(1000), strict=True)
+        )
+    return 100 * wrong / len(labels)
+
+
+class Data:
+    """Training and test images; grey ones repeated to the channels that the network takes."""
+
+    def __init__(self, folder: Path, setting: Setting) -> None:
+        channels = setting.candidates[0].network.repeated_channels((1, 14, 14) if setting.halved else (1, 28, 28))
+        self.train, self.labels = images_of(folder, "train", setting.halved)
+        self.test, self.test_labels = images_of(folder, "t10k", setting.halved)
+        if channels is not None:
+            self.train = self.train.expand(-1, channels, -1, -1)
+            self.test = self.test.expand(-1, channels, -1, -1)
+
+
+class Records:
+    """Trainings that have ended, by what determines them, in a JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, key: str, run) -> float:
+        """What is recorded under the key, or what ``run`` returns."""
+        if key not in self.found:
+            self.found[key] = run()
+            self.path.write_text(json.dumps(self.found, indent=1, ensure_ascii=False))
+            print(f"{key}: {self.found[key]:.2f} %", flush=True)
+        return self.found[key]
+
+
+def main() -> None:
+    """Tune, train and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=sorted(SETTINGS))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the IDX files")
+    parser.add_argument("--seeds", type=int, default=8, help="trainings of each network that are compared")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file of all trainings")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = SETTINGS[given.setting]()
+    data, records = Data(given.data, setting), Records(given.output)
+    compared: dict[str, list[float]] = {}
+    rates: dict[str, float] = {}
+    for one in setting.candidates:
+        tuned = {
+            rate: statistics.mean(
+                records.get(
+                    f"{one.name} tuning rate {rate:g} seed {seed}",
+                    lambda one=one, rate=rate, seed=seed: train(one, setting, rate, seed, data, tuning=True),
+                )
+                for seed in TUNING_SEEDS
+            )
+            for rate in setting.rates
+        }
+        rates[one.name] = min(tuned, key=lambda rate: tuned[rate])
+    for seed in range(given.seeds):
+        for one in setting.candidates:
+            rate = rates[one.name]
+            value = records.get(
+                f"{one.name} rate {rate:g} seed {seed}",
+                lambda one=one, rate=rate, seed=seed: train(one, setting, rate, seed, data, tuning=False),
+            )
+            compared.setdefault(one.name, []).append(value)
+    print(table(setting, rates, compared))
+
+
+def table(setting: Setting, rates: dict[str, float], compared: dict[str, list[float]]) -> str:
+    """Errors with standard errors, and paired differences to the first network, as Markdown."""
+    base = compared[setting.candidates[0].name]
+    lines = ["| network | parameters | rate | errors, % | paired difference |", "|---|---|---|---|---|"]
+    for one in setting.candidates:
+        values = compared[one.name]
+        gaps = [value - other for value, other in zip(values, base, strict=True)]
+        difference = "" if values is base else f"{statistics.mean(gaps):+.2f} ± {_error(gaps):.2f}"
+        lines.append(
+            f"| {one.name} | {one.parameters:,} | {rates[one.name]:g} "
+            f"| {statistics.mean(values):.2f} ± {_error(values):.2f} | {difference} |"
+        )
+    return "\n".join(lines)
+
+
+def _error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+if __name__ == "__main__":
+    main()
