@@ -100,7 +100,7 @@ function uncertainty(result) {
   }
   if (result.network) parts.push(h("h3", {}, "Whole networks"), h("p", {}, result.network.statement),
     table(["", "m × n", "Var", "of the baseline's", "initializations", "condition number"], result.network.networks.map((one) =>
-      [one.name, `${one.multiplicity}×${widths(one)}`, `${number(one.relative_variance, 3)} ± ${number(one.standard_error, 2)}`,
+      [one.name, one.label, `${number(one.relative_variance, 3)} ± ${number(one.standard_error, 2)}`,
         one.ratio === null ? "–" : `${number(one.ratio, 3)} ± ${number(one.ratio_standard_error, 2)}`, whole(one.draws), number(one.gram.condition_number.quantiles[2], 3)])));
   if (result.correlations.length) parts.push(h("h3", {}, "Other input correlations"), table(["correlation", "n*", "primal m", "dual m", "ρ"], result.correlations.map((line) =>
     [number(line.correlation), widths(line), whole(line.primal_multiplicity), whole(line.dual_multiplicity), number(line.dual_efficiency)])));

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from collegium.search.kernel.receptive_field import input_window
+from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.progress import Report
 from collegium.search.result import Outcome, SolvedEnsemble
@@ -39,7 +40,7 @@ def measure_answers(
     candidates = [Candidate("baseline", network, network.baseline, network.multiplicity)]
     for name, answer in answers.items():
         if answer is not None:
-            candidates.append(Candidate(name, network, answer.widths, answer.multiplicity))
+            candidates.append(_candidate(name, network, answer))
     return measure_networks(
         candidates,
         spec.network,
@@ -50,6 +51,11 @@ def measure_answers(
         cores=torch.get_num_threads() if device == "cpu" else 1,
         report=report,
     )
+
+
+def _candidate(name: str, network: Network, answer: SolvedEnsemble) -> Candidate:
+    stages = None if answer.uniform else tuple(StageGrouping(one.widths, one.multiplicity) for one in answer.stages)
+    return Candidate(name, network, answer.widths, answer.multiplicity, stages)
 
 
 def neighbour_correlation(problem: GroupingProblem) -> float | None:

@@ -54,6 +54,13 @@ class Candidate:
         return self.network.title_of(self.stages)
 
     @property
+    def label(self) -> str:
+        """Its grouping in a few characters, such as ``12×10``, or that of every stage."""
+        if self.stages is not None:
+            return ", ".join(map(str, self.stages))
+        return str(StageGrouping(self.widths, self.multiplicity))
+
+    @property
     def parameters(self) -> int:
         """Parameters of the whole network."""
         if self.stages is None:

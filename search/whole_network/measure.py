@@ -98,6 +98,7 @@ def _row(candidate: Candidate, series: Series, baseline: Series, spec: NetworkKe
     return MeasuredNetwork(
         name=candidate.name,
         title=candidate.title,
+        label=candidate.label,
         widths=candidate.widths,
         multiplicity=candidate.multiplicity,
         parameters=candidate.parameters,

@@ -38,11 +38,13 @@ class MeasuredNetwork(MemberWidths):
 
     ``body_share`` is the part of the variance that all logits have in common, Var(E[K | all but the head]); null where
     one logit was measured. ``ratio`` is null where the baseline's variance is zero. ``converged``: the ratio (for the
-    baseline, its variance) has the relative error asked for.
+    baseline, its variance) has the relative error asked for. ``label`` is the grouping in a few characters; where every
+    stage has its own, ``widths`` and ``multiplicity`` are the first stage's.
     """
 
     name: str
     title: str
+    label: str
     multiplicity: int
     parameters: int
     draws: int

@@ -160,7 +160,7 @@ def _networks(measured: dict[str, Any]) -> list[RenderableType]:
         ratio, error = one["ratio"], one["ratio_standard_error"]
         table.add_row(
             one["name"],
-            f"{one['multiplicity']} × {widths(one)}",
+            one["label"],
             f"{number(one['relative_variance'])} ± {number(one['standard_error'], 2)}",
             "–" if ratio is None else f"{percent(ratio)} ± {percent(error)}" if error else percent(ratio),
             count(one["draws"]),

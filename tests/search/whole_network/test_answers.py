@@ -39,6 +39,16 @@ def test_an_mlps_answers_hold_in_the_network_which_is_the_module():
     assert SearchResult.model_validate_json(result.model_dump_json()) == result
 
 
+def test_answers_whose_stages_are_grouped_apart_are_built_so():
+    network = {"max_seconds": 0.5, "images": 2, "pixels": 8}
+    baseline = {**RESNEXT, "base_width": 16}
+    result = run(spec_of(baseline, network=network, space={"stages": "own"}))
+    rows = [(result.network.network(name), getattr(result, name)) for name in ("primal", "dual")]
+    assert any(not answer.uniform for _, answer in rows)
+    for row, answer in rows:
+        assert (row.label, row.parameters) == (answer.label, answer.parameters)
+
+
 def test_results_without_the_measurement_are_still_read():
     result = run(spec_of(MLP).model_copy(update={"verify": False}))
     stored = result.model_dump(mode="json")
