@@ -77,6 +77,16 @@ def test_a_search_runs_here(mlp: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_search_here_measures_whole_networks(mlp: dict[str, Any]) -> None:
+    spec = mlp | {"network": {"relative_error": 0.5, "max_seconds": 5}}
+    result = run("search", "-", "--verify-network", stdin=json.dumps(spec))
+    assert result.exit_code == 0
+    assert "whole network" in result.stdout
+    assert "relative variance over initializations" in " ".join(result.stdout.split())
+    wrong = run("search", "-", "--verify-network", stdin=json.dumps(mlp | {"network": {"pixels": 8}}))
+    assert (wrong.exit_code, "network.pixels" in wrong.stderr) == (2, True)
+
+
 def test_a_search_here_shows_a_table(mlp: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(mlp))
     result = run("search", "spec.json", "--alpha", "1.6", "--plot", "figure.png")
