@@ -48,6 +48,7 @@ export async function showForm(main, wanted, posted) {
     choice("Estimator", "estimator.method", [["", "automatic"], ["exact", "closed form"], ["monte_carlo", "Monte Carlo"]]),
     choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"]]),
     choice("Widths", "space.mode", [["", "one ratio"], ["vector", "each its own"]]),
+    choice("Stages", "space.stages", [["", "one m × n"], ["own", "each its own"]]),
     choice("Input correlation", "inputs.correlation", [["", "0.95 (default)"], ["1", "1"], ["0.9", "0.9"], ["0.8", "0.8"], ["0.5", "0.5"], ["0", "0 (white noise)"]], Number),
     choice("Verify", "verify", [["", "no"], ["true", "measure the modules"], ["network", "measure whole networks (minutes)"]], (text) => text === "true" || text)),
   "/v1/trainings": h("div.options", {},

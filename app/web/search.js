@@ -41,7 +41,7 @@ function ensembleCard(name, purpose, found, result, primal) {
       row("FLOPs", whole(found.flops), share(found.flops, base.flops)),
       found.budget_share ? row("cost", percent(found.budget_share, 4), result.budget_tolerance ? "of the baseline’s" : "of the budget") : null,
       row("efficiency ρ", number(found.efficiency), `in ${result.measure === "flops" ? "FLOPs" : "parameters"}`),
-      row("m before rounding", number(found.multiplicity_real, 4), "")));
+      found.uniform === false ? null : row("m before rounding", number(found.multiplicity_real, 4), "")));
 }
 
 function stages(result) {

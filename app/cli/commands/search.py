@@ -39,7 +39,17 @@ def search(
     space: Annotated[
         Literal["scaled", "vector"] | None, typer.Option(help="One ratio for all widths, or each its own.")
     ] = None,
-    budget: Annotated[int | None, typer.Option(help="Parameter count in place of the baseline's.")] = None,
+    stages: Annotated[
+        Literal["tied", "own"] | None, typer.Option(help="One m × n for all stages, or each stage its own.")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="What the primal may cost, in place of the baseline's cost.")
+    ] = None,
+    max_parameters: Annotated[int | None, typer.Option(help="Hard limit of both answers.")] = None,
+    max_flops: Annotated[int | None, typer.Option(help="Hard limit of both answers.")] = None,
+    max_multiplicity: Annotated[int | None, typer.Option(help="Most members.")] = None,
+    multiple_of: Annotated[int | None, typer.Option(help="What every width is a multiple of.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="How near the optimum the band is: 0.025 is 2.5 %.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Build the ensembles and measure their kernels.")] = False,
     verify_network: Annotated[
@@ -62,7 +72,13 @@ def search(
         "inputs.correlation": correlation,
         "efficiency": efficiency,
         "space.mode": space,
+        "space.stages": stages,
+        "space.max_multiplicity": max_multiplicity,
+        "space.multiple_of": multiple_of,
         "budget": budget,
+        "max_parameters": max_parameters,
+        "max_flops": max_flops,
+        "tolerance": tolerance,
         "verify": "network" if verify_network else verify or None,
     }.items():
         put(document, path, value)

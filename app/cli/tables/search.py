@@ -63,7 +63,7 @@ def _ensembles(result: dict[str, Any]) -> RenderableType:
             count(answer["flops"]),
             percent(answer.get("budget_share"), 4),
             number(answer["efficiency"], 3),
-            number(answer["multiplicity_real"]),
+            number(answer["multiplicity_real"]) if answer.get("uniform", True) else "",
         )
     return table
 
