@@ -107,8 +107,9 @@ def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int 
     """The module of an architecture in plain PyTorch, initialized from ``seed``, for a training loop of one's own.
 
     ``architecture`` is the name of a preset, or what a training takes: a ``baseline`` with the ``widths`` (or tied
-    ``width``) and the ``multiplicity`` of a search's answer. Collegial ensembles are one module: grouped convolutions
-    or batched linear layers, outputs summed and scaled by m^{-1/2} (Littwin et al. 2020, Eq. 4).
+    ``width``) and the ``multiplicity`` of a search's answer, or with ``stages`` that have them for each stage.
+    Collegial ensembles are one module: grouped convolutions or batched linear layers, outputs summed and scaled by
+    m^{-1/2} (Littwin et al. 2020, Eq. 4).
     Raises ``InvalidSpec`` with the path of a field that is wrong.
 
     >>> from collegium import build_model, find_ensemble
