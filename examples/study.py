@@ -5,7 +5,7 @@ import collegium
 baseline = {"family": "mlp", "inputs": 64, "hidden": [100, 100, 100], "outputs": 10}
 primal = collegium.find_ensemble(baseline).primal
 assert primal is not None
-ensemble = {"baseline": baseline, "widths": primal.widths, "multiplicity": primal.multiplicity}
+ensemble = {"baseline": baseline, **primal.grouping}
 
 if __name__ == "__main__":  # the processes of a study import this file
     study = collegium.run_study(

@@ -126,6 +126,21 @@ class SolvedEnsemble(MemberWidths):
     uniform: bool = True
     gap: float | None = None
 
+    @property
+    def grouping(self) -> dict[str, Any]:
+        """What an architecture has of it beside its baseline: widths and multiplicity, or those of each stage.
+
+        >>> from collegium import build_model, find_ensemble
+        >>> baseline = {"family": "resnext", "layout": "cifar", "blocks": [1, 1, 1], "base_width": 32}
+        >>> dual = find_ensemble(baseline, space={"stages": "own"}).dual
+        >>> model = build_model({"baseline": baseline, **dual.grouping})
+        >>> sum(parameter.numel() for parameter in model.parameters()) == dual.parameters
+        True
+        """
+        if self.uniform:
+            return {"widths": self.widths, "multiplicity": self.multiplicity}
+        return {"stages": [{"widths": each.widths, "multiplicity": each.multiplicity} for each in self.stages]}
+
 
 def _earlier(name: str) -> Any:
     """A required field of the dual, which results that were stored earlier have without its prefix."""

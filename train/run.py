@@ -107,7 +107,8 @@ def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int 
     """The module of an architecture in plain PyTorch, initialized from ``seed``, for a training loop of one's own.
 
     ``architecture`` is the name of a preset, or what a training takes: a ``baseline`` with the ``widths`` (or tied
-    ``width``) and the ``multiplicity`` of a search's answer, or with ``stages`` that have them for each stage.
+    ``width``) and the ``multiplicity`` of a search's answer, or with ``stages`` that have them for each stage
+    (``SolvedEnsemble.grouping`` has whichever the answer is made of).
     Collegial ensembles are one module: grouped convolutions or batched linear layers, outputs summed and scaled by
     m^{-1/2} (Littwin et al. 2020, Eq. 4).
     Raises ``InvalidSpec`` with the path of a field that is wrong.
@@ -115,7 +116,7 @@ def build_model(architecture: str | Mapping[str, Any] | BaseModel, *, seed: int 
     >>> from collegium import build_model, find_ensemble
     >>> baseline = {"family": "mlp", "inputs": 64, "hidden": [100, 100, 100], "outputs": 10}
     >>> primal = find_ensemble(baseline).primal
-    >>> model = build_model({"baseline": baseline, "widths": primal.widths, "multiplicity": primal.multiplicity})
+    >>> model = build_model({"baseline": baseline, **primal.grouping})
     >>> sum(parameter.numel() for parameter in model.parameters()) == primal.parameters
     True
     """

@@ -20,7 +20,7 @@ export function jobName(job) {
 }
 
 function grouping({ width, widths, multiplicity }) {
-  const member = width ?? (widths && new Set(widths).size === 1 ? widths[0] : null);
+  const member = width ?? (widths && (new Set(widths).size === 1 ? widths[0] : `(${widths.join(", ")})`));
   return member && multiplicity ? `${multiplicity}×${member}` : null;
 }
 

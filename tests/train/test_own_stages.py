@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collegium import build_model, run_study
+from collegium import build_model, find_ensemble, run_study
 from collegium.train.engine import run
 from collegium.train.loop.loop import Pace
+from collegium.train.models.grouping import architecture_from_search
 from collegium.train.result import TrainingResult
+from collegium.train.spec.architecture import SearchedArchitecture
 from collegium.train.spec.training import TrainingSpec
 
 RESNEXT = {"family": "resnext", "layout": "cifar", "blocks": [1, 2, 1], "base_width": 16}
@@ -75,6 +77,21 @@ def test_a_stopped_training_goes_on_to_the_same_weights(own_spec, tmp_path, meth
     run(spec, artifact_dir=tmp_path / "resumed", **kept)
     whole, resumed = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["primal", "dual"])
+def test_a_searchs_answer_is_trained_with_the_parameters_that_the_search_counted(digits_spec, tmp_path, choice):
+    found = find_ensemble(RESNEXT, space={"stages": "own"})
+    search = {"baseline": RESNEXT, "space": {"stages": "own"}}
+    asked = SearchedArchitecture.model_validate({"search": "j", "choice": choice})
+    architecture = architecture_from_search(asked, search, json.loads(found.model_dump_json()))
+    answer = getattr(found, choice)
+    assert (architecture.stages is None) == answer.uniform
+    spec = digits_spec({"epochs": 1, "augment": []}, architecture=architecture, data={"name": "digits", "limit": 100})
+    assert run(spec)["parameters"] == answer.parameters
+    built = build_model({"baseline": RESNEXT, **answer.grouping})
+    assert sum(parameter.numel() for parameter in built.parameters()) == answer.parameters
 
 
 @pytest.mark.slow

@@ -123,10 +123,10 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
 
 def _stage_groupings(network: Network, stages: Sequence[StageGroupingSpec]) -> tuple[StageGrouping, ...]:
     path = ("architecture", "stages")
-    if len(stages) != len(network.stage_scales):
-        raise InvalidSpec(
-            path, f"this network has {len(network.stage_scales)} stages: give a grouping for each of them"
-        )
+    count = len(network.stage_scales)
+    if len(stages) != count:
+        each = "one stage: give one grouping" if count == 1 else f"{count} stages: give a grouping for each of them"
+        raise InvalidSpec(path, f"this network has {each}")
     groupings = tuple(
         StageGrouping(_widths(network, stage, (*path, index)), stage.multiplicity) for index, stage in enumerate(stages)
     )
