@@ -8,7 +8,7 @@ answer = collegium.find_ensemble(baseline)
 print(answer.outcome.message)
 for name, found in (("primal", answer.primal), ("dual", answer.dual)):
     assert found is not None, answer.outcome.remedy
-    share = found.variance / answer.baseline.variance
+    share = found.relative_variance
     ensemble = f"{found.multiplicity:3} × {found.width:<4}"
     print(f"{name:8}{ensemble}{found.parameters:>10,} parameters, variance × {share:.2f}")
 

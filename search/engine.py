@@ -11,7 +11,7 @@ import numpy as np
 from collegium.search.curve.source import Curve, Exact, Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import exact_points, fit_alpha
-from collegium.search.estimate.sampled_curve import sample_correlations, sample_curve
+from collegium.search.estimate.sampled_curve import baseline_known, sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
 from collegium.search.optimize import built
 from collegium.search.optimize.members import between
@@ -128,6 +128,8 @@ def _stages(problem: GroupingProblem, solved: Solved, curve: Curve) -> StageProb
     scales = solved.constraints.scales
     if problem.spec.space.stages == "tied" or len(problem.scales) == 1 or scales != problem.scales:
         return None
+    if not baseline_known(problem, curve.log_ratios):
+        return None
     return StageProblem(problem.network, solved.constraints, problem.spec.space, curve.log_ratios)
 
 
@@ -152,7 +154,7 @@ def _result(
         measure=spec.efficiency,
         budget=problem.budget,
         alpha=evidence.alpha,
-        baseline=_baseline(problem, solved),
+        baseline=_baseline(evidence),
         primal=primal,
         dual=dual,
         curve=tuple(built.row(solved, index) for index in range(len(solved.widths))),
@@ -177,13 +179,13 @@ def _result(
     )
 
 
-def _baseline(problem: GroupingProblem, solved: Solved) -> BaselineSummary:
-    network = problem.network
+def _baseline(evidence: Evidence) -> BaselineSummary:
+    network = evidence.problem.network
     return BaselineSummary(
         widths=network.baseline,
         title=network.title,
         multiplicity=network.multiplicity,
-        variance=solved.constraints.baseline_variance,
+        variance=evidence.solved.constraints.baseline_variance if evidence.baseline_known else None,
         parameters=network.count("parameters", network.baseline, network.multiplicity),
         flops=network.count("flops", network.baseline, network.multiplicity),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from collegium.search.curve.fit import Point
 from collegium.search.curve.source import LogRatios
 from collegium.search.networks.network import Measure
@@ -34,6 +36,22 @@ class Evidence:
     ensembles: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
     tied: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
     stages: StageProblem | None = None
+
+    @property
+    def baseline_known(self) -> bool:
+        """Whether ln r of the baseline's member is known: sampled, it may not have converged."""
+        return bool(np.isfinite(self.log_ratios(np.array([self.problem.network.baseline]))[0]))
+
+    @property
+    def missed(self) -> tuple[Point, ...]:
+        """Points that were sampled and have not converged."""
+        return tuple(point for point in self.points if not point.converged)
+
+    @property
+    def narrower_unknown(self) -> bool:
+        """Whether the space has members narrower than all at which ln r is known."""
+        known = [widths[0] for widths in self.solved.widths]
+        return bool(known) and any(widths[0] < min(known) for widths in self.problem.members)
 
 
 def varies(answer: SolvedEnsemble, of: str = "the baseline's variance") -> str:

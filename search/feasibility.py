@@ -16,6 +16,8 @@ from collegium.search.result import Outcome
 def space(evidence: Evidence) -> Outcome | None:
     """No member can be evaluated, for one of three reasons, or none reaches the baseline's variance."""
     solved, problem = evidence.solved, evidence.problem
+    if not solved.widths and problem.members and (evidence.missed or not evidence.baseline_known):
+        return None  # that is a matter of samples, not of the space
     if not solved.widths and not problem.members:
         return Outcome(
             kind="infeasible_space",
@@ -120,6 +122,12 @@ def edge(evidence: Evidence) -> Outcome | None:
         return None
     first = sorted(widths[0] for widths in solved.widths)
     at = solved.widths[best][0]
+    if at == first[0] and evidence.narrower_unknown:
+        return Outcome(
+            kind="edge_of_space",
+            message=f"The optimum is at the narrowest member that was sampled, {at}; narrower ones may do better.",
+            remedy="List narrower members in space.widths.",
+        )
     if at == first[0] and at > 1:
         return Outcome(
             kind="edge_of_space",
@@ -142,6 +150,8 @@ def baseline(evidence: Evidence) -> Outcome | None:
     if primal is None or not constraints.network.grouping_matters:
         return None
     if is_baseline(solved, primal):
+        if evidence.missed and evidence.narrower_unknown:
+            return None
         within = f" within {100 * constraints.budget.tolerance:g} %" if constraints.rounds else ""
         return Outcome(
             kind="baseline_is_optimal",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from collegium.search import feasibility
 from collegium.search.curve.source import Smooth
 from collegium.search.curve.surface import Surface
+from collegium.search.estimate.unconverged import unconverged
 from collegium.search.evidence import MEASURES, Evidence, at_cost, saves, varies
 from collegium.search.optimize.built import is_baseline, named_widths
-from collegium.search.result import Outcome, OutcomeKind
+from collegium.search.result import MemberWidths, Outcome, OutcomeKind
 
 #: Relative miss of ln r by the fitted line from which a note is added.
 POOR_LINE = 0.1
@@ -31,13 +32,24 @@ ORDER: tuple[OutcomeKind, ...] = (
     "edge_of_space",
     "baseline_is_optimal",
     "single_member",
+    "check_inconclusive",
+    "verification_inconclusive",
     "over_budget",
     "dual_rounded",
     "stages_unknown",
     "equal_groups",
 )
 #: Findings that leave the answer what it is: never the outcome, always a note.
-NOTES: frozenset[OutcomeKind] = frozenset({"over_budget", "dual_rounded", "stages_unknown", "equal_groups"})
+NOTES: frozenset[OutcomeKind] = frozenset(
+    {
+        "check_inconclusive",
+        "verification_inconclusive",
+        "over_budget",
+        "dual_rounded",
+        "stages_unknown",
+        "equal_groups",
+    }
+)
 
 
 def judge(evidence: Evidence) -> tuple[Outcome, tuple[Outcome, ...]]:
@@ -63,37 +75,47 @@ def _found(evidence: Evidence) -> Outcome:
     return Outcome(kind="found", message="; ".join(parts))
 
 
-def _not_converged(evidence: Evidence) -> Outcome | None:
-    missed = [point for point in evidence.points if not point.converged]
-    if not missed:
-        return None
-    widths = ", ".join(named_widths(point.widths) for point in missed[:5])
-    return Outcome(
-        kind="not_converged",
-        message=f"The estimate did not reach the asked error at {len(missed)} of {len(evidence.points)} members "
-        f"({widths}), whose kernels have the heaviest tails.",
-        remedy="Raise estimator.relative_error, or space.min_width to leave the narrowest members out.",
-    )
-
-
 def _check(evidence: Evidence) -> Outcome | None:
-    if evidence.check is None or evidence.check.agrees:
+    check = evidence.check
+    if check is None or check.verdict == "agree":
         return None
+    if check.verdict == "disagree":
+        return Outcome(
+            kind="check_disagrees",
+            message=f"The Monte Carlo check is {check.largest:.1f} standard errors from the closed form.",
+            remedy="Run again with another seed; if it stays so, report it with this specification.",
+        )
+    unclear = [point for point in check.points if point.verdict == "cannot_tell"]
     return Outcome(
-        kind="check_disagrees",
-        message=f"The Monte Carlo check is {evidence.check.largest:.1f} standard errors from the closed form.",
-        remedy="Run again with another seed; if it stays so, report it with this specification.",
+        kind="check_inconclusive",
+        message=f"The Monte Carlo check of the closed form cannot tell at {_named_widths(unclear)}: the kernel's tail "
+        "is so heavy there that a deviation of a tenth would not show. The answer rests on the closed form.",
+        remedy="Widen the baseline, or set space.min_width, for members that a check can reach.",
     )
 
 
 def _verification(evidence: Evidence) -> Outcome | None:
-    if evidence.verification is None or evidence.verification.agrees:
+    verification = evidence.verification
+    if verification is None or verification.verdict == "agree":
         return None
+    if verification.verdict == "disagree":
+        return Outcome(
+            kind="verification_disagrees",
+            message="The built ensemble's variance is more than four standard errors from the prediction.",
+            remedy="Lower estimator.relative_error, or use the closed form where there is one.",
+        )
+    sides = (verification.primal, verification.dual)
+    unclear = [side for side in sides if side is not None and side.verdict == "cannot_tell"]
     return Outcome(
-        kind="verification_disagrees",
-        message="The built ensemble's variance is more than four standard errors from the prediction.",
-        remedy="Lower estimator.relative_error, or use the closed form where there is one.",
+        kind="verification_inconclusive",
+        message=f"Measuring the built ensemble cannot tell at {_named_widths(unclear)}: its kernel's tail is so heavy "
+        "that a deviation of a quarter from the predicted variance would not show.",
+        remedy="Verify an ensemble of wider members, whose kernel varies less.",
     )
+
+
+def _named_widths(members: Sequence[MemberWidths]) -> str:
+    return "width " + " and ".join(named_widths(member.widths) for member in members)
 
 
 def _poor_fit(evidence: Evidence) -> Outcome | None:
@@ -120,6 +142,14 @@ def _poor_fit(evidence: Evidence) -> Outcome | None:
 def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
     """A fitted α that is a poor summary, where the curve is drawn without it."""
     alpha = evidence.alpha
+    if alpha.value is None:
+        return (
+            Outcome(
+                kind="poor_fit",
+                message="There is no α: no member that was sampled in the fit's window has converged.",
+                remedy="Widen estimator.window, or see that more members converge.",
+            ),
+        )
     miss, explained = alpha.largest_relative_residual, alpha.r_squared
     if alpha.method == "given" or miss is None or explained is None:
         return ()
@@ -140,7 +170,7 @@ RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
     feasibility.space,
     feasibility.budget,
     feasibility.single_layer,
-    _not_converged,
+    unconverged,
     _check,
     _verification,
     _poor_fit,

@@ -59,7 +59,8 @@ def primal_curve(axes: Axes, result: SearchResult) -> None:
     """Variance at the budget against the width (Littwin et al. 2020, Fig. 3a), with the near-optimal band."""
     rows = [row for row in _tied(result) if row.primal_variance is not None]
     _curve(axes, [row.widths[0] for row in rows], [row.primal_variance or 0.0 for row in rows], BLUE)
-    axes.axhline(result.baseline.variance, color=GREY, linestyle=":", label="baseline")
+    if result.baseline.variance is not None:
+        axes.axhline(result.baseline.variance, color=GREY, linestyle=":", label="baseline")
     primal = result.primal if result.stages == "tied" else result.tied_primal
     if primal is not None:
         real = primal.variance * primal.multiplicity / primal.multiplicity_real
@@ -83,9 +84,10 @@ def dual_curve(axes: Axes, result: SearchResult) -> None:
 
 
 def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
-    """ln r against s(n) with the fitted line, and the relative residuals under it."""
-    points = result.alpha.points
-    relative = [100 * point.residual / max(point.log_moment_ratio, 1e-300) for point in points]
+    """ln r against s(n) with the fitted line, and the relative residuals under it, of points that converged."""
+    points = [point for point in result.alpha.points if point.converged]
+    relative = [100 * (point.residual or 0.0) / max(point.log_moment_ratio or 0.0, 1e-300) for point in points]
+    alpha = result.alpha.value
     for used, color, label in ((True, BLUE, "in the fit"), (False, GREY, "outside its window")):
         chosen = [point for point in points if point.used == used]
         if not chosen:
@@ -94,7 +96,7 @@ def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
         sampled = any(point.samples for point in chosen)
         axes.errorbar(
             s,
-            [point.log_moment_ratio for point in chosen],
+            [point.log_moment_ratio or 0.0 for point in chosen],
             yerr=[point.standard_error or 0.0 for point in chosen] if sampled else None,
             fmt="o",
             markersize=3,
@@ -103,9 +105,9 @@ def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
         )
         own = [value for point, value in zip(points, relative, strict=True) if point.used == used]
         below.plot(s, own, "o", markersize=3, color=color)
-    if points:
+    if points and alpha is not None:
         ends = [min(p.inverse_fan_in_sum for p in points), max(p.inverse_fan_in_sum for p in points)]
-        axes.plot(ends, [result.alpha.value * s for s in ends], color=RED, label=f"α = {result.alpha.value:.3g}")
+        axes.plot(ends, [alpha * s for s in ends], color=RED, label=f"α = {alpha:.3g}")
         axes.set_xscale("log")
         axes.set_yscale("log")
     axes.tick_params(labelbottom=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from collegium.search.part import MemberWidths, Part
 from collegium.search.whole_network.result import NetworkVerification
@@ -33,7 +33,11 @@ OutcomeKind = Literal[
     "dual_rounded",
     "equal_groups",
     "stages_unknown",
+    "check_inconclusive",
+    "verification_inconclusive",
 ]
+#: ``cannot_tell``: the error is so large that a relevant deviation would not have been seen.
+Verdict = Literal["agree", "disagree", "cannot_tell"]
 
 
 class Outcome(Part):
@@ -48,14 +52,15 @@ class AlphaPoint(MemberWidths):
     """One width at which ln r is known: exactly (no samples, no error), or by sampling.
 
     ``residual`` is ln r − α·s(n), for every point; ``used`` marks the points in the fit's window. The
-    standard error is null where the samples do not determine it.
+    standard error is null where the samples do not determine it, and ln r where all of them were zero. Points that
+    have not ``converged`` take no part in α or in the curve.
     """
 
     inverse_fan_in_sum: float
     samples: int
-    log_moment_ratio: float
+    log_moment_ratio: float | None
     standard_error: float | None
-    residual: float
+    residual: float | None
     used: bool
     converged: bool = True
 
@@ -70,11 +75,12 @@ class FitWindow(Part):
 class Alpha(Part):
     """The fitted α of ln r ≈ α·s(n) (Littwin et al. 2020, Eq. 9), a weighted line through the origin.
 
-    ``slope`` is the same fit on the part of s(n) that varies with the width, without constant fan-in terms.
+    ``slope`` is the same fit on the part of s(n) that varies with the width, without constant fan-in terms. All are
+    null where no sampled point in the fit's window has converged.
     """
 
-    value: float
-    standard_error: float
+    value: float | None
+    standard_error: float | None
     method: Literal["exact", "monte_carlo", "given"]
     window: FitWindow | None
     r_squared: float | None
@@ -84,11 +90,14 @@ class Alpha(Part):
 
 
 class BaselineSummary(MemberWidths):
-    """The network that was posted: its counts, and the variance Var(K_ñ) / m of its kernel."""
+    """The network that was posted: its counts, and the variance Var(K_ñ) / m of its kernel.
+
+    The variance is null where it was sampled and has not converged.
+    """
 
     title: str
     multiplicity: int
-    variance: float
+    variance: float | None
     parameters: int
     flops: int
 
@@ -237,41 +246,68 @@ class CorrelationRow(MemberWidths):
     slope: float
 
 
+def _earlier_verdict(data: object) -> object:
+    """Results that were stored earlier have ``agrees`` alone."""
+    if isinstance(data, dict) and "verdict" not in data and "agrees" in data:
+        return {**data, "verdict": "agree" if data["agrees"] else "disagree"}
+    return data
+
+
 class SpotCheckPoint(MemberWidths):
-    """The closed form and a short Monte Carlo estimate of ln r at one member."""
+    """The closed form and a short Monte Carlo estimate of ln r at one member.
+
+    The estimate is null where every sample was zero, its error where the samples do not determine it. ``verdict`` is
+    null in results that were stored earlier.
+    """
 
     samples: int
     exact: float
-    sampled: float
-    standard_error: float
-    standard_errors_apart: float
+    sampled: float | None
+    standard_error: float | None
+    standard_errors_apart: float | None
+    verdict: Verdict | None = None
 
 
 class SpotCheck(Part):
-    """The Monte Carlo check of the closed form; ``agrees`` where no point is over four standard errors apart."""
+    """The Monte Carlo check of the closed form.
+
+    ``verdict`` is ``disagree`` where a point is over four standard errors apart, ``agree`` where every point is within
+    them and would have shown a deviation of a tenth, else ``cannot_tell``. ``agrees`` is true for ``agree`` alone;
+    ``largest`` is the largest distance in standard errors, null where none is known.
+    """
 
     points: tuple[SpotCheckPoint, ...]
-    largest: float
+    largest: float | None
     agrees: bool
+    verdict: Verdict
+
+    _earlier = model_validator(mode="before")(_earlier_verdict)
 
 
 class MeasuredVariance(MemberWidths):
-    """The measured variance of a built ensemble's kernel, and the prediction."""
+    """The measured variance of a built ensemble's kernel, and the prediction; null as in ``SpotCheckPoint``."""
 
     multiplicity: int
     samples: int
     predicted: float
-    measured: float
-    standard_error: float
-    standard_errors_apart: float
+    measured: float | None
+    standard_error: float | None
+    standard_errors_apart: float | None
+    verdict: Verdict | None = None
 
 
 class Verification(Part):
-    """Measurements of the ensembles found; null where a side has none."""
+    """Measurements of the ensembles found; null where a side has none.
+
+    ``verdict`` and ``agrees`` are as in ``SpotCheck``, for a deviation of a quarter.
+    """
 
     primal: MeasuredVariance | None
     dual: MeasuredVariance | None
     agrees: bool
+    verdict: Verdict
+
+    _earlier = model_validator(mode="before")(_earlier_verdict)
 
 
 class SearchResult(Part):

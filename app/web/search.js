@@ -78,7 +78,7 @@ function curves(result) {
   const primal = tied.filter((line) => line.primal_variance !== null).map((line) => [x(line), line.primal_variance, 0, line]).sort(byX);
   const dual = tied.filter((line) => line.dual_efficiency !== null).map((line) => [x(line), line.dual_efficiency_real ?? line.dual_efficiency, 0, line]).sort(byX);
   return h("section", {}, h("h2", {}, "Variance and efficiency by width"), h("div.charts", {},
-    primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: { y: result.baseline.variance, label: "baseline" },
+    primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: result.baseline.variance === null ? null : { y: result.baseline.variance, label: "baseline" },
       marks: mark(tiedPrimal, rowOf(result.curve, tiedPrimal)?.primal_variance ?? tiedPrimal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
     dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], width: 460, height: 250, xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
       marks: mark(tiedDual, rowOf(result.curve, tiedDual)?.dual_efficiency_real ?? tiedDual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
@@ -87,16 +87,20 @@ function curves(result) {
 const rowOf = (curve, member) => member && curve.find((line) => JSON.stringify(line.widths) === JSON.stringify(member.widths));
 const byX = (a, b) => a[0] - b[0];
 
+const verdicts = { agree: "they agree", disagree: "they disagree", cannot_tell: "the samples cannot tell" };
+// results that were stored earlier have agrees alone
+const verdict = (compared) => `${verdicts[compared.verdict ?? (compared.agrees ? "agree" : "disagree")]}.`;
+
 function uncertainty(result) {
   const parts = [];
   const sure = result.confidence;
   if (sure) parts.push(h("p", {}, sure.draws ? ["n* is optimal in ", h("b", {}, percent(sure.frequency)), ` of ${sure.draws} redrawn estimates; ${percent(sure.level)} of their optima are between ${sure.low} and ${sure.high}. `,
     `It is within the tolerance in ${percent(sure.within_tolerance)}.`] : "The closed form has no sampling error: n* is certain for these inputs."));
-  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} widths – `, h("b", {}, result.check.agrees ? "they agree." : "they disagree.")));
+  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} widths – `, h("b", {}, verdict(result.check))));
   if (result.verification) {
     const measured = [["primal", result.verification.primal], ["dual", result.verification.dual]].filter(([, one]) => one);
-    parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart"], measured.map(([name, one]) =>
-      [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2)])));
+    parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart", "verdict"], measured.map(([name, one]) =>
+      [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2), one.verdict ? verdicts[one.verdict] : "–"])), h("p", {}, "Together: ", h("b", {}, verdict(result.verification))));
   }
   if (result.network) parts.push(h("h3", {}, "Whole networks"), h("p", {}, result.network.statement),
     table(["", "m × n", "Var", "of the baseline's", "initializations", "condition number"], result.network.networks.map((one) =>
@@ -108,17 +112,17 @@ function uncertainty(result) {
 }
 
 function alpha(result) {
-  const fit = result.alpha, points = fit.points.filter((point) => point.log_moment_ratio > 0);
+  const fit = result.alpha, points = fit.points.filter((point) => point.log_moment_ratio > 0 && point.converged !== false);
   const used = points.filter((point) => point.used), other = points.filter((point) => !point.used);
   const as = (list) => list.map((point) => [point.inverse_fan_in_sum, point.log_moment_ratio, point.standard_error, point]);
   const ends = points.length ? [Math.min, Math.max].map((pick) => pick(...points.map((point) => point.inverse_fan_in_sum))) : [];
   return h("section", {}, h("h2", {}, "Fit of α"),
     h("p", {}, "ln r ≈ α · s(n) with α = ", h("b", {}, number(fit.value, 4)), fit.standard_error > 0 ? ` ± ${number(fit.standard_error, 2)}` : "", ` (${fit.method.replaceAll("_", " ")}`,
       fit.window ? `, widths ${fit.window.min_width} to ${fit.window.max_width}` : "", fit.r_squared !== null ? `, R² ${number(fit.r_squared, 5)}` : "", ")."),
-    points.length > 1 ? h("figure", {}, chart({ series: [{ name: "in the fit", kind: "points", color: 1, points: as(used) }, { name: "outside", kind: "points", color: 4, points: as(other) }, { name: "α · s", color: 3, points: ends.map((s) => [s, fit.value * s]) }].filter((one) => one.points.length),
+    points.length > 1 ? h("figure", {}, chart({ series: [{ name: "in the fit", kind: "points", color: 1, points: as(used) }, { name: "outside", kind: "points", color: 4, points: as(other) }, { name: "α · s", color: 3, points: fit.value === null ? [] : ends.map((s) => [s, fit.value * s]) }].filter((one) => one.points.length),
       xLabel: "inverse fan-in sum s(n)", yLabel: "ln r", xLog: true, yLog: true, describe: ([s, y, , point]) => point ? `n = ${widths(point)}: ${number(y, 4)}` : `α · s = ${number(y, 4)}` })) : null,
-    points.length ? details(`${points.length} points`, table(["n", "s(n)", "samples", "ln r", "standard error", "residual", "in the fit"], fit.points.map((point) =>
-      [widths(point), number(point.inverse_fan_in_sum, 4), whole(point.samples), number(point.log_moment_ratio, 5), number(point.standard_error, 2), number(point.residual, 2), point.used ? "yes" : "no"]))) : null);
+    fit.points.length ? details(`${fit.points.length} points`, table(["n", "s(n)", "samples", "ln r", "standard error", "residual", "converged", "in the fit"], fit.points.map((point) =>
+      [widths(point), number(point.inverse_fan_in_sum, 4), whole(point.samples), number(point.log_moment_ratio, 5), number(point.standard_error, 2), number(point.residual, 2), point.converged === false ? "no" : "yes", point.used ? "yes" : "no"]))) : null);
 }
 
 function curveTable(result) {

@@ -24,7 +24,7 @@ LEAST_ERROR, MOST_ERROR = 1e-3, 1e3
 
 @dataclass(frozen=True)
 class Point:
-    """ln r at one width vector, exact (``samples`` = 0) or sampled."""
+    """ln r at one width vector, exact (``samples`` = 0) or sampled; infinite where all samples were zero."""
 
     widths: tuple[int, ...]
     inverse_fan_in_sum: float

@@ -1,8 +1,10 @@
-"""A smooth curve through sampled points: ln r as a short polynomial in the part of s(n) that varies with the width.
+"""A smooth curve through sampled points: r − 1 as a polynomial in t, the part of s(n) that varies with the width.
 
-The line of Eq. 9 (Littwin et al. 2020) bends at small widths, where the optimum often lies. Dividing by t, the points
-are fitted by weighted least squares with ln r = a₁ t + a₂ t² + …, as many terms as the points' errors ask for. There
-is no constant term: ln r → 0 as the widths grow, unless a hidden layer of fixed width keeps some variance.
+The line of Eq. 9 (Littwin et al. 2020) bends at small widths, where the optimum often lies. Along tied widths
+r − 1 = Σ_k c_k t^k with c_k ≥ 0 and a power for each free layer, exactly where the chain is dense above its first
+layer. There is no constant term, r → 1 as the widths grow, unless a hidden layer of fixed width keeps some variance.
+Where weights are shared the points may ask for a concave part, which terms t / (t + τ) add. Either way the curve rises
+with t and is never negative.
 """
 
 from __future__ import annotations
@@ -13,74 +15,98 @@ from dataclasses import dataclass
 import numpy as np
 
 from collegium.search.curve.fit import Point
+from collegium.search.curve.nonnegative import RESOLUTION, fit_nonnegative, refits
+from collegium.search.networks.chain import Free
 from collegium.search.networks.network import Network
 
-#: Fewest and most terms of the polynomial; a line alone would hide how little is known of the curve's bend.
-FEWEST_TERMS, MOST_TERMS = 2, 4
-#: Relative misfit that is not worth another term.
+#: Most powers of t: those of deeper networks are hard to tell apart.
+MOST_POWERS = 24
+#: τ of the concave terms, relative to the largest t; that of 0 is a constant.
+CONCAVE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+#: Relative misfit of ln r that is of no account.
 MISFIT_FLOOR = 2e-3
+#: χ² that a further term has to bring.
+WORTH = 4.0
+#: Refits to redrawn points, for the error.
+REFITS = 200
 
 
 @dataclass(frozen=True)
-class Polynomial:
-    """ln r(t) = Σ_k coefficient_k · t^power_k; the coefficients' covariance is root · rootᵀ."""
+class Increasing:
+    """ln r(t) = ln(1 + Σ_k coefficient_k · term_k(t)), of terms that rise with t and coefficients ≥ 0.
+
+    ``largest`` is the t that the terms are relative to; ``refits`` are coefficients of fits to redrawn points.
+    """
 
     powers: tuple[int, ...]
+    concave: tuple[float, ...]
+    largest: float
     coefficients: np.ndarray
-    root: np.ndarray
+    refits: np.ndarray
     chi_squared: float
     degrees: int
 
     def __call__(self, t: np.ndarray) -> np.ndarray:
         """ln r at every t, shape of ``t``."""
-        return self._terms(t) @ self.coefficients
+        return np.log1p(_terms(np.asarray(t, float) / self.largest, self.powers, self.concave) @ self.coefficients)
 
     def standard_error(self, t: np.ndarray) -> np.ndarray:
         """Standard error of ln r at every t."""
-        return np.linalg.norm(self._terms(t) @ self.root, axis=-1)
+        return self._refitted(t).std(axis=0)
 
     def redraw(self, t: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
-        """``draws`` curves within the fit's error, shape (draws, len(t))."""
-        noise = generator.standard_normal((draws, len(self.powers)))
-        return (self.coefficients + noise @ self.root.T) @ self._terms(t).T
+        """``draws`` curves within the fit's error, shape (draws, len(t)); each is monotone."""
+        return self._refitted(t)[generator.integers(len(self.refits), size=draws)]
 
-    def _terms(self, t: np.ndarray) -> np.ndarray:
-        return np.stack([np.asarray(t, float) ** power for power in self.powers], axis=-1)
+    def _refitted(self, t: np.ndarray) -> np.ndarray:
+        return np.log1p(self.refits @ _terms(np.asarray(t, float) / self.largest, self.powers, self.concave).T)
 
 
-def fit_polynomial(points: Sequence[Point], t: np.ndarray, *, offset: bool) -> Polynomial:
-    """The shortest polynomial that agrees with the points within their errors.
+def fit_increasing(points: Sequence[Point], t: np.ndarray, *, degree: int, offset: bool, seed: int = 0) -> Increasing:
+    """The monotone curve that agrees best with the points, each weighted by its error of ln r.
 
-    ``t`` is the varying part of s(n) at each point; ``offset`` allows a constant term.
-    Terms are added while they bring χ² down by more than four each. Raises ``ValueError`` without points.
+    ``t`` is the varying part of s(n) at each point, ``degree`` the highest power; ``offset`` allows a constant term.
+    Concave terms are taken where they bring χ² down by more than four each. Raises ``ValueError`` without points.
     """
     if not points:
         raise ValueError("no points to draw a curve through")
     y = np.array([point.log_ratio for point in points])
-    sigma = np.maximum([point.standard_error for point in points], MISFIT_FLOOR * np.abs(y) + 1e-300)
-    first = 0 if offset else 1
-    best: Polynomial | None = None
-    extra = 1 if offset else 0
-    fewest = FEWEST_TERMS + extra if len(points) > FEWEST_TERMS + extra else 1
-    for terms in range(fewest, min(MOST_TERMS + extra, len(points)) + 1):
-        curve = _solve(t, y, sigma, tuple(range(first, first + terms)))
-        if best is None or curve.chi_squared < best.chi_squared - 4:
-            best = curve
-    assert best is not None
-    return best
+    sigma = np.maximum([point.standard_error for point in points], MISFIT_FLOOR * np.abs(y) + RESOLUTION)
+    largest = float(np.max(t))
+    powers = tuple(range(0 if offset else 1, min(max(degree, 1), MOST_POWERS) + 1))
+    concave: tuple[float, ...] = ()
+    design = _terms(t / largest, powers, concave)
+    fitted = fit_nonnegative(design, y, sigma)
+    richer = _terms(t / largest, powers, CONCAVE)
+    bent = fit_nonnegative(richer, y, sigma)
+    if bent.chi_squared < fitted.chi_squared - WORTH * max(1, bent.active - fitted.active):
+        concave, design, fitted = CONCAVE, richer, bent
+    degrees = max(0, len(points) - fitted.active)
+    widened = sigma * max(1.0, fitted.chi_squared / degrees) ** 0.5 if degrees else sigma
+    return Increasing(
+        powers=powers,
+        concave=concave,
+        largest=largest,
+        coefficients=fitted.coefficients,
+        refits=refits(design, y, widened, fitted, seed, REFITS),
+        chi_squared=fitted.chi_squared,
+        degrees=degrees,
+    )
 
 
-def _solve(t: np.ndarray, y: np.ndarray, sigma: np.ndarray, powers: tuple[int, ...]) -> Polynomial:
-    """Weighted least squares with columns scaled to one, so that high powers of a small t stay well conditioned."""
-    design = np.stack([t**power for power in powers], axis=-1) / sigma[:, None]
-    scale = np.linalg.norm(design, axis=0)
-    u, singular, vt = np.linalg.svd(design / scale, full_matrices=False)
-    coefficients = vt.T @ ((u.T @ (y / sigma)) / singular) / scale
-    chi_squared = float(np.sum((design @ coefficients - y / sigma) ** 2))
-    degrees = len(t) - len(powers)
-    widen = max(1.0, chi_squared / degrees) if degrees > 0 else 1.0
-    root = (vt.T / singular) / scale[:, None] * widen**0.5
-    return Polynomial(powers, coefficients, root, chi_squared, degrees)
+def _terms(t: np.ndarray, powers: Sequence[int], concave: Sequence[float]) -> np.ndarray:
+    """Terms at t relative to the largest, shape (len(t), terms)."""
+    return np.stack([*(t**power for power in powers), *(t / (t + tau) for tau in concave)], axis=-1)
+
+
+def free_layers(network: Network) -> int:
+    """Hidden layers of free width: the degree of r − 1 in the inverse widths."""
+    return sum(isinstance(layer.out, Free) for layer in network.chain.layers[:-1])
+
+
+def keeps_variance(network: Network) -> bool:
+    """Whether a hidden layer of fixed width keeps some variance as the free widths grow."""
+    return free_layers(network) < len(network.chain.layers) - 1
 
 
 def constant_sum(network: Network) -> float:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
 from collegium.search.curve.fit import Point
-from collegium.search.curve.smooth import Polynomial, constant_sum, varying_sums
+from collegium.search.curve.smooth import Increasing, constant_sum, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
 from collegium.search.kernel.inputs import Gram
 from collegium.search.networks.network import Network
+
+#: Relative slack of the sampled range, for rounding.
+SLACK = 1e-9
 
 Source = Literal["closed_form", "smooth", "sampled", "alpha"]
 
@@ -69,20 +73,25 @@ class GivenAlpha:
 
 @dataclass(frozen=True)
 class Smooth:
-    """A smooth fit through sampled points; unknown where the widths are narrower than all that were sampled."""
+    """A smooth fit through sampled points; unknown outside the widths that were sampled, narrower or wider.
+
+    ``smallest`` and ``largest`` bound the varying part of s(n).
+    """
 
     network: Network
-    curve: Polynomial
+    curve: Increasing
+    smallest: float
     largest: float
     source: Source = "smooth"
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
-        """ln r by the fit, at least 10⁻¹²; infinite beyond the sampled range."""
+        """ln r by the fit; infinite beyond the sampled range."""
         t = varying_sums(self.network, widths)
-        return np.where(t <= self.largest * (1 + 1e-9), np.maximum(self.curve(t), 1e-12), np.inf)
+        known = (t >= self.smallest * (1 - SLACK)) & (t <= self.largest * (1 + SLACK))
+        return np.where(known, self.curve(t), np.inf)
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
-        """Curves drawn from the fit's covariance."""
+        """Curves drawn from the fit's error; each is monotone."""
         return self.curve.redraw(varying_sums(self.network, widths), generator, draws)
 
 
@@ -94,19 +103,31 @@ class Sampled:
     standard_error: dict[tuple[int, ...], float]
     source: Source = "sampled"
 
+    @classmethod
+    def at(cls, points: Sequence[Point]) -> Self:
+        """The points that have converged."""
+        known = [point for point in points if point.converged]
+        return cls({p.widths: p.log_ratio for p in known}, {p.widths: p.standard_error for p in known})
+
     def __call__(self, widths: np.ndarray) -> np.ndarray:
-        """ln r as estimated; infinite for members that were not sampled."""
-        return np.array([max(self.log_ratio.get(member, np.inf), 1e-12) for member in _members(widths)])
+        """ln r as estimated; infinite for members that were not sampled, or have not converged."""
+        return np.array([self.log_ratio.get(member, np.inf) for member in _members(widths)])
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
-        """Independent normal errors."""
+        """Independent errors, log-normal: none is negative."""
+        values = self(widths)
         errors = np.array([self.standard_error.get(member, 0.0) for member in _members(widths)])
-        return self(widths) + errors * generator.standard_normal((draws, len(errors)))
+        known = np.isfinite(values) & (values > 0)
+        relative = np.divide(errors, values, out=np.zeros_like(values), where=known)
+        return values * np.exp(relative * generator.standard_normal((draws, len(errors))) - relative**2 / 2)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """ln r of a grouping problem, the points behind it, and the members at which it is known."""
+    """ln r of a grouping problem, the points behind it, and the members at which it is known.
+
+    Points that have not converged are among them, but nothing rests on them.
+    """
 
     log_ratios: LogRatios
     points: tuple[Point, ...]

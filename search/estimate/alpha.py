@@ -36,32 +36,52 @@ def exact_points(problem: GroupingProblem) -> tuple[Point, ...]:
 
 
 def fit_alpha(problem: GroupingProblem, points: Sequence[Point]) -> Alpha:
-    """The weighted fit through the origin to ``points``, or the given α with its residuals there.
+    """The weighted fit through the origin to the ``points`` that have converged, or the given α with its residuals.
 
-    Raises ``InvalidSpec`` where the fit's window holds no point that shows any variance.
+    There is no α, and ``value`` is null, where none of the sampled points in the fit's window has converged. Raises
+    ``InvalidSpec`` where the window holds no exact point.
     """
     given = problem.spec.estimator.alpha
     if given is not None:
         return _given(given, points)
-    if problem.spec.space.mode == "vector" and problem.spec.space.widths is None:
-        tied = set(problem.members)
-        points = [point for point in points if point.widths in tied or not point.samples]
+    points = _on_the_line(problem, points)
     window = problem.spec.estimator.window
     bounds = None if window is None else (window.min_width, window.max_width)
+    exact = all(point.samples == 0 for point in points)
     try:
-        line = fit_line(points, bounds)
+        line = fit_line([point for point in points if point.converged], bounds)
     except ValueError as error:
-        field = "samples" if window is None else "window"
-        raise InvalidSpec(("estimator", field), str(error)) from error
+        if exact:
+            raise InvalidSpec(("estimator", "window"), str(error)) from error
+        return _without_line(points)
+    residuals = [point.log_ratio - line.alpha * point.inverse_fan_in_sum for point in points]
+    uses = iter(line.used)
     return Alpha(
         value=line.alpha,
         standard_error=line.standard_error,
-        method="exact" if all(point.samples == 0 for point in points) else "monte_carlo",
+        method="exact" if exact else "monte_carlo",
         window=FitWindow(min_width=line.window[0], max_width=line.window[1]),
         r_squared=line.r_squared,
-        points=_described(points, line.residuals, line.used),
-        slope=_slope(problem, points, line),
-        largest_relative_residual=line.largest_relative_residual(points),
+        points=_described(points, residuals, [point.converged and next(uses) for point in points]),
+        slope=_slope(problem, [point for point in points if point.converged], line),
+        largest_relative_residual=line.largest_relative_residual([point for point in points if point.converged]),
+    )
+
+
+def _on_the_line(problem: GroupingProblem, points: Sequence[Point]) -> list[Point]:
+    """Points at members of the space and the baseline; vectors and what later stages need are on other lines."""
+    wanted = {*problem.members, problem.network.baseline}
+    return [point for point in points if point.widths in wanted or not point.samples]
+
+
+def _without_line(points: Sequence[Point]) -> Alpha:
+    return Alpha(
+        value=None,
+        standard_error=None,
+        method="monte_carlo",
+        window=None,
+        r_squared=None,
+        points=_described(points, [math.nan] * len(points), [False] * len(points)),
     )
 
 
@@ -92,11 +112,15 @@ def _described(points: Sequence[Point], residuals: Sequence[float], used: Sequen
             widths=point.widths,
             inverse_fan_in_sum=point.inverse_fan_in_sum,
             samples=point.samples,
-            log_moment_ratio=point.log_ratio,
-            standard_error=point.standard_error if math.isfinite(point.standard_error) else None,
-            residual=residual,
+            log_moment_ratio=_finite(point.log_ratio),
+            standard_error=_finite(point.standard_error),
+            residual=_finite(residual),
             used=use,
             converged=point.converged,
         )
         for point, residual, use in zip(points, residuals, used, strict=True)
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

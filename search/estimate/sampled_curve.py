@@ -1,22 +1,31 @@
-"""The curve by sampling: which members are sampled, and the smooth curve through them.
+"""The curve by sampling: members spread over the space, and the smooth curve through those that converged.
 
 Members are spread geometrically from the baseline down to where ln r is about one; narrower ones have so heavy a tail
-that they would cost most of the samples. If the optimum is at that end, narrower ones are added.
+that they would cost most of the samples. If the optimum is at that end, narrower ones are added. Where the baseline's
+own variance cannot be found there is nothing to compare with, and no member is known.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from collegium.search.curve.fit import Point
-from collegium.search.curve.smooth import fit_polynomial, varying_sums
+from collegium.search.curve.smooth import fit_increasing, free_layers, keeps_variance, varying_sums
 from collegium.search.curve.source import Curve, LogRatios, Sampled, Smooth
-from collegium.search.curve.surface import fit_surface
-from collegium.search.errors import InvalidSpec
-from collegium.search.optimize.members import vector_values
+from collegium.search.curve.surface import Surface, fit_surface
+from collegium.search.estimate.design import (
+    Member,
+    around,
+    beyond,
+    every_stage,
+    first_limit,
+    later_stages,
+    narrower_design,
+    tied_design,
+    varying_sum,
+)
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.uncertainty import CORRELATIONS
 from collegium.search.optimize.vector import best_vector
@@ -24,45 +33,47 @@ from collegium.search.progress import Report, scaled
 from collegium.search.sampling.estimation import Estimation, relaxed
 from collegium.search.sampling.shards import PointProgress
 
-#: Members sampled at first.
-MEMBERS = 9
-#: Varying part of s(n) at the narrowest member sampled at first: ln r is 0.7 to 1.3 there.
-NARROWEST = 0.25
 #: Each extension goes this much further, with a relaxed error, as the tail grows heavier.
 EXTENSION = 1.5
 EXTENSIONS = 3
+RELAXED = 2.0
+#: Relaxation of the error at later stages' widths without a closed form, where ln r is small and a sample costs most.
+WIDE_RELAXED = 3.0
 #: Rounds of sampling width vectors: those around the tied optimum, then the best so far.
 VECTOR_ROUNDS = 16
-RELAXED = 2.0
 
 
 def sample_curve(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
     """Sample the problem's curve; every member of a listed space, or a design with a smooth curve through it."""
     if problem.spec.space.widths is not None:
         return _sample_listed(problem, estimation, report)
-    members = problem.members
-    limit = max(NARROWEST, 2 * _t(problem, problem.network.baseline))
-    wanted = _design(problem, members, limit)
-    states = estimation.run([problem.point(widths) for widths in wanted], scaled(report, 0, 0.7), "sampling the kernel")
-    points = [_point(problem, state, estimation) for state in states]
+    points = _sample_tied(problem, estimation, report)
+    curve = _smooth(problem, points)
+    if problem.spec.space.mode == "vector" and len(problem.network.baseline) > 1 and isinstance(curve, Smooth):
+        return _sample_vectors(problem, estimation, curve, points, report)
+    return _known(problem, curve, points)
+
+
+def _sample_tied(problem: GroupingProblem, estimation: Estimation, report: Report) -> list[Point]:
+    """Members in the baseline's ratio and what later stages need; narrower ones while the optimum is at the end."""
+    members, limit = problem.members, first_limit(problem)
+    wanted = tied_design(problem, limit)
+    wide = later_stages(problem, wanted)
+    if problem.closed_form:
+        wanted, wide = wanted + wide, []
+    points = _sampled(problem, estimation, wanted, scaled(report, 0, 0.6), "sampling the kernel")
+    softer = relaxed(estimation, WIDE_RELAXED)
+    points += _sampled(problem, softer, wide, scaled(report, 0.6, 0.7), "sampling wider stages")
+    softer = relaxed(estimation, RELAXED)
     for _ in range(EXTENSIONS):
-        curve = _smooth(problem, points)
-        narrower = [widths for widths in members if _t(problem, widths) > limit]
-        if not narrower or not _at_narrow_end(problem, members, curve):
+        narrower = [widths for widths in members if varying_sum(problem, widths) > limit]
+        if not narrower or not _at_narrow_end(problem, members, _smooth(problem, points)):
             break
         limit *= EXTENSION
-        more = [widths for widths in _spread(narrower, limit, problem) if widths not in {p.widths for p in points}]
-        softer = relaxed(estimation, RELAXED)
-        states = softer.run(
-            [problem.point(widths) for widths in more], scaled(report, 0.7, 1), "sampling narrower members"
-        )
-        points += [_point(problem, state, softer) for state in states]
-    points.sort(key=lambda point: point.widths)
-    curve = _smooth(problem, points)
-    if problem.spec.space.mode == "vector" and len(problem.network.baseline) > 1:
-        return _sample_vectors(problem, estimation, curve, points, report)
-    known = tuple(widths for widths in members if np.isfinite(curve(np.array([widths])))[0])
-    return Curve(curve, tuple(points), known)
+        sampled = {point.widths for point in points}
+        more = [widths for widths in narrower_design(narrower, limit, problem) if widths not in sampled]
+        points += _sampled(problem, softer, more, scaled(report, 0.7, 1), "sampling narrower members")
+    return sorted(points, key=lambda point: point.widths)
 
 
 def _sample_vectors(
@@ -70,114 +81,107 @@ def _sample_vectors(
 ) -> Curve:
     """Vectors around the tied optimum, and then the best vector of each fit, until that one has been sampled."""
     solved = problem.solve(problem.members, tied)
-    wanted = _around(problem, solved.widths[solved.optimum]) if solved.optimum is not None else []
+    wanted = around(problem, solved.widths[solved.optimum]) if solved.optimum is not None else []
     for _ in range(VECTOR_ROUNDS):
         sampled = {point.widths for point in points}
-        new = [problem.point(widths) for widths in wanted if widths not in sampled]
+        new = [widths for widths in wanted if widths not in sampled]
         if not new:
             break
-        states = estimation.run(new, scaled(report, 0.7, 1), "sampling width vectors")
-        points = points + [_point(problem, state, estimation) for state in states]
-        surface = fit_surface(problem.network, points, problem.spec.estimator.seed)
+        points = points + _sampled(problem, estimation, new, scaled(report, 0.7, 1), "sampling width vectors")
+        surface = _surface(problem, points).outreaching
         found = best_vector(problem, surface, problem.solve(problem.members, surface))
         if found is None:
             break
-        wanted = [found.widths, *_beyond(problem, found.widths, surface.narrowest)]
-    surface = fit_surface(problem.network, points, problem.spec.estimator.seed)
-    known = tuple(widths for widths in problem.members if np.isfinite(surface(np.array([widths])))[0])
-    return Curve(surface, tuple(points), known)
-
-
-def _beyond(problem: GroupingProblem, widths: tuple[int, ...], narrowest: np.ndarray) -> list[tuple[int, ...]]:
-    """Where a width is at the narrowest one sampled: the same vector with half of it."""
-    vectors = []
-    for index, allowed in enumerate(vector_values(problem.network, problem.spec.space)):
-        half = int(allowed[np.abs(allowed - widths[index] / 2).argmin()])
-        if widths[index] <= 1.1 * narrowest[index] and half < narrowest[index]:
-            vectors.append((*widths[:index], half, *widths[index + 1 :]))
-    return vectors
-
-
-def _around(problem: GroupingProblem, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Each width alone at a third and at three times its value, within the space."""
-    values = vector_values(problem.network, problem.spec.space)
-    vectors = []
-    for index, allowed in enumerate(values):
-        for factor in (1 / 3, 3):
-            value = int(allowed[np.abs(allowed - widths[index] * factor).argmin()])
-            vectors.append((*widths[:index], value, *widths[index + 1 :]))
-    return list(dict.fromkeys(vectors))
+        wanted = [found.widths, *beyond(problem, found.widths, surface.narrowest)]
+    return _known(problem, _surface(problem, points), points)
 
 
 def sample_correlations(
     problem: GroupingProblem, estimation: Estimation, points: Sequence[Point], report: Report
 ) -> dict[float, LogRatios]:
-    """ln r at a low, a middle and the highest correlation, at five of the members sampled and three times the error."""
+    """ln r at a low, a middle and the highest correlation, at five of the members sampled and three times the error.
+
+    Correlations at which the baseline's own variance does not converge are left out.
+    """
     wanted = (CORRELATIONS[0], CORRELATIONS[2], CORRELATIONS[-1])
     members = set(problem.members)
-    tied = [point for point in points if point.widths in members]
-    converged = [point.widths for point in tied if point.converged] or [point.widths for point in tied]
-    widths = [converged[i] for i in np.unique(np.linspace(0, len(converged) - 1, 5).round().astype(int))]
+    tied = [point.widths for point in points if point.widths in members and point.converged]
+    widths = [tied[i] for i in np.unique(np.linspace(0, len(tied) - 1, 5).round().astype(int))] if tied else []
+    widths = list(dict.fromkeys((*widths, problem.network.baseline)))
+    widths += later_stages(problem, widths)
     softer = relaxed(estimation, 3.0)
     found: dict[float, LogRatios] = {}
     for index, correlation in enumerate(wanted):
         there = problem.at_correlation(correlation)
         part = scaled(report, index / len(wanted), (index + 1) / len(wanted))
-        states = softer.run([there.point(member) for member in widths], part, f"inputs of correlation {correlation:g}")
-        found[correlation] = _smooth(there, [_point(there, state, softer) for state in states])
+        curve = _smooth(there, _sampled(there, softer, widths, part, f"inputs of correlation {correlation:g}"))
+        if baseline_known(there, curve):
+            found[correlation] = curve
     return found
 
 
+def baseline_known(problem: GroupingProblem, log_ratios: LogRatios) -> bool:
+    """Whether the baseline's ln r is known."""
+    return bool(np.isfinite(log_ratios(np.array([problem.network.baseline]))).all())
+
+
 def _sample_listed(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
+    points = _sampled(problem, estimation, every_stage(problem, problem.members), report, "sampling the kernel")
+    return _known(problem, Sampled.at(points), points)
+
+
+def _known(problem: GroupingProblem, log_ratios: LogRatios, points: Sequence[Point]) -> Curve:
+    """The curve over the members at which it is known; none where the baseline's own variance is not."""
     members = problem.members
-    wanted = list(dict.fromkeys((*members, problem.network.baseline)))
-    states = estimation.run([problem.point(widths) for widths in wanted], report, "sampling the kernel")
-    points = tuple(_point(problem, state, estimation) for state in states)
-    log_ratios = Sampled(
-        {point.widths: point.log_ratio for point in points},
-        {point.widths: point.standard_error for point in points},
-    )
-    return Curve(log_ratios, points, members)
+    if not members or not baseline_known(problem, log_ratios):
+        return Curve(log_ratios, tuple(points), ())
+    known = np.isfinite(log_ratios(np.array(members)))
+    return Curve(log_ratios, tuple(points), tuple(members[index] for index in np.flatnonzero(known)))
 
 
-def _design(problem: GroupingProblem, members: Sequence[tuple[int, ...]], limit: float) -> list[tuple[int, ...]]:
-    """The baseline and members spread geometrically over those whose varying s(n) is at most ``limit``."""
-    reachable = [widths for widths in members if _t(problem, widths) <= limit] or list(members[-1:])
-    chosen = _geometric(reachable, MEMBERS) if reachable else []
-    return list(dict.fromkeys((*chosen, problem.network.baseline)))
-
-
-def _spread(members: Sequence[tuple[int, ...]], limit: float, problem: GroupingProblem) -> list[tuple[int, ...]]:
-    within = [widths for widths in members if _t(problem, widths) <= limit] or list(members[-1:])
-    return _geometric(within, 2)
-
-
-def _geometric(members: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
-    first = np.array([widths[0] for widths in members], float)
-    wanted = np.geomspace(first.min(), first.max(), count)
-    chosen = np.unique(np.abs(np.log(first)[None] - np.log(wanted)[:, None]).argmin(axis=1))
-    return [members[index] for index in chosen]
-
-
-def _at_narrow_end(problem: GroupingProblem, members: Sequence[tuple[int, ...]], curve: Smooth) -> bool:
+def _at_narrow_end(problem: GroupingProblem, members: Sequence[Member], curve: Smooth | Sampled) -> bool:
     """Whether the optimum is among the narrowest tenth of the sampled range."""
+    if isinstance(curve, Sampled) or not baseline_known(problem, curve):
+        return False
     solved = problem.solve(members, curve)
     best = solved.optimum
-    return best is not None and _t(problem, solved.widths[best]) > 0.9 * curve.largest
+    return best is not None and varying_sum(problem, solved.widths[best]) > 0.9 * curve.largest
 
 
-def _smooth(problem: GroupingProblem, points: Sequence[Point]) -> Smooth:
-    t = varying_sums(problem.network, np.array([point.widths for point in points]))
-    hidden = problem.network.chain.layers[:-1]
-    offset = any(isinstance(layer.out, int) for layer in hidden)
-    return Smooth(problem.network, fit_polynomial(points, t, offset=offset), float(t.max()))
+def _smooth(problem: GroupingProblem, points: Sequence[Point]) -> Smooth | Sampled:
+    """The curve through the points that have converged; where none has, nothing is known."""
+    used = [point for point in points if point.converged]
+    if not used:
+        return Sampled.at(())
+    network = problem.network
+    t = varying_sums(network, np.array([point.widths for point in used]))
+    curve = fit_increasing(
+        used,
+        t,
+        degree=free_layers(network),
+        offset=keeps_variance(network),
+        seed=problem.spec.estimator.seed,
+    )
+    return Smooth(network, curve, float(t.min()), float(t.max()))
+
+
+def _surface(problem: GroupingProblem, points: Sequence[Point]) -> Surface:
+    used = [point for point in points if point.converged]
+    return fit_surface(problem.network, used, problem.spec.estimator.seed)
+
+
+def _sampled(
+    problem: GroupingProblem, estimation: Estimation, members: Sequence[Member], report: Report, message: str
+) -> list[Point]:
+    """Points at the members, sampled to the asked error or as far as that goes."""
+    if not members:
+        return []
+    states = estimation.run([problem.point(widths) for widths in members], report, message)
+    return [_point(problem, state, estimation) for state in states]
 
 
 def _point(problem: GroupingProblem, state: PointProgress, estimation: Estimation) -> Point:
-    estimate = state.estimate
-    if not math.isfinite(estimate.log_ratio):
-        raise InvalidSpec(("inputs", "pair"), "the kernel between these two inputs is zero: choose a larger cosine")
-    widths = tuple(state.point.widths)
+    widths, estimate = tuple(state.point.widths), state.estimate
     return Point(
         widths=widths,
         inverse_fan_in_sum=problem.network.inverse_fan_in_sum(widths),
@@ -186,7 +190,3 @@ def _point(problem: GroupingProblem, state: PointProgress, estimation: Estimatio
         samples=estimate.samples,
         converged=estimation.converged(state),
     )
-
-
-def _t(problem: GroupingProblem, widths: tuple[int, ...]) -> float:
-    return float(varying_sums(problem.network, np.array([widths]))[0])

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from collegium.search.estimate.verdict import apart, overall, saturated, verdict
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import ensemble_chain
 from collegium.search.optimize.problem import GroupingProblem
@@ -19,11 +20,15 @@ from collegium.search.progress import Report, scaled
 from collegium.search.result import MeasuredVariance, SolvedEnsemble, SpotCheck, SpotCheckPoint, Verification
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.schedule import work_per_sample
+from collegium.search.sampling.shards import PointProgress
 
-#: Samples per member; ln r is known to 1–2 % from them.
-SAMPLES = 16_384
-#: Standard errors apart from which the two disagree.
-DISAGREE = 4.0
+#: Relative error of ln r that a spot check samples for, within so many samples.
+CHECK_ERROR, CHECK_SAMPLES = 0.02, 65_536
+#: Deviation of ln r that a spot check must be able to see to agree.
+CHECK_RELEVANT = 0.1
+#: Deviation of an ensemble's variance that its measurement must be able to see: it is costlier, and what it would
+#: reveal, a wrong multiplicity or law, is larger.
+MEASURE_RELEVANT = 0.25
 
 
 def spot_check(
@@ -32,37 +37,34 @@ def spot_check(
     """ln r at a few members by both ways; ``estimation`` determines where the samples are drawn."""
     members = list(dict.fromkeys(members))
     exact = problem.exact(np.array(members))
-    short = replace(estimation, samples=SAMPLES)
+    short = replace(estimation, relative_error=CHECK_ERROR, samples=None, most=CHECK_SAMPLES)
     states = short.run([problem.point(widths) for widths in members], report, "checking the closed form")
-    points = []
-    for widths, truth, state in zip(members, exact, states, strict=True):
-        estimate = state.estimate
-        if not math.isfinite(estimate.standard_error):
-            continue
-        points.append(
-            SpotCheckPoint(
-                widths=widths,
-                samples=estimate.samples,
-                exact=float(truth),
-                sampled=estimate.log_ratio,
-                standard_error=estimate.standard_error,
-                standard_errors_apart=apart(float(truth), estimate.log_ratio, estimate.standard_error),
-            )
-        )
-    largest = max((abs(point.standard_errors_apart) for point in points), default=0.0)
-    return SpotCheck(points=tuple(points), largest=largest, agrees=largest <= DISAGREE)
+    points = tuple(
+        _compared(widths, float(truth), state) for widths, truth, state in zip(members, exact, states, strict=True)
+    )
+    distances = [abs(point.standard_errors_apart) for point in points if point.standard_errors_apart is not None]
+    common = overall(point.verdict for point in points)
+    return SpotCheck(points=points, largest=max(distances, default=None), verdict=common, agrees=common == "agree")
 
 
-def apart(expected: float, found: float, standard_error: float) -> float:
-    """Signed distance in standard errors; zero where neither differs nor errs."""
-    if found == expected:
-        return 0.0
-    return (found - expected) / max(standard_error, 1e-300)
+def _compared(widths: tuple[int, ...], exact: float, state: PointProgress) -> SpotCheckPoint:
+    estimate = state.estimate
+    known = math.isfinite(estimate.log_ratio) and math.isfinite(estimate.standard_error)
+    sampled, error = estimate.log_ratio, estimate.standard_error
+    return SpotCheckPoint(
+        widths=widths,
+        samples=estimate.samples,
+        exact=exact,
+        sampled=sampled if math.isfinite(sampled) else None,
+        standard_error=error if math.isfinite(error) else None,
+        standard_errors_apart=apart(exact, sampled, error) if known else None,
+        verdict=verdict(exact, sampled, error, CHECK_RELEVANT, saturated=saturated(estimate)),
+    )
 
 
 #: Multiply–accumulate operations spent on one ensemble, and the samples they may buy.
 WORK = 4e10
-FEWEST_SAMPLES, MOST_SAMPLES = 1_024, 8_192
+FEWEST_SAMPLES, MOST_SAMPLES = 2_048, 8_192
 
 
 def verify(
@@ -72,7 +74,10 @@ def verify(
     estimation: Estimation,
     report: Report,
 ) -> Verification | None:
-    """Measure both ensembles; None where neither exists or can be built as one chain."""
+    """Measure both ensembles; None where neither exists or can be built as one chain.
+
+    An ensemble of which no sample was other than zero is measured all the same, and its verdict is that it cannot tell.
+    """
     measured: list[MeasuredVariance | None] = []
     for index, answer in enumerate((primal, dual)):
         part = scaled(report, index / 2, (index + 1) / 2)
@@ -80,8 +85,8 @@ def verify(
     found = [one for one in measured if one is not None]
     if not found:
         return None
-    agrees = all(abs(one.standard_errors_apart) <= DISAGREE for one in found)
-    return Verification(primal=measured[0], dual=measured[1], agrees=agrees)
+    common = overall(one.verdict for one in found)
+    return Verification(primal=measured[0], dual=measured[1], verdict=common, agrees=common == "agree")
 
 
 def _measure(
@@ -95,16 +100,16 @@ def _measure(
     message = f"measuring {answer.multiplicity} members as built"
     (state,) = replace(estimation, samples=samples).run([point], report, message)
     estimate = state.estimate
-    if not math.isfinite(estimate.standard_error):
-        return None
-    variance = math.expm1(estimate.log_ratio)
-    error = estimate.ratio * estimate.standard_error
+    known = math.isfinite(estimate.log_ratio) and math.isfinite(estimate.standard_error)
+    variance = math.expm1(estimate.log_ratio) if known else math.nan
+    error = estimate.ratio * estimate.standard_error if known else math.inf
     return MeasuredVariance(
         widths=answer.widths,
         multiplicity=answer.multiplicity,
         samples=estimate.samples,
         predicted=answer.variance,
-        measured=variance,
-        standard_error=error,
-        standard_errors_apart=apart(answer.variance, variance, error),
+        measured=variance if known else None,
+        standard_error=error if known else None,
+        standard_errors_apart=apart(answer.variance, variance, error) if known else None,
+        verdict=verdict(answer.variance, variance, error, MEASURE_RELEVANT, saturated=saturated(estimate)),
     )

@@ -32,8 +32,8 @@ FEWEST, FEWEST_EXTREMES = 32, 8
 LARGEST_LOG = 150.0
 #: Relative steepening of a fitted tail, times √samples: few of them look lighter than they are.
 CAUTION = 1.0
-#: −ln of the smallest probability to which a fitted tail is continued, and the steps that lead there.
-DEEPEST, DEPTHS = 600.0, 2401
+#: −ln of the largest and smallest probability between which a fitted tail is drawn, and the steps between them.
+SHALLOWEST, DEEPEST, DEPTHS = 0.1, 600.0, 2401
 #: ln r below this is taken for zero: a kernel entry that does not vary but for rounding.
 RESOLUTION = 1e-9
 
@@ -242,18 +242,25 @@ class _Tail:
         first = self._over_signs(lambda k: k - 1, relative)[~within]
         more, larger = (share * _weighed(gain, depth[~within]) for gain in (second, first))
         missed = math.log1p(max(more, -0.9)) - 2 * math.log1p(max(larger, -0.9))
-        return math.hypot(math.sqrt(variance), missed)
+        return min(math.hypot(math.sqrt(variance), missed), self.largest_log_ratio)
+
+    @property
+    def largest_log_ratio(self) -> float:
+        """No ln r is larger where K is not negative: 3 for the square of each Gaussian, 2 for its gate, at width 1."""
+        if self.degree is None or (self.samples < 0).any():
+            return math.inf
+        return self.degree * math.log(6)
 
     def quantiles(self, mean: float) -> tuple[np.ndarray, np.ndarray]:
         """Depths from where the tail begins, and K / E[K] there, of the sign of the mean."""
-        start = math.log(self.alive / len(self.samples))
+        start = max(SHALLOWEST, math.log(self.alive / len(self.samples)))
         reach = max(60.0, 8.0 * (self.degree or 0), (4 * self.normal[1] + 6) ** 2 / 2)
         depth = start + np.linspace(0.0, min(reach, DEEPEST), DEPTHS)
         (a, b), (c, d) = self.normal, self.stretched
-        logs = (a - b * ndtri(np.exp(-depth)) + c + d * np.log(np.maximum(depth, 1e-12))) / 2
+        logs = (a - b * ndtri(np.exp(-depth)) + c + d * np.log(depth)) / 2
         logs = logs[0] + (1 + CAUTION / math.sqrt(len(self.samples))) * (logs - logs[0])
         if self.degree is not None:
-            most = self.degree * np.diff(np.log(np.maximum(depth, 1e-12)))
+            most = self.degree * np.diff(np.log(depth))
             logs = logs[0] + np.concatenate([[0.0], np.cumsum(np.minimum(np.diff(logs), most))])
         return depth, math.copysign(1.0, mean) * np.exp(np.minimum(logs - math.log(abs(mean)), LARGEST_LOG))
 

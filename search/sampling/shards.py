@@ -26,7 +26,7 @@ GROWTH = 16
 #: Samples beyond those that the present error predicts, so that the check after a round mostly passes.
 MARGIN = 1.1
 #: Samples after which a point is given up that would need this many times more than it may have.
-HOPELESS_SAMPLES, HOPELESS_FACTOR = 1 << 16, 16
+HOPELESS_SAMPLES, HOPELESS_FACTOR = 1 << 16, 4
 
 
 class ShardSpec(BaseModel):
@@ -80,8 +80,8 @@ class Asked:
         return estimate.samples >= HOPELESS_SAMPLES and self.needed(estimate) > HOPELESS_FACTOR * last
 
     def needed(self, estimate: Estimate) -> float:
-        """Samples that the present error predicts for the asked one."""
-        return estimate.samples * (estimate.relative_error / self.relative_error) ** 2
+        """Samples that the present error predicts for the asked one, and without which ``Estimate.saturated``."""
+        return max(estimate.samples * (estimate.relative_error / self.relative_error) ** 2, estimate.ratio**2)
 
     def last(self, schedule: Schedule) -> int:
         """Index of the last boundary that may be reached."""

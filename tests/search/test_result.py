@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from collegium.search.result import CorrelationRow, CurveRow, MemberWidths, SearchResult, SolvedEnsemble
+from collegium.search.result import (
+    CorrelationRow,
+    CurveRow,
+    MemberWidths,
+    SearchResult,
+    SolvedEnsemble,
+    SpotCheck,
+    Verification,
+)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
@@ -39,6 +47,14 @@ def test_rows_that_were_stored_without_the_duals_prefix_are_still_read(row):
     assert row.model_validate_json(json.dumps({"widths": [4], **earlier})) == named
     assert "dual_efficiency" in named.model_dump()
     assert "efficiency" not in named.model_dump()
+
+
+@pytest.mark.parametrize(("agrees", "verdict"), [(True, "agree"), (False, "disagree")])
+def test_checks_that_were_stored_without_a_verdict_are_still_read(agrees, verdict):
+    point = {"widths": [4], "samples": 9, "exact": 1.0, "sampled": 1.1, "standard_error": 0.1}
+    check = {"points": [{**point, "standard_errors_apart": 1.0}], "largest": 1.0, "agrees": agrees}
+    assert SpotCheck.model_validate(check).verdict == verdict
+    assert Verification.model_validate({"primal": None, "dual": None, "agrees": agrees}).verdict == verdict
 
 
 def test_every_field_that_was_promised():

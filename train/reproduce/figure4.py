@@ -69,6 +69,7 @@ def ensembles(answer: SearchResult) -> list[Point]:
     """The baseline, the primal and dual optima, and primal ensembles at those of ``FRACTIONS`` that the curve has."""
     assert answer.primal is not None
     assert answer.dual is not None
+    assert answer.baseline.variance is not None
     full, best = answer.baseline.widths[0], answer.primal.widths[0]
     rows = {row.widths[0]: row for row in answer.curve}
     points = [Point("baseline", full, 1, answer.baseline.variance)]

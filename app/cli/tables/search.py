@@ -116,13 +116,31 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if check:
         lines.append(
             f"[dim]check[/]          Monte Carlo at most {number(check['largest'], 2)} standard errors from the "
-            f"closed form: {'they agree' if check['agrees'] else '[red]they disagree[/]'}"
+            f"closed form: {_verdict(check)}"
         )
+    verification = result["verification"]
+    if verification:
+        lines.append(f"[dim]measured[/]       the ensembles as built and the prediction: {_verdict(verification)}")
+    samples = f"{count(result['samples'])} samples{_reused(result)}"
     lines.append(
-        f"[dim]computed[/]       {result['method'].replace('_', ' ')}, {count(result['samples'])} samples, "
+        f"[dim]computed[/]       {result['method'].replace('_', ' ')}, {samples}, "
         f"seed {result['seed']}, {escape(result['device'])}, {number(result['seconds'], 3)} s"
     )
     return lines
+
+
+def _verdict(comparison: dict[str, Any]) -> str:
+    """Results that were stored earlier have ``agrees`` alone."""
+    found = comparison.get("verdict") or ("agree" if comparison["agrees"] else "disagree")
+    return {
+        "agree": "they agree",
+        "disagree": "[red]they disagree[/]",
+        "cannot_tell": "[yellow]the samples cannot tell[/]",
+    }[found]
+
+
+def _reused(result: dict[str, Any]) -> str:
+    return f" ({count(result['reused'])} of them from earlier searches)" if result.get("reused") else ""
 
 
 def _correlations(result: dict[str, Any]) -> RenderableType:

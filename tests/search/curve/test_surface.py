@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collegium.search.curve.fit import Point
@@ -40,15 +41,19 @@ def test_the_closed_form_is_such_a_polynomial(name, data):
     problem, points = setting(name)
     surface = fit_surface(problem.network, points, 0)
     low = surface.narrowest.astype(int)
-    widths = [tuple(data.draw(st.integers(int(n), 500)) for n in low)]
-    found, truth = surface(np.array(widths))[0], problem.exact(np.array(widths))[0]
-    assert found == pytest.approx(truth, rel=1e-6) or (np.isinf(found) and truth > surface.largest)
+    widths = [tuple(data.draw(st.integers(int(n), 60)) for n in low)]
+    found, truth = surface.outreaching(np.array(widths))[0], problem.exact(np.array(widths))[0]
+    widest = surface.sampled.max(axis=0)
+    beyond = truth > surface.largest or (np.array(widths) > widest).any()
+    assert found == pytest.approx(truth, rel=1e-5) or (np.isinf(found) and beyond)
+    assert surface(np.array(widths))[0] in (found, np.inf)
 
 
 def test_noise_is_averaged_and_the_error_is_known():
     problem, points = setting("mlp", error=0.02)
     surface = fit_surface(problem.network, points, 0)
     members = np.array([(20, 30, 10), (12, 12, 12), (50, 40, 30)])
+    surface = surface.outreaching
     truth = problem.exact(members)
     drawn = surface.redraw(members, np.random.default_rng(1), 3000)
     assert drawn.shape == (3000, 3)
@@ -61,8 +66,27 @@ def test_noise_is_averaged_and_the_error_is_known():
 def test_nothing_is_claimed_beyond_what_was_sampled():
     problem, points = setting("bottleneck")
     surface = fit_surface(problem.network, points, 0)
-    assert np.isinf(surface(np.array([[1, 50]]))[0])
-    assert np.isfinite(surface(np.array([[500, 500]]))[0])
+    assert np.isinf(surface(np.array([[1, 50], [50, 1], [500, 500], [60, 4000]]))).all()
+    assert np.isinf(surface.outreaching(np.array([[1, 50], [500, 500]]))).all()
+    assert np.isfinite(surface(surface.sampled)).all()
+    # between them alone: one as narrow in every width, one as wide
+    narrow, wide = surface.sampled[0], surface.sampled[0] + 30
+    pair = fit_surface(problem.network, [point for point in points if point.widths == tuple(narrow)] * 2, 0)
+    assert np.isinf(pair(np.array([wide]))[0])
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 1.0))
+@settings(max_examples=20)
+def test_ln_r_falls_with_every_width_whatever_the_noise(seed, error):
+    problem, points = setting("mlp", count=12, error=error, seed=seed)
+    points = [replace(point, log_ratio=max(point.log_ratio, 0.0)) for point in points]
+    surface = fit_surface(problem.network, points, 0)
+    generator = np.random.default_rng(seed)
+    narrow = generator.integers(4, 50, (50, 3))
+    wide = narrow + generator.integers(0, 9, (50, 3))
+    draws = surface.redraw(np.concatenate([narrow, wide]), generator, 30)
+    assert (draws >= 0).all()
+    assert (draws[:, 50:] <= draws[:, :50] + 1e-12).all()
 
 
 @pytest.mark.parametrize("widths", [[60] * 8])
@@ -73,8 +97,8 @@ def test_many_layers_share_their_higher_orders(widths):
     table = generator.integers(20, 90, (60, len(widths)))
     points = [Point(tuple(map(int, w)), 0.1, float(y)) for w, y in zip(table, problem.exact(table), strict=True)]
     surface = fit_surface(problem.network, points, 0)
-    fresh = generator.integers(30, 90, (40, len(widths)))
-    assert surface(fresh) == pytest.approx(problem.exact(fresh), rel=0.02)
+    fresh = generator.integers(30, 85, (40, len(widths)))
+    assert surface.outreaching(fresh) == pytest.approx(problem.exact(fresh), rel=0.02)
 
 
 def test_a_sampled_vector_search_finds_the_exact_optimum():

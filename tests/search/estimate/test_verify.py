@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from collegium.search.estimate.verification import verify
@@ -9,6 +10,7 @@ from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize import built
 from collegium.search.optimize.problem import build_problem
 from collegium.search.progress import discard
+from collegium.search.result import SolvedEnsemble
 from collegium.search.sampling.estimation import Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
@@ -26,6 +28,7 @@ def test_both_sides_are_measured(setting):
     seen = []
     found = verify(problem, primal, dual, Estimation(0.01, 0, compute_here("cpu")), lambda *now: seen.append(now[0]))
     assert found.agrees
+    assert found.verdict == "agree"
     assert primal.multiplicity > 1
     assert found.primal.measured == pytest.approx(primal.variance, rel=0.15)
     assert found.dual.measured == pytest.approx(dual.variance, rel=0.15)
@@ -37,9 +40,26 @@ def test_a_wrong_prediction_is_caught(setting):
     wrong = primal.model_copy(update={"variance": primal.variance * 2})
     found = verify(problem, wrong, None, Estimation(0.01, 0, compute_here("cpu")), discard)
     assert not found.agrees
+    assert found.verdict == "disagree"
     assert found.dual is None
     assert found.primal.standard_errors_apart < -4
 
 
 def test_without_ensembles_nothing_is_verified(setting):
     assert verify(setting[0], None, None, Estimation(0.01, 0, compute_here("cpu")), discard) is None
+
+
+def test_a_heavy_tail_cannot_tell():
+    problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(4,) * 24)))
+    answer = SolvedEnsemble(
+        widths=(4,) * 24,
+        multiplicity=1,
+        multiplicity_real=1.0,
+        variance=float(np.expm1(problem.exact(np.array([(4,) * 24]))[0])),
+        parameters=1,
+        flops=1,
+        efficiency=1.0,
+    )
+    found = verify(problem, answer, None, Estimation(0.01, 0, compute_here("cpu")), discard)
+    assert found.verdict == found.primal.verdict == "cannot_tell"
+    assert not found.agrees
