@@ -47,8 +47,8 @@ function ensembleCard(name, purpose, found, result, primal) {
 function stages(result) {
   const found = [["primal", result.primal], ["dual", result.dual]].filter(([, one]) => one?.stages?.length > 1);
   if (!found.length) return null;
-  return table(["variance of a stage’s module", ...found[0][1].stages.map((_, index) => `stage ${index + 1}`)], found.map(([name, one]) =>
-    [name, ...one.stages.map((stage) => `${stage.multiplicity}×${widths(stage)}: ${percent(stage.relative_variance)} of the baseline’s`)]));
+  return table(["variance over the baseline’s", ...found[0][1].stages.map((_, index) => `stage ${index + 1}`)], found.map(([name, one]) =>
+    [name, ...one.stages.map((stage) => `${stage.multiplicity}×${widths(stage)}: ${percent(stage.relative_variance)}`)]));
 }
 
 const share = (value, base) => `${percent(value / base)} of the baseline`;
@@ -60,7 +60,7 @@ function band(result) {
   const pick = near.recommended;
   if (!pick) return h("section", {}, h("h2", {}, "Near the optimum"), h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum; none is better than the baseline as built.`));
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.multiplicity}×${widths(one)}`).join(", ");
-  return h("section", {}, h("h2", {}, "Near the optimum"),
+  return h("section", {}, h("h2", {}, result.stages === "own" ? "Near the optimum of one m × n for all stages" : "Near the optimum"),
     h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,
       "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
 }
