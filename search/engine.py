@@ -111,9 +111,8 @@ def _evidence(
     dual = built.dual(solved) if grouped else None
     tied, stages = (primal, dual), _stages(problem, solved, curve) if grouped else None
     if stages is not None:
-        # one m × n for all stages is a choice for each of them, where their shares of the budget allow no other
-        primal = built.own_ensemble(solved, stages.primal()) or primal
-        dual = built.own_ensemble(solved, stages.dual()) or dual
+        primal = built.better(built.own_ensemble(solved, stages.primal()), primal, "relative_variance")
+        dual = built.better(built.own_ensemble(solved, stages.dual()), dual, "cost")
     check = _check(problem, solved, tied, estimation, scaled(report, 0.0, 0.5))
     verification: Verification | None = None
     if problem.spec.verify is True:

@@ -8,6 +8,7 @@ is the baseline itself.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -151,6 +152,17 @@ def own_ensemble(solved: Solved, found: StageSolution | None) -> SolvedEnsemble 
         uniform=uniform is not None,
         gap=found.gap,
     )
+
+
+def better(
+    own: SolvedEnsemble | None, tied: SolvedEnsemble | None, by: Literal["relative_variance", "cost"]
+) -> SolvedEnsemble | None:
+    """Stages grouped apart, unless one m × n for all of them is smoother in the worst stage, or cheaper."""
+    if own is None or tied is None:
+        return own or tied
+    if by == "cost":
+        return tied if tied.efficiency > own.efficiency else own
+    return tied if (tied.relative_variance or 0.0) < (own.relative_variance or 0.0) else own
 
 
 def row(solved: Solved, index: int) -> CurveRow:

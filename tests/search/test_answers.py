@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from collegium.search.engine import run
 from collegium.search.networks.build import build_network
+from collegium.search.networks.network import StageGrouping
 from collegium.search.optimize.problem import build_problem
 from collegium.search.result import SearchResult
 from collegium.search.spec import SearchSpec
@@ -95,6 +96,8 @@ def specifications(draw, baselines):
     network = build_network(SearchSpec.model_validate_json(json.dumps({"baseline": baseline})).baseline)
     if "max_width" not in asked["space"] and asked["space"].get("min_width", 1) > max(network.baseline):
         del asked["space"]["min_width"]  # which is refused, with what to give instead
+    if draw(st.integers(0, 2)) == 0 and asked["space"].get("mode") != "vector":
+        asked["space"]["stages"] = "own"
     scale = st.floats(-2.5, 0.7).map(lambda power: 10**power)
     for field, measure in (
         ("budget", asked["efficiency"]), ("max_parameters", "parameters"), ("max_flops", "flops")
@@ -183,7 +186,7 @@ class Answer:
             assert "nothing_to_gain" in kinds or "unbounded_variance" in kinds or "infeasible" in " ".join(kinds)
             assert result.primal is result.dual is result.near_optimal is None
             return
-        for answer in (result.primal, result.dual):
+        for answer in (result.primal, result.dual, result.tied_primal, result.tied_dual):
             if answer is not None:
                 self.check_numbers(answer)
         self.check_primal(kinds)
@@ -194,16 +197,30 @@ class Answer:
 
     def check_numbers(self, answer):
         """What stands beside an answer is what a network of these widths and m has."""
-        variances = self.by_stage(answer.widths) / answer.multiplicity
-        assert answer.variance == pytest.approx(variances[0], rel=1e-9)
-        assert answer.relative_variance == pytest.approx(self.relative(answer.widths, answer.multiplicity), rel=1e-9)
-        assert answer.parameters == self.cost("parameters", answer.widths, answer.multiplicity)
-        assert answer.flops == self.cost("flops", answer.widths, answer.multiplicity)
-        assert answer.budget_share == pytest.approx(
-            self.cost(self.spec.efficiency, answer.widths, answer.multiplicity) / self.result.budget
-        )
-        assert [stage.variance for stage in answer.stages] in ([], pytest.approx(variances.tolist(), rel=1e-9))
         assert (len(answer.stages) or 1) == len(self.network.stage_scales)
+        stages = self.stages(answer)
+        single = np.expm1(np.minimum(self.problem.exact(np.array([one.widths for one in stages], float)), 700.0))
+        variances = single / [one.multiplicity for one in stages]
+        assert answer.variance == pytest.approx(variances[0], rel=1e-9)
+        assert answer.relative_variance == pytest.approx(np.max(variances / self.base), rel=1e-9)
+        assert answer.parameters == self.network.count_stages("parameters", stages)
+        assert answer.flops == self.network.count_stages("flops", stages)
+        spent = self.network.count_stages(self.spec.efficiency, stages)
+        assert answer.budget_share == pytest.approx(spent / self.result.budget)
+        assert [stage.variance for stage in answer.stages] in ([], pytest.approx(variances.tolist(), rel=1e-9))
+        assert answer.uniform == (self.network.tied(stages) is not None)
+
+    def stages(self, answer):
+        """An answer's groupings, one for each stage."""
+        if answer.stages:
+            return tuple(StageGrouping(one.widths, one.multiplicity) for one in answer.stages)
+        return self.network.stage_groupings(answer.widths, answer.multiplicity)
+
+    def answer_fits(self, answer, *, budget=True):
+        stages, most = self.stages(answer), self.spec.space.max_multiplicity or math.inf
+        asked = [*self.limits.values(), *([self.budget] if budget else [])]
+        assert all(self.network.count_stages(measure, stages) <= limit for measure, limit in asked)
+        assert all(one.multiplicity <= most for one in stages)
 
     def check_primal(self, kinds):
         result, primal = self.result, self.result.primal
@@ -212,16 +229,21 @@ class Answer:
             if "infeasible_budget" in kinds:
                 assert all(self.largest(member) == 0 for member in self.problem.members[:200])
             return
-        assert self.fits(primal.widths, primal.multiplicity)
+        self.answer_fits(primal)
         if self.baseline_fits:
             assert primal.relative_variance <= 1 + 1e-9
             if "baseline_is_optimal" not in kinds and "single_member" not in kinds:
-                assert primal.relative_variance < 1
-                assert primal.multiplicity > 1
+                # of stages that are grouped apart, some may be left as they are
+                assert min((one.relative_variance for one in primal.stages), default=primal.relative_variance) < 1
+                assert primal.relative_variance < 1 or not primal.uniform
+                assert max(one.multiplicity for one in self.stages(primal)) > 1
+        if result.stages == "own" and result.tied_primal is not None:
+            assert primal.relative_variance <= result.tied_primal.relative_variance
+            primal = result.tied_primal
         members = [row.widths for row in result.curve]
         tried = [(self.relative(member, m), member, m) for member in members if (m := self.largest(member)) >= 1]
         best = min(tried)[0] if tried else math.inf
-        if "baseline_is_optimal" in kinds and self.baseline_fits:
+        if "baseline_is_optimal" in kinds and self.baseline_fits and result.tied_primal is None:
             assert best >= 1 - 1e-6
         if self.spec.budget is not None:
             assert primal.relative_variance <= best * (1 + 1e-9)
@@ -233,25 +255,29 @@ class Answer:
         if dual is None:
             assert {"infeasible_space", "unbounded_variance"} & set(kinds)
             return
-        assert self.fits(dual.widths, dual.multiplicity, budget=False)
+        self.answer_fits(dual, budget=False)
         assert dual.relative_variance <= 1.025
-        if (dual.widths, dual.multiplicity) != (network.baseline, network.multiplicity):
-            assert dual.multiplicity > 1 or dual.relative_variance <= 1 + 1e-9
+        for own, one in zip(self.result.dual.stages or [dual], self.stages(dual), strict=True):
+            assert one.multiplicity > 1 or own.relative_variance <= 1 + 1e-9
         if self.fits(network.baseline, network.multiplicity, budget=False) and self.baseline_fits:
             assert dual.efficiency >= 1
+        if self.result.tied_dual is not None:
+            assert dual.efficiency >= self.result.tied_dual.efficiency
 
     def check_band(self):
         near, result = self.result.near_optimal, self.result
         if near is None:
             return
         objective = {row.widths: row.objective for row in result.curve}
-        answer = result.primal or result.dual
+        own = result.stages == "own" and (result.tied_primal or result.tied_dual)
+        primal = result.tied_primal if own else result.primal
+        answer = primal or (result.tied_dual if own else result.dual)
         assert objective
         assert min(value for value in objective.values() if value is not None) == pytest.approx(1)
         for member in near.members:
             assert member == answer.widths or objective[member] <= 1 + near.tolerance
-        if result.primal is not None and result.primal.widths in objective:
-            assert result.primal.widths in near.members or len(near.members) == 512
+        if primal is not None and primal.widths in objective:
+            assert primal.widths in near.members or len(near.members) == 512
         pick = near.recommended
         if pick is None:
             return
@@ -259,11 +285,11 @@ class Answer:
         for built in (pick.primal, pick.dual):
             if built is not None:
                 self.check_numbers(built)
-        if result.primal is not None:
+        if primal is not None:
             assert self.fits(pick.primal.widths, pick.primal.multiplicity)
             assert pick.primal.multiplicity > 1
-            assert pick.primal.relative_variance <= (1 + near.tolerance) * result.primal.relative_variance * (1 + 1e-6)
-            loss = pick.primal.relative_variance / result.primal.relative_variance - 1
+            assert pick.primal.relative_variance <= (1 + near.tolerance) * primal.relative_variance * (1 + 1e-6)
+            loss = pick.primal.relative_variance / primal.relative_variance - 1
             assert pick.loss == pytest.approx(loss, abs=1e-9)
             if self.baseline_fits:
                 assert pick.primal.relative_variance < 1
@@ -271,9 +297,9 @@ class Answer:
             assert pick.dual.relative_variance <= 1.025
             assert pick.dual.efficiency > 1
             assert pick.dual.multiplicity > 1
-        self.check_reason(pick)
+        self.check_reason(pick, primal)
 
-    def check_reason(self, pick):
+    def check_reason(self, pick, primal):
         multiple = re.search(r"is a multiple of (\d+)", pick.reason)
         if multiple:
             assert all(width % int(multiple[1]) == 0 for width in pick.widths)
@@ -282,7 +308,7 @@ class Answer:
             sign = 1 if compared[2] == "more" else -1
             assert 100 * pick.loss == pytest.approx(sign * float(compared[1]), abs=0.06)
         if "the primal itself" in pick.reason:
-            assert pick.primal == self.result.primal
+            assert pick.primal == primal
 
     def check_rows(self):
         for row in self.result.curve:
