@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.search.progress import Report
 from collegium.search.whole_network.candidate import Candidate
 from collegium.search.whole_network.spec import NetworkKernelSpec
-from collegium.search.whole_network.statistics import FEWEST_DRAWS, RelativeVariance, relative_variance
+from collegium.search.whole_network.statistics import FEWEST_DRAWS, RelativeVariance, ratio, relative_variance
 
 if TYPE_CHECKING:
     from collegium.search.whole_network.kernel import NetworkKernel
@@ -41,21 +42,34 @@ class Series:
 
     @property
     def variance(self) -> RelativeVariance:
-        """What the draws say so far."""
-        return relative_variance(np.diagonal(self.stacked, axis1=2, axis2=3))
+        """The variance by the draws so far."""
+        return relative_variance(np.diagonal(self.stacked, axis1=2, axis2=3), np.array(sorted(self.grams)))
 
-    def needed(self, relative_error: float) -> int:
-        """Draws that the error so far asks for, with a little more, since that error is an estimate itself."""
-        have = len(self.grams)
-        if have < FEWEST_DRAWS:
-            return max(FEWEST_DRAWS, round(2 / relative_error**2))  # as for a Gaussian entry
-        factor = (self.variance.relative_error / relative_error) ** 2
-        return have if factor <= 1 else math.ceil(min(MOST_DRAWS, 1.05 * factor * have))
 
-    def wanted(self, relative_error: float) -> int:
-        """Draws to have after the next round: twice as many as there are at most."""
-        have = len(self.grams)
-        return FEWEST_DRAWS if have < FEWEST_DRAWS else min(2 * have, self.needed(relative_error))
+def needed_draws(series: Sequence[Series], relative_error: float) -> list[int]:
+    """Draws of each network for its ratio to the first one; of the first, for every ratio and its own variance.
+
+    A little more, since an error is an estimate itself. Before there is one, as for independent Gaussian entries.
+    """
+    have = [len(each.grams) for each in series]
+    if min(have) < FEWEST_DRAWS:
+        return [max(FEWEST_DRAWS, round(4 / relative_error**2))] * len(series)
+    baseline, *others = [each.variance for each in series]
+    errors = [_ratio_error(each, baseline) for each in others]
+    errors.insert(0, max([baseline.relative_error, *errors]))
+    return [_grown(count, (error / relative_error) ** 2) for count, error in zip(have, errors, strict=True)]
+
+
+def _ratio_error(variance: RelativeVariance, baseline: RelativeVariance) -> float:
+    """Relative error of a ratio; where the baseline's variance is zero no draw would lessen it."""
+    found = ratio(variance, baseline)
+    if found is None:
+        return 0.0
+    return found[1] / found[0] if found[0] > 0 else math.inf
+
+
+def _grown(have: int, factor: float) -> int:
+    return have if factor <= 1 else math.ceil(min(MOST_DRAWS, 1.05 * factor * have))
 
 
 @dataclass
@@ -101,26 +115,27 @@ class Work:
             self._cancelled.set()
 
     def _round(self, series: list[Series]) -> list[tuple[Series, range]]:
-        error = self.spec.relative_error / math.sqrt(2)
-        self._needed = sum(each.needed(error) for each in series)
+        needed = needed_draws(series, self.spec.relative_error)
+        self._needed = sum(needed)
         tasks = []
         for position, each in enumerate(series):
-            have, want = len(each.grams), each.wanted(error)
+            have = len(each.grams)
+            want = min(max(FEWEST_DRAWS, 2 * have), max(needed[position], have))
             size = each.candidate.at_once(self.device)
             for start in range(have, want, size):
                 tasks.append(((start - have) / (want - have), position, range(start, min(want, start + size))))
         return [(series[position], indices) for _, position, indices in sorted(tasks, key=lambda task: task[:2])]
 
     def _draw(self, series: Series, indices: range) -> None:
-        started = self.clock()
-        late = self._late.is_set() or started >= self.deadline
+        late = self._late.is_set() or self.clock() >= self.deadline
         if self._cancelled.is_set() or (late and len(series.grams) >= FEWEST_AT_ALL):
             self._late.set()
             return
+        started = time.thread_time()
         grams = self._kernel(series.candidate).draw(self.seed, indices)
         with self._lock:
             series.grams.update(zip(indices, grams, strict=True))
-            self.spent += self.clock() - started
+            self.spent += time.thread_time() - started
 
     def _kernel(self, candidate: Candidate) -> NetworkKernel:
         """This thread's own."""

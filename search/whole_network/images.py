@@ -11,7 +11,7 @@ from collegium.search.networks.network import Network
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
 #: Extent of images where a specification gives none and the network takes any.
-LARGEST_DEFAULT_PIXELS = 64
+LARGEST_DEFAULT_PIXELS = 48
 #: Positions up to which a field is drawn by the exact root of its covariance; others are cut out of a torus.
 MOST_POSITIONS = 1024
 #: Largest extent of the torus, and the share of its spectrum that may be negative, and is then left out.

@@ -8,11 +8,13 @@ building it anew, on any device, in any thread, from a seed; and the initial var
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -70,8 +72,12 @@ class Initialization:
         self._shapes = {name: value.shape for name, value in self.module.named_parameters()}
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """Parameters at initialization; they follow from the seed and the kind of device alone."""
-        generator = Generator(device=self._device).manual_seed(seed)
+        """Parameters at initialization; they follow from the seed and the kind of device alone.
+
+        Each parameter has a generator of its own, from its name and shape, so that networks that are alike outside of
+        their branches have the same stem, shortcuts and head at the same seed: ratios of their variances are then
+        known better.
+        """
         drawn = {}
         others = self._rebuilt(seed) if None in self._fills.values() else {}
         for name, fill in self._fills.items():
@@ -79,8 +85,12 @@ class Initialization:
                 drawn[name] = others[name]
             else:
                 drawn[name] = torch.empty(self._shapes[name], device=self._device)
-                fill.apply(drawn[name], generator)
+                fill.apply(drawn[name], Generator(device=self._device).manual_seed(self._seed(seed, name)))
         return drawn
+
+    def _seed(self, seed: int, name: str) -> int:
+        place = zlib.crc32(f"{name} {tuple(self._shapes[name])}".encode())
+        return int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0] >> 1)
 
     def rates(self) -> dict[str, float]:
         """Rates of the NTK parameterization: a parameter's initial variance, 1 for what starts as a constant."""

@@ -35,7 +35,7 @@ class NetworkKernel:
         )
         self._rates = self._initialization.rates() if ntk else {}
         self._module = _as_trained(self._initialization.module).to(device)
-        self._key, self._outputs = candidate.key, min(spec.outputs, candidate.network.outputs)
+        self._outputs = min(spec.outputs, candidate.network.outputs)
         self.normed = any(isinstance(module, _BatchNorm) for module in self._module.modules())
         batches = [batch] if self.normed else np.split(batch[: spec.inputs], spec.inputs)
         self._batches = [_on(device, images) for images in batches]
@@ -47,9 +47,10 @@ class NetworkKernel:
     def draw(self, seed: int, indices: Sequence[int]) -> np.ndarray:
         """Gram matrices ``(draws, outputs, inputs, inputs)``, float64, of the initializations with these indices.
 
-        Each follows from ``seed``, the candidate and its index, whatever it is computed with.
+        Each follows from ``seed``, the candidate and its index, whatever it is computed with. Parameters of the same
+        name and shape are the same in every candidate.
         """
-        made = (self._initialization.draw(_seed(seed, self._key, index)) for index in indices)
+        made = (self._initialization.draw(_seed(seed, index)) for index in indices)
         if self._together:
             drawn = list(made)
             grams = vmap(self._small)({name: torch.stack([each[name] for each in drawn]) for name in drawn[0]})
@@ -127,8 +128,8 @@ class NetworkKernel:
 _Gradient = tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]
 
 
-def _seed(seed: int, key: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, key, index]).generate_state(1, np.uint64)[0] >> 1)
+def _seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _on(device: str, images: np.ndarray) -> Tensor:

@@ -88,12 +88,12 @@ def _rows(
 
 def _row(candidate: Candidate, series: Series, baseline: Series, spec: NetworkKernelSpec) -> MeasuredNetwork:
     variance = series.variance
-    if series is baseline:
-        compared = (1.0, 0.0) if variance.value > 0 else None
+    compared = ratio(variance, baseline.variance)
+    if series is baseline or compared is None:
         converged = variance.relative_error <= spec.relative_error
+        compared = (1.0, 0.0) if compared is not None else None
     else:
-        compared = ratio(variance, baseline.variance)
-        converged = compared is not None and compared[1] <= spec.relative_error * compared[0]
+        converged = compared[1] <= spec.relative_error * compared[0]
     share = 1 - variance.within / variance.value if variance.value > 0 else math.nan
     return MeasuredNetwork(
         name=candidate.name,

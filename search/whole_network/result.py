@@ -62,7 +62,8 @@ class NetworkVerification(Part):
     """Whole networks' kernels at initialization, the baseline's first.
 
     ``outcome`` is ``measured``, or ``not_converged`` where a ratio is less certain than was asked. ``seconds`` have
-    passed, and ``core_seconds`` were spent on all cores together. ``statement`` says of what the figures speak.
+    passed; the draws took ``core_seconds`` of processor time, of all cores together. ``statement`` says of what the
+    figures speak.
     """
 
     networks: tuple[MeasuredNetwork, ...]

@@ -23,7 +23,7 @@ class NetworkKernelSpec(Strict):
     weights have variance gain / fan_in, since a module's own variances presume its norms.
 
     ``inputs`` of the batch and ``outputs`` of the logits are measured for each initialization. ``pixels`` is the extent
-    of the images where the network takes any; None: the network's own, at most 64. Initializations are drawn until the
+    of the images where the network takes any; None: the network's own, at most 48. Initializations are drawn until the
     ratio of each variance to the baseline's has the standard error ``relative_error`` or ``max_seconds`` have passed.
 
     >>> NetworkKernelSpec(images=4).inputs

@@ -80,7 +80,7 @@ def test_pixels_are_the_networks_own_or_those_asked_for(residual_network, mlp_ne
     assert sample_shape(residual_network, NetworkKernelSpec(), None) == (3, 32, 32)
     assert sample_shape(residual_network, NetworkKernelSpec(pixels=17), None) == (3, 17, 17)
     assert sample_shape(residual_network, NetworkKernelSpec(), np.zeros((9, 28, 28))) == (3, 28, 28)
-    assert sample_shape(residual_network, NetworkKernelSpec(), np.zeros((9, 3, 300, 200))) == (3, 64, 64)
+    assert sample_shape(residual_network, NetworkKernelSpec(), np.zeros((9, 3, 300, 200))) == (3, 48, 48)
     assert sample_shape(mlp_network, NetworkKernelSpec(), None) == (6, 1, 1)
     with pytest.raises(InvalidSpec, match="takes 1×1 inputs alone") as caught:
         sample_shape(mlp_network, NetworkKernelSpec(pixels=8), None)

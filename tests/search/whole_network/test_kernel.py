@@ -31,7 +31,7 @@ class Logit(nn.Module):
 def built(candidate, seed, index):
     """The module at the parameters of one draw of the standard parameterization."""
     module = candidate.build()
-    drawn = Initialization(candidate.build, by_fan_in=False, device="cpu").draw(_seed(seed, candidate.key, index))
+    drawn = Initialization(candidate.build, by_fan_in=False, device="cpu").draw(_seed(seed, index))
     module.load_state_dict(drawn, strict=False)
     return module.train()
 
@@ -84,6 +84,24 @@ def test_draws_are_the_same_alone_and_together(mlps, residual_network, parameter
         alone = np.concatenate([kernel.draw(1, [index]) for index in (0, 1, 2)])
         assert together == pytest.approx(alone, rel=2e-3)
         assert together[0] != pytest.approx(together[1], rel=1e-2)
+
+
+def test_networks_that_differ_in_their_branches_share_the_rest(residual_network):
+    one, other = (
+        Initialization(Candidate("a", residual_network, (4, 4), m).build, by_fan_in=False, device="cpu").draw(3)
+        for m in (1, 2)
+    )
+    for name, value in one.items():
+        if value.shape == other[name].shape:
+            assert torch.equal(value, other[name])
+    assert {name for name, value in one.items() if value.shape != other[name].shape} == {
+        f"layer{stage}.0.{layer}"
+        for stage in (1, 2)
+        for layer in (
+            *("conv1.weight", "conv2.weight", "conv3.weight"),
+            *(f"bn{norm}.{part}" for norm in (1, 2) for part in ("weight", "bias")),
+        )
+    }
 
 
 def test_ntk_rates_give_the_closed_forms_mean(mlp_network):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.closed_form import log_moment_ratio
+from collegium.search.networks.build import build_network
+from collegium.search.networks.families.block import BlockBaseline
 from collegium.search.whole_network.candidate import Candidate
 from collegium.search.whole_network.measure import measure_networks
 from collegium.search.whole_network.result import NetworkVerification
@@ -57,13 +60,31 @@ def test_errors_cover_the_closed_form_over_many_measurements(mlps):
     assert abs(np.mean(scores)) < 0.6
 
 
-def test_a_measurement_follows_from_its_seed_whatever_the_cores_and_the_company(mlps):
+def test_a_measurement_follows_from_its_seed_whatever_the_cores(mlps):
     one = measure_networks(mlps, NTK, seed=3)
     two = measure_networks(mlps, NTK, seed=3, cores=2)
     assert without_time(one) == without_time(two)
-    pair = measure_networks([mlps[0], mlps[2]], NTK, seed=3)
-    assert pair.network("dual") == one.network("dual")
     assert measure_networks(mlps, NTK, seed=4).networks != one.networks
+
+
+def test_a_network_without_variance_is_no_baseline_to_compare_with(mlps):
+    linear = build_network(
+        BlockBaseline.model_validate(
+            {
+                "family": "block",
+                "input": {"channels": 6},
+                "layers": [{"type": "dense", "out": "n"}, {"type": "dense", "out": 1}],
+                "widths": {"n": 3},
+            }
+        )
+    )
+    fixed = Candidate(
+        "baseline", replace(linear, chain=replace(linear.chain, layers=linear.chain.layers[-1:])), (3,), 1
+    )
+    found = measure_networks([fixed, mlps[2]], NTK.model_copy(update={"relative_error": 0.3}))
+    assert found.outcome == "measured"
+    assert found.networks[0].relative_variance == pytest.approx(0, abs=1e-6)
+    assert all(row.ratio is None for row in found.networks)
 
 
 def test_the_same_network_under_two_names_is_measured_once(mlps):

@@ -68,6 +68,29 @@ def test_a_ratio_has_the_error_of_both():
     assert errors.mean() == pytest.approx(values.std(), rel=0.2)
 
 
+def test_a_ratio_of_dependent_draws_has_the_error_of_their_difference():
+    generator = np.random.default_rng(9)
+    values, errors, apart = [], [], []
+    for _ in range(300):
+        shared = generator.gamma(8.0, size=(400, 1, 1))
+        own, others = generator.gamma(30.0, size=(400, 1, 2)), generator.gamma(30.0, size=(300, 1, 2))
+        one, other = relative_variance(shared * own), relative_variance(shared[50:350] * others, np.arange(50, 350))
+        value, error = ratio(other, one) or (0, 0)
+        values.append(value)
+        errors.append(error)
+        apart.append(math.hypot(one.relative_error, other.relative_error))
+    assert np.mean(values) == pytest.approx(1, abs=0.02)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
+    assert np.mean(errors) < 0.8 * np.mean(apart)
+
+
+def test_the_same_draws_have_a_ratio_without_much_error():
+    found = relative_variance(dependent_entries(np.random.default_rng(10), 200))
+    value, error = ratio(found, found) or (0, 0)
+    assert value == 1
+    assert error < 0.4 * found.relative_error
+
+
 def test_a_constant_kernel_has_no_variance_and_nothing_is_compared_with_it():
     constant = relative_variance(np.full((FEWEST_DRAWS, 1, 2), 3.0))
     assert constant.value == pytest.approx(0, abs=1e-12)
