@@ -150,8 +150,8 @@ def baseline(evidence: Evidence) -> Outcome | None:
     if primal is None or not constraints.network.grouping_matters:
         return None
     if is_baseline(solved, primal):
-        if evidence.missed and evidence.narrower_unknown:
-            return None
+        if evidence.missed:
+            return None  # one of those may be better
         within = f" within {100 * constraints.budget.tolerance:g} %" if constraints.rounds else ""
         return Outcome(
             kind="baseline_is_optimal",

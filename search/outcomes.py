@@ -115,7 +115,7 @@ def _verification(evidence: Evidence) -> Outcome | None:
 
 
 def _named_widths(members: Sequence[MemberWidths]) -> str:
-    return "width " + " and ".join(named_widths(member.widths) for member in members)
+    return "width " + " and ".join(dict.fromkeys(named_widths(member.widths) for member in members))
 
 
 def _poor_fit(evidence: Evidence) -> Outcome | None:

@@ -14,7 +14,7 @@ export function showSearch(job) {
       result.subject ? ` The variance is that of ${result.subject}.` : ""),
     stages(result),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
-    h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples · ${result.device} · ${duration(result.seconds)} of computation · `,
+    h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples${result.reused ? ` (${whole(result.reused)} from earlier searches)` : ""} · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
   ].filter(Boolean);
 }

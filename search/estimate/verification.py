@@ -19,7 +19,7 @@ from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.progress import Report, scaled
 from collegium.search.result import MeasuredVariance, SolvedEnsemble, SpotCheck, SpotCheckPoint, Verification
 from collegium.search.sampling.estimation import Estimation
-from collegium.search.sampling.schedule import work_per_sample
+from collegium.search.sampling.schedule import PILOT_SAMPLES, work_per_sample
 from collegium.search.sampling.shards import PointProgress
 
 #: Relative error of ln r that a spot check samples for, within so many samples.
@@ -62,9 +62,9 @@ def _compared(widths: tuple[int, ...], exact: float, state: PointProgress) -> Sp
     )
 
 
-#: Multiply–accumulate operations spent on one ensemble, and the samples they may buy.
-WORK = 4e10
-FEWEST_SAMPLES, MOST_SAMPLES = 2_048, 8_192
+#: Relative error of ln r that an ensemble is measured for, within so much work and so many samples.
+MEASURE_ERROR, WORK = 0.025, 4e10
+FEWEST_SAMPLES, MOST_SAMPLES = 2_048, 131_072
 
 
 def verify(
@@ -96,9 +96,11 @@ def _measure(
     if chain is None:
         return None
     point = KernelPoint.of(chain, (), problem.spec.estimator.entry, problem.inputs)
-    samples = int(min(MOST_SAMPLES, max(FEWEST_SAMPLES, WORK / work_per_sample(point))))
+    most = int(min(MOST_SAMPLES, max(FEWEST_SAMPLES, WORK / work_per_sample(point))))
     message = f"measuring {answer.multiplicity} members as built"
-    (state,) = replace(estimation, samples=samples).run([point], report, message)
+    fixed = most if most < PILOT_SAMPLES else None
+    asked = replace(estimation, relative_error=MEASURE_ERROR, samples=fixed, most=most)
+    (state,) = asked.run([point], report, message)
     estimate = state.estimate
     known = math.isfinite(estimate.log_ratio) and math.isfinite(estimate.standard_error)
     variance = math.expm1(estimate.log_ratio) if known else math.nan

@@ -248,6 +248,38 @@ def test_known_estimates_need_no_sampling():
     assert answer("resnext29-1x64d", **asked, load=stored.get, map_shards=refuse).alpha == first.alpha
 
 
+@pytest.mark.parametrize(
+    "asked", [{"samples": 2000}, {"relative_error": 0.05}, {"relative_error": 0.02, "seed": 1}], ids=str
+)
+def test_earlier_searches_never_change_an_answer(asked):
+    stored: dict[str, dict] = {}
+    keep = {"load": stored.get, "store": stored.__setitem__}
+    mlp = {"family": "mlp", "inputs": 20, "hidden": [30, 30, 30]}
+    for earlier in ({"samples": 20_000}, {"relative_error": 0.03}, {"relative_error": 0.2}, {"seed": 1}):
+        answer(mlp, estimator={"method": "monte_carlo", "relative_error": 0.04} | earlier, **keep)
+    estimator = {"method": "monte_carlo"} | asked
+    fresh, again = answer(mlp, estimator=estimator), answer(mlp, estimator=estimator, **keep)
+    assert fresh.reused == 0
+    # what was reused is named, and is all that differs
+    assert again.reused <= again.samples
+    same = {"seconds": 0.0, "reused": 0}
+    assert again.model_copy(update=same) == fresh.model_copy(update=same)
+    third = answer(mlp, estimator=estimator, **keep)
+    assert third.reused == third.samples
+    alone = answer(mlp, estimator={**estimator, "reuse": False}, **keep)
+    assert alone.model_copy(update=same) == fresh.model_copy(update=same)
+    assert alone.reused == 0
+
+
+def test_the_check_says_that_it_cannot_tell_in_every_view():
+    result = answer({"family": "mlp", "inputs": 9, "hidden": [4] * 24})
+    assert result.check.verdict == "cannot_tell"
+    assert not result.check.agrees
+    (note,) = [note for note in result.notes if note.kind == "check_inconclusive"]
+    assert "cannot tell" in note.message
+    assert result.outcome.kind not in ("check_disagrees", "check_inconclusive")
+
+
 def test_progress_rises_to_one_and_cancelling_passes_through():
     seen: list[tuple[float, str]] = []
     answer("resnet50", estimator={"method": "monte_carlo", "samples": 2000}, report=lambda *now: seen.append(now))

@@ -63,3 +63,12 @@ def test_a_heavy_tail_cannot_tell():
     found = verify(problem, answer, None, Estimation(0.01, 0, compute_here("cpu")), discard)
     assert found.verdict == found.primal.verdict == "cannot_tell"
     assert not found.agrees
+
+
+def test_a_single_member_of_a_heavier_tail_takes_more_samples():
+    problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(20,) * 6)))
+    solved = problem.solve(problem.members, problem.exact)
+    found = verify(problem, built.primal(solved), None, Estimation(0.01, 0, compute_here("cpu")), discard)
+    assert found.verdict == "agree"
+    assert found.primal.samples > 8_192
+    assert 4 * found.primal.standard_error < 0.25 * found.primal.predicted
