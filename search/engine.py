@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import exact_points, fit_alpha
 from collegium.search.estimate.sampled_curve import baseline_known, sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
+from collegium.search.latency.answers import Costed, cost_answers
+from collegium.search.latency.bench import Bench
+from collegium.search.latency.times import Times
+from collegium.search.latency.workload import Workload
 from collegium.search.optimize import built
 from collegium.search.optimize.members import between
 from collegium.search.optimize.near_optimal import near_optimal
@@ -28,6 +33,7 @@ from collegium.search.result import (
     BaselineSummary,
     Confidence,
     CorrelationRow,
+    NearOptimal,
     SearchResult,
     SolvedEnsemble,
     SpotCheck,
@@ -41,6 +47,8 @@ from collegium.versions import versions
 
 #: Share of the progress from which whole networks are measured, where they are.
 NETWORKS_FROM = 0.2
+#: Share of the progress from which ensembles are timed, where they are.
+TIMES_FROM = 0.1
 
 
 def run(
@@ -52,13 +60,14 @@ def run(
     map_shards: Compute | None = None,
     device: str = "cpu",
     images: np.ndarray | None = None,
+    bench: Bench | None = None,
 ) -> SearchResult:
     """Run a search.
 
     ``report(fraction, message)`` is called with the progress and may raise to cancel. ``load(key)`` and
     ``store(key, record)`` reach stored samples of kernel entries. ``map_shards(shards, report)`` computes
     Monte Carlo shards elsewhere; without it they are computed here, on ``device``. ``images``, (images, channels,
-    height, width), are what ``spec.inputs.data`` names.
+    height, width), are what ``spec.inputs.data`` names. ``bench`` measures times; by default it is ``device``.
 
     Raises ``InvalidSpec`` for a specification that is wrong; a result's shortcomings are its ``outcome`` and ``notes``.
     """
@@ -66,6 +75,7 @@ def run(
     report(0.0, "reading the specification")
     whole, report = report, scaled(report, 0.0, NETWORKS_FROM if spec.verify == "network" else 1.0)
     problem = build_problem(spec, images)
+    costing, report = report, scaled(report, 0.0, TIMES_FROM if problem.counts_costs else 1.0)
     estimator = spec.estimator
     estimation = Estimation(
         relative_error=estimator.relative_error,
@@ -81,12 +91,33 @@ def run(
     report(0.7, "solving the primal and the dual")
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
     evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 1.0))
+    if problem.counts_costs:
+        times = _times(problem, device, bench, estimation)
+        evidence = _with_costs(evidence, times, scaled(costing, TIMES_FROM, 1.0))
     result = _result(evidence, curve, correlations, estimation.reused, device, time.perf_counter() - started)
     if spec.verify == "network":
         result = _with_networks(result, problem, images, device, scaled(whole, NETWORKS_FROM, 1.0))
         result = result.model_copy(update={"seconds": time.perf_counter() - started})
     whole(1.0, result.outcome.message)
     return result
+
+
+def _times(problem: GroupingProblem, device: str, bench: Bench | None, estimation: Estimation) -> Times | None:
+    """What times ensembles; None where memory alone is counted."""
+    spec = problem.spec
+    if not spec.times_networks:
+        return None
+    if bench is None:
+        from collegium.search.latency.torch_bench import TorchBench
+
+        bench = TorchBench(device)
+    return Times(problem.network, spec.workload or Workload(), bench, estimation.load, estimation.store)
+
+
+def _with_costs(evidence: Evidence, times: Times | None, report: Report) -> Evidence:
+    """The evidence with what ensembles cost in time and memory, and the answers that follow from it."""
+    costed = cost_answers(evidence.problem, evidence.solved, evidence.ensembles, times, report)
+    return replace(evidence, costed=costed, ensembles=(costed.primal, costed.dual))
 
 
 def _with_networks(
@@ -145,19 +176,20 @@ def _result(
     source = curve.log_ratios.source
     primal, dual = evidence.ensembles
     outcome, notes = judge(evidence)
+    near = _band(evidence) if grouped else None
     return SearchResult(
         title=problem.network.title,
         space="widths" if spec.space.widths is not None else spec.space.mode,
         method="exact" if source == "closed_form" else evidence.alpha.method,
         variance_from=source,
         measure=spec.efficiency,
-        budget=problem.budget,
+        budget=_budget(problem, evidence.costed),
         alpha=evidence.alpha,
         baseline=_baseline(evidence),
         primal=primal,
         dual=dual,
         curve=tuple(built.row(solved, index) for index in range(len(solved.widths))),
-        near_optimal=near_optimal(solved, spec.tolerance, *evidence.tied) if grouped else None,
+        near_optimal=near,
         confidence=_confidence(problem, solved, curve) if grouped else None,
         correlations=correlations,
         check=evidence.check,
@@ -171,11 +203,25 @@ def _result(
         versions=versions("numpy", "torch"),
         seconds=seconds,
         subject=problem.network.subject,
-        budget_tolerance=solved.constraints.budget.tolerance,
+        budget_tolerance=evidence.rounding,
         stages=spec.space.stages,
         tied_primal=evidence.tied[0] if evidence.stages is not None else None,
         tied_dual=evidence.tied[1] if evidence.stages is not None else None,
+        recommended=near.recommended.primal or near.recommended.dual if near and near.recommended else None,
+        costs=None if evidence.costed is None else evidence.costed.front,
     )
+
+
+def _band(evidence: Evidence) -> NearOptimal | None:
+    """The band; where time was measured, with the fastest ensemble in the place of the recommended one."""
+    near = near_optimal(evidence.solved, evidence.problem.spec.tolerance, *evidence.tied)
+    if near is None or evidence.costed is None or not evidence.problem.spec.times_networks:
+        return near
+    return near.model_copy(update={"recommended": evidence.costed.recommended})
+
+
+def _budget(problem: GroupingProblem, costed: Costed | None) -> int | float:
+    return costed.limits[0].most if costed is not None and problem.costs_decide else problem.budget
 
 
 def _baseline(evidence: Evidence) -> BaselineSummary:

@@ -9,21 +9,20 @@ import numpy as np
 
 from collegium.search.curve.fit import Point
 from collegium.search.curve.source import LogRatios
-from collegium.search.networks.network import Measure
+from collegium.search.latency.answers import Costed
+from collegium.search.latency.limits import COSTS
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
 from collegium.search.optimize.stages import StageProblem
 from collegium.search.result import Alpha, SolvedEnsemble, SpotCheck, Verification
-
-#: What is counted, as a sentence has it.
-MEASURES: dict[Measure, str] = {"parameters": "parameters", "flops": "FLOPs"}
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Everything that an outcome depends on.
 
-    ``tied`` are the answers with one m × n for all stages, where ``ensembles`` have one of each stage's own.
+    ``tied`` are the answers with one m × n for all stages, counted in parameters or FLOPs; ``ensembles`` have one of
+    each stage's own where that is asked for, or are chosen by what ``costed`` measured.
     """
 
     problem: GroupingProblem
@@ -36,6 +35,21 @@ class Evidence:
     ensembles: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
     tied: tuple[SolvedEnsemble | None, SolvedEnsemble | None] = field(default=(None, None))
     stages: StageProblem | None = None
+    costed: Costed | None = None
+
+    @property
+    def rounding(self) -> float:
+        """The share by which the primal may exceed the baseline's own cost; 0 where m is not rounded to it."""
+        if self.costed is not None and self.problem.costs_decide:
+            return self.costed.limits[0].tolerance
+        return self.solved.constraints.budget.tolerance
+
+    @property
+    def given_budget(self) -> bool:
+        """Whether what the primal may spend was given, and is not the baseline's own cost."""
+        spec = self.problem.spec
+        given = {"latency": spec.max_latency_ms, "memory": spec.max_memory_bytes}
+        return given.get(spec.efficiency, spec.budget) is not None
 
     @property
     def baseline_known(self) -> bool:
@@ -63,17 +77,23 @@ def varies(answer: SolvedEnsemble, of: str = "the baseline's variance") -> str:
 
 def at_cost(evidence: Evidence, answer: SolvedEnsemble) -> str:
     """Such as ``at 100.8 % of its parameters``, the baseline's, or ``at 99.8 % of the budget``."""
-    spec = evidence.problem.spec
-    of = f"its {MEASURES[spec.efficiency]}" if spec.budget is None else "the budget"
+    of = "the budget" if evidence.given_budget else f"its {COSTS[evidence.problem.spec.efficiency]}"
     return f"at {100 * (answer.budget_share or 0.0):.1f} % of {of}"
 
 
 def saves(evidence: Evidence, answer: SolvedEnsemble) -> str:
-    """Such as ``with 2.18 times fewer parameters``; ``more`` where an answer costs more than the baseline."""
-    measure = MEASURES[evidence.problem.spec.efficiency]
+    """Such as ``with 2.18 times fewer parameters``; ``as many`` where an answer costs more than the baseline."""
     if answer.efficiency >= 1:
-        return f"with {answer.efficiency:.2f} times fewer {measure}"
-    return f"with {1 / answer.efficiency:.2f} times as many {measure}"
+        return f"with {answer.efficiency:.2f} times {fewer(evidence)}"
+    countable = evidence.problem.spec.efficiency in ("parameters", "flops")
+    much = "as many" if countable else "as much"
+    return f"with {1 / answer.efficiency:.2f} times {much} {COSTS[evidence.problem.spec.efficiency]}"
+
+
+def fewer(evidence: Evidence) -> str:
+    """``fewer parameters``, ``less time``."""
+    cost = evidence.problem.spec.efficiency
+    return f"{'fewer' if cost in ('parameters', 'flops') else 'less'} {COSTS[cost]}"
 
 
 def percent(share: float) -> str:

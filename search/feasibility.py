@@ -6,11 +6,15 @@ import math
 
 import numpy as np
 
-from collegium.search.evidence import MEASURES, Evidence, named, percent, saves, varies
+from collegium.search.evidence import Evidence, named, percent, saves, varies
+from collegium.search.latency.limits import COSTS, shown
 from collegium.search.optimize.built import is_baseline, named_widths
 from collegium.search.optimize.limits import Limit
 from collegium.search.optimize.variances import LARGEST_LOG_RATIO
 from collegium.search.result import Outcome
+
+#: Relative deviation of the sum over a network's parts from which it is said.
+MOST_DEVIATION = 0.15
 
 
 def space(evidence: Evidence) -> Outcome | None:
@@ -53,6 +57,8 @@ def _unreached(evidence: Evidence) -> Outcome:
     """No dual: no member reaches the baseline's variance within the limits."""
     constraints = evidence.solved.constraints
     fields = [limit.field for limit in constraints.limits[1:]]
+    if evidence.costed is not None and evidence.problem.costs_decide:
+        fields = [limit.field for limit in evidence.costed.limits[1:]]
     if constraints.max_multiplicity is not None:
         fields.append("space.max_multiplicity")
     within = f" within {' and '.join(fields)}" if fields else ""
@@ -84,7 +90,7 @@ def budget(evidence: Evidence) -> Outcome | None:
             remedy="Raise one of them, or allow narrower members.",
         )
     parts = [
-        f"{_field(limit)} of {limit.most:,.0f} {MEASURES[limit.measure]} (the least is {costs[index]:,.0f}, by "
+        f"{_field(limit)} of {limit.most:,.0f} {COSTS[limit.measure]} (the least is {costs[index]:,.0f}, by "
         f"1×{named_widths(solved.widths[index])})"
         for limit, costs, index in missed
     ]
@@ -93,6 +99,43 @@ def budget(evidence: Evidence) -> Outcome | None:
         kind="infeasible_budget",
         message=f"No member of the space fits {' and '.join(parts)}.",
         remedy=f"Raise {raised}, or allow narrower members.",
+    )
+
+
+def costs(evidence: Evidence) -> Outcome | None:
+    """None of the ensembles that were measured is within the limits, though some are within those that are counted."""
+    costed, problem = evidence.costed, evidence.problem
+    if costed is None or not problem.costs_decide or evidence.ensembles[0] is not None:
+        return None
+    if evidence.solved.primal_optimum is None:
+        return None
+    least = [min(costed.rows[1:] or costed.rows, key=lambda row: row.costs[limit.cost]) for limit in costed.limits]
+    missed = [
+        f"{limit.field} of {shown(limit.cost, limit.most)} (the least is {shown(limit.cost, row.costs[limit.cost])}, "
+        f"by {row.multiplicity}×{named_widths(row.widths)})"
+        for limit, row in zip(costed.limits, least, strict=True)
+        if row.costs[limit.cost] > limit.most * (1 + limit.tolerance)
+    ]
+    fields = " and ".join(limit.field for limit in costed.limits)
+    return Outcome(
+        kind="infeasible_budget",
+        message=f"None of the {len(costed.rows)} ensembles considered is within "
+        f"{' and '.join(missed) if missed else f'{fields} at once'}.",
+        remedy=f"Raise {fields}, or allow narrower members.",
+    )
+
+
+def times(evidence: Evidence) -> Outcome | None:
+    """A whole network that takes longer or less long than its parts were measured to take together."""
+    checks = evidence.costed.front.checks if evidence.costed is not None else ()
+    worst = max(checks, key=lambda check: abs(check.deviation), default=None)
+    if worst is None or abs(worst.deviation) <= MOST_DEVIATION:
+        return None
+    return Outcome(
+        kind="times_disagree",
+        message=f"The parts of {worst.multiplicity}×{named_widths(worst.widths)} take {worst.sum_ms:.3g} ms together, "
+        f"and the whole network {worst.whole_ms:.3g} ms.",
+        remedy="Measure again on a machine that is otherwise idle.",
     )
 
 
@@ -152,7 +195,7 @@ def baseline(evidence: Evidence) -> Outcome | None:
     if is_baseline(solved, primal):
         if evidence.missed:
             return None  # one of those may be better
-        within = f" within {100 * constraints.budget.tolerance:g} %" if constraints.rounds else ""
+        within = f" within {100 * evidence.rounding:g} %" if evidence.rounding else ""
         return Outcome(
             kind="baseline_is_optimal",
             message=f"The baseline is the optimum already: no grouping of its cost{within} has less variance."

@@ -8,7 +8,7 @@ from collegium.search import feasibility
 from collegium.search.curve.source import Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.unconverged import unconverged
-from collegium.search.evidence import MEASURES, Evidence, at_cost, saves, varies
+from collegium.search.evidence import Evidence, at_cost, fewer, saves, varies
 from collegium.search.optimize.built import is_baseline, named_widths
 from collegium.search.result import MemberWidths, Outcome, OutcomeKind
 
@@ -38,6 +38,7 @@ ORDER: tuple[OutcomeKind, ...] = (
     "dual_rounded",
     "stages_unknown",
     "equal_groups",
+    "times_disagree",
 )
 #: Findings that leave the answer what it is: never the outcome, always a note.
 NOTES: frozenset[OutcomeKind] = frozenset(
@@ -48,6 +49,7 @@ NOTES: frozenset[OutcomeKind] = frozenset(
         "dual_rounded",
         "stages_unknown",
         "equal_groups",
+        "times_disagree",
     }
 )
 
@@ -68,7 +70,7 @@ def _found(evidence: Evidence) -> Outcome:
     if primal is not None:
         parts.append(f"{varies(primal)} {at_cost(evidence, primal)}")
     if dual is not None and is_baseline(evidence.solved, dual):
-        parts.append(f"no ensemble as smooth as the baseline has fewer {MEASURES[evidence.problem.spec.efficiency]}")
+        parts.append(f"no ensemble as smooth as the baseline has {fewer(evidence)}")
     elif dual is not None:
         of = "it" if parts else "the baseline's variance"
         parts.append(f"{varies(dual, of)} {saves(evidence, dual)}")
@@ -169,6 +171,7 @@ def _line_notes(evidence: Evidence) -> tuple[Outcome, ...]:
 RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
     feasibility.space,
     feasibility.budget,
+    feasibility.costs,
     feasibility.single_layer,
     unconverged,
     _check,
@@ -181,4 +184,5 @@ RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
     feasibility.dual_rounded,
     feasibility.stages_unknown,
     feasibility.equal_groups,
+    feasibility.times,
 )

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
+from collegium.search.latency.limits import CostName
+from collegium.search.latency.result import CostFront
 from collegium.search.part import MemberWidths, Part
 from collegium.search.whole_network.result import NetworkVerification
 
@@ -35,6 +37,7 @@ OutcomeKind = Literal[
     "stages_unknown",
     "check_inconclusive",
     "verification_inconclusive",
+    "times_disagree",
 ]
 #: ``cannot_tell``: the error is so large that a relevant deviation would not have been seen.
 Verdict = Literal["agree", "disagree", "cannot_tell"]
@@ -119,7 +122,8 @@ class SolvedEnsemble(MemberWidths):
     that has several. ``budget_share`` is the cost over the budget: 1.008 is 0.8 % above it. ``label`` names the
     ensemble in a few characters. Where ``uniform`` is false, every stage has its own m and n, which ``stages`` lists;
     ``widths`` and ``multiplicity`` are then the first stage's, and ``gap`` is by how much, relatively, no other choice
-    for the stages can be better.
+    for the stages can be better. ``latency_ms`` and ``memory_bytes`` are those of the search's workload, null where
+    there was none.
     """
 
     multiplicity: int
@@ -134,6 +138,8 @@ class SolvedEnsemble(MemberWidths):
     label: str = ""
     uniform: bool = True
     gap: float | None = None
+    latency_ms: float | None = None
+    memory_bytes: int | None = None
 
     @property
     def grouping(self) -> dict[str, Any]:
@@ -188,8 +194,8 @@ class CurveRow(MemberWidths):
 class Recommendation(MemberWidths):
     """A hardware-friendly member of the band, with both its ensembles and the reason for the choice.
 
-    Its primal is within the tolerance of the answer's variance, and better than the baseline; its dual is null where it
-    would not be cheaper than the baseline.
+    Where time was measured it is the fastest ensemble, and its dual null. Its primal is within the tolerance of the
+    answer's variance, and better than the baseline; its dual is null where it would not be cheaper than the baseline.
     """
 
     reason: str
@@ -317,7 +323,10 @@ class SearchResult(Part):
     points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings. ``subject``
     says what the variances are the variances of. The primal costs at most ``1 + budget_tolerance`` times the budget;
     the tolerance is 0 where the budget was given. ``stages`` is that of the space; where it is ``own``, the curve and
-    the band are those of one m × n for all stages, whose answers are ``tied_primal`` and ``tied_dual``. ``reused``
+    the band are those of one m × n for all stages, whose answers are ``tied_primal`` and ``tied_dual``. Where
+    ``measure`` is time or memory, in milliseconds and bytes, the curve counts parameters. ``recommended`` is the
+    hardware-friendly ensemble: the fastest that was measured, or that of the band. ``costs`` has what ensembles cost
+    in time and memory, where that was asked for. ``reused``
     counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of the answer
     does not depend on it.
 
@@ -333,8 +342,8 @@ class SearchResult(Part):
     space: Literal["scaled", "vector", "widths"]
     method: Literal["exact", "monte_carlo", "given"]
     variance_from: Literal["closed_form", "smooth", "sampled", "alpha"]
-    measure: Literal["parameters", "flops"]
-    budget: int
+    measure: CostName
+    budget: int | float
     alpha: Alpha
     baseline: BaselineSummary
     primal: SolvedEnsemble | None
@@ -359,6 +368,8 @@ class SearchResult(Part):
     stages: Literal["tied", "own"] = "tied"
     tied_primal: SolvedEnsemble | None = None
     tied_dual: SolvedEnsemble | None = None
+    recommended: SolvedEnsemble | None = None
+    costs: CostFront | None = None
 
     @field_validator("seconds")
     @classmethod

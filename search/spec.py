@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from collegium.search.fields import Strict, Width, Widths
+from collegium.search.latency.limits import CostName
+from collegium.search.latency.workload import Workload
 from collegium.search.networks.family import FamilyBaseline, usable_families
 from collegium.search.networks.network import Measure
 from collegium.search.whole_network.spec import NetworkKernelSpec
@@ -161,6 +163,10 @@ class SearchSpec(Strict):
     rounding m may exceed by 2.5 %. A budget that is given, and ``max_parameters`` and ``max_flops``, which bind the
     primal and the dual alike, are never exceeded.
 
+    ``efficiency`` may also be ``latency`` or ``memory`` under the ``workload``: the primal then spends the baseline's
+    measured time or memory, or ``max_latency_ms`` or ``max_memory_bytes``, which bind primal and dual alike and are
+    never exceeded. A ``workload`` alone has the answers measured beside others.
+
     ``verify`` measures the answers: true, the module's kernel of each; ``network``, that of the whole networks at
     initialization, as ``network`` says.
 
@@ -171,7 +177,7 @@ class SearchSpec(Strict):
     """
 
     baseline: Baseline
-    efficiency: Literal["parameters", "flops"] = "parameters"
+    efficiency: CostName = "parameters"
     estimator: EstimatorSpec = EstimatorSpec()
     inputs: InputsSpec = InputsSpec()
     space: SpaceSpec = SpaceSpec()
@@ -179,6 +185,9 @@ class SearchSpec(Strict):
     budget: Count | None = None
     max_parameters: Count | None = None
     max_flops: Count | None = None
+    max_latency_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    max_memory_bytes: Count | None = None
+    workload: Workload | None = None
     verify: bool | Literal["network"] = False
     network: NetworkKernelSpec = NetworkKernelSpec()
 
@@ -190,3 +199,31 @@ class SearchSpec(Strict):
             ("max_flops", "flops", self.max_flops),
         ]
         return tuple((field, measure, most) for field, measure, most in given if most is not None)
+
+    @property
+    def cost_limits(self) -> tuple[tuple[str, CostName, float], ...]:
+        """The hard limits in any cost, as field, cost and most."""
+        given: list[tuple[str, CostName, float | None]] = [
+            ("max_latency_ms", "latency", self.max_latency_ms),
+            ("max_memory_bytes", "memory", self.max_memory_bytes),
+        ]
+        return (*self.limits, *((field, cost, most) for field, cost, most in given if most is not None))
+
+    @property
+    def times_networks(self) -> bool:
+        """Whether ensembles are timed: where time is limited or to be saved, or a workload is given."""
+        return self.efficiency == "latency" or self.max_latency_ms is not None or self.workload is not None
+
+    @property
+    def costs_decide(self) -> bool:
+        """Whether time or memory decide the answers."""
+        return self.efficiency in ("latency", "memory") or not (
+            self.max_latency_ms is None and self.max_memory_bytes is None
+        )
+
+    @model_validator(mode="after")
+    def _budget_is_a_count(self) -> SearchSpec:
+        if self.budget is not None and self.efficiency in ("latency", "memory"):
+            field = "max_latency_ms" if self.efficiency == "latency" else "max_memory_bytes"
+            raise ValueError(f"a budget counts parameters or FLOPs: give {field} in its place")
+        return self

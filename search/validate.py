@@ -8,6 +8,9 @@ from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.inputs import check_gram
 from collegium.search.kernel.receptive_field import input_window
+from collegium.search.latency.memory import memory_bytes
+from collegium.search.latency.parts import check_workload
+from collegium.search.latency.workload import Workload
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.images import sample_shape
@@ -55,6 +58,7 @@ def check_search(spec: SearchSpec, network: Network) -> None:
             )
     if spec.verify == "network":
         _check_networks(spec, network)
+    _check_costs(spec, network)
     positions = _positions(spec, network)
     if spec.estimator.method != "given":
         _check_size(spec, network, positions)
@@ -76,6 +80,25 @@ def _check_networks(spec: SearchSpec, network: Network) -> None:
             ("network",),
             f"measuring the baseline whole would take {needed / 2**30:.0f} GiB, and {MAX_NETWORK_BYTES >> 30} GiB is "
             "the most: lower 'images', 'inputs' or 'pixels', or verify the module alone",
+        )
+
+
+def _check_costs(spec: SearchSpec, network: Network) -> None:
+    """Refuse a workload that the network does not take, or that no machine holds, and own stages chosen by costs."""
+    if spec.costs_decide and spec.space.stages == "own":
+        raise InvalidSpec(
+            ("space", "stages"), "time and memory are searched with one m × n for all stages: leave it 'tied'"
+        )
+    workload = spec.workload or Workload()
+    if not (spec.costs_decide or spec.workload is not None):
+        return
+    check_workload(workload, network)
+    needed = memory_bytes(network, network.stage_groupings(network.baseline, network.multiplicity), workload)
+    if spec.times_networks and needed > MAX_NETWORK_BYTES:
+        raise InvalidSpec(
+            ("workload", "batch_size"),
+            f"the baseline would take {needed / 2**30:.0f} GiB, and {MAX_NETWORK_BYTES >> 30} GiB is the most that is "
+            "measured: lower it, or 'image_size'",
         )
 
 

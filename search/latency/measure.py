@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,12 @@ VERSION = 1
 #: Least seconds of one visit: shorter segments are called several times, as they are in a network of their size.
 VISIT = 1e-3
 #: Rounds over all segments, and the relative standard error at which fewer are enough.
-FEWEST, USUAL, MOST = 5, 15, 300
-ENOUGH = 0.01
+FEWEST, USUAL, MOST = 5, 9, 300
+ENOUGH = 0.02
 #: Seconds of measurement up to which segments are measured in more than the usual rounds.
 BRIEF = 1.0
+#: Seconds of measurement from which the fewest rounds are enough.
+LONG = 30.0
 #: Most bytes of segments that are built at a time, unless a single one is larger.
 MOST_BYTES = 2**30
 
@@ -55,6 +57,10 @@ class Timing:
         """
         low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
         return cls(float(median), float(1.2533 * (high - low) / 1.349 / math.sqrt(len(times))), len(times))
+
+    def record(self) -> dict[str, Any]:
+        """Its fields, as they are stored."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def measure(
 ) -> Timings:
     """The time of each distinct segment, read by ``load`` where it is stored, else measured and stored by ``store``."""
     distinct = list(dict.fromkeys(segments))
-    keys = {segment: _key(segment, workload, bench) for segment in distinct}
+    keys = {segment: stored_key(segment, workload, bench) for segment in distinct}
     found = {}
     for segment in distinct:
         record = load(keys[segment]) if load is not None else None
@@ -100,10 +106,7 @@ def measure(
         for segment, timing in in_turn(group, workload, bench, _share(report, done, len(group), len(missing))).items():
             found[segment] = timing
             if store is not None:
-                store(
-                    keys[segment],
-                    {"seconds": timing.seconds, "standard_error": timing.standard_error, "rounds": timing.rounds},
-                )
+                store(keys[segment], timing.record())
     return Timings(found, reused)
 
 
@@ -130,7 +133,7 @@ def in_turn(
 def _enough(timings: Iterable[Timing], rounds: int, spent: float) -> bool:
     if rounds >= USUAL and spent >= BRIEF:
         return True
-    return rounds >= FEWEST and all(one.standard_error <= ENOUGH * one.seconds for one in timings)
+    return rounds >= FEWEST and (spent >= LONG or all(one.standard_error <= ENOUGH * one.seconds for one in timings))
 
 
 def _calls(timer: Timer) -> int:
@@ -161,7 +164,7 @@ def _share(report: Report, done: int, part: int, total: int) -> Report:
     return share
 
 
-def _key(segment: Segment, workload: Workload, bench: Bench) -> str:
+def stored_key(segment: Segment, workload: Workload, bench: Bench) -> str:
     """What a time depends on: the machine with its software, the threads, the workload and the segment."""
     ignored = {"image_size", "threads"} if workload.training else {"image_size", "threads", "optimizer"}
     content = {

@@ -14,7 +14,7 @@ from collegium.search.kernel.inputs import KernelInputs, mean_patch_gram
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.build import validate_search
-from collegium.search.networks.network import Network
+from collegium.search.networks.network import Measure, Network
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE, Constraints, Limit
 from collegium.search.optimize.members import holds, listed_members, scaled_members
 from collegium.search.optimize.solve import Solved, solve
@@ -54,9 +54,24 @@ class GroupingProblem:
         return input_window(self.network.chain, self.spec.estimator.entry).positions
 
     @property
+    def measure(self) -> Measure:
+        """The count of the curve: that asked for, and parameters where time or memory is to be saved."""
+        return "flops" if self.spec.efficiency == "flops" else "parameters"
+
+    @property
+    def costs_decide(self) -> bool:
+        """Whether time or memory decide the answers."""
+        return self.spec.costs_decide and self.network.grouping_matters
+
+    @property
+    def counts_costs(self) -> bool:
+        """Whether what ensembles cost in time or memory is part of the answer."""
+        return self.network.grouping_matters and (self.spec.costs_decide or self.spec.workload is not None)
+
+    @property
     def own_cost(self) -> int:
         """The baseline's own count in the measure asked for."""
-        return self.network.count(self.spec.efficiency, self.network.baseline, self.network.multiplicity)
+        return self.network.count(self.measure, self.network.baseline, self.network.multiplicity)
 
     @property
     def budget(self) -> int:
@@ -68,7 +83,7 @@ class GroupingProblem:
         """The budget, which rounding m may exceed where it is the baseline's own cost, and every other limit."""
         spec = self.spec
         tolerance = ROUNDING_TOLERANCE if spec.budget is None else 0.0
-        budget = Limit(spec.efficiency, self.budget, tolerance)
+        budget = Limit(self.measure, self.budget, tolerance)
         return (budget, *(Limit(measure, most, field=field) for field, measure, most in spec.limits))
 
     @property
@@ -86,7 +101,7 @@ class GroupingProblem:
         if space.max_width is not None:
             return members
         own = self.own_cost
-        return tuple(widths for widths in members if network.count(self.spec.efficiency, widths, 1) <= own)
+        return tuple(widths for widths in members if network.count(self.measure, widths, 1) <= own)
 
     def point(self, widths: tuple[int, ...]) -> KernelPoint:
         """The kernel entry of one member."""
@@ -104,7 +119,7 @@ class GroupingProblem:
         known[0] = True  # where even that is unknown, no member has a finite ratio to it
         return Constraints(
             network=network,
-            measure=self.spec.efficiency,
+            measure=self.measure,
             limits=self.limits,
             baseline_variances=baseline_variances(found[known], network.multiplicity),
             scales=tuple(scale for scale, kept in zip(self.scales, known.tolist(), strict=True) if kept),

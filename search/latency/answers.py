@@ -1,0 +1,193 @@
+"""The answers among measured ensembles: primal, dual, and the fastest one that is nearly as smooth as the primal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from collegium.search.latency.exploration import Exploration, Row
+from collegium.search.latency.limits import CostLimit, CostName, pareto, shown
+from collegium.search.latency.result import CostFront, CostRow
+from collegium.search.latency.times import Times
+from collegium.search.latency.workload import Workload
+from collegium.search.optimize.built import EQUAL, baseline_ensemble, ensemble, named_widths
+from collegium.search.optimize.limits import ROUNDING_TOLERANCE
+from collegium.search.optimize.problem import GroupingProblem
+from collegium.search.optimize.solve import Solved
+from collegium.search.progress import Report, discard, scaled
+from collegium.search.result import Recommendation, SolvedEnsemble
+
+
+@dataclass(frozen=True)
+class Costed:
+    """Every row that was considered, and the answers among them; ``limits`` has what the primal may spend first.
+
+    ``primal`` and ``dual`` are those of the solver with their costs where neither the efficiency nor a limit is one of
+    time or memory.
+    """
+
+    front: CostFront
+    limits: tuple[CostLimit, ...]
+    rows: tuple[Row, ...]
+    primal: SolvedEnsemble | None
+    dual: SolvedEnsemble | None
+    recommended: Recommendation | None
+
+
+def cost_answers(
+    problem: GroupingProblem,
+    solved: Solved,
+    answers: tuple[SolvedEnsemble | None, SolvedEnsemble | None],
+    times: Times | None,
+    report: Report = discard,
+) -> Costed:
+    """Time and memory of ensembles around the optima, and the answers by them; ``answers`` are the solver's."""
+    spec, workload = problem.spec, problem.spec.workload or Workload()
+    exploration = Exploration(problem.network, solved, workload, (), times, scaled(report, 0.0, 0.8))
+    exploration.measure([])
+    base = next(iter(exploration.rows.values()))
+    exploration.limits = cost_limits(problem, base)
+    own = [_place(solved, answer) for answer in answers if answer is not None and answer.uniform]
+    rows = exploration.run(spec.tolerance, [place for place in own if place is not None])
+    picked = _Picked(problem, solved, rows, exploration.limits)
+    if problem.costs_decide:
+        primal, dual = picked.primal(), picked.dual()
+    else:
+        primal, dual = (picked.costed(answer) for answer in answers)
+    recommended = None if times is None else picked.recommended(primal)
+    groupings = [(base.widths, base.multiplicity)]
+    groupings += [(one.widths, one.multiplicity) for one in (primal, dual) if one is not None and one.uniform]
+    checks = () if times is None else times.check(list(dict.fromkeys(groupings)), scaled(report, 0.8, 1.0))
+    front = CostFront(
+        workload=workload.describe(),
+        machine=None if times is None else times.bench.machine,
+        threads=None if times is None else times.bench.threads(workload),
+        measured=0 if times is None else times.measured,
+        reused=0 if times is None else times.reused,
+        rows=_described(rows),
+        checks=checks,
+    )
+    return Costed(front, exploration.limits, tuple(rows), primal, dual, recommended)
+
+
+def cost_limits(problem: GroupingProblem, baseline: Row) -> tuple[CostLimit, ...]:
+    """What the primal may spend, the baseline's own cost unless it was given, and every other limit."""
+    spec = problem.spec
+    hard = [CostLimit(cost, most, field=field) for field, cost, most in spec.cost_limits]
+    if spec.efficiency in ("parameters", "flops"):
+        budget = problem.limits[0]
+        return CostLimit(budget.measure, budget.most, budget.tolerance), *hard
+    own = [limit for limit in hard if limit.cost == spec.efficiency]
+    others = [limit for limit in hard if limit.cost != spec.efficiency]
+    return own[0] if own else CostLimit(spec.efficiency, baseline.costs[spec.efficiency]), *others, *own
+
+
+def _place(solved: Solved, answer: SolvedEnsemble) -> tuple[int, int] | None:
+    """The index of an answer's widths among the solved members, and its m."""
+    if answer.widths not in solved.widths:
+        return None
+    return solved.widths.index(answer.widths), answer.multiplicity
+
+
+def _described(rows: Sequence[Row]) -> tuple[CostRow, ...]:
+    """The rows, each with the costs in which it is on the front."""
+    costs: tuple[CostName, ...] = ("latency", "parameters", "memory")
+    on = {cost: pareto([(row.relative, row.costs[cost]) for row in rows]) for cost in costs if cost in rows[0].costs}
+    return tuple(
+        CostRow(
+            widths=row.widths,
+            label=f"{row.multiplicity}×{named_widths(row.widths)}",
+            multiplicity=row.multiplicity,
+            relative_variance=row.relative,
+            parameters=int(row.costs["parameters"]),
+            flops=int(row.costs["flops"]),
+            latency_ms=row.costs.get("latency"),
+            latency_error_ms=row.error,
+            memory_bytes=int(row.costs["memory"]),
+            fronts=tuple(cost for cost, kept in on.items() if kept[at]),  # type: ignore[arg-type]
+        )
+        for at, row in enumerate(rows)
+    )
+
+
+class _Picked:
+    """Chooses among measured rows by the limits."""
+
+    def __init__(
+        self, problem: GroupingProblem, solved: Solved, rows: Sequence[Row], limits: tuple[CostLimit, ...]
+    ) -> None:
+        self.solved, self.rows, self.limits = solved, rows, limits
+        self.cost: CostName = problem.spec.efficiency
+        self.tolerance = problem.spec.tolerance
+        allowed = solved.constraints.baseline_allowed
+        self.choices = [row for row in rows if row.index is not None or allowed]
+
+    def primal(self) -> SolvedEnsemble | None:
+        """The smoothest row within every limit; the baseline where none is smoother."""
+        within = [row for row in self.choices if row.within(self.limits)]
+        return self._ensemble(min(within, key=lambda row: (row.relative, row.index is not None), default=None))
+
+    def dual(self) -> SolvedEnsemble | None:
+        """The cheapest row with the baseline's variance in every stage; the baseline where none is cheaper."""
+        within = [
+            row
+            for row in self.choices
+            if row.within(self.limits[1:])
+            and row.relative <= (1 + ROUNDING_TOLERANCE if row.multiplicity > 1 else 1 + EQUAL)
+        ]
+        return self._ensemble(
+            min(within, key=lambda row: (row.costs[self.cost], row.index is not None, row.relative), default=None)
+        )
+
+    def recommended(self, primal: SolvedEnsemble | None) -> Recommendation | None:
+        """The fastest row whose variance is within the tolerance of the primal's and below the baseline's."""
+        if primal is None or primal.relative_variance is None or primal.multiplicity == 1:
+            return None
+        bound = min((1 + self.tolerance) * primal.relative_variance * (1 + EQUAL), 1 - EQUAL)
+        within = [
+            row
+            for row in self.choices
+            if row.multiplicity > 1 and row.relative <= bound and row.within(self.limits) and row.index is not None
+        ]
+        best = min(within, key=lambda row: row.costs["latency"], default=None)
+        found = self._ensemble(best)
+        if best is None or found is None:
+            return None
+        loss = best.relative / primal.relative_variance - 1
+        where = (
+            "the primal itself"
+            if (found.widths, found.multiplicity) == (primal.widths, primal.multiplicity)
+            else (f"with {100 * abs(loss):.1f} % {'more' if loss > 0 else 'less'} variance than the primal")
+        )
+        reason = (
+            f"{where}, the fastest of {len(within)} measured ensembles with at most {100 * self.tolerance:g} % more "
+            f"variance: {shown('latency', best.costs['latency'])}"
+        )
+        return Recommendation(widths=found.widths, reason=reason, loss=loss, primal=found, dual=None)
+
+    def costed(self, answer: SolvedEnsemble | None) -> SolvedEnsemble | None:
+        """An answer of the solver with its time and memory, where its row was considered."""
+        if answer is None or not answer.uniform:
+            return answer
+        at = {(row.widths, row.multiplicity): row for row in self.rows}
+        row = at.get((answer.widths, answer.multiplicity))
+        return answer if row is None else answer.model_copy(update=_costs(row))
+
+    def _ensemble(self, row: Row | None) -> SolvedEnsemble | None:
+        if row is None:
+            return None
+        if row.index is None:
+            found = baseline_ensemble(self.solved)
+        else:
+            found = ensemble(self.solved, row.index, row.multiplicity, float(row.multiplicity))
+        assert found is not None
+        base = self.rows[0].costs[self.cost]
+        share = {
+            "efficiency": base / row.costs[self.cost],
+            "budget_share": row.costs[self.limits[0].cost] / self.limits[0].most,
+        }
+        return found.model_copy(update={**share, **_costs(row)})
+
+
+def _costs(row: Row) -> dict[str, float | int | None]:
+    return {"latency_ms": row.costs.get("latency"), "memory_bytes": int(row.costs["memory"])}

@@ -1,0 +1,86 @@
+"""Times of grouped networks as sums over their segments, and the check of such sums against whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from collegium.search.latency.bench import Bench
+from collegium.search.latency.measure import Load, Store, Timing, Timings, in_turn, measure, stored_key
+from collegium.search.latency.parts import segments, whole
+from collegium.search.latency.result import WholeCheck
+from collegium.search.latency.workload import Workload
+from collegium.search.networks.network import Network
+from collegium.search.networks.segment import Segment
+from collegium.search.progress import Report, discard, scaled
+
+#: Widths and multiplicity of one ensemble.
+Grouping = tuple[tuple[int, ...], int]
+
+
+@dataclass
+class Times:
+    """Times of a network's groupings under one workload; a distinct segment is measured once, or read by ``load``."""
+
+    network: Network
+    workload: Workload
+    bench: Bench
+    load: Load | None = None
+    store: Store | None = None
+    _known: dict[Segment, Timing] = field(default_factory=dict)
+    _reused: set[Segment] = field(default_factory=set)
+
+    @property
+    def reused(self) -> int:
+        """Segments whose time an earlier measurement had stored."""
+        return len(self._reused)
+
+    @property
+    def measured(self) -> int:
+        """Segments that were timed now."""
+        return len(self._known) - self.reused
+
+    def of(self, groupings: Sequence[Grouping], report: Report = discard) -> list[Timing]:
+        """The time of each grouping, in seconds."""
+        parts = [self._parts(grouping) for grouping in groupings]
+        new = [part.segment for each in parts for part in each if part.segment not in self._known]
+        found = measure(new, self.workload, self.bench, load=self.load, store=self.store, report=report)
+        self._known.update(found.of)
+        self._reused |= found.reused
+        timings = Timings(self._known, found.reused)
+        return [timings.total(each) for each in parts]
+
+    def check(self, groupings: Sequence[Grouping], report: Report = discard) -> tuple[WholeCheck, ...]:
+        """Each grouping whole and as a sum, measured in turn; empty where whole networks are the segments."""
+        checks = []
+        for index, grouping in enumerate(groupings):
+            if len(self._parts(grouping)) > 1:
+                share = scaled(report, index / len(groupings), (index + 1) / len(groupings))
+                checks.append(self._check(grouping, share))
+        return tuple(checks)
+
+    def _check(self, grouping: Grouping, report: Report) -> WholeCheck:
+        widths, multiplicity = grouping
+        own = whole(self.network, self.network.stage_groupings(widths, multiplicity), self.workload.image_size)
+        key = "check-" + stored_key(own, self.workload, self.bench)
+        record = self.load(key) if self.load is not None else None
+        if record is None:
+            parts = self._parts(grouping)
+            each = dict.fromkeys(part.segment for part in parts)
+            timings = Timings(in_turn([own, *each], self.workload, self.bench, report), frozenset())
+            record = {"whole": timings.of[own].record(), "sum": timings.total(parts).record()}
+            if self.store is not None:
+                self.store(key, record)
+        one, total = Timing(**record["whole"]), Timing(**record["sum"])
+        return WholeCheck(
+            widths=widths,
+            multiplicity=multiplicity,
+            whole_ms=1e3 * one.seconds,
+            whole_error_ms=1e3 * one.standard_error,
+            sum_ms=1e3 * total.seconds,
+            sum_error_ms=1e3 * total.standard_error,
+            deviation=total.seconds / one.seconds - 1,
+        )
+
+    def _parts(self, grouping: Grouping):
+        return segments(self.network, self.network.stage_groupings(*grouping), self.workload.image_size)
