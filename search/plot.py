@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from collegium.search.result import CurveRow, SearchResult
+from collegium.search.latency.result import Cost, CostFront, CostRow
+from collegium.search.result import CurveRow, SearchResult, SolvedEnsemble
 
 PlotFormat = Literal["svg", "png"]
 
@@ -36,10 +37,19 @@ def plot(result: SearchResult, format: PlotFormat = "svg") -> bytes:
 
 
 def figure(result: SearchResult) -> Figure:
-    """Primal curve, dual curve, α fit with residuals, and n* against correlation or the estimate's error."""
-    sheet = Figure(figsize=(11, 8))  # fixed margins: a layout engine draws everything twice
+    """Primal curve, dual curve, α fit with residuals, and n* against correlation or the estimate's error.
+
+    Where time or memory was asked for, two more panels have the fronts of variance against them.
+    """
+    costs = result.costs
+    columns = 2 if costs is None else 3
+    # fixed margins: a layout engine draws everything twice
+    sheet = Figure(figsize=(5.5 * columns, 8))
     sheet.suptitle(f"{result.title} · {result.outcome.message}", fontsize=10, wrap=True)
-    grid = sheet.add_gridspec(2, 2, left=0.07, right=0.94, top=0.91, bottom=0.06, hspace=0.25, wspace=0.22)
+    grid = sheet.add_gridspec(2, columns, left=0.07, right=0.94, top=0.91, bottom=0.06, hspace=0.25, wspace=0.22)
+    if costs is not None:
+        cost_front(sheet.add_subplot(grid[0, 2]), result, costs, "latency" if costs.machine else "parameters")
+        cost_front(sheet.add_subplot(grid[1, 2]), result, costs, "memory")
     primal_curve(sheet.add_subplot(grid[0, 0]), result)
     dual_curve(sheet.add_subplot(grid[0, 1]), result)
     fit = grid[1, 0].subgridspec(2, 1, height_ratios=(3, 1), hspace=0)
@@ -81,6 +91,35 @@ def dual_curve(axes: Axes, result: SearchResult) -> None:
         _mark(axes, result, dual.widths, dual.efficiency, label)
     _band(axes, result)
     _label(axes, "dual: efficiency at the baseline's variance", "width n", f"ρ ({result.measure})")
+
+
+def cost_front(axes: Axes, result: SearchResult, costs: CostFront, cost: Cost) -> None:
+    """The variance of ensembles against what they cost; those that none beats in both are joined."""
+    units = {"latency": "time of a batch, ms", "parameters": "parameters", "memory": "memory, MiB"}
+    on = sorted((row for row in costs.rows if cost in row.fronts), key=lambda row: _spent(row, cost))
+    off = [row for row in costs.rows if cost not in row.fronts]
+    axes.plot([_spent(row, cost) for row in off], [row.relative_variance for row in off], ".", color=GREY)
+    x, y = [_spent(row, cost) for row in on], [row.relative_variance for row in on]
+    axes.plot(x, y, "o-", color=BLUE, markersize=4, label="none is better in both")
+    for name, answer, color in (("primal", result.primal, RED), ("recommended", result.recommended, GREEN)):
+        row = next((row for row in costs.rows if answer and _same(row, answer)), None)
+        if row is not None:
+            label = f"{name} {row.label}"
+            axes.plot([_spent(row, cost)], [row.relative_variance], "s", color=color, markersize=7, label=label)
+    base = costs.baseline
+    axes.plot([_spent(base, cost)], [base.relative_variance], "*", color=ORANGE, markersize=11, label="baseline")
+    axes.set_yscale("log")
+    _label(axes, f"variance against {cost} ({costs.workload})", units[cost], "variance relative to the baseline's")
+
+
+def _spent(row: CostRow, cost: Cost) -> float:
+    if cost == "latency":
+        return row.latency_ms or 0.0
+    return row.parameters if cost == "parameters" else row.memory_bytes / 2**20
+
+
+def _same(row: CostRow, answer: SolvedEnsemble) -> bool:
+    return answer.uniform and (row.widths, row.multiplicity) == (answer.widths, answer.multiplicity)
 
 
 def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:

@@ -46,7 +46,8 @@ export async function showForm(main, wanted, posted) {
   const title = h("h1", {}), purpose = h("p.muted", {});
   const choices = { "/v1/searches": h("div.options", {},
     choice("Estimator", "estimator.method", [["", "automatic"], ["exact", "closed form"], ["monte_carlo", "Monte Carlo"]]),
-    choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"]]),
+    choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"], ["latency", "time, measured"], ["memory", "memory"]]),
+    choice("Workload", "workload.mode", [["", "none"], ["inference", "inference"], ["training", "training step"]]),
     choice("Widths", "space.mode", [["", "one ratio"], ["vector", "each its own"]]),
     choice("Stages", "space.stages", [["", "one m × n"], ["own", "each its own"]]),
     choice("Input correlation", "inputs.correlation", [["", "0.95 (default)"], ["1", "1"], ["0.9", "0.9"], ["0.8", "0.8"], ["0.5", "0.5"], ["0", "0 (white noise)"]], Number),

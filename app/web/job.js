@@ -120,7 +120,7 @@ export async function showJob(main, id, signal, changed) {
   if (!shown && !signal.aborted) await finish();
 }
 
-const trainLinks = (job) => ["primal", "dual"].filter((choice) => job.result[choice])
+const trainLinks = (job) => ["primal", "dual", "recommended"].filter((choice) => job.result[choice])
   .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice}`));
 
 async function members(job, signal) {

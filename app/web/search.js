@@ -1,18 +1,20 @@
 // The result of a search: the two ensembles, their uncertainty, and the estimates that they follow from.
 
-import { details, duration, h, number, percent, table, whole, widths } from "./dom.js";
+import { bytes, details, duration, h, number, percent, table, whole, widths } from "./dom.js";
 import { chart } from "./plot.js";
 
+const MEASURES = { parameters: "parameters", flops: "FLOPs", latency: "time", memory: "memory" };
 const WORDS = { found: "good", baseline_is_optimal: "good" };
 
 export function showSearch(job) {
   const result = withPrefixes(job.result);
   return [
     notices(result),
-    h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false)),
+    h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false),
+      measuredPick(result) ? ensembleCard("Recommended", measuredPick(result).reason, result.recommended, result, false, "recommended") : null),
     h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`,
       result.subject ? ` The variance is that of ${result.subject}.` : ""),
-    stages(result),
+    stages(result), costs(result),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples${result.reused ? ` (${whole(result.reused)} from earlier searches)` : ""} · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
@@ -29,18 +31,24 @@ function notices(result) {
   return h("div", {}, [result.outcome, ...result.notes].map((one) => h(`div.notice.${WORDS[one.kind] ?? "warn"}`, {}, h("p", {}, one.message), one.remedy ? h("p.muted", {}, one.remedy) : null)));
 }
 
-function ensembleCard(name, purpose, found, result, primal) {
+// The fastest ensemble that was measured; null where no time was.
+const measuredPick = (result) => result.costs?.machine && result.recommended ? result.near_optimal?.recommended : null;
+
+function ensembleCard(name, purpose, found, result, primal, kind = primal ? "primal" : "dual") {
   if (!found) return h("section.ensemble-card", {}, h("h2", {}, name), h("p.purpose", {}, purpose), h("p.muted", {}, "No ensemble meets this constraint."));
   const base = result.baseline;
-  return h(`section.ensemble-card.${primal ? "primal" : "dual"}`, {},
+  const measured = result.costs?.rows[0];
+  return h(`section.ensemble-card.${kind}`, {},
     h("h2", {}, name), h("p.purpose", {}, purpose),
     found.uniform === false ? h("p.grouping.stages", {}, h("b", {}, found.label)) : h("p.grouping", {}, h("b", {}, whole(found.multiplicity)), h("span.times", {}, "×"), h("b", {}, widths(found))),
     h("dl", {},
       row("variance", number(found.variance), found.stages?.length > 1 ? `at most ${percent(found.relative_variance)} of the baseline in every stage` : share(found.variance, base.variance)),
       row("parameters", whole(found.parameters), share(found.parameters, base.parameters)),
       row("FLOPs", whole(found.flops), share(found.flops, base.flops)),
+      found.latency_ms ? row("time", `${number(found.latency_ms)} ms`, share(found.latency_ms, measured.latency_ms)) : null,
+      found.memory_bytes ? row("memory", bytes(found.memory_bytes), share(found.memory_bytes, measured.memory_bytes)) : null,
       found.budget_share ? row("cost", percent(found.budget_share, 4), result.budget_tolerance ? "of the baseline’s" : "of the budget") : null,
-      row("efficiency ρ", number(found.efficiency), `in ${result.measure === "flops" ? "FLOPs" : "parameters"}`),
+      row("efficiency ρ", number(found.efficiency), `in ${MEASURES[result.measure]}`),
       found.uniform === false ? null : row("m before rounding", number(found.multiplicity_real, 4), "")));
 }
 
@@ -63,6 +71,29 @@ function band(result) {
   return h("section", {}, h("h2", {}, result.stages === "own" ? "Near the optimum of one m × n for all stages" : "Near the optimum"),
     h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,
       "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
+}
+
+function costs(result) {
+  const found = result.costs;
+  if (!found) return null;
+  const kinds = [["latency", "time of a batch, ms", (line) => line.latency_ms], ["parameters", "parameters", (line) => line.parameters], ["memory", "memory, MiB", (line) => line.memory_bytes / 2 ** 20]]
+    .filter(([kind]) => kind !== "latency" || found.machine);
+  const mark = (value, one) => one && found.rows.filter((line) => line.multiplicity === one.multiplicity && JSON.stringify(line.widths) === JSON.stringify(one.widths))
+    .map((line) => ({ x: value(line), y: line.relative_variance, label: one.label }));
+  const figures = kinds.map(([kind, label, value]) => {
+    const on = found.rows.filter((line) => line.fronts.includes(kind)), off = found.rows.filter((line) => !line.fronts.includes(kind));
+    const points = (lines) => lines.map((line) => [value(line), line.relative_variance, 0, line]).sort(byX);
+    return h("figure", {}, chart({ series: [{ name: "best for it", color: 1, points: points(on) }, { name: "others", kind: "points", color: 4, points: points(off) }].filter((one) => one.points.length), width: 460, height: 250, xLabel: label, yLabel: "variance ÷ baseline’s", yLog: true,
+      marks: mark(value, result.primal) ?? [], level: { y: 1, label: "baseline" }, describe: ([x, y, , line]) => `${line.label}: ${number(y)} at ${number(x)}` }));
+  });
+  const threads = found.threads === 1 ? "1 thread" : `${found.threads} threads`;
+  const where = found.machine ? `, on ${found.machine}, ${threads}; ${whole(found.measured)} parts timed, ${whole(found.reused)} reused from earlier searches.` : "; memory is counted, no time was measured.";
+  const time = (value, error) => value === null ? "–" : `${number(value)} ± ${number(error, 1)}`;
+  const sorted = [...found.rows].sort((a, b) => a.relative_variance - b.relative_variance);
+  return h("section", {}, h("h2", {}, "Variance against cost"), h("p", {}, `${found.rows.length} ensembles: ${found.workload}${where}`), h("div.charts", {}, figures),
+    details(`All ${found.rows.length} ensembles`, table(["m × n", "of the baseline’s variance", "ms", "parameters", "memory", "best for"], sorted.map((line) => ({
+      attributes: line.fronts.length ? { class: "best" } : {}, cells: [line.label, percent(line.relative_variance), time(line.latency_ms, line.latency_error_ms), whole(line.parameters), bytes(line.memory_bytes), line.fronts.join(", ")] })))),
+    found.checks.length ? table(["measured whole", "ms", "sum of its parts", "deviation"], found.checks.map((one) => [`${one.multiplicity}×${widths(one)}`, time(one.whole_ms, one.whole_error_ms), time(one.sum_ms, one.sum_error_ms), percent(one.deviation, 2)])) : null);
 }
 
 function curves(result) {

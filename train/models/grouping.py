@@ -196,7 +196,7 @@ def architecture_from_search(
     choice = architecture.choice
     if isinstance(choice, Grouping):
         return _chosen(baseline, choice)
-    answer = result.get(choice)
+    answer = result.get(choice) or _stored_recommendation(choice, result)
     if answer is None:
         raise InvalidSpec(
             ("architecture", "choice"),
@@ -208,6 +208,14 @@ def architecture_from_search(
         stages = tuple(StageGroupingSpec(widths=each.widths, multiplicity=each.multiplicity) for each in groupings)
         return BaselineArchitecture(baseline=full, stages=stages)
     return BaselineArchitecture(baseline=full, widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"])
+
+
+def _stored_recommendation(choice: str, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The recommended ensemble of a result that was stored without a field of its own for it."""
+    if choice != "recommended" or "recommended" in result:
+        return None
+    member = (result.get("near_optimal") or {}).get("recommended") or {}
+    return member.get("primal") or member.get("dual")
 
 
 def _chosen(baseline: Baseline, choice: Grouping) -> BaselineArchitecture:

@@ -58,10 +58,12 @@ class Grouping(Strict):
 
 
 class SearchedArchitecture(Strict):
-    """The result of a finished search: its primal or dual optimum, its baseline, or any grouping."""
+    """The result of a finished search: its primal or dual optimum, its recommended ensemble, its baseline, or any
+    grouping.
+    """
 
     search: Key
-    choice: Literal["primal", "dual", "baseline"] | Grouping = "primal"
+    choice: Literal["primal", "dual", "recommended", "baseline"] | Grouping = "primal"
 
 
 class BaselineArchitecture(Strict):

@@ -35,7 +35,19 @@ def search(
     alpha: Annotated[float | None, typer.Option(help="The α of method `given`.")] = None,
     relative_error: Annotated[float | None, typer.Option(help="Asked relative error of ln r.")] = None,
     correlation: Annotated[float | None, typer.Option(help="Of neighbouring input positions, 0 to 1.")] = None,
-    efficiency: Annotated[Literal["parameters", "flops"] | None, typer.Option(help="What is to be saved.")] = None,
+    efficiency: Annotated[
+        Literal["parameters", "flops", "latency", "memory"] | None, typer.Option(help="What is to be saved.")
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds of a batch.")] = None,
+    max_memory_bytes: Annotated[int | None, typer.Option(help="Most bytes of memory of a batch.")] = None,
+    workload: Annotated[
+        Literal["inference", "training"] | None, typer.Option(help="Measure the time of this, and count its memory.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Of the workload.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Of the workload's square images.")] = None,
+    precision: Annotated[Literal["fp32", "tf32", "bf16"] | None, typer.Option(help="Of the workload.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the workload, on a processor.")] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images of the workload.")] = False,
     space: Annotated[
         Literal["scaled", "vector"] | None, typer.Option(help="One ratio for all widths, or each its own.")
     ] = None,
@@ -71,6 +83,14 @@ def search(
         "estimator.seed": seed,
         "inputs.correlation": correlation,
         "efficiency": efficiency,
+        "max_latency_ms": max_latency_ms,
+        "max_memory_bytes": max_memory_bytes,
+        "workload.mode": workload,
+        "workload.batch_size": batch_size,
+        "workload.image_size": image_size,
+        "workload.precision": precision,
+        "workload.threads": threads,
+        "workload.channels_last": channels_last or None,
         "space.mode": space,
         "space.stages": stages,
         "space.max_multiplicity": max_multiplicity,

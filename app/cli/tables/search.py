@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
+from collegium.app.cli.tables.costs import cost_tables, recommendation
 from collegium.app.cli.tables.formatting import count, grid, grouping, number, percent, widths
 
 _FINE = {"found", "baseline_is_optimal"}
@@ -21,6 +22,8 @@ def search_table(result: dict[str, Any]) -> RenderableType:
         parts += [Text(), _correlations(result)]
     if result.get("verification"):
         parts += [Text(), _verification(result["verification"])]
+    if result.get("costs"):
+        parts += [Text(), *cost_tables(result)]
     if result.get("network"):
         parts += [Text(), *_networks(result["network"])]
     return Group(*parts)
@@ -45,7 +48,7 @@ def _ensembles(result: dict[str, Any]) -> RenderableType:
         "100 %",
         count(base["parameters"]),
         count(base["flops"]),
-        percent(base["parameters" if result["measure"] == "parameters" else "flops"] / result["budget"], 4),
+        percent(_own_cost(result) / result["budget"], 4),
         "1",
         "",
     )
@@ -68,6 +71,14 @@ def _ensembles(result: dict[str, Any]) -> RenderableType:
     return table
 
 
+def _own_cost(result: dict[str, Any]) -> float:
+    """The baseline's cost in the measure of the search."""
+    measure, base = result["measure"], result["baseline"]
+    if measure in ("parameters", "flops"):
+        return base[measure]
+    return result["costs"]["rows"][0]["latency_ms" if measure == "latency" else "memory_bytes"]
+
+
 def _relative(answer: dict[str, Any]) -> str:
     """The share of the baseline's variance: of the worst stage, or from the best to the worst of several."""
     shares = [stage["relative_variance"] for stage in answer.get("stages", ())]
@@ -88,6 +99,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if tied:
         both = [f"{name} {grouping(one)}" for name in ("primal", "dual") if (one := result[f"tied_{name}"])]
         lines.append(f"[dim]one m × n[/]      {', '.join(both)}")
+    measured = recommendation(result)
+    if measured:
+        lines.append(measured)
     near = result["near_optimal"]
     if near:
         pick = near["recommended"]
