@@ -91,7 +91,7 @@ def run(
     report(0.7, "solving the primal and the dual")
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
     evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 1.0))
-    if problem.counts_costs:
+    if problem.counts_costs and evidence.baseline_known:
         times = _times(problem, device, bench, estimation)
         evidence = _with_costs(evidence, times, scaled(costing, TIMES_FROM, 1.0))
     result = _result(evidence, curve, correlations, estimation.reused, device, time.perf_counter() - started)

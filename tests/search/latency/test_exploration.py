@@ -1,0 +1,83 @@
+import math
+
+import pytest
+
+from collegium.search.engine import run
+from collegium.search.latency.exploration import Exploration
+from collegium.search.latency.limits import CostLimit
+from collegium.search.latency.times import Times
+from collegium.search.latency.workload import Workload
+from collegium.search.networks.build import build_network
+from collegium.search.optimize.problem import build_problem
+from collegium.search.parse import parse_spec
+from collegium.search.spec import SearchSpec
+
+MLP = {"family": "mlp", "inputs": 64, "hidden": [100] * 4, "outputs": 10}
+
+
+@pytest.fixture(scope="module")
+def solved():
+    problem = build_problem(parse_spec(SearchSpec, {"baseline": MLP, "estimator": {"method": "exact"}}))
+    return problem.solve(problem.members, problem.exact)
+
+
+def explore(solved, limits, bench=None):
+    network = solved.constraints.network
+    times = None if bench is None else Times(network, Workload(), bench)
+    exploration = Exploration(network, solved, Workload(), tuple(limits), times)
+    exploration.measure([])
+    exploration.run(0.025, [])
+    return exploration
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 2.0])
+def test_the_largest_m_within_a_limit_of_time_is_measured_in_the_best_widths(solved, make_bench, share):
+    network = solved.constraints.network
+    own = 1e-6 * network.count("parameters", network.baseline, 1)
+    exploration = explore(solved, [CostLimit("latency", share * own)], make_bench())
+    best = exploration.best()
+    fixed, each = network.affine("parameters", best.widths)
+    assert best.multiplicity == math.floor((share * own * 1e6 - fixed) / each)
+    values = [
+        solved.variances.worst[at] / math.floor((share * own * 1e6) / network.count("parameters", w, 1))
+        for at, w in enumerate(solved.widths)
+        if network.count("parameters", w, 1) <= share * own * 1e6
+    ]
+    assert best.relative <= 1.02 * min(values)
+
+
+def test_times_that_jump_still_end_within_the_limit(solved, make_bench):
+    bench = make_bench()
+    plain = bench.seconds
+    bench.seconds = lambda segment, workload: plain(segment, workload) * (1.7 if segment.parameters % 3 else 1.0)
+    network = solved.constraints.network
+    most = 1e-6 * network.count("parameters", network.baseline, 1)
+    exploration = explore(solved, [CostLimit("latency", most)], bench)
+    assert exploration.best().costs["latency"] <= most
+    assert len(exploration.rows) < 120
+
+
+def test_the_largest_m_in_exact_costs_is_that_of_a_linear_search(solved):
+    limits = [CostLimit("memory", 400_000), CostLimit("parameters", 60_000)]
+    exploration = explore(solved, limits)
+    for at in range(0, len(solved.widths), 7):
+        fits = [m for m in range(1, 900) if exploration._fits(at, m, limits)]
+        assert exploration._largest(at, limits) == (max(fits) if fits else None)
+
+
+def test_no_more_members_are_measured_than_the_space_allows(make_bench):
+    spec = {
+        "baseline": MLP,
+        "estimator": {"method": "exact"},
+        "space": {"max_multiplicity": 3},
+        "efficiency": "latency",
+    }
+    result = run(parse_spec(SearchSpec, spec), bench=make_bench())
+    assert all(row.multiplicity <= 3 for row in result.costs.rows)
+
+
+def test_the_baseline_is_the_first_row(solved):
+    exploration = explore(solved, [CostLimit("memory", 1e9)])
+    network = build_network(parse_spec(SearchSpec, {"baseline": MLP}).baseline)
+    first = next(iter(exploration.rows.values()))
+    assert (first.widths, first.multiplicity, first.relative) == (network.baseline, 1, 1.0)
