@@ -30,7 +30,8 @@ from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.reproduce.network_families import small_resnext
 from collegium.search.whole_network.candidate import Candidate
 
-TUNING_SEEDS = (1000, 1001)
+#: First of the seeds by which rates are chosen.
+TUNING_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Setting:
     images: int
     halved: bool
     adam: bool
+    tuning_seeds: int
 
 
 def resnext() -> Setting:
@@ -64,6 +66,7 @@ def resnext() -> Setting:
         images=4000,
         halved=True,
         adam=False,
+        tuning_seeds=1,
     )
 
 
@@ -83,6 +86,7 @@ def mlp() -> Setting:
         images=5000,
         halved=False,
         adam=True,
+        tuning_seeds=2,
     )
 
 
@@ -188,7 +192,7 @@ def main() -> None:
                     f"{one.name} tuning rate {rate:g} seed {seed}",
                     lambda one=one, rate=rate, seed=seed: train(one, setting, rate, seed, data, tuning=True),
                 )
-                for seed in TUNING_SEEDS
+                for seed in range(TUNING_SEED, TUNING_SEED + setting.tuning_seeds)
             )
             for rate in setting.rates
         }

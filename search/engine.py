@@ -27,7 +27,7 @@ from collegium.search.optimize.stages import StageProblem
 from collegium.search.optimize.uncertainty import CORRELATIONS, DRAWS, by_correlation, confidence
 from collegium.search.optimize.variances import redrawn_log_ratios, stage_log_ratios
 from collegium.search.optimize.vector import solve_vectors
-from collegium.search.outcomes import Evidence, judge
+from collegium.search.outcomes.judge import Evidence, judge
 from collegium.search.progress import Report, discard, scaled
 from collegium.search.result import (
     BaselineSummary,

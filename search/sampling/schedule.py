@@ -22,8 +22,8 @@ PILOT_SAMPLES = 8_192
 STEP = 2**0.5
 #: Most samples of one point, before its cost is considered.
 MOST_SAMPLES = 1 << 26
-#: Most work that one point may cost, in units of ``work_per_sample``: about ten minutes of one core.
-MOST_WORK = 6e12
+#: Most work that one point may cost, in units of ``work_per_sample``: about two minutes of one core.
+MOST_WORK = 1.2e12
 #: Work per product by the kind of layer: a dense layer's weights are drawn, of a convolution its outputs are.
 DRAWING = {"dense": 8.0, "conv": 2.5}
 #: Most work of one shard: about a second of one core.

@@ -26,7 +26,7 @@ GROWTH = 16
 #: Samples beyond those that the present error predicts, so that the check after a round mostly passes.
 MARGIN = 1.1
 #: Samples after which a point is given up that would need this many times more than it may have.
-HOPELESS_SAMPLES, HOPELESS_FACTOR = 1 << 16, 4
+HOPELESS_SAMPLES, HOPELESS_FACTOR = 1 << 16, 1.5
 
 
 class ShardSpec(BaseModel):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from collegium.search import feasibility
 from collegium.search.curve.source import Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.unconverged import unconverged
-from collegium.search.evidence import Evidence, at_cost, fewer, saves, varies
 from collegium.search.optimize.built import is_baseline, named_widths
+from collegium.search.outcomes import feasibility
+from collegium.search.outcomes.evidence import Evidence, at_cost, fewer, saves, varies
 from collegium.search.result import MemberWidths, Outcome, OutcomeKind
 
 #: Relative miss of ln r by the fitted line from which a note is added.

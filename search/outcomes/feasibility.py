@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from collegium.search.evidence import Evidence, named, percent, saves, varies
 from collegium.search.latency.limits import COSTS, shown
 from collegium.search.optimize.built import is_baseline, named_widths
 from collegium.search.optimize.limits import Limit
 from collegium.search.optimize.variances import LARGEST_LOG_RATIO
+from collegium.search.outcomes.evidence import Evidence, named, percent, saves, varies
 from collegium.search.result import Outcome
 
 #: Relative deviation of the sum over a network's parts from which it is said.

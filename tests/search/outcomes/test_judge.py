@@ -7,7 +7,7 @@ import json
 import pytest
 
 from collegium.search.engine import run
-from collegium.search.outcomes import ORDER
+from collegium.search.outcomes.judge import ORDER
 from collegium.search.spec import SearchSpec
 
 EXACT = {"method": "exact"}

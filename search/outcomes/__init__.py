@@ -1,0 +1,1 @@
+"""How a search ended: what it is judged by, the rules, and the outcome."""
