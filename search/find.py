@@ -29,9 +29,10 @@ def find_ensemble(
 
     ``baseline`` is the name of a preset, a baseline (``{"family": "mlp", …}``), or a whole ``SearchSpec``; ``fields``
     are the other fields of a specification: ``efficiency``, ``estimator``, ``inputs``, ``space``, ``tolerance``,
-    ``budget``, ``max_parameters``, ``max_flops``, ``verify``. ``report(fraction, message)`` is called as the search
-    advances, and ends it by raising. Samples, where there are any, are drawn on ``device``. ``images`` of shape
-    ``(images, channels, height, width)`` are the data that ``inputs.data`` names.
+    ``budget``, ``max_parameters``, ``max_flops``, ``max_latency_ms``, ``max_memory_bytes``, ``workload``, ``verify``.
+    ``report(fraction, message)`` is called as the search advances, and ends it by raising. Samples, where there are
+    any, are drawn on ``device``, and times measured there. ``images`` of shape ``(images, channels, height, width)``
+    are the data that ``inputs.data`` names.
 
     The result's ``primal`` and ``dual`` are ensembles (Littwin et al. 2020, Eq. 10–14) or None, and its ``outcome``
     says in a sentence how the search ended. Raises ``InvalidSpec`` with the path of a field that is wrong.

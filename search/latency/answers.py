@@ -153,17 +153,17 @@ class _Picked:
         found = self._ensemble(best)
         if best is None or found is None:
             return None
-        loss = best.relative / primal.relative_variance - 1
-        where = (
-            "the primal itself"
-            if (found.widths, found.multiplicity) == (primal.widths, primal.multiplicity)
-            else (f"with {100 * abs(loss):.1f} % {'more' if loss > 0 else 'less'} variance than the primal")
-        )
-        reason = (
-            f"{where}, the fastest of {len(within)} measured ensembles with at most {100 * self.tolerance:g} % more "
-            f"variance: {shown('latency', best.costs['latency'])}"
-        )
+        own = (found.widths, found.multiplicity) == (primal.widths, primal.multiplicity)
+        loss = 0.0 if own else best.relative / primal.relative_variance - 1
+        reason = self._reason(own, loss, len(within), best.costs["latency"])
         return Recommendation(widths=found.widths, reason=reason, loss=loss, primal=found, dual=None)
+
+    def _reason(self, own: bool, loss: float, others: int, latency: float) -> str:
+        time, near = shown("latency", latency), f"at most {100 * self.tolerance:g} % more variance"
+        if own and others == 1:
+            return f"the primal itself, at {time}: no other measured ensemble has {near}"
+        where = "the primal itself" if own else f"{100 * abs(loss):.1f} % {'more' if loss > 0 else 'less'} variance"
+        return f"{where}, the fastest of {others} measured ensembles with {near} than the primal: {time}"
 
     def costed(self, answer: SolvedEnsemble | None) -> SolvedEnsemble | None:
         """An answer of the solver with its time and memory, where its row was considered."""

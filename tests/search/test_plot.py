@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -27,6 +28,26 @@ ASKED = {
 }
 
 
+class PlainBench:
+    """A bench on which time is proportional to parameters."""
+
+    machine = "a machine"
+
+    def threads(self, workload):
+        return 1
+
+    def settings(self, workload):
+        return nullcontext()
+
+    def prepare(self, segment, workload):
+        return lambda calls: 1e-9 * segment.parameters
+
+
+@pytest.fixture
+def plain_bench():
+    return PlainBench()
+
+
 @cache
 def answer(kind):
     return run(SearchSpec.model_validate_json(json.dumps(ASKED[kind])))
@@ -38,6 +59,22 @@ LAST_PANEL = {
     "exact": "what another width costs (the estimate is exact)",
     "vector": "what another width costs (the estimate is exact)",
 }
+FRONTS = {"memory": ("parameters", "memory"), "latency": ("latency", "memory")}
+
+
+@pytest.mark.parametrize("cost", FRONTS)
+def test_fronts_of_cost_are_two_more_panels(cost, plain_bench):
+    asked = {"baseline": MLP, "estimator": EXACT, "efficiency": cost}
+    result = run(SearchSpec.model_validate_json(json.dumps(asked)), bench=plain_bench)
+    assert ElementTree.fromstring(plot(result)).tag.endswith("}svg")
+    fronts = {axes.get_title(): axes for axes in figure(result).axes if axes.get_title().startswith("variance against")}
+    assert [title.split()[2] for title in fronts] == list(FRONTS[cost])
+    for axes in fronts.values():
+        labels = axes.get_legend_handles_labels()[1]
+        assert f"primal {result.primal.label}" in labels
+        assert "baseline" in labels
+
+
 PANELS = ("primal: variance at the budget", "dual: efficiency at the baseline's variance", "α fit")
 
 

@@ -144,6 +144,14 @@ def test_the_recommended_ensemble_is_the_fastest_measured_one_near_the_primal(ma
     assert named["primal"] != named["recommended"]
 
 
+def test_a_recommendation_that_is_alone_near_the_primal_is_called_so(make_bench):
+    result = run(spec_of(MLP, efficiency="latency", tolerance=1e-6), bench=make_bench())
+    reason = result.near_optimal.recommended.reason
+    assert reason.startswith("the primal itself, at ")
+    assert "no other measured ensemble" in reason
+    assert result.recommended.label == result.primal.label
+
+
 def test_fronts_hold_what_nothing_beats_in_both(make_bench):
     rows = run(spec_of(SMALL, workload={}), bench=make_bench()).costs.rows
     for cost, value in (

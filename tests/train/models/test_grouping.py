@@ -10,6 +10,7 @@ SEARCH = {"baseline": MLP}
 RESULT = {
     "primal": {"widths": [10, 5], "width": None, "multiplicity": 12},
     "dual": None,
+    "recommended": {"widths": [8, 4], "width": None, "multiplicity": 16},
     "baseline": {"widths": [100, 50], "width": None, "multiplicity": 1},
     "outcome": {"kind": "infeasible_budget", "message": "No member fits."},
 }
@@ -30,12 +31,29 @@ def test_without_widths_it_is_the_baseline_itself():
 
 
 def test_a_search_answers_with_each_of_its_choices():
-    for choice, widths, multiplicity in (("primal", (10, 5), 12), ("baseline", (100, 50), 1)):
+    for choice, widths, multiplicity in (
+        ("primal", (10, 5), 12),
+        ("recommended", (8, 4), 16),
+        ("baseline", (100, 50), 1),
+    ):
         found = group_network(architecture_from_search(SearchedArchitecture(search="j", choice=choice), SEARCH, RESULT))
         assert (found.widths, found.multiplicity) == (widths, multiplicity)
     member = SearchedArchitecture.model_validate({"search": "j", "choice": {"width": 40, "multiplicity": 2}})
     found = group_network(architecture_from_search(member, SEARCH, RESULT))
     assert (found.widths, found.multiplicity) == ((40, 20), 2)
+
+
+def test_results_that_were_stored_earlier_name_their_recommended_ensemble_in_the_band():
+    member = {"primal": {"widths": [8, 4], "multiplicity": 16}, "dual": {"widths": [8, 4], "multiplicity": 9}}
+    stored = {**RESULT, "near_optimal": {"recommended": member}}
+    del stored["recommended"]
+    asked = SearchedArchitecture(search="j", choice="recommended")
+    assert architecture_from_search(asked, SEARCH, stored).multiplicity == 16
+    member["primal"] = None
+    assert architecture_from_search(asked, SEARCH, stored).multiplicity == 9
+    stored["near_optimal"] = None
+    with pytest.raises(InvalidSpec, match="no recommended answer"):
+        architecture_from_search(asked, SEARCH, stored)
 
 
 def test_an_answer_that_a_search_has_not_is_refused_with_its_reason():

@@ -1,0 +1,67 @@
+"""What ensembles cost, as text: of a real result, whose times a plain bench gave."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+from rich.console import Console
+
+from collegium.app.cli.tables.costs import heading
+from collegium.app.cli.tables.search import search_table
+from collegium.search.engine import run
+from collegium.search.parse import parse_spec
+from collegium.search.spec import SearchSpec
+
+SMALL = {"family": "resnext", "layout": "cifar", "depth": 11, "base_width": 32}
+
+
+class PlainBench:
+    """A bench on which time is proportional to parameters."""
+
+    machine = "a machine"
+
+    def threads(self, workload):
+        return 1
+
+    def settings(self, workload):
+        return nullcontext()
+
+    def prepare(self, segment, workload):
+        return lambda calls: 1e-9 * segment.parameters
+
+
+def result_of(**fields):
+    spec = parse_spec(SearchSpec, {"baseline": SMALL, "estimator": {"method": "exact"}, **fields})
+    return run(spec, bench=PlainBench()).model_dump(mode="json")
+
+
+def text_of(result) -> str:
+    console = Console(width=220, no_color=True)
+    with console.capture() as captured:
+        console.print(search_table(result))
+    return captured.get()
+
+
+@pytest.mark.parametrize("efficiency", ["latency", "memory", "parameters"])
+def test_every_ensemble_of_a_front_is_a_row(efficiency):
+    result = result_of(efficiency=efficiency, workload={"batch_size": 4})
+    text = text_of(result)
+    front = [row for row in result["costs"]["rows"] if row["fronts"]]
+    for row in sorted(front, key=lambda row: row["relative_variance"])[:24]:
+        assert row["label"] in text
+    assert "(baseline)" in text
+    assert f"{len(result['costs']['rows'])} ensembles, inference of 4 samples, fp32, on a machine, 1 thread" in text
+    assert "sum of its parts" in text
+    assert result["near_optimal"]["recommended"]["reason"] in text
+
+
+def test_counted_memory_alone_says_that_no_time_was_measured():
+    result = result_of(efficiency="memory")
+    assert "no time was measured" in heading(result["costs"])
+    assert "no time was measured" in text_of(result)
+    assert "sum of its parts" not in text_of(result)
+
+
+def test_a_result_without_costs_has_no_table_of_them():
+    assert "best for" not in text_of(result_of())
