@@ -111,7 +111,7 @@ def specifications(draw, baselines):
 
 @pytest.mark.parametrize("family", ["mlp", "resnext", "block"])
 def test_answers_hold(family):
-    check_answers({"mlp": mlps, "resnext": resnexts, "block": blocks()}[family], 60)
+    check_answers({"mlp": mlps, "resnext": resnexts, "block": blocks()}[family], 30)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_redrawn_curves_spread_by_the_standard_error(curve_of_figure_3):
     offset=st.booleans(),
     degree=st.integers(1, 64),
 )
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_curve_rises_with_t_and_is_never_negative(truth, error, offset, degree):
     t = np.geomspace(0.01, 2, len(truth))
     points = [Point((1,), x, max(y, 0.0), error) for x, y in zip(t, truth, strict=True)]

@@ -101,6 +101,7 @@ def test_many_layers_share_their_higher_orders(widths):
     assert surface.outreaching(fresh) == pytest.approx(problem.exact(fresh), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_sampled_vector_search_finds_the_exact_optimum():
     asked = {"baseline": BASELINES["bottleneck"], "space": {"mode": "vector"}}
     sampled = {**asked, "estimator": {"method": "monte_carlo", "relative_error": 0.03}}

@@ -193,6 +193,7 @@ def test_members_in_the_window_of_alpha_are_sampled():
     assert any("no α" in note.message for note in none.notes)
 
 
+@pytest.mark.slow
 def test_the_confidence_is_as_large_as_the_error_says():
     """Over many noisy searches, n* of the truth is missed about as often as one of them claims."""
     problem = build_problem(spec(baseline={"preset": "resnext29-1x128d"}))

@@ -49,7 +49,16 @@ def test_mlps_of_uneven_widths_agree_with_the_closed_form():
     assert len(found.points) == 3
 
 
-@pytest.mark.parametrize("hidden", [(4,) * 24, (3,) * 64, (2,) * 16, (1,) * 3], ids=str)
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        pytest.param((4,) * 24, marks=pytest.mark.slow),
+        pytest.param((3,) * 64, marks=pytest.mark.slow),
+        (2,) * 16,
+        (1,) * 3,
+    ],
+    ids=str,
+)
 def test_it_cannot_tell_where_the_error_is_large(hidden):
     problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=9, hidden=hidden)))
     for seed in range(4):

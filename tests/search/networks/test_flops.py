@@ -50,7 +50,7 @@ def residual(layout: str, block: str, blocks: tuple[int, ...]) -> ResNextBaselin
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_residual_networks_of_any_stages(data):
     layout = data.draw(st.sampled_from(sorted(LAYOUTS)))
     block = data.draw(st.sampled_from(["bottleneck", "basic"]))

@@ -49,6 +49,7 @@ def test_modules_are_the_closed_forms_over_the_baselines():
     assert mlp.modules(mlp.candidates()).shape == (7, 1)
 
 
+@pytest.mark.slow
 def test_an_mlps_network_is_its_module_and_its_order_is_the_same():
     mlp = families()[0]
     spec = WITHOUT_NORMS.model_copy(update={"relative_error": 0.08})
