@@ -23,6 +23,8 @@ from collegium.search.whole_network.spec import NetworkKernelSpec
 
 #: Seconds for all measurements together where no other number is given.
 SECONDS = 900.0
+#: Range of the module's variances from which both axes are logarithmic.
+LOGARITHMIC = 8.0
 #: Seconds that a measurement has where no time is left.
 MOMENT = 0.1
 #: Redrawn measurements from which a rank correlation has its error.
@@ -156,7 +158,10 @@ def _figure(found: list[Comparison], correlations: list[tuple[float, float]]) ->
         axes = sheet.add_subplot(down, across, index + 1)
         module, (ratio, deviation) = each.modules[:, 0], each.ratios.T
         axes.errorbar(module, ratio, 2 * deviation, fmt="o", color=BLUE, capsize=2)
-        axes.plot(module[:1], ratio[:1], "s", color=ORANGE)
+        axes.plot(module[:1], ratio[:1], "s", color=ORANGE, zorder=3)
+        if module.max() > LOGARITHMIC * module.min():
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         ends = np.array([min(module.min(), ratio.min()), max(module.max(), ratio.max())])
         axes.plot(ends, ends, "--", color=GREY)
         for candidate, x, y in zip(each.candidates, module, ratio, strict=True):
