@@ -31,7 +31,16 @@ MOMENT = 0.1
 REDRAWN = 2000
 #: Standard errors by which a network must exceed the baseline to be worse.
 WORSE = 2.0
-COLUMNS = ("network", "m × n", "parameters", "module, first stage", "module, worst stage", "network", "±", "draws")
+COLUMNS = (
+    "family and setting",
+    "m × n",
+    "parameters",
+    "module, first stage",
+    "module, worst stage",
+    "whole network",
+    "±",
+    "draws",
+)
 
 
 @dataclass(frozen=True)

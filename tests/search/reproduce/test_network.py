@@ -72,6 +72,7 @@ def test_all_settings_share_the_time_and_make_one_table(monkeypatch):
     made = reproduce("network", seconds=2.0, report=lambda fraction, message: seen.append(fraction))
     assert len(made.rows) == 14
     assert all(len(row) == len(made.columns) for row in made.rows)
+    assert len(set(made.columns)) == len(made.columns)
     assert sum("rank correlation" in note for note in made.notes) == 2
     assert seen == sorted(seen)
     assert made.plot("svg").startswith(b"<?xml")
