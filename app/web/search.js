@@ -70,7 +70,7 @@ function band(result) {
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.multiplicity}×${widths(one)}`).join(", ");
   return h("section", {}, h("h2", {}, result.stages === "own" ? "Near the optimum of one m × n for all stages" : "Near the optimum"),
     h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,
-      "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
+      measuredPick(result) ? "The fastest measured ensemble: " : "For hardware: ", h("b", {}, widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
 }
 
 function costs(result) {

@@ -59,7 +59,7 @@ def cost_answers(
     groupings += [(one.widths, one.multiplicity) for one in (primal, dual) if one is not None and one.uniform]
     checks = () if times is None else times.check(list(dict.fromkeys(groupings)), scaled(report, 0.8, 1.0))
     front = CostFront(
-        workload=workload.describe(),
+        workload=workload.model_copy(update={"threads": None}).describe(),
         machine=None if times is None else times.bench.machine,
         threads=None if times is None else times.bench.threads(workload),
         measured=0 if times is None else times.measured,

@@ -88,11 +88,16 @@ def measure(
     workload: Workload,
     bench: Bench,
     *,
+    anchor: Mapping[Segment, Timing] | None = None,
     load: Load | None = None,
     store: Store | None = None,
     report: Report = discard,
 ) -> Timings:
-    """The time of each distinct segment, read by ``load`` where it is stored, else measured and stored by ``store``."""
+    """The time of each distinct segment, read by ``load`` where it is stored, else measured and stored by ``store``.
+
+    Segments of ``anchor``, whose times are known, are measured again among the new ones, which are scaled by how much
+    longer these take now: a machine that other work slows down for minutes gives comparable times.
+    """
     distinct = list(dict.fromkeys(segments))
     keys = {segment: stored_key(segment, workload, bench) for segment in distinct}
     found = {}
@@ -103,11 +108,24 @@ def measure(
     reused = frozenset(found)
     missing = [segment for segment in distinct if segment not in reused]
     for done, group in _groups(missing, workload):
-        for segment, timing in in_turn(group, workload, bench, _share(report, done, len(group), len(missing))).items():
-            found[segment] = timing
+        share = _share(report, done, len(group), len(missing))
+        timings = in_turn(list(dict.fromkeys([*(anchor or ()), *group])), workload, bench, share)
+        for segment in group:
+            found[segment] = _anchored(timings[segment], timings, anchor or {})
             if store is not None:
-                store(keys[segment], timing.record())
+                store(keys[segment], found[segment].record())
     return Timings(found, reused)
+
+
+def _anchored(timing: Timing, now: Mapping[Segment, Timing], anchor: Mapping[Segment, Timing]) -> Timing:
+    """A time as it would have been when the anchor's were measured; the error of their ratio is part of its own."""
+    if not anchor:
+        return timing
+    before, after = sum(one.seconds for one in anchor.values()), sum(now[segment].seconds for segment in anchor)
+    squares = sum((now[segment].standard_error / after) ** 2 for segment in anchor)
+    factor = before / after
+    error = factor * math.hypot(timing.standard_error, timing.seconds * math.sqrt(squares))
+    return Timing(factor * timing.seconds, error, timing.rounds)
 
 
 def in_turn(

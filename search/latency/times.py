@@ -20,7 +20,10 @@ Grouping = tuple[tuple[int, ...], int]
 
 @dataclass
 class Times:
-    """Times of a network's groupings under one workload; a distinct segment is measured once, or read by ``load``."""
+    """Times of a network's groupings under one workload; a distinct segment is measured once, or read by ``load``.
+
+    The parts of the first grouping, the baseline, are the anchor of all later measurements.
+    """
 
     network: Network
     workload: Workload
@@ -29,6 +32,7 @@ class Times:
     store: Store | None = None
     _known: dict[Segment, Timing] = field(default_factory=dict)
     _reused: set[Segment] = field(default_factory=set)
+    _anchor: dict[Segment, Timing] = field(default_factory=dict)
 
     @property
     def reused(self) -> int:
@@ -44,9 +48,13 @@ class Times:
         """The time of each grouping, in seconds."""
         parts = [self._parts(grouping) for grouping in groupings]
         new = [part.segment for each in parts for part in each if part.segment not in self._known]
-        found = measure(new, self.workload, self.bench, load=self.load, store=self.store, report=report)
+        found = measure(
+            new, self.workload, self.bench, anchor=self._anchor, load=self.load, store=self.store, report=report
+        )
         self._known.update(found.of)
         self._reused |= found.reused
+        if not self._anchor and parts:
+            self._anchor = {part.segment: self._known[part.segment] for part in parts[0]}
         timings = Timings(self._known, found.reused)
         return [timings.total(each) for each in parts]
 

@@ -108,9 +108,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
         recommended = (
             f"for hardware {widths(pick)}: {escape(pick['reason'])}" if pick else "none is better than the baseline"
         )
+        pick_here = "" if measured else f"; {recommended}"
         lines.append(
             f"[dim]near optimum[/]   n from {near['min_width']} to {near['max_width']} "
-            f"(within {percent(near['tolerance'])}); {recommended}"
+            f"(within {percent(near['tolerance'])}){pick_here}"
         )
     alpha = result["alpha"]
     error = f" ± {number(alpha['standard_error'], 2)}" if alpha["standard_error"] else ""

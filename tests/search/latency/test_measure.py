@@ -129,6 +129,27 @@ def test_segments_that_do_not_fit_together_are_built_in_groups(bench):
     assert set(found.of) == set(large)
 
 
+@pytest.mark.parametrize("slower", [1.0, 2.5])
+def test_times_of_a_busy_hour_are_scaled_by_those_of_an_anchor(make_bench, slower):
+    quiet, busy = make_bench(), make_bench()
+    plain = busy.seconds
+    busy.seconds = lambda segment, workload: slower * plain(segment, workload)
+    anchor = measure([dense(300, 400)], Workload(), quiet).of
+    new = dense(500, 600)
+    found = measure([new], Workload(), busy, anchor=anchor)
+    assert found.of[new].seconds == pytest.approx(quiet.seconds(new, Workload()))
+    assert set(found.of) == {new}
+    assert set(busy.visits) == {new, *anchor}
+
+
+def test_the_error_of_an_anchor_is_part_of_a_times_own(make_bench):
+    anchor = measure([dense(300, 400)], Workload(), make_bench()).of
+    noisy = make_bench(noise=(0.1, -0.1, 0.2, -0.2, 0.0))
+    found = measure([dense(500, 600)], Workload(), noisy, anchor=anchor).of[dense(500, 600)]
+    alone = measure([dense(500, 600)], Workload(), make_bench(noise=noisy.noise)).of[dense(500, 600)]
+    assert found.standard_error / found.seconds > 1.3 * alone.standard_error / alone.seconds
+
+
 def test_a_total_adds_times_and_squares_of_errors(bench):
     one, other = dense(3, 4), dense(4, 5)
     timings = measure([one, other], Workload(), bench)
