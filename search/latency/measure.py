@@ -30,7 +30,7 @@ VISIT = 1e-3
 FEWEST, USUAL, MOST = 5, 9, 300
 ENOUGH = 0.02
 #: Seconds of measurement up to which segments are measured in more than the usual rounds.
-BRIEF = 1.0
+BRIEF = 3.0
 #: Seconds of measurement from which the fewest rounds are enough.
 LONG = 30.0
 #: Most bytes of segments that are built at a time, unless a single one is larger.

@@ -31,7 +31,10 @@ class CostRow(MemberWidths):
 
 
 class WholeCheck(MemberWidths):
-    """One network measured whole and as the sum of its parts, in turn; ``deviation`` is the sum's, relative."""
+    """One network measured whole and as the sum of its parts, in turn; ``deviation`` is the sum's, relative.
+
+    Times are at the speed of the rows: ``sum_ms`` is the row's ``latency_ms``.
+    """
 
     multiplicity: int
     whole_ms: float

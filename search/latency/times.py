@@ -80,13 +80,15 @@ class Times:
             if self.store is not None:
                 self.store(key, record)
         one, total = Timing(**record["whole"]), Timing(**record["sum"])
+        # at the speed at which the parts were measured first
+        scale = 1e3 * Timings(self._known, frozenset()).total(self._parts(grouping)).seconds / total.seconds
         return WholeCheck(
             widths=widths,
             multiplicity=multiplicity,
-            whole_ms=1e3 * one.seconds,
-            whole_error_ms=1e3 * one.standard_error,
-            sum_ms=1e3 * total.seconds,
-            sum_error_ms=1e3 * total.standard_error,
+            whole_ms=scale * one.seconds,
+            whole_error_ms=scale * one.standard_error,
+            sum_ms=scale * total.seconds,
+            sum_error_ms=scale * total.standard_error,
             deviation=total.seconds / one.seconds - 1,
         )
 

@@ -186,8 +186,10 @@ def test_a_second_search_measures_nothing_and_says_so(make_bench):
 def test_sums_over_parts_are_held_against_whole_networks(make_bench):
     result = run(spec_of(SMALL, workload={}), bench=make_bench())
     assert result.costs.checks[0].multiplicity == 1
+    latencies = {(row.widths, row.multiplicity): row.latency_ms for row in result.costs.rows}
     for check in result.costs.checks:
         assert check.deviation == pytest.approx(0, abs=1e-9)
+        assert check.sum_ms == pytest.approx(latencies[check.widths, check.multiplicity])
         assert check.sum_ms == pytest.approx(check.whole_ms)
     assert run(spec_of(MLP, workload={}), bench=make_bench()).costs.checks == ()  # measured whole
 
