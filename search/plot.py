@@ -46,7 +46,9 @@ def figure(result: SearchResult) -> Figure:
     # fixed margins: a layout engine draws everything twice
     sheet = Figure(figsize=(5.5 * columns, 8))
     sheet.suptitle(f"{result.title} · {result.outcome.message}", fontsize=10, wrap=True)
-    grid = sheet.add_gridspec(2, columns, left=0.07, right=0.94, top=0.91, bottom=0.06, hspace=0.25, wspace=0.22)
+    grid = sheet.add_gridspec(
+        2, columns, left=0.07, right=0.94, top=0.91, bottom=0.06, hspace=0.25, wspace=0.22 if costs is None else 0.42
+    )
     if costs is not None:
         cost_front(sheet.add_subplot(grid[0, 2]), result, costs, "latency" if costs.machine else "parameters")
         cost_front(sheet.add_subplot(grid[1, 2]), result, costs, "memory")
@@ -71,7 +73,7 @@ def primal_curve(axes: Axes, result: SearchResult) -> None:
     _curve(axes, [row.widths[0] for row in rows], [row.primal_variance or 0.0 for row in rows], BLUE)
     if result.baseline.variance is not None:
         axes.axhline(result.baseline.variance, color=GREY, linestyle=":", label="baseline")
-    primal = result.primal if result.stages == "tied" else result.tied_primal
+    primal = _of_curve(result, result.primal, result.tied_primal)
     if primal is not None:
         real = primal.variance * primal.multiplicity / primal.multiplicity_real
         _mark(axes, result, primal.widths, real, f"{primal.multiplicity}×{_named(primal.widths)}")
@@ -85,12 +87,12 @@ def dual_curve(axes: Axes, result: SearchResult) -> None:
     rows = [row for row in _tied(result) if row.dual_efficiency_real is not None]
     _curve(axes, [row.widths[0] for row in rows], [row.dual_efficiency_real or 0.0 for row in rows], GREEN)
     axes.axhline(1.0, color=GREY, linestyle=":", label="baseline")
-    dual = result.dual if result.stages == "tied" else result.tied_dual
+    dual = _of_curve(result, result.dual, result.tied_dual)
     if dual is not None:
         label = f"{dual.multiplicity}×{_named(dual.widths)}, ρ = {dual.efficiency:.2f}"
         _mark(axes, result, dual.widths, dual.efficiency, label)
     _band(axes, result)
-    _label(axes, "dual: efficiency at the baseline's variance", "width n", f"ρ ({result.measure})")
+    _label(axes, "dual: efficiency at the baseline's variance", "width n", f"ρ ({_counted(result)})")
 
 
 def cost_front(axes: Axes, result: SearchResult, costs: CostFront, cost: Cost) -> None:
@@ -110,6 +112,20 @@ def cost_front(axes: Axes, result: SearchResult, costs: CostFront, cost: Cost) -
     axes.plot([_spent(base, cost)], [base.relative_variance], "*", color=ORANGE, markersize=11, label="baseline")
     axes.set_yscale("log")
     _label(axes, f"variance against {cost} ({costs.workload})", units[cost], "variance relative to the baseline's")
+
+
+def _counted(result: SearchResult) -> str:
+    """What the curve counts, which is parameters where time or memory is to be saved."""
+    return result.measure if result.measure in ("parameters", "flops") else "parameters"
+
+
+def _of_curve(
+    result: SearchResult, answer: SolvedEnsemble | None, tied: SolvedEnsemble | None
+) -> SolvedEnsemble | None:
+    """The answer that is on the curve; None where it was chosen by time or memory."""
+    if result.measure != _counted(result):
+        return None
+    return answer if result.stages == "tied" else tied
 
 
 def _spent(row: CostRow, cost: Cost) -> float:

@@ -104,14 +104,15 @@ function curves(result) {
   const wide = Math.max(...tied.map(x)) / Math.min(...tied.map(x)) > 8;
   const near = vector || !result.near_optimal ? null : [result.near_optimal.min_width, result.near_optimal.max_width];
   const bandLabel = near ? `within ${percent(result.near_optimal.tolerance)} of the optimum` : "";
-  const [tiedPrimal, tiedDual] = result.stages === "own" ? [result.tied_primal, result.tied_dual] : [result.primal, result.dual];
+  const counted = ["parameters", "flops"].includes(result.measure);
+  const [tiedPrimal, tiedDual] = !counted ? [null, null] : result.stages === "own" ? [result.tied_primal, result.tied_dual] : [result.primal, result.dual];
   const mark = (one, y) => one && !vector ? [{ x: x(one), y, label: `${one.multiplicity}×${widths(one)}` }] : [];
   const primal = tied.filter((line) => line.primal_variance !== null).map((line) => [x(line), line.primal_variance, 0, line]).sort(byX);
   const dual = tied.filter((line) => line.dual_efficiency !== null).map((line) => [x(line), line.dual_efficiency_real ?? line.dual_efficiency, 0, line]).sort(byX);
   return h("section", {}, h("h2", {}, "Variance and efficiency by width"), h("div.charts", {},
     primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: result.baseline.variance === null ? null : { y: result.baseline.variance, label: "baseline" },
       marks: mark(tiedPrimal, rowOf(result.curve, tiedPrimal)?.primal_variance ?? tiedPrimal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
-    dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], width: 460, height: 250, xLabel: "width n", yLabel: `efficiency ρ (${result.measure})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
+    dual.length > 1 ? h("figure", {}, chart({ series: [{ points: dual, color: 2 }], width: 460, height: 250, xLabel: "width n", yLabel: `efficiency ρ (${counted ? result.measure : "parameters"})`, xLog: wide, band: near, bandLabel, level: { y: 1, label: "baseline" },
       marks: mark(tiedDual, rowOf(result.curve, tiedDual)?.dual_efficiency_real ?? tiedDual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
 }
 
