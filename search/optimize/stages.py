@@ -6,7 +6,7 @@ n, for every stage:
 
 * dual: the cheapest network with at most the baseline's variance in every stage;
 * primal: the smallest variance in every stage with no more than the stage's own share of the budget. Moving budget
-  between stages by Σ v/m makes the sum of the modules' variances fall and the network's own rise, so it is not offered.
+  between stages by Σ v/m makes the sum of the modules' variances fall, and gains nothing in the network as a whole.
 
 Without further limits the stages are independent, and each is solved by trying every candidate. Limits in other
 measures couple them: then an integer program chooses among the candidates (a multiple-choice knapsack), whose
