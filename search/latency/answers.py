@@ -43,7 +43,10 @@ def cost_answers(
 ) -> Costed:
     """Time and memory of ensembles around the optima, and the answers by them; ``answers`` are the solver's."""
     spec, workload = problem.spec, problem.spec.workload or Workload()
-    exploration = Exploration(problem.network, solved, workload, (), times, scaled(report, 0.0, 0.8))
+    network = problem.network
+    if times is not None:
+        times = times.with_threads_that_pay((network.baseline, network.multiplicity), scaled(report, 0.0, 0.05))
+    exploration = Exploration(network, solved, workload, (), times, scaled(report, 0.05, 0.8))
     exploration.measure([])
     base = next(iter(exploration.rows.values()))
     exploration.limits = cost_limits(problem, base)
@@ -61,7 +64,7 @@ def cost_answers(
     front = CostFront(
         workload=workload.model_copy(update={"threads": None}).describe(),
         machine=None if times is None else times.bench.machine,
-        threads=None if times is None else times.bench.threads(workload),
+        threads=None if times is None else times.bench.threads(times.workload),
         measured=0 if times is None else times.measured,
         reused=0 if times is None else times.reused,
         rows=_described(rows),

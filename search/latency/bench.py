@@ -24,6 +24,11 @@ class Bench(Protocol):
         """Device and software in words."""
         ...
 
+    @property
+    def threaded(self) -> bool:
+        """Whether threads of a processor do the work."""
+        ...
+
     def threads(self, workload: Workload) -> int:
         """Threads of a processor that the workload uses."""
         ...

@@ -44,6 +44,20 @@ class Times:
         """Segments that were timed now."""
         return len(self._known) - self.reused
 
+    def with_threads_that_pay(self, grouping: Grouping, report: Report = discard) -> Times:
+        """These, or those of one thread, where no number of threads was given and one is faster.
+
+        So it is where a network is small, and where other programs keep the cores: threads that wait for each other
+        may then take many times as long, by chance, and their times mean nothing.
+        """
+        chosen = self.workload.threads is not None or not self.bench.threaded
+        if chosen or self.bench.threads(self.workload) == 1:
+            return self
+        single = Times(self.network, self.workload.model_copy(update={"threads": 1}), self.bench, self.load, self.store)
+        (alone,) = single.of([grouping], scaled(report, 0.0, 0.5))
+        (together,) = self.of([grouping], scaled(report, 0.5, 1.0))
+        return single if alone.seconds < together.seconds else self
+
     def of(self, groupings: Sequence[Grouping], report: Report = discard) -> list[Timing]:
         """The time of each grouping, in seconds."""
         parts = [self._parts(grouping) for grouping in groupings]

@@ -40,6 +40,11 @@ class TorchBench:
             name = f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
         return f"{name}, torch {torch.__version__}"
 
+    @property
+    def threaded(self) -> bool:
+        """True but on a GPU."""
+        return self._device.type != "cuda"
+
     def threads(self, workload: Workload) -> int:
         """The workload's own, or those of this process."""
         return workload.threads or torch.get_num_threads()

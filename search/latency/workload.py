@@ -18,7 +18,7 @@ class Workload(Strict):
     A training step is forward pass, backward pass and the ``optimizer``'s update (``sgd`` has a momentum). ``bf16``
     casts the whole network for inference, and is mixed precision in training, as the recipes' ``precision`` is.
     ``image_size`` is the extent of square images, None the network's own; ``threads`` those of a processor, None as
-    many as the process uses. ``channels_last`` is the memory layout of images.
+    many as the process uses, or one where that is faster. ``channels_last`` is the memory layout of images.
 
     >>> Workload(mode="training", batch_size=64).describe()
     'training step of 64 samples, fp32, sgd'

@@ -20,6 +20,7 @@ class PlainBench:
     """A bench on which time is proportional to parameters."""
 
     machine = "a machine"
+    threaded = True
 
     def threads(self, workload):
         return 1

@@ -21,6 +21,8 @@ class CountingBench:
     ``visits`` lists the segments in the order in which they were timed; ``noise`` are shares of the time, by round.
     """
 
+    threaded = True
+
     def __init__(self, machine: str = "a machine", noise: tuple[float, ...] = (0.0,)) -> None:
         self.machine = machine
         self.noise = noise
