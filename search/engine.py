@@ -49,6 +49,8 @@ from collegium.versions import versions
 NETWORKS_FROM = 0.2
 #: Share of the progress from which ensembles are timed, where they are.
 TIMES_FROM = 0.1
+#: Share from which the answers chosen by time or memory are verified.
+VERIFIED_FROM = 0.95
 
 
 def run(
@@ -90,10 +92,14 @@ def run(
     solved = _solve(problem, curve)
     report(0.7, "solving the primal and the dual")
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
-    evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 1.0))
+    evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 0.9))
     if problem.counts_costs and evidence.baseline_known:
         times = _times(problem, device, bench, estimation)
-        evidence = _with_costs(evidence, times, scaled(costing, TIMES_FROM, 1.0))
+        evidence = _with_costs(evidence, times, scaled(costing, TIMES_FROM, VERIFIED_FROM))
+    if spec.verify is True:
+        verifying = scaled(costing, VERIFIED_FROM, 1.0) if problem.counts_costs else scaled(report, 0.9, 1.0)
+        verification = verify(problem, *evidence.ensembles, estimation, verifying)
+        evidence = replace(evidence, verification=verification)
     result = _result(evidence, curve, correlations, estimation.reused, device, time.perf_counter() - started)
     if spec.verify == "network":
         result = _with_networks(result, problem, images, device, scaled(whole, NETWORKS_FROM, 1.0))
@@ -136,7 +142,7 @@ def _with_networks(
 def _evidence(
     problem: GroupingProblem, curve: Curve, solved: Solved, estimation: Estimation, report: Report
 ) -> Evidence:
-    """Both ensembles with α, the check of the closed form and, where it is asked for, their measurement."""
+    """Both ensembles with α and the check of the closed form."""
     grouped = problem.network.grouping_matters
     primal = built.primal(solved) if grouped else None
     dual = built.dual(solved) if grouped else None
@@ -144,13 +150,10 @@ def _evidence(
     if stages is not None:
         primal = built.better(built.own_ensemble(solved, stages.primal()), primal, "relative_variance")
         dual = built.better(built.own_ensemble(solved, stages.dual()), dual, "cost")
-    check = _check(problem, solved, tied, estimation, scaled(report, 0.0, 0.5))
-    verification: Verification | None = None
-    if problem.spec.verify is True:
-        verification = verify(problem, primal, dual, estimation, scaled(report, 0.5, 1.0))
+    check = _check(problem, solved, tied, estimation, report)
     alpha = fit_alpha(problem, curve.points)
     answers = (primal, dual)
-    return Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, verification, answers, tied, stages)
+    return Evidence(problem, solved, curve.log_ratios, alpha, curve.points, check, None, answers, tied, stages)
 
 
 def _stages(problem: GroupingProblem, solved: Solved, curve: Curve) -> StageProblem | None:

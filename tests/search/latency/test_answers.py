@@ -252,3 +252,14 @@ def test_batches_that_no_machine_holds_are_refused():
     with pytest.raises(InvalidSpec) as refusal:
         validate_search(spec_of("resnet50", workload={"mode": "training", "batch_size": 60_000}))
     assert refusal.value.path == ("workload", "batch_size")
+
+
+def test_the_answers_that_are_verified_are_those_that_memory_chose():
+    spec = SearchSpec.model_validate(
+        {"baseline": {"family": "mlp", "inputs": 32, "hidden": [40] * 3}, "efficiency": "memory", "verify": True}
+    )
+    result = run(spec)
+    for answer, measured in ((result.primal, result.verification.primal), (result.dual, result.verification.dual)):
+        assert (measured.widths, measured.multiplicity) == (answer.widths, answer.multiplicity)
+        assert measured.predicted == answer.variance
+    assert result.verification.agrees
