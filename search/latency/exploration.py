@@ -27,6 +27,11 @@ from collegium.search.progress import Report, discard, scaled
 LANES = 16
 #: Most widths that are explored, and how much worse than the best, at equal cost, the worst of them may be.
 MOST_WIDTHS, WORST = 18, 2.0
+#: Fewest widths that are explored however long the network takes, and calls of the network that a width takes, about:
+#: three ensembles, each called nine times or so.
+FEWEST_WIDTHS, CALLS_PER_WIDTH = 4, 27
+#: Seconds of calls beyond which fewer widths are explored.
+SECONDS = 120.0
 #: Rounds in which the largest m within the limits is sought, and most widths of each.
 ROUNDS, PER_ROUND = 3, 6
 #: Share of the variance of the best so far up to which a width is pursued.
@@ -74,7 +79,7 @@ class Exploration:
         first = [(at, m) for at in chosen for m in (self._dual(at), self._parameters(at)) if m is not None]
         even = [(at, more) for at, m in first if (more := self._even(at, m)) is not None]
         self.measure([*answers, *first, *even], scaled(self.report, 0.0, 0.6))
-        for number in range(ROUNDS):
+        for number in range(ROUNDS if self._most_widths() == MOST_WIDTHS else 1):
             share = scaled(self.report, 0.6 + 0.1 * number, 0.7 + 0.1 * number)
             self.measure(self._next(chosen), share)
         self.measure(self._in_band(chosen, tolerance), scaled(self.report, 0.9, 1.0))
@@ -124,7 +129,19 @@ class Exploration:
         even = [at for at in good.tolist() if all(width % 8 == 0 for width in solved.widths[at])]
         by_width = sorted(good.tolist(), key=lambda at: solved.widths[at])
         spread = [by_width[at] for at in np.unique(np.geomspace(1, len(by_width), 8).round().astype(int) - 1).tolist()]
-        return list(dict.fromkeys([*good[:6].tolist(), *even[:5], *spread]))[:MOST_WIDTHS]
+        chosen = list(dict.fromkeys([*good[:6].tolist(), *even[:5], *spread]))
+        most = self._most_widths()
+        if most >= len(chosen):
+            return chosen
+        # of fewer ones, the best, the best of even widths, and then the others in their order
+        return list(dict.fromkeys([*good[: most // 2].tolist(), *even[: most // 4], *chosen]))[:most]
+
+    def _most_widths(self) -> int:
+        """As many as the time of the baseline allows to be measured in about two minutes; where it is long, a few."""
+        seconds = [row.costs["latency"] / 1e3 for row in self.rows.values() if "latency" in row.costs][:1]
+        if not seconds:
+            return MOST_WIDTHS
+        return min(MOST_WIDTHS, max(FEWEST_WIDTHS, int(SECONDS / (CALLS_PER_WIDTH * seconds[0]))))
 
     def _dual(self, at: int) -> int | None:
         """The fewest members with the baseline's variance in every stage, within the dual's tolerance."""

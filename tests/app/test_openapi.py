@@ -64,7 +64,7 @@ def test_no_parameter_is_null(api: TestClient) -> None:
 def test_generated_requests_find_no_5xx_and_no_undocumented_answer(
     live: Callable[..., tuple[str, Services]],
 ) -> None:
-    url, _ = live(max_streams=64, max_body_bytes=1 << 20)
+    url, _ = live(max_streams=64, max_body_bytes=1 << 22)
     # Two checks are out: what JSON Schema cannot say (which presets there are) makes bodies invalid that look valid;
     # and an upload that was finished or refused is gone.
     command = [

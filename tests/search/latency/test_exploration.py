@@ -81,3 +81,17 @@ def test_the_baseline_is_the_first_row(solved):
     network = build_network(parse_spec(SearchSpec, {"baseline": MLP}).baseline)
     first = next(iter(exploration.rows.values()))
     assert (first.widths, first.multiplicity, first.relative) == (network.baseline, 1, 1.0)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(1, 18), (10_000, 11), (65_536, 4)])
+def test_networks_that_take_long_are_explored_in_fewer_widths(solved, make_bench, batch, most):
+    network = solved.constraints.network
+    workload = Workload(batch_size=batch)
+    own = 1e-6 * batch * network.count("parameters", network.baseline, 1)
+    times = Times(network, workload, make_bench())
+    exploration = Exploration(network, solved, workload, (CostLimit("latency", own),), times)
+    exploration.measure([])
+    exploration.run(0.025, [])
+    widths = {row.widths for row in exploration.rows.values() if row.index is not None}
+    assert len(widths) <= most
+    assert exploration.best().relative < 0.6
