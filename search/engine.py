@@ -14,8 +14,8 @@ from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import exact_points, fit_alpha
 from collegium.search.estimate.sampled_curve import baseline_known, sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
-from collegium.search.latency.answers import Costed, cost_answers
 from collegium.search.latency.bench import Bench
+from collegium.search.latency.selection import Costed, cost_answers
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
 from collegium.search.optimize import built
@@ -42,7 +42,7 @@ from collegium.search.result import (
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
 from collegium.search.spec import SearchSpec
-from collegium.search.whole_network.answers import measure_answers, network_notes
+from collegium.search.whole_network.verification import measure_answers, network_notes
 from collegium.versions import versions
 
 #: Share of the progress from which whole networks are measured, where they are.

@@ -40,7 +40,7 @@ OutcomeKind = Literal[
     "times_disagree",
 ]
 #: ``cannot_tell``: the error is so large that a relevant deviation would not have been seen.
-Verdict = Literal["agree", "disagree", "cannot_tell"]
+Agreement = Literal["agree", "disagree", "cannot_tell"]
 
 
 class Outcome(Part):
@@ -252,17 +252,17 @@ class CorrelationRow(MemberWidths):
     slope: float
 
 
-def _earlier_verdict(data: object) -> object:
+def _earlier_agreement(data: object) -> object:
     """Results that were stored earlier have ``agrees`` alone."""
-    if isinstance(data, dict) and "verdict" not in data and "agrees" in data:
-        return {**data, "verdict": "agree" if data["agrees"] else "disagree"}
+    if isinstance(data, dict) and "agreement" not in data and "agrees" in data:
+        return {**data, "agreement": "agree" if data["agrees"] else "disagree"}
     return data
 
 
 class SpotCheckPoint(MemberWidths):
     """The closed form and a short Monte Carlo estimate of ln r at one member.
 
-    The estimate is null where every sample was zero, its error where the samples do not determine it. ``verdict`` is
+    The estimate is null where every sample was zero, its error where the samples do not determine it. ``agreement`` is
     null in results that were stored earlier.
     """
 
@@ -271,23 +271,23 @@ class SpotCheckPoint(MemberWidths):
     sampled: float | None
     standard_error: float | None
     standard_errors_apart: float | None
-    verdict: Verdict | None = None
+    agreement: Agreement | None = None
 
 
 class SpotCheck(Part):
     """The Monte Carlo check of the closed form.
 
-    ``verdict`` is ``disagree`` where a point is over four standard errors apart, ``agree`` where every point is within
-    them and would have shown a deviation of a tenth, else ``cannot_tell``. ``agrees`` is true for ``agree`` alone;
-    ``largest`` is the largest distance in standard errors, null where none is known.
+    ``agreement`` is ``disagree`` where a point is over four standard errors apart, ``agree`` where every point is
+    within them and would have shown a deviation of a tenth, else ``cannot_tell``. ``agrees`` is true for ``agree``
+    alone; ``largest`` is the largest distance in standard errors, null where none is known.
     """
 
     points: tuple[SpotCheckPoint, ...]
     largest: float | None
     agrees: bool
-    verdict: Verdict
+    agreement: Agreement
 
-    _earlier = model_validator(mode="before")(_earlier_verdict)
+    _earlier = model_validator(mode="before")(_earlier_agreement)
 
 
 class MeasuredVariance(MemberWidths):
@@ -299,21 +299,21 @@ class MeasuredVariance(MemberWidths):
     measured: float | None
     standard_error: float | None
     standard_errors_apart: float | None
-    verdict: Verdict | None = None
+    agreement: Agreement | None = None
 
 
 class Verification(Part):
     """Measurements of the ensembles found; null where a side has none.
 
-    ``verdict`` and ``agrees`` are as in ``SpotCheck``, for a deviation of a quarter.
+    ``agreement`` and ``agrees`` are as in ``SpotCheck``, for a deviation of a quarter.
     """
 
     primal: MeasuredVariance | None
     dual: MeasuredVariance | None
     agrees: bool
-    verdict: Verdict
+    agreement: Agreement
 
-    _earlier = model_validator(mode="before")(_earlier_verdict)
+    _earlier = model_validator(mode="before")(_earlier_agreement)
 
 
 class SearchResult(Part):

@@ -119,20 +119,20 @@ function curves(result) {
 const rowOf = (curve, member) => member && curve.find((line) => JSON.stringify(line.widths) === JSON.stringify(member.widths));
 const byX = (a, b) => a[0] - b[0];
 
-const verdicts = { agree: "they agree", disagree: "they disagree", cannot_tell: "the samples cannot tell" };
+const agreements = { agree: "they agree", disagree: "they disagree", cannot_tell: "the samples cannot tell" };
 // results that were stored earlier have agrees alone
-const verdict = (compared) => `${verdicts[compared.verdict ?? (compared.agrees ? "agree" : "disagree")]}.`;
+const agreement = (compared) => `${agreements[compared.agreement ?? (compared.agrees ? "agree" : "disagree")]}.`;
 
 function uncertainty(result) {
   const parts = [];
   const sure = result.confidence;
   if (sure) parts.push(h("p", {}, sure.draws ? ["n* is optimal in ", h("b", {}, percent(sure.frequency)), ` of ${sure.draws} redrawn estimates; ${percent(sure.level)} of their optima are between ${sure.low} and ${sure.high}. `,
     `It is within the tolerance in ${percent(sure.within_tolerance)}.`] : "The closed form has no sampling error: n* is certain for these inputs."));
-  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} widths – `, h("b", {}, verdict(result.check))));
+  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} widths – `, h("b", {}, agreement(result.check))));
   if (result.verification) {
     const measured = [["primal", result.verification.primal], ["dual", result.verification.dual]].filter(([, one]) => one);
-    parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart", "verdict"], measured.map(([name, one]) =>
-      [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2), one.verdict ? verdicts[one.verdict] : "–"])), h("p", {}, "Together: ", h("b", {}, verdict(result.verification))));
+    parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart", "agreement"], measured.map(([name, one]) =>
+      [name, `${one.multiplicity}×${widths(one)}`, number(one.predicted, 4), `${number(one.measured, 4)} ± ${number(one.standard_error, 2)}`, number(one.standard_errors_apart, 2), one.agreement ? agreements[one.agreement] : "–"])), h("p", {}, "Together: ", h("b", {}, agreement(result.verification))));
   }
   if (result.network) parts.push(h("h3", {}, "Whole networks"), h("p", {}, result.network.statement),
     table(["", "m × n", "Var", "of the baseline's", "initializations", "condition number"], result.network.networks.map((one) =>

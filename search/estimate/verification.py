@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from collegium.search.estimate.verdict import apart, overall, saturated, verdict
+from collegium.search.estimate.agreement import agreement, apart, overall, saturated
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.networks.chain import ensemble_chain
 from collegium.search.optimize.problem import GroupingProblem
@@ -43,8 +43,8 @@ def spot_check(
         _compared(widths, float(truth), state) for widths, truth, state in zip(members, exact, states, strict=True)
     )
     distances = [abs(point.standard_errors_apart) for point in points if point.standard_errors_apart is not None]
-    common = overall(point.verdict for point in points)
-    return SpotCheck(points=points, largest=max(distances, default=None), verdict=common, agrees=common == "agree")
+    common = overall(point.agreement for point in points)
+    return SpotCheck(points=points, largest=max(distances, default=None), agreement=common, agrees=common == "agree")
 
 
 def _compared(widths: tuple[int, ...], exact: float, state: PointProgress) -> SpotCheckPoint:
@@ -58,7 +58,7 @@ def _compared(widths: tuple[int, ...], exact: float, state: PointProgress) -> Sp
         sampled=sampled if math.isfinite(sampled) else None,
         standard_error=error if math.isfinite(error) else None,
         standard_errors_apart=apart(exact, sampled, error) if known else None,
-        verdict=verdict(exact, sampled, error, CHECK_RELEVANT, saturated=saturated(estimate)),
+        agreement=agreement(exact, sampled, error, CHECK_RELEVANT, saturated=saturated(estimate)),
     )
 
 
@@ -76,7 +76,7 @@ def verify(
 ) -> Verification | None:
     """Measure both ensembles; None where neither exists or can be built as one chain.
 
-    An ensemble of which no sample was other than zero is measured all the same, and its verdict is that it cannot tell.
+    An ensemble of which no sample was other than zero is measured all the same, and the samples cannot tell.
     """
     measured: list[MeasuredVariance | None] = []
     for index, answer in enumerate((primal, dual)):
@@ -85,8 +85,8 @@ def verify(
     found = [one for one in measured if one is not None]
     if not found:
         return None
-    common = overall(one.verdict for one in found)
-    return Verification(primal=measured[0], dual=measured[1], verdict=common, agrees=common == "agree")
+    common = overall(one.agreement for one in found)
+    return Verification(primal=measured[0], dual=measured[1], agreement=common, agrees=common == "agree")
 
 
 def _measure(
@@ -113,5 +113,5 @@ def _measure(
         measured=variance if known else None,
         standard_error=error if known else None,
         standard_errors_apart=apart(answer.variance, variance, error) if known else None,
-        verdict=verdict(answer.variance, variance, error, MEASURE_RELEVANT, saturated=saturated(estimate)),
+        agreement=agreement(answer.variance, variance, error, MEASURE_RELEVANT, saturated=saturated(estimate)),
     )

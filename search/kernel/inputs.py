@@ -119,7 +119,7 @@ class KernelInputs:
         return Gram(correlation_gram(correlation, window.height, window.width))
 
     def assumes_equal_groups(self, chain: Chain) -> bool:
-        """Whether the chain's first layer has groups, which are taken to see equal Gram matrices for want of theirs."""
+        """Whether the chain's first layer has groups, which are taken to see equal Gram matrices."""
         return chain.first_groups > 1 and (self.gram is None or not self.gram.grouped)
 
 

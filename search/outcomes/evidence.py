@@ -9,8 +9,8 @@ import numpy as np
 
 from collegium.search.curve.fit import Point
 from collegium.search.curve.source import LogRatios
-from collegium.search.latency.answers import Costed
 from collegium.search.latency.limits import COSTS
+from collegium.search.latency.selection import Costed
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
 from collegium.search.optimize.stages import StageProblem

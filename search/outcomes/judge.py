@@ -79,15 +79,15 @@ def _found(evidence: Evidence) -> Outcome:
 
 def _check(evidence: Evidence) -> Outcome | None:
     check = evidence.check
-    if check is None or check.verdict == "agree":
+    if check is None or check.agreement == "agree":
         return None
-    if check.verdict == "disagree":
+    if check.agreement == "disagree":
         return Outcome(
             kind="check_disagrees",
             message=f"The Monte Carlo check is {check.largest:.1f} standard errors from the closed form.",
             remedy="Run again with another seed; if it stays so, report it with this specification.",
         )
-    unclear = [point for point in check.points if point.verdict == "cannot_tell"]
+    unclear = [point for point in check.points if point.agreement == "cannot_tell"]
     return Outcome(
         kind="check_inconclusive",
         message=f"The Monte Carlo check of the closed form cannot tell at {_named_widths(unclear)}: the kernel's tail "
@@ -98,16 +98,16 @@ def _check(evidence: Evidence) -> Outcome | None:
 
 def _verification(evidence: Evidence) -> Outcome | None:
     verification = evidence.verification
-    if verification is None or verification.verdict == "agree":
+    if verification is None or verification.agreement == "agree":
         return None
-    if verification.verdict == "disagree":
+    if verification.agreement == "disagree":
         return Outcome(
             kind="verification_disagrees",
             message="The built ensemble's variance is more than four standard errors from the prediction.",
             remedy="Lower estimator.relative_error, or use the closed form where there is one.",
         )
     sides = (verification.primal, verification.dual)
-    unclear = [side for side in sides if side is not None and side.verdict == "cannot_tell"]
+    unclear = [side for side in sides if side is not None and side.agreement == "cannot_tell"]
     return Outcome(
         kind="verification_inconclusive",
         message=f"Measuring the built ensemble cannot tell at {_named_widths(unclear)}: its kernel's tail is so heavy "

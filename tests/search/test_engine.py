@@ -273,7 +273,7 @@ def test_earlier_searches_never_change_an_answer(asked):
 
 def test_the_check_says_that_it_cannot_tell_in_every_view():
     result = answer({"family": "mlp", "inputs": 9, "hidden": [4] * 24})
-    assert result.check.verdict == "cannot_tell"
+    assert result.check.agreement == "cannot_tell"
     assert not result.check.agrees
     (note,) = [note for note in result.notes if note.kind == "check_inconclusive"]
     assert "cannot tell" in note.message

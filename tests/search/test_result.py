@@ -49,12 +49,12 @@ def test_rows_that_were_stored_without_the_duals_prefix_are_still_read(row):
     assert "efficiency" not in named.model_dump()
 
 
-@pytest.mark.parametrize(("agrees", "verdict"), [(True, "agree"), (False, "disagree")])
-def test_checks_that_were_stored_without_a_verdict_are_still_read(agrees, verdict):
+@pytest.mark.parametrize(("agrees", "agreement"), [(True, "agree"), (False, "disagree")])
+def test_checks_that_were_stored_without_a_agreement_are_still_read(agrees, agreement):
     point = {"widths": [4], "samples": 9, "exact": 1.0, "sampled": 1.1, "standard_error": 0.1}
     check = {"points": [{**point, "standard_errors_apart": 1.0}], "largest": 1.0, "agrees": agrees}
-    assert SpotCheck.model_validate(check).verdict == verdict
-    assert Verification.model_validate({"primal": None, "dual": None, "agrees": agrees}).verdict == verdict
+    assert SpotCheck.model_validate(check).agreement == agreement
+    assert Verification.model_validate({"primal": None, "dual": None, "agrees": agrees}).agreement == agreement
 
 
 def test_every_field_that_was_promised():

@@ -131,11 +131,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if check:
         lines.append(
             f"[dim]check[/]          Monte Carlo at most {number(check['largest'], 2)} standard errors from the "
-            f"closed form: {_verdict(check)}"
+            f"closed form: {_agreement(check)}"
         )
     verification = result["verification"]
     if verification:
-        lines.append(f"[dim]measured[/]       the ensembles as built and the prediction: {_verdict(verification)}")
+        lines.append(f"[dim]measured[/]       the ensembles as built and the prediction: {_agreement(verification)}")
     samples = f"{count(result['samples'])} samples{_reused(result)}"
     lines.append(
         f"[dim]computed[/]       {result['method'].replace('_', ' ')}, {samples}, "
@@ -144,9 +144,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _verdict(comparison: dict[str, Any]) -> str:
+def _agreement(comparison: dict[str, Any]) -> str:
     """Results that were stored earlier have ``agrees`` alone."""
-    found = comparison.get("verdict") or ("agree" if comparison["agrees"] else "disagree")
+    found = comparison.get("agreement") or ("agree" if comparison["agrees"] else "disagree")
     return {
         "agree": "they agree",
         "disagree": "[red]they disagree[/]",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collegium.search.estimate.verdict import apart, overall, verdict
+from collegium.search.estimate.agreement import agreement, apart, overall
 from collegium.search.estimate.verification import CHECK_SAMPLES, spot_check
 from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize.problem import build_problem
@@ -28,7 +28,7 @@ def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
     assert [point.width for point in found.points] == [64, 10]
     assert all(8_192 <= point.samples <= CHECK_SAMPLES for point in found.points)
     assert all(4 * point.standard_error <= 0.1 * point.exact for point in found.points)
-    assert {point.verdict for point in found.points} == {found.verdict} == {"agree"}
+    assert {point.agreement for point in found.points} == {found.agreement} == {"agree"}
 
     class Wrong(type(problem)):
         @property
@@ -37,7 +37,7 @@ def test_it_agrees_with_the_truth_and_not_with_an_error(correlation):
 
     wrong = spot_check(Wrong(problem.spec, problem.network, problem.inputs), [(10, 10)], estimation, discard)
     assert not wrong.agrees
-    assert wrong.verdict == "disagree"
+    assert wrong.agreement == "disagree"
     assert wrong.largest > 4
 
 
@@ -63,10 +63,10 @@ def test_it_cannot_tell_where_the_error_is_large(hidden):
     problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=9, hidden=hidden)))
     for seed in range(4):
         found = spot_check(problem, [hidden], Estimation(0.01, seed, compute_here("cpu")), discard)
-        assert found.verdict == "cannot_tell"
+        assert found.agreement == "cannot_tell"
         assert not found.agrees
         (point,) = found.points
-        assert point.verdict == "cannot_tell"
+        assert point.agreement == "cannot_tell"
         # the error is no larger than ln r of the narrowest network of that depth
         assert point.standard_error is None or point.standard_error <= 1.8 * len(hidden)
         assert point.exact > 2
@@ -79,8 +79,8 @@ def test_it_cannot_tell_where_the_error_is_large(hidden):
     relevant=st.floats(0.01, 0.5),
     saturated=st.booleans(),
 )
-def test_a_verdict_is_no_more_than_the_error_allows(expected, found, error, relevant, saturated):
-    said = verdict(expected, found, error, relevant, saturated=saturated)
+def test_a_agreement_is_no_more_than_the_error_allows(expected, found, error, relevant, saturated):
+    said = agreement(expected, found, error, relevant, saturated=saturated)
     if said == "agree":
         assert abs(found - expected) <= 4 * error <= relevant * expected
     if said == "disagree":
@@ -92,10 +92,10 @@ def test_a_verdict_is_no_more_than_the_error_allows(expected, found, error, rele
     assert not (said == "agree" and abs(found - expected) > relevant * expected)
 
 
-def test_verdicts_without_numbers_and_of_several():
-    assert verdict(1.0, math.nan, 0.1, 0.1, saturated=False) == "cannot_tell"
-    assert verdict(1.0, 1.0, math.inf, 0.1, saturated=False) == "cannot_tell"
-    assert verdict(0.0, 0.0, 0.0, 0.1, saturated=False) == "agree"
+def test_agreements_without_numbers_and_of_several():
+    assert agreement(1.0, math.nan, 0.1, 0.1, saturated=False) == "cannot_tell"
+    assert agreement(1.0, 1.0, math.inf, 0.1, saturated=False) == "cannot_tell"
+    assert agreement(0.0, 0.0, 0.0, 0.1, saturated=False) == "agree"
     assert overall([]) == "cannot_tell"
     assert overall(["agree", "agree"]) == "agree"
     assert overall(["agree", "cannot_tell"]) == "cannot_tell"

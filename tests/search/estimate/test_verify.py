@@ -28,7 +28,7 @@ def test_both_sides_are_measured(setting):
     seen = []
     found = verify(problem, primal, dual, Estimation(0.01, 0, compute_here("cpu")), lambda *now: seen.append(now[0]))
     assert found.agrees
-    assert found.verdict == "agree"
+    assert found.agreement == "agree"
     assert primal.multiplicity > 1
     assert found.primal.measured == pytest.approx(primal.variance, rel=0.15)
     assert found.dual.measured == pytest.approx(dual.variance, rel=0.15)
@@ -40,7 +40,7 @@ def test_a_wrong_prediction_is_caught(setting):
     wrong = primal.model_copy(update={"variance": primal.variance * 2})
     found = verify(problem, wrong, None, Estimation(0.01, 0, compute_here("cpu")), discard)
     assert not found.agrees
-    assert found.verdict == "disagree"
+    assert found.agreement == "disagree"
     assert found.dual is None
     assert found.primal.standard_errors_apart < -4
 
@@ -61,7 +61,7 @@ def test_a_heavy_tail_cannot_tell():
         efficiency=1.0,
     )
     found = verify(problem, answer, None, Estimation(0.01, 0, compute_here("cpu")), discard)
-    assert found.verdict == found.primal.verdict == "cannot_tell"
+    assert found.agreement == found.primal.agreement == "cannot_tell"
     assert not found.agrees
 
 
@@ -69,6 +69,6 @@ def test_a_single_member_of_a_heavier_tail_takes_more_samples():
     problem = build_problem(SearchSpec(baseline=MlpBaseline(family="mlp", inputs=64, hidden=(20,) * 6)))
     solved = problem.solve(problem.members, problem.exact)
     found = verify(problem, built.primal(solved), None, Estimation(0.01, 0, compute_here("cpu")), discard)
-    assert found.verdict == "agree"
+    assert found.agreement == "agree"
     assert found.primal.samples > 8_192
     assert 4 * found.primal.standard_error < 0.25 * found.primal.predicted

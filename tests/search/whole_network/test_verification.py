@@ -12,9 +12,9 @@ from collegium.search.optimize.problem import build_problem
 from collegium.search.parse import parse_spec
 from collegium.search.result import SearchResult
 from collegium.search.spec import SearchSpec
-from collegium.search.whole_network.answers import neighbour_correlation, network_notes
 from collegium.search.whole_network.measure import measure_networks
 from collegium.search.whole_network.spec import NetworkKernelSpec
+from collegium.search.whole_network.verification import neighbour_correlation, network_notes
 
 MLP = {"family": "mlp", "inputs": 6, "hidden": [24, 24, 24], "outputs": 2}
 RESNEXT = {"family": "resnext", "layout": "cifar", "blocks": [1, 1], "base_width": 4}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 
 from collegium.search.kernel.moments import Estimate
-from collegium.search.result import Verdict
+from collegium.search.result import Agreement
 
 #: Standard errors apart from which two values disagree.
 DISAGREE = 4.0
@@ -20,14 +20,14 @@ DISAGREE = 4.0
 MEANINGFUL = 0.25
 
 
-def verdict(expected: float, found: float, standard_error: float, relevant: float, *, saturated: bool) -> Verdict:
+def agreement(expected: float, found: float, standard_error: float, relevant: float, *, saturated: bool) -> Agreement:
     """Compare ``found`` ± ``standard_error`` with ``expected``; ``relevant`` is a deviation relative to ``expected``.
 
     ``saturated``: the samples are too few for their ratio, see ``Estimate.saturated``.
 
-    >>> verdict(1.0, 1.01, 0.01, 0.1, saturated=False), verdict(1.0, 1.2, 0.01, 0.1, saturated=False)
+    >>> agreement(1.0, 1.01, 0.01, 0.1, saturated=False), agreement(1.0, 1.2, 0.01, 0.1, saturated=False)
     ('agree', 'disagree')
-    >>> verdict(18.5, 8.8, 7e26, 0.1, saturated=True)
+    >>> agreement(18.5, 8.8, 7e26, 0.1, saturated=True)
     'cannot_tell'
     """
     if not math.isfinite(found) or not math.isfinite(standard_error) or saturated:
@@ -42,9 +42,9 @@ def saturated(estimate: Estimate) -> bool:
     return math.isfinite(estimate.log_ratio) and estimate.saturated
 
 
-def overall(verdicts: Iterable[Verdict | None]) -> Verdict:
+def overall(agreements: Iterable[Agreement | None]) -> Agreement:
     """Of several: one disagreement decides, then one that cannot tell; without any, nothing can be told."""
-    found = set(verdicts)
+    found = set(agreements)
     if "disagree" in found:
         return "disagree"
     return "agree" if found == {"agree"} else "cannot_tell"
