@@ -1,9 +1,9 @@
 """Does a smoother kernel show in accuracy? Groupings of one baseline trained alike on Fashion-MNIST, paired by seed.
 
-    python benchmarks/accuracy.py resnext --data /usr/share/datasets/fashion-mnist --output resnext.json
-    python benchmarks/accuracy.py mlp --data /usr/share/datasets/fashion-mnist --output mlp.json
+    python benchmarks/accuracy.py resnext --data FOLDER --output benchmarks/records/accuracy-resnext.json
+    python benchmarks/accuracy.py mlp --data FOLDER --output benchmarks/records/accuracy-mlp.json
 
-The data are the four IDX files of Fashion-MNIST (Debian's package dataset-fashion-mnist). Every network has the same
+FOLDER holds the four IDX files of Fashion-MNIST (Debian's package dataset-fashion-mnist). Every network has the same
 epochs and schedule; its learning rate is chosen from one grid on validation images, with seeds of their own. A seed
 draws the training images, their order and the initialization, alike for all networks, so that differences to the
 baseline are paired. Each training is written to the output as it ends, and one that is there is not repeated.
@@ -60,7 +60,7 @@ def resnext() -> Setting:
             _staged("own stages' dual 11×4, 11×7, 19×8", network, own),
             Candidate("thinner 1×20d", network, (20, 20), 1),
         ),
-        rates=(0.1, 0.2, 0.4),
+        rates=(0.1, 0.2, 0.4, 0.8),
         epochs=12,
         batch=64,
         images=4000,
