@@ -89,12 +89,13 @@ class PairSpec(Strict):
     cosine: Annotated[float, Field(ge=-1, le=1)]
 
 
-Row = Annotated[
-    tuple[Annotated[float, Field(ge=-1e12, le=1e12)], ...], Field(min_length=1, max_length=1024, strict=False)
-]
-
+Entry = Annotated[float, Field(ge=-1e12, le=1e12)]
+Row = Annotated[tuple[Entry, ...], Field(min_length=1, max_length=1024, strict=False)]
 Matrix = Annotated[tuple[Row, ...], Field(min_length=1, max_length=1024, strict=False)]
-Matrices = Annotated[tuple[Matrix, ...], Field(min_length=1, max_length=1024, strict=False)]
+#: A matrix for each group holds no more numbers altogether than a single one.
+GroupRow = Annotated[tuple[Entry, ...], Field(min_length=1, max_length=64, strict=False)]
+GroupMatrix = Annotated[tuple[GroupRow, ...], Field(min_length=1, max_length=64, strict=False)]
+Matrices = Annotated[tuple[GroupMatrix, ...], Field(min_length=1, max_length=256, strict=False)]
 
 
 def _nesting(value: Any) -> str:
