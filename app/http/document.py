@@ -32,8 +32,9 @@ _UNKNOWN = "Extra inputs are not permitted"
 _MISPLACED = "neither an array nor an object is expected here"
 
 # An unterminated string matches too, to the end of the text: else each of its escaped quotes would be tried in turn.
-# An array without strings and brackets is one token, so that a matrix costs a step for each row.
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[[^"\[\]{}]*+\]|[\[\]{},:]', re.DOTALL)
+# An array of scalars alone is one token, so that a matrix costs a step for each row; its strings have no comma, since
+# commas count its items, and no escape.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[(?:[^"\[\]{}]++|"[^"\\,]*+")*+\]|[\[\]{},:]', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
