@@ -15,7 +15,9 @@ import argparse
 import gzip
 import json
 import math
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,20 +158,54 @@ class Data:
             self.test = self.test.expand(-1, channels, -1, -1)
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training: a setting's network by its place, a rate, a seed, and whether it serves the choice of the rate."""
+
+    setting: str
+    place: int
+    rate: float
+    seed: int
+    tuning: bool
+
+    @property
+    def key(self) -> str:
+        """Under which its errors are recorded."""
+        name = SETTINGS[self.setting]().candidates[self.place].name
+        return f"{name}{' tuning' if self.tuning else ''} rate {self.rate:g} seed {self.seed}"
+
+
+def run(training: Training, folder: Path) -> float:
+    """Errors in percent, in a process of its own and on one thread."""
+    torch.set_num_threads(1)
+    setting = SETTINGS[training.setting]()
+    return train(
+        setting.candidates[training.place],
+        setting,
+        training.rate,
+        training.seed,
+        Data(folder, setting),
+        tuning=training.tuning,
+    )
+
+
 class Records:
     """Trainings that have ended, by what determines them, in a JSON file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, folder: Path, workers: int) -> None:
+        self.path, self.folder, self.workers = path, folder, workers
         self.found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
-    def get(self, key: str, run) -> float:
-        """What is recorded under the key, or what ``run`` returns."""
-        if key not in self.found:
-            self.found[key] = run()
-            self.path.write_text(json.dumps(self.found, indent=1, ensure_ascii=False))
-            print(f"{key}: {self.found[key]:.2f} %", flush=True)
-        return self.found[key]
+    def complete(self, trainings: list[Training]) -> None:
+        """Run those that are not recorded, as many at a time as there are workers; each is written as it ends."""
+        missing = [one for one in trainings if one.key not in self.found]
+        with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+            running = {pool.submit(run, one, self.folder): one for one in missing}
+            for ended in as_completed(running):
+                key = running[ended].key
+                self.found[key] = ended.result()
+                self.path.write_text(json.dumps(dict(sorted(self.found.items())), indent=1, ensure_ascii=False))
+                print(f"{key}: {self.found[key]:.2f} %", flush=True)
 
 
 def main() -> None:
@@ -178,46 +214,36 @@ def main() -> None:
     parser.add_argument("setting", choices=sorted(SETTINGS))
     parser.add_argument("--data", type=Path, required=True, help="folder of the IDX files")
     parser.add_argument("--seeds", type=int, default=8, help="trainings of each network that are compared")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time, each on one thread")
     parser.add_argument("--output", type=Path, required=True, help="JSON file of all trainings")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     setting = SETTINGS[given.setting]()
-    data, records = Data(given.data, setting), Records(given.output)
-    compared: dict[str, list[float]] = {}
-    rates: dict[str, float] = {}
-    for one in setting.candidates:
-        tuned = {
-            rate: statistics.mean(
-                records.get(
-                    f"{one.name} tuning rate {rate:g} seed {seed}",
-                    lambda one=one, rate=rate, seed=seed: train(one, setting, rate, seed, data, tuning=True),
-                )
-                for seed in range(TUNING_SEED, TUNING_SEED + setting.tuning_seeds)
-            )
-            for rate in setting.rates
-        }
-        rates[one.name] = min(tuned, key=lambda rate: tuned[rate])
-    for seed in range(given.seeds):
-        for one in setting.candidates:
-            rate = rates[one.name]
-            value = records.get(
-                f"{one.name} rate {rate:g} seed {seed}",
-                lambda one=one, rate=rate, seed=seed: train(one, setting, rate, seed, data, tuning=False),
-            )
-            compared.setdefault(one.name, []).append(value)
-    print(table(setting, rates, compared))
+    places = range(len(setting.candidates))
+    records = Records(given.output, given.data, given.workers)
+    seeds = range(TUNING_SEED, TUNING_SEED + setting.tuning_seeds)
+    tuning = {
+        (place, rate): [Training(given.setting, place, rate, seed, tuning=True) for seed in seeds]
+        for place in places
+        for rate in setting.rates
+    }
+    records.complete([one for trainings in tuning.values() for one in trainings])
+    tuned = {at: statistics.mean(records.found[one.key] for one in group) for at, group in tuning.items()}
+    rates = [min(setting.rates, key=lambda rate, place=place: tuned[place, rate]) for place in places]
+    compared = [[Training(given.setting, place, rates[place], seed, tuning=False) for seed in range(given.seeds)]
+                for place in places]  # fmt: skip
+    records.complete([one for group in zip(*compared, strict=True) for one in group])
+    print(table(setting, rates, [[records.found[one.key] for one in group] for group in compared]))
 
 
-def table(setting: Setting, rates: dict[str, float], compared: dict[str, list[float]]) -> str:
+def table(setting: Setting, rates: list[float], compared: list[list[float]]) -> str:
     """Errors with standard errors, and paired differences to the first network, as Markdown."""
-    base = compared[setting.candidates[0].name]
+    base = compared[0]
     lines = ["| network | parameters | rate | errors, % | paired difference |", "|---|---|---|---|---|"]
-    for one in setting.candidates:
-        values = compared[one.name]
+    for one, rate, values in zip(setting.candidates, rates, compared, strict=True):
         gaps = [value - other for value, other in zip(values, base, strict=True)]
         difference = "" if values is base else f"{statistics.mean(gaps):+.2f} ± {_error(gaps):.2f}"
         lines.append(
-            f"| {one.name} | {one.parameters:,} | {rates[one.name]:g} "
+            f"| {one.name} | {one.parameters:,} | {rate:g} "
             f"| {statistics.mean(values):.2f} ± {_error(values):.2f} | {difference} |"
         )
     return "\n".join(lines)
