@@ -1,11 +1,12 @@
-"""Everything of collegium that a GPU changes, in one run of at most eight minutes.
+"""Everything of collegium that a GPU changes, in one run of at most nine minutes.
 
-    python benchmarks/gpu.py [--output gpu.json] [--only SECTION …] [--seconds 480] [--device cuda] [--tiny]
+    python benchmarks/gpu.py [--output gpu.json] [--only SECTION …] [--seconds 540] [--device cuda] [--tiny]
 
 Sections: the tests marked ``gpu``; samplers of kernel entries and ``torch.func``'s ``vmap(grad)``; training steps of
-majority kernels and of plain training; training throughput of ResNet-50's ensembles; a search and a training through
-the service, with the memory they take and give back. Each runs in a process of its own within a budget of its own: one
-that fails or takes too long is reported, with the rows it had, and the next starts on a clean device. Prints Markdown.
+majority kernels and of plain training; training throughput of ResNet-50's ensembles; kernels of whole networks;
+searches by latency; a search and a training through the service, with the memory they take and give back. Each runs in
+a process of its own within a budget of its own: one that fails or takes too long is reported, with the rows it had, and
+the next starts on a clean device. Prints Markdown.
 
 Without a GPU the script says so and checks itself on the processor at tiny sizes (``--device cpu --tiny``); the
 figures then mean nothing. ``benchmarks/accelerator/run.sh`` prepares a machine without a network and runs this.
@@ -58,6 +59,8 @@ SECTIONS = {
         Section("sampling", "Samples of a kernel entry per second, float32", 70),
         Section("steps", "Training steps, e = 3", 100),
         Section("throughput", "Training throughput of ResNet-50's ensembles, bf16, channels last", 75),
+        Section("networks", "Kernels of whole networks, to 5 %", 80),
+        Section("latency", "Searches of ResNet-50 by latency", 90),
         Section("jobs", "Jobs through the service", 100),
     )
 }
@@ -102,7 +105,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write all rows as JSON to this file")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION",
                         help=", ".join(SECTIONS))  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=480.0, help="budget of the whole run")
+    parser.add_argument("--seconds", type=float, default=540.0, help="budget of the whole run")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="by default cuda where there is one")
     parser.add_argument("--tiny", action="store_true", help="sizes that check the script and measure nothing")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
