@@ -1,0 +1,132 @@
+"""A network's branches as a table, for a terminal and for a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from collegium.search.networks.families.network_layers import Conv, Layer, Linear
+
+if TYPE_CHECKING:
+    from collegium.search.networks.families.network import Branch, NetworkBaseline
+
+HEADS = ("", "part", "count", "layers", "widths", "parameters", "of all", "FLOPs", "of all", "")
+#: Columns of numbers, which are aligned to the right.
+NUMBERS = (2, 5, 6, 7, 8)
+
+
+def text_table(baseline: NetworkBaseline) -> str:
+    """The table in plain text, with one line about the whole above it."""
+    rows = [HEADS, *_rows(baseline)]
+    wide = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    lines = [
+        "  ".join(
+            cell.rjust(wide[column]) if column in NUMBERS else cell.ljust(wide[column])
+            for column, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([_title(baseline), "", *lines, "", _summary(baseline)])
+
+
+def html_table(baseline: NetworkBaseline) -> str:
+    """The table as HTML; every text in it is escaped."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADS)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="text-align:{"right" if column in NUMBERS else "left"}">{escape(cell)}</td>'
+            for column, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in _rows(baseline)
+    )
+    return (
+        f"<p>{escape(_title(baseline))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f"<p>{escape(_summary(baseline))}</p>"
+    )
+
+
+def _title(baseline: NetworkBaseline) -> str:
+    sample = "×".join(map(str, baseline.input)) or "a number"
+    return (
+        f"{baseline.name}: {_count(baseline.parameters)} parameters, {_count(baseline.flops)} FLOPs for one sample of "
+        f"{sample}, {_count(baseline.outputs)} outputs"
+    )
+
+
+def _summary(baseline: NetworkBaseline) -> str:
+    free = [branch for branch in baseline.branches if branch.splittable]
+    if not free:
+        return "nothing here can be split"
+    places = sum(branch.count for branch in free)
+    parameters = _share(baseline.parameters - baseline.fixed_cost("parameters"), baseline.parameters)
+    flops = _share(baseline.flops - baseline.fixed_cost("flops"), baseline.flops)
+    noun = "place" if places == 1 else "places"
+    return (
+        f"{places} {noun} can be split, with {parameters} of the parameters and {flops} of the FLOPs; the rest is fixed"
+    )
+
+
+def _rows(baseline: NetworkBaseline) -> Iterator[tuple[str, ...]]:
+    """One for each branch and each reason; the branches that can be split first."""
+    for branch in sorted(baseline.branches, key=lambda branch: not branch.splittable):
+        parameters, flops = (branch.count * value for value in (branch.parameters, branch.flops))
+        yield (
+            "split" if branch.splittable else "fixed",
+            branch.name,
+            str(branch.count),
+            _layers(branch),
+            _widths(branch),
+            _count(parameters),
+            _share(parameters, baseline.parameters),
+            _count(flops),
+            _share(flops, baseline.flops),
+            branch.why or _members(branch),
+        )
+
+
+def _members(branch: Branch) -> str:
+    return f"{branch.multiplicity} members already" if branch.multiplicity > 1 else ""
+
+
+def _layers(branch: Branch) -> str:
+    """The kernels in order, such as ``1×1 3×3 1×1``; equal ones in a row once."""
+    return _runs([text for layer in branch.layers if (text := _kernel(layer))], " ")
+
+
+def _kernel(layer: Layer) -> str:
+    match layer:
+        case Conv():
+            size = "×".join(map(str, layer.kernel))
+            return f"{size} depthwise" if layer.depthwise else f"{size}/{layer.groups}" if layer.groups > 1 else size
+        case Linear():
+            return "linear"
+    return ""
+
+
+def _widths(branch: Branch) -> str:
+    return _runs([str(width) for width in branch.widths], "→")
+
+
+def _runs(texts: list[str], joint: str) -> str:
+    """``a b b b b c`` as ``a b (4) c``; up to three equal ones are written out."""
+    found: list[tuple[str, int]] = []
+    for text in texts:
+        if found and found[-1][0] == text:
+            found[-1] = (text, found[-1][1] + 1)
+        else:
+            found.append((text, 1))
+    parts: list[str] = []
+    for text, times in found:
+        parts += [text] * times if times <= 3 else [f"{text} ({times})"]
+    return joint.join(parts)
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
