@@ -49,7 +49,7 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         return optimizer
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     fused = [
-        FusedKernel(kernel, copies, groups[id(copies)])
+        FusedKernel(kernel, copies)
         for kernel, copies in majority_copies(model)
         if id(copies) in groups and _pays(kernel, copies, groups[id(copies)])
     ]
@@ -131,20 +131,21 @@ def _fused_class(kind: type[Optimizer]) -> type[Optimizer]:
 
 def _update_kernels(optimizer: Any, *_: Any) -> None:
     """Post-hook of ``optimizer.step``: it has updated everything but the fused kernels, which have no ``grad``."""
+    # Groups are looked up at each step: ``load_state_dict`` replaces them.
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     with torch.no_grad():
         for item in optimizer._kernels:
             if item.gradient is not None:
-                item.update(optimizer.state[item.copies])
+                item.update(optimizer.state[item.copies], groups[id(item.copies)])
                 item.clear()
 
 
 @dataclass
 class FusedKernel:
-    """One kernel whose copies a fused optimizer updates, with the options of its parameter group."""
+    """One kernel whose copies a fused optimizer updates."""
 
     kernel: MajorityKernel
     copies: nn.Parameter
-    group: dict[str, Any]
     _views: tuple[Any, Any] = (None, None)
 
     @property
@@ -167,16 +168,16 @@ class FusedKernel:
             squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
         return torch.stack(squares).sum()
 
-    def update(self, state: dict[str, Any]) -> None:
-        """Apply the optimizer to every copy, and mix the weight of the next step."""
+    def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
         kernel, copies = self.kernel, self.copies
-        apply = _sgd if "dampening" in self.group else _adam
-        chunks = self._chunks([copies, *_state(self.group, state, copies)])
+        apply = _sgd if "dampening" in group else _adam
+        chunks = self._chunks([copies, *_state(group, state, copies)])
         draw, following = self._draw(), Draw(kernel.clock.seed, kernel.clock.step + 1, kernel.index)
         for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(), chunks, strict=True)):
             rows = self._rows(part)
             spread_chunk(part, draw.offsets(len(rows), index), rows)
-            apply(self.group, state, weights, rows, moments)
+            apply(group, state, weights, rows, moments)
             mix_chunk(weights, following.offsets(len(rows), index), target)
         state.pop("first", None)
         increment_version(copies)  # torch's fused updates do not

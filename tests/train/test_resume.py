@@ -1,0 +1,68 @@
+"""Resumed equals whole, bit for bit: methods × optimizers × schedules × every place at which a training is saved."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from collegium.train.engine import run
+from collegium.train.loop.loop import Pace
+from collegium.train.methods import METHODS
+
+EVERY_STEP = Pace(report=0, checkpoint=0)
+OPTIMIZERS = {
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
+    "plain sgd": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0},
+    "adam": {"optimizer": "adam", "learning_rate": 0.02},
+    "adamw": {"optimizer": "adamw", "learning_rate": 0.02, "weight_decay": 0.1},
+}
+SCHEDULES = {
+    "constant": {},
+    "step": {"schedule": "step", "step_epochs": 1, "factor": 0.3},
+    "multistep": {"schedule": "multistep", "milestones": [1, 2], "factor": 0.3},
+    "cosine": {"schedule": "cosine"},
+    "warm-up": {"schedule": "cosine", "warmup_epochs": 2.0},
+}
+TRAINING = [name for name in METHODS.names if METHODS[name].trains]
+FAST = [("majority", "adam", "cosine"), ("majority", "sgd", "step")]
+
+
+class Stop(BaseException):
+    """What a worker raises to stop a job."""
+
+
+class StopAt:
+    """Raises at call number ``call``, counted from 0, and never again."""
+
+    def __init__(self, call):
+        self.left = call
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left == -1:
+            raise Stop
+
+
+def cases():
+    for method in TRAINING:
+        for optimizer in OPTIMIZERS:
+            for schedule in SCHEDULES:
+                marks = () if (method, optimizer, schedule) in FAST else pytest.mark.slow
+                yield pytest.param(method, optimizer, schedule, marks=marks)
+
+
+@pytest.mark.parametrize(("method", "optimizer", "schedule"), list(cases()))
+def test_a_training_stopped_after_any_save_ends_in_the_same_weights(digits_spec, tmp_path, method, optimizer, schedule):
+    """Saves: in the middle of an epoch, as its metrics are recorded, at its end, at a report, and before the first."""
+    recipe = {"epochs": 3, "batch_size": 256, "metric_steps": 1, **OPTIMIZERS[optimizer], **SCHEDULES[schedule]}
+    spec = digits_spec(recipe, method=method)
+    run(spec, artifact_dir=tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    for place, (who, call) in enumerate([("event", 1), ("event", 4), ("report", 0), ("report", 3)]):
+        kept = {"checkpoint_dir": tmp_path / f"kept-{place}", "pace": EVERY_STEP}
+        for _ in range(2):  # stopped, resumed and stopped again
+            with pytest.raises(Stop):
+                run(spec, **{who: StopAt(call)}, **kept)
+        run(spec, artifact_dir=tmp_path / f"resumed-{place}", **kept)
+        resumed = load_file(tmp_path / f"resumed-{place}" / "model.safetensors")
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole), (who, call)
