@@ -57,7 +57,7 @@ SECTIONS = {
     for section in (
         Section("marked_tests", "Tests marked gpu", 120, needs_gpu=True),
         Section("sampling", "Samples of a kernel entry per second, float32", 70),
-        Section("steps", "Training steps, e = 3", 100),
+        Section("steps", "Training steps, e = 3", 70),
         Section("throughput", "Training throughput of ResNet-50's ensembles, bf16, channels last", 75),
         Section("networks", "Kernels of whole networks, to 5 %", 80),
         Section("latency", "Searches of ResNet-50 by latency", 90),

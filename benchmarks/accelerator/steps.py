@@ -1,7 +1,9 @@
 """A training step of majority kernels beside one of plain training, in turn on one device.
 
 ``obvious`` is what one would write first (``benchmarks/majority.py``): exponentials drawn, normalised, a weighted sum,
-autograd. Memory is the most that the first steps of each take. Fully connected networks train in float32.
+autograd. ``without Triton`` is majority kernels as a machine without a C compiler runs them. Memory is the most that
+the first steps of each take. Fully connected networks train in float32. For the first of them a last row a contender
+says where a step's time goes: what the device was launched, how long it computed, and how long the host took.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 from typing import Any
 
 import torch
@@ -17,23 +20,40 @@ from majority import EXPANSION, Obvious, first_tokens, forward, perceptron, resi
 from accelerator.section import Bench
 from accelerator.timing import gibibytes, peak_bytes, seconds_of
 from accelerator.workloads import RESNET50, TINY_RESNET, Batch, Steps, Workload, images
-from collegium.train.majority import elementwise
+from collegium.train.majority import philox
 from collegium.train.methods import create
+from collegium.train.methods.majority import Majority, MajorityOptions
 from collegium.train.spec.recipes import Recipe
 
+PROFILED = "fully connected [400, 200, 100]"
 TURN_S = 0.3
 """Steps of one contender are taken for so long before it is another's turn."""
 FIRST_STEPS = 3
+PROFILED_STEPS = 5
+
+
+class WithoutTriton(Majority):
+    """Majority kernels whose uniforms come from torch's generator."""
+
+    def step(self, *arguments: Any, **named: Any) -> Any:
+        with mock.patch.object(philox, "runs_triton", lambda device: False):
+            return super().step(*arguments, **named)
 
 
 def run(bench: Bench) -> None:
     """A row for each network."""
     device = torch.device(bench.device)
+    kept: dict[str, Steps] = {}
     found = [tiny(workload) for workload in workloads()] if bench.tiny else workloads()
     for index, workload in enumerate(found):
-        bench.row(**measure(workload, device, bench.left() / (len(found) - index), bench.tiny))
+        steps, row = measure(workload, device, bench.left() / (len(found) - index), bench.tiny)
+        bench.row(**row)
+        kept |= steps if workload.title == PROFILED else {}
+        del steps
         if bench.on_gpu:
             torch.cuda.empty_cache()
+    for name, step in kept.items():
+        bench.row(network=PROFILED, contender=name, **profile(step, device))
 
 
 def workloads() -> list[Workload]:
@@ -76,13 +96,17 @@ def features(size: int, device: torch.device) -> Batch:
     return torch.randn(size, 3072, device=device), torch.randint(10, (size,), device=device)
 
 
-def measure(workload: Workload, device: torch.device, seconds: float, once: bool) -> dict[str, Any]:
+def measure(
+    workload: Workload, device: torch.device, seconds: float, once: bool
+) -> tuple[dict[str, Steps], dict[str, Any]]:
     """Milliseconds a step of each contender, what they cost over plain training, and their memory."""
     methods = {
         "plain": create("vanilla"),
         "majority": create("majority", copies=EXPANSION),
         "obvious": Obvious(EXPANSION),
     }
+    if workload.title.startswith("fully connected"):
+        methods["without Triton"] = WithoutTriton(MajorityOptions(copies=EXPANSION))
     steps: dict[str, Steps] = {}
     memory: dict[str, int | None] = {}
     for name, method in methods.items():
@@ -97,9 +121,34 @@ def measure(workload: Workload, device: torch.device, seconds: float, once: bool
     recipe = workload.recipe
     row: dict[str, Any] = {"network": workload.title, "precision": recipe.precision, "batch": recipe.batch_size}
     row |= {f"{name} ms": 1e3 * median for name, median in medians.items()}
-    row |= {f"{name} %": 100 * (medians[name] / medians["plain"] - 1) for name in ("majority", "obvious")}
+    row |= {f"{name} %": 100 * (medians[name] / medians["plain"] - 1) for name in medians if name != "plain"}
     row |= {f"{name} GiB": gibibytes(taken) for name, taken in memory.items()}
-    return row | {"draws compiled": elementwise.enabled(device)}
+    return steps, row | {"Triton": philox.runs_triton(device)}
+
+
+def profile(step: Steps, device: torch.device) -> dict[str, Any]:
+    """Launches and device milliseconds of one step, its host milliseconds, and the host's dearest operators."""
+    host = statistics.median(seconds_of(step, device) for _ in range(PROFILED_STEPS))
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as recorded:
+        seconds_of(lambda: [step() for _ in range(PROFILED_STEPS)], device)
+    averages = recorded.key_averages()
+    kernels = [event for event in averages if event.device_type == torch.autograd.DeviceType.CUDA]
+    operators = sorted(
+        (event for event in averages if event.device_type == torch.autograd.DeviceType.CPU),
+        key=lambda event: -event.self_cpu_time_total,
+    )
+    return {
+        "ms a step": 1e3 * host,
+        "launches": sum(event.count for event in kernels) / PROFILED_STEPS,
+        "device ms": sum(event.self_device_time_total for event in kernels) / 1e3 / PROFILED_STEPS,
+        "operators": sum(event.count for event in operators) / PROFILED_STEPS,
+        "most host time": ", ".join(
+            f"{event.key} {event.self_cpu_time_total / 1e3 / PROFILED_STEPS:.2f} ms" for event in operators[:5]
+        ),
+    }
 
 
 def in_turn(steps: dict[str, Steps], device: torch.device, seconds: float) -> dict[str, float]:

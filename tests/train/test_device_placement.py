@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from collegium.train.loop.metrics import MetricSum
-from collegium.train.majority import elementwise
-from collegium.train.majority.draw import Draw, mix, spread
+from collegium.train.majority.draw import CHUNK, Draw, mix, spread
 from collegium.train.majority.fused import clip_gradient_norm
 from collegium.train.methods import create
 
@@ -60,7 +59,7 @@ def test_a_step_stays_on_its_device(name, optimizer):
 
 @pytest.mark.parametrize("e", [1, 2, 3])
 def test_draws_are_made_where_the_copies_are(e):
-    copies, draw = torch.empty(e, elementwise.CHUNK + 5, device=DEVICE), Draw(1, 2, 3)
+    copies, draw = torch.empty(e, CHUNK + 5, device=DEVICE), Draw(1, 2, 3)
     assert mix(copies, draw).device == DEVICE
     assert spread(copies[0], draw, e).device == DEVICE
 

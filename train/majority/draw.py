@@ -1,70 +1,33 @@
 """Random points of the simplex, one per weight, that are recomputed instead of stored.
 
 Claim: for every weight element p = (p_1 … p_e) has the flat Dirichlet law, that of normalised exponentials (Mazzawi et
-al. 2024, Eq. 2.2), as a function of (seed, step, kernel, element) alone. So the backward pass draws again what the
-forward pass drew, on every rank and every device, and no p waits in between.
+al. 2024, Eq. 2.2), independently of other elements, kernels and steps, as a function of (seed, step, kernel, element)
+alone. So the backward pass draws again what the forward pass drew, on every rank, and no p waits in between.
 
-A stick of length 1 is broken e − 1 times: of what is left after k − 1 pieces, piece k leaves the fraction
+A stick of length 1 is broken at e − 1 uniform points; p are the pieces. With the points in descending order,
+1 = v_0 ≥ v_1 ≥ … ≥ v_{e−1} ≥ v_e = 0,
 
-    q_k = U^{1/(e−k)},  U uniform on [0, 1]:      p_k = q_1 ⋯ q_{k−1} (1 − q_k),   p_e = q_1 ⋯ q_{e−1},
+    p_k = v_{k−1} − v_k,        Σ_k p_k ∘ w_k = w_1 + Σ_{k<e} v_k ∘ (w_{k+1} − w_k),
 
-which is how the spacings of e − 1 sorted uniforms fall. The mixture and its adjoint are then nested interpolations,
+and p_k ∘ g is the difference of two neighbouring v ∘ g: neither p nor any tensor of its size is formed.
 
-    Σ_k p_k ∘ w_k = lerp(w_1, lerp(w_2, … lerp(w_{e−1}, w_e, q_{e−1}) …, q_2), q_1),
-
-so that neither p nor any tensor of its size is formed: work proceeds in chunks that stay in the cache.
-
-The uniforms are a counter's hash, looked up. For each power j a circular table holds U^{1/j} for the PERIOD midpoints
-of equal intervals of [0, 1], each once, in the order of a hashed counter; the elements of a chunk read it from an
-offset that hashes (seed, step, kernel, chunk, k). Every offset is as likely, so every element takes each value of the
-table with the same probability at every step, independently of other steps up to the hash; elements of one chunk are as
-independent as entries of the table. A draw costs e − 1 reads a weight, less than any arithmetic would.
+On a processor the points are numbers of 16 bits (``collegium.train.majority.uniforms``), sorted as integers by a network
+of comparisons, and work proceeds in chunks that stay in the cache. On an accelerator the stick is broken from one end,
+v_k = v_{k−1} U^{1/(e−k)}, which is the same law, in one launch with the numbers of Philox
+(``collegium.train.majority.philox``). Numbers are the same on every processor, and on every device of one kind; a
+processor and a GPU draw different ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from collegium.train.majority import elementwise
-from collegium.train.majority.elementwise import CHUNK
+from collegium.train.majority import philox, table
+from collegium.train.majority.uniforms import CHUNK, Draw, as_uniforms, scratch, uniform_halves
 
 __all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
-
-PERIOD = 1 << 17  # values in a table; at least CHUNK
-_STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
-_MASK64 = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One draw of p for a whole kernel: which random numbers, not the numbers themselves.
-
-    ``seed`` and ``step`` are any integers (used modulo 2^64), ``kernel`` numbers the tensor within its model.
-    """
-
-    seed: int
-    step: int
-    kernel: int
-
-    @cached_property
-    def _state(self) -> int:
-        state = 0
-        for word in (self.seed, self.step, self.kernel):
-            state = _hashed((state ^ word & _MASK64) + _GAMMA & _MASK64)
-        return state
-
-    def offsets(self, expansion: int, chunk: int) -> list[int]:
-        """Where chunk number ``chunk`` starts to read in the table of each of the e − 1 breaks."""
-        state, found = self._state + chunk * _STREAM, []
-        while len(found) < expansion - 1:
-            state = state + _GAMMA & _MASK64
-            word = _hashed(state)
-            found += [word % PERIOD, (word >> 20) % PERIOD, (word >> 40) % PERIOD]  # of 17 bits each
-        return found[: expansion - 1]
 
 
 def probabilities(draw: Draw, expansion: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -86,11 +49,15 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
         out = torch.empty(copies.shape[1:], dtype=copies.dtype, device=copies.device)
     expansion = copies.shape[0]
     flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
-    if elementwise.enabled(flat.device):
-        elementwise.mix(flat, tables(expansion, flat.dtype, flat.device), _offsets(draw, flat), target)
-        return out
-    for index, (block, part) in enumerate(zip(flat.split(CHUNK, dim=1), target.split(CHUNK), strict=True)):
-        mix_chunk(block.unbind(), draw.offsets(expansion, index), part)
+    if expansion == 1:
+        target.copy_(flat[0])
+    elif _in_chunks(draw, flat):
+        for index, (block, part) in enumerate(zip(flat.split(CHUNK, dim=1), target.split(CHUNK), strict=True)):
+            mix_chunk(block.unbind(), draw, index, part)
+    elif philox.runs_triton(flat.device):
+        philox.mix(flat.contiguous(), draw.state, target)
+    else:
+        _interpolate(_wide(flat).unbind(), _whole_points(draw, expansion, target), target)
     return out
 
 
@@ -103,92 +70,124 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     if out is None:
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
     flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
-    if elementwise.enabled(flat.device):
-        elementwise.spread(flat, tables(expansion, flat.dtype, flat.device), _offsets(draw, rows), rows)
-        return out
-    for index, (part, block) in enumerate(zip(flat.split(CHUNK), rows.split(CHUNK, dim=1), strict=True)):
-        spread_chunk(part, draw.offsets(expansion, index), block.unbind())
+    if expansion == 1:
+        rows[0].copy_(flat)
+    elif _in_chunks(draw, flat):
+        for index, (part, block) in enumerate(zip(flat.split(CHUNK), rows.split(CHUNK, dim=1), strict=True)):
+            spread_chunk(part, draw, index, block.unbind())
+    elif philox.runs_triton(flat.device):
+        philox.spread(flat, draw.state, rows)
+    else:
+        _divide(_wide(flat), _whole_points(draw, expansion, flat), rows.unbind())
     return out
 
 
-def mix_chunk(copies: Sequence[Tensor], offsets: Sequence[int], out: Tensor) -> None:
-    """Write Σ_k p_k ∘ copies_k of one chunk into ``out``; all tensors flat and of equal length."""
-    if out.dtype.itemsize < 4:
-        wide = torch.empty(out.shape, dtype=torch.float32, device=out.device)
-        mix_chunk([copy.float() for copy in copies], offsets, wide)
-        out.copy_(wide)
-        return
-    if not offsets:
+def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor) -> None:
+    """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length."""
+    wide = [_wide(copy) for copy in copies]
+    _interpolate(wide, points(draw, len(copies), chunk, wide[0]), out)
+
+
+def spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]) -> None:
+    """Write p_k ∘ gradient of chunk number ``chunk`` into ``out[k]``; all tensors flat and of equal length."""
+    wide = _wide(gradient)
+    _divide(wide, points(draw, len(out), chunk, wide), out)
+
+
+def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> list[Tensor]:
+    """v_1 ≥ … ≥ v_{e−1} of a chunk of the length, floating type and device of the flat ``like``: scratch memory."""
+    if draw.table:
+        return _remainders(table.fractions(draw, expansion, chunk, like))
+    elements, levels = like.shape[0], []
+    for row, halves in enumerate(_sorted(uniform_halves(draw, chunk, expansion - 1, elements))):
+        levels.append(as_uniforms(halves, scratch(("points", row), elements, like.dtype)))
+    return levels
+
+
+def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor) -> None:
+    """w_1 + Σ_k v_k ∘ (w_{k+1} − w_k) into ``out``, which may be of a narrower type."""
+    if not levels:
         out.copy_(copies[0])
-    rest = copies[-1]
-    for copy, q in zip(copies[-2::-1], _fractions(offsets, out)[::-1], strict=True):
-        rest = torch.lerp(copy, rest, q, out=out)
-
-
-def spread_chunk(gradient: Tensor, offsets: Sequence[int], out: Sequence[Tensor]) -> None:
-    """Write p_k ∘ gradient of one chunk into ``out[k]``; all tensors flat and of equal length."""
-    if gradient.dtype.itemsize < 4:
-        wide = [torch.empty(gradient.shape, dtype=torch.float32, device=gradient.device) for _ in out]
-        spread_chunk(gradient.float(), offsets, wide)
-        for narrow, row in zip(out, wide, strict=True):
-            narrow.copy_(row)
         return
-    if not offsets:
-        out[0].copy_(gradient)
-    rest = gradient  # what is left of the stick, times g; from the second row on it is stored in the row of its piece
-    for row, following, q in zip(out[:-1], out[1:], _fractions(offsets, gradient), strict=True):
-        torch.mul(rest, q, out=following)
+    mixed = out if out.dtype == copies[0].dtype else torch.empty_like(copies[0])
+    torch.lerp(copies[0], copies[1], levels[0], out=mixed)
+    difference = _scratch_like("difference", mixed) if len(levels) > 1 else mixed
+    for copy, following, level in zip(copies[1:], copies[2:], levels[1:], strict=False):
+        mixed.addcmul_(level, torch.sub(following, copy, out=difference))
+    if mixed is not out:
+        out.copy_(mixed)
+
+
+def _divide(gradient: Tensor, levels: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """(v_{k−1} − v_k) ∘ g into ``out[k]``, which may be of a narrower type."""
+    narrow = out[0].dtype != gradient.dtype
+    rows = [torch.empty_like(gradient) for _ in out] if narrow else out
+    rest = gradient  # v_k ∘ g, stored in the row of the piece that is cut off next
+    for row, following, level in zip(rows[:-1], rows[1:], levels, strict=True):
+        torch.mul(gradient, level, out=following)
         torch.sub(rest, following, out=row)
         rest = following
+    if not levels:
+        rows[0].copy_(gradient)
+    if narrow:
+        for target, row in zip(out, rows, strict=True):
+            target.copy_(row)
 
 
-def _fractions(offsets: Sequence[int], like: Tensor) -> list[Tensor]:
-    """q_1 … q_{e−1} of one chunk: views of the tables."""
-    found = tables(len(offsets) + 1, like.dtype, like.device)
-    return [table.narrow(0, offset, like.shape[0]) for table, offset in zip(found, offsets, strict=True)]
-
-
-def _offsets(draw: Draw, rows: Tensor) -> Tensor:
-    """All chunks' offsets, shape ``(chunks, expansion − 1)``, on the device of ``rows`` (expansion, elements)."""
-    expansion, elements = rows.shape
-    offsets = [draw.offsets(expansion, chunk) for chunk in range(-(-elements // CHUNK))]
-    host = torch.tensor(offsets, dtype=torch.int32).view(len(offsets), expansion - 1)
-    return host.to(rows.device, non_blocking=True)
-
-
-@cache
-def tables(expansion: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """The tables of an expansion's breaks, in a type wide enough to compute in."""
-    wide = torch.float32 if dtype.itemsize < 4 else dtype
-    return [table(power, wide, device) for power in range(expansion - 1, 0, -1)]
+def _sorted(rows: Sequence[Tensor]) -> list[Tensor]:
+    """``rows`` in descending order at every position; their memory is used."""
+    found = list(rows)
+    spare = scratch("spare", found[0].shape[0], torch.int16)
+    for upper, lower in comparisons(len(found)):
+        torch.minimum(found[upper], found[lower], out=spare)
+        torch.maximum(found[upper], found[lower], out=found[upper])
+        found[lower], spare = spare, found[lower]
+    return found
 
 
 @cache
-def table(power: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """U^{1/power} for U = (i + ½) / PERIOD in hashed order, shape ``(PERIOD + CHUNK,)``, the start repeated at the end.
-
-    Tables are constants, shared by all kernels: 1 MB a power in float32.
-    """
-    order = torch.argsort(_hashed_counter(power))
-    values = ((order.double() + 0.5) / PERIOD).pow(1.0 / power)
-    return torch.cat((values, values[:CHUNK])).to(dtype).to(device)
-
-
-def _hashed_counter(stream: int) -> Tensor:
-    """The splitmix64 hash of PERIOD counters; the masks make torch's arithmetic shifts logical ones."""
-    counter = torch.arange(1, PERIOD + 1, dtype=torch.int64) + stream * PERIOD
-    z = counter * _signed(_GAMMA)
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
+def comparisons(count: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of rows that are compared to sort ``count`` rows: Batcher's merge exchange (Knuth 5.2.2, Algorithm M)."""
+    found: list[tuple[int, int]] = []
+    power = 1 << max(count - 1, 0).bit_length() - 1 if count > 1 else 0
+    top, step = power, power
+    while step > 0:
+        jump, remainder, distance = top, 0, step
+        while True:
+            found += [(i, i + distance) for i in range(count - distance) if i & step == remainder]
+            if jump == step:
+                break
+            distance, jump, remainder = jump - step, jump >> 1, step
+        step >>= 1
+    return tuple(found)
 
 
-def _hashed(state: int) -> int:
-    """The finalizer of splitmix64."""
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return state ^ (state >> 31)
+def _remainders(fractions: Sequence[Tensor]) -> list[Tensor]:
+    """v_k = q_1 ⋯ q_k."""
+    levels = list(fractions[:1])
+    for fraction in fractions[1:]:
+        levels.append(levels[-1] * fraction)
+    return levels
 
 
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
+def _whole_points(draw: Draw, expansion: int, like: Tensor) -> list[Tensor]:
+    """v_1 … v_{e−1} of a whole flat tensor, from torch's generator for its device."""
+    dtype = torch.float32 if like.dtype.itemsize < 4 else like.dtype
+    rows = philox.uniforms(draw.state, expansion - 1, like.shape[0], dtype, like.device).unbind()
+    for row, power in zip(rows, range(expansion - 1, 1, -1), strict=False):
+        torch.sqrt(row, out=row) if power == 2 else row.pow_(1 / power)
+    return _remainders(rows)
+
+
+def _in_chunks(draw: Draw, flat: Tensor) -> bool:
+    return draw.table or flat.device.type == "cpu"
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
+def _scratch_like(name: str, like: Tensor) -> Tensor:
+    if like.device.type != "cpu" or like.shape[0] > CHUNK:
+        return torch.empty_like(like)
+    return scratch(name, like.shape[0], like.dtype)

@@ -22,6 +22,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, spread_chunk
 from collegium.train.majority.kernel import MajorityKernel
+from collegium.train.majority.uniforms import scratch
 
 __all__ = ["clip_gradient_norm", "fuse"]
 
@@ -164,7 +165,7 @@ class FusedKernel:
         squares = []
         for index, part in enumerate(parts):
             rows = self._rows(part)
-            spread_chunk(part, draw.offsets(len(rows), index), rows)
+            spread_chunk(part, draw, index, rows)
             squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
         return torch.stack(squares).sum()
 
@@ -173,12 +174,12 @@ class FusedKernel:
         kernel, copies = self.kernel, self.copies
         apply = _sgd if "dampening" in group else _adam
         chunks = self._chunks([copies, *_state(group, state, copies)])
-        draw, following = self._draw(), Draw(kernel.clock.seed, kernel.clock.step + 1, kernel.index)
+        draw, following = self._draw(), kernel.clock.draw(kernel.index, ahead=1)
         for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(), chunks, strict=True)):
             rows = self._rows(part)
-            spread_chunk(part, draw.offsets(len(rows), index), rows)
+            spread_chunk(part, draw, index, rows)
             apply(group, state, weights, rows, moments)
-            mix_chunk(weights, following.offsets(len(rows), index), target)
+            mix_chunk(weights, following, index, target)
         state.pop("first", None)
         increment_version(copies)  # torch's fused updates do not
         kernel.set_leaf_draw(copies, following)
@@ -198,21 +199,11 @@ class FusedKernel:
         return self.gradient.contiguous().view(-1).split(CHUNK)
 
     def _rows(self, part: Tensor) -> list[Tensor]:
-        return _buffers(part, len(self.copies))
+        return [scratch(("gradient", row), part.shape[0], part.dtype) for row in range(len(self.copies))]
 
     def _draw(self) -> Draw:
         assert self.kernel.leaf_draw is not None
         return self.kernel.leaf_draw
-
-
-_scratch: dict[Any, list[Tensor]] = {}
-
-
-def _buffers(like: Tensor, count: int) -> list[Tensor]:
-    key = (like.dtype, count, like.shape[0])
-    if key not in _scratch:
-        _scratch[key] = [torch.empty_like(like) for _ in range(count)]
-    return _scratch[key]
 
 
 def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:

@@ -72,7 +72,7 @@ class MajorityKernel(nn.Module):
     @property
     def draw(self) -> Draw:
         """The present draw of p."""
-        return Draw(self.clock.seed, self.clock.step, self.index)
+        return self.clock.draw(self.index)
 
     def extra_repr(self) -> str:
         """Show the expansion where the model is printed."""

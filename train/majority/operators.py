@@ -65,22 +65,24 @@ class Spread(torch.autograd.Function):
 
 @torch.library.custom_op("collegium::mix", mutates_args=())
 def mix_compiled(copies: Tensor, clock: int, index: int) -> tuple[Tensor, Tensor]:
-    """``Mix`` with the present draw of kernel ``index`` of clock number ``clock``, and that draw's seed and step."""
+    """``Mix`` with the present draw of kernel ``index`` of clock number ``clock``, and that draw's seed,
+    step, and whether it is read from tables.
+    """
     found = clock_by_number(clock)
     found.advance_if_updated(index, copies)
-    return mix(copies, Draw(found.seed, found.step, index)), torch.tensor((found.seed, found.step))
+    return mix(copies, found.draw(index)), torch.tensor((found.seed, found.step, found.table))
 
 
 @torch.library.custom_op("collegium::spread", mutates_args=())
 def spread_compiled(gradient: Tensor, key: Tensor, index: int, expansion: int) -> Tensor:
-    """``Spread`` with a draw's seed and step as a tensor."""
-    seed, step = key.tolist()
-    return spread(gradient, Draw(seed, step, index), expansion)
+    """``Spread`` with the key that ``mix_compiled`` returned."""
+    seed, step, table = key.tolist()
+    return spread(gradient, Draw(seed, step, index, bool(table)), expansion)
 
 
 @mix_compiled.register_fake
 def _(copies: Tensor, clock: int, index: int) -> tuple[Tensor, Tensor]:
-    return copies.new_empty(copies.shape[1:]), torch.empty(2, dtype=torch.int64)
+    return copies.new_empty(copies.shape[1:]), torch.empty(3, dtype=torch.int64)
 
 
 @spread_compiled.register_fake

@@ -1,15 +1,17 @@
 """p has the flat Dirichlet's law, depends on its key alone, and is never formed to mix or to spread."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collegium.train.majority import draw as drawing
-from collegium.train.majority import elementwise
-from collegium.train.majority.draw import CHUNK, PERIOD, Draw, mix, probabilities, spread, table, tables
+from collegium.train.majority import philox
+from collegium.train.majority.draw import CHUNK, Draw, comparisons, mix, probabilities, spread
 
 EXPANSIONS = range(2, 9)
 
@@ -57,15 +59,6 @@ def test_weighted_sums_over_elements_have_the_variance_of_independent_draws(e):
     independent = weights.square().sum() * (e - 1) / (e * e * (e + 1))
     assert (sums.var(0) / independent - 1).abs().max() < 0.2
     assert (sums.mean(0) - weights.sum() / e).abs().max() < 5 * math.sqrt(independent / steps)
-
-
-def test_marginals_are_exact_over_all_offsets():
-    """Every offset is as likely, and each table holds each quantile of its law once."""
-    for power in (1, 2, 3):
-        values = table(power, torch.float64, torch.device("cpu"))
-        midpoints = (torch.arange(PERIOD, dtype=torch.float64) + 0.5) / PERIOD
-        torch.testing.assert_close(values[:PERIOD].pow(power).sort().values, midpoints, rtol=0, atol=1e-12)
-        assert torch.equal(values[:CHUNK], values[PERIOD:])
 
 
 def test_the_first_copy_is_distributed_as_the_least_spacing_of_uniforms():
@@ -129,38 +122,57 @@ def test_results_go_where_they_are_asked_to_go():
     assert torch.equal(mix(strided, draw), out)
 
 
-@pytest.mark.parametrize("e", [1, 2, 3, 6])
-def test_element_by_element_it_is_the_same_draw(e):
-    """What a GPU compiles, run as it is."""
-    n, draw = CHUNK + 77, Draw(8, 9, 10)
-    copies, gradient = copies_like(e, n), copies_like(1, n)[0]
-    found, offsets = tables(e, copies.dtype, copies.device), drawing._offsets(draw, copies)
-    mixed, shares = torch.empty(n), torch.empty(e, n)
-    elementwise.mix_traced(copies, found, offsets, mixed)
-    elementwise.spread_traced(gradient, found, offsets, shares)
-    torch.testing.assert_close(mixed, mix(copies, draw), rtol=0, atol=2e-6)
-    torch.testing.assert_close(shares, spread(gradient, draw, e), rtol=0, atol=2e-6)
+@pytest.mark.parametrize("count", range(13))
+def test_the_comparisons_sort_everything(count):
+    """A network that sorts all sequences of zeros and ones sorts all sequences (Knuth 5.3.4)."""
+    sequences = torch.cartesian_prod(*[torch.tensor([0, 1])] * count).reshape(-1, count).T if count else torch.empty(0)
+    rows = list(sequences)
+    for upper, lower in comparisons(count):
+        rows[upper], rows[lower] = torch.maximum(rows[upper], rows[lower]), torch.minimum(rows[upper], rows[lower])
+    for upper, lower in pairwise(rows):
+        assert (upper >= lower).all()
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
-def test_compiled_it_is_the_same_draw():
-    copies, draw = copies_like(3, CHUNK + 77), Draw(8, 9, 10)
-    plain, shares = mix(copies, draw), spread(copies[0], draw, 3)
-    before = elementwise.compile_on_cpu(True)
-    try:
-        torch.testing.assert_close(mix(copies, draw), plain, rtol=0, atol=2e-6)
-        torch.testing.assert_close(spread(copies[0], draw, 3), shares, rtol=0, atol=2e-6)
-    finally:
-        elementwise.compile_on_cpu(before)
+def reference(draw, e, n):
+    """p of Philox-4x32-10 (Salmon et al. 2011) in NumPy, as ``triton_kernels`` describes it; float64."""
+    share, block, i = max(1, 4 // (e - 1)), 1024, np.arange(n)
+    counter, place = i // (block * share) * block + i % block, i // block % share
+    calls = [
+        philox_words(draw.state & (1 << 62) - 1 | 1 << 62, counter, call) for call in range(-(-share * (e - 1) // 4))
+    ]
+    words, rest, p = np.concatenate(calls), np.ones(n), []
+    for k in range(e - 1):
+        uniform = ((words[place * (e - 1) + k, i] >> np.uint64(8)).astype(float) + 0.5) / 2**24
+        q = uniform ** (1 / (e - 1 - k))
+        p.append(rest * (1 - q))
+        rest = rest * q
+    return torch.from_numpy(np.stack([*p, rest]))
+
+
+def philox_words(key, counter, call):
+    low, keys = np.uint64(0xFFFFFFFF), [key & 0xFFFFFFFF, key >> 32]
+    first = counter.astype(np.uint64)
+    x = [first, np.full_like(first, call), np.zeros_like(first), np.zeros_like(first)]
+    for _ in range(10):
+        one, two = x[0] * np.uint64(0xD2511F53), x[2] * np.uint64(0xCD9E8D57)
+        left, right = ((product >> np.uint64(32)) for product in (two, one))
+        x = [left ^ x[1] ^ np.uint64(keys[0]), two & low, right ^ x[3] ^ np.uint64(keys[1]), one & low]
+        keys = [(keys[0] + 0x9E3779B9) & 0xFFFFFFFF, (keys[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack(x)
+
+
+def test_the_reference_is_philox():
+    """The known answer of Random123 for a counter and a key of zeros."""
+    words = philox_words(0, np.zeros(1), 0)[:, 0]
+    assert [hex(word) for word in words] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
 
 
 @pytest.fixture
 def triton(monkeypatch):
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
-    elementwise._triton_compiles.cache_clear()
+    philox._triton_compiles.cache_clear()
     yield
-    elementwise._triton_compiles.cache_clear()
+    philox._triton_compiles.cache_clear()
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -174,12 +186,52 @@ def test_a_gpu_compiles_only_where_a_compiler_and_headers_are(triton, monkeypatc
         (tmp_path / "gcc").touch(0o755)
     if header:
         (tmp_path / "Python.h").touch()
-    assert elementwise.enabled(torch.device("cuda:0")) == (compiler and header)
+    assert philox.runs_triton(torch.device("cuda:0")) == (compiler and header)
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """Draws on a processor as on an accelerator without Triton."""
+    monkeypatch.setattr(drawing, "_in_chunks", lambda draw, flat: draw.table)
+
+
+@pytest.mark.parametrize("e", [2, 3, 5])
+def test_without_triton_a_whole_tensor_has_the_same_law(whole, e):
+    n, draw = 100_000, Draw(5, 0, 0)
+    p = probabilities(draw, e, (n,)).double()
+    covariance = torch.cov(p) * e * e * (e + 1)
+    assert (covariance - (e * torch.eye(e, dtype=torch.float64) - 1)).abs().max() < 0.05 * e
+    copies = copies_like(e, n)
+    torch.testing.assert_close(mix(copies, draw).double(), (p * copies).sum(0), rtol=0, atol=2e-6)
+    assert torch.equal(probabilities(draw, e, (n,)).double(), p)
+    assert not torch.isclose(probabilities(Draw(5, 1, 0), e, (n,)).double(), p).all(1).any()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_draws_the_same_numbers():
-    copies, draw = copies_like(3, CHUNK + 77), Draw(8, 9, 10)
-    torch.testing.assert_close(mix(copies.cuda(), draw).cpu(), mix(copies, draw), rtol=0, atol=2e-6)
-    torch.testing.assert_close(spread(copies[0].cuda(), draw, 3).cpu(), spread(copies[0], draw, 3), rtol=0, atol=2e-6)
+@needs_gpu
+@pytest.mark.parametrize("e", [2, 3, 4, 8])
+def test_a_gpu_draws_the_numbers_of_philox(e):
+    if not philox.runs_triton(torch.device("cuda")):
+        pytest.fail("Triton cannot build its kernels here: install a C compiler and Python's headers")
+    n, draw = 5000, Draw(8, 9, 10)
+    expected = reference(draw, e, n)
+    torch.testing.assert_close(probabilities(draw, e, (n,), "cuda").cpu().double(), expected, rtol=0, atol=1e-6)
+    copies = copies_like(e, n)
+    mixed = mix(copies.cuda(), draw).cpu().double()
+    torch.testing.assert_close(mixed, (expected * copies).sum(0), rtol=0, atol=3e-6)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_gpu_spreads_what_it_mixes_and_repeats_itself(monkeypatch, compiles, dtype):
+    monkeypatch.setattr(philox, "runs_triton", lambda device: compiles and philox._triton_compiles())
+    draw, copies = Draw(8, 9, 10), copies_like(3, 3001).cuda().to(dtype)
+    p = spread(torch.ones_like(copies[0]), draw, 3)
+    assert torch.equal(p, spread(torch.ones_like(copies[0]), draw, 3))
+    tolerance = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 0.05}[dtype]
+    torch.testing.assert_close(mix(copies, draw), (p * copies).sum(0), rtol=0, atol=tolerance)

@@ -1,0 +1,72 @@
+"""Drawing on an accelerator: Philox, in a Triton kernel where there is one, else torch's own generator.
+
+A kernel's mixture, and its gradient, is one launch (``collegium.train.majority.triton_kernels``) wherever Triton is
+installed and can build its launchers; elsewhere, as in an image without a C compiler, torch draws the uniforms of a
+whole tensor from a generator that is seeded with the key of the draw. Each gives the same numbers again on the same
+kind of device; they are other numbers than a processor's, and than each other's.
+"""
+
+import os
+import shutil
+import sysconfig
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BLOCK = 1024  # counters a Triton program takes: part of which element gets which number
+_KEY = (1 << 62) - 1
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether draws on ``device`` are Triton kernels."""
+    return device.type == "cuda" and _triton_compiles()
+
+
+@cache
+def _triton_compiles() -> bool:
+    from torch.utils._triton import has_triton
+
+    return has_triton() and builds_extensions()
+
+
+def builds_extensions() -> bool:
+    """Whether a C compiler and Python's headers are at hand, with which Triton builds the launcher of its kernels."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
+
+
+def mix(copies: Tensor, state: int, out: Tensor) -> None:
+    """Σ_k p_k ∘ copies_k of ``copies`` (expansion, elements) into ``out`` (elements,), both contiguous."""
+    _launch("mix", copies, out, state, copies.shape)
+
+
+def spread(gradient: Tensor, state: int, out: Tensor) -> None:
+    """(p_k ∘ gradient)_k of ``gradient`` (elements,) into ``out`` (expansion, elements), both contiguous."""
+    _launch("spread", gradient, out, state, out.shape)
+
+
+def _launch(name: str, given: Tensor, out: Tensor, state: int, shape: torch.Size) -> None:
+    from collegium.train.majority import triton_kernels
+
+    expansion, elements = shape
+    if not elements:
+        return
+    share = max(1, 4 // (expansion - 1))
+    kernel: Any = getattr(triton_kernels, name)
+    # A fixed bit on top keeps the type of the key, for which Triton would compile again.
+    key = state & _KEY | _KEY + 1
+    with torch.cuda.device(given.device) if given.is_cuda else torch.no_grad():
+        kernel[(-(-elements // (_BLOCK * share)),)](
+            given, out, key, elements, E=expansion, SHARE=share, BLOCK=_BLOCK, WIDE=given.dtype == torch.float64
+        )
+
+
+def uniforms(state: int, count: int, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uniform numbers in [0, 1), shape ``(count, elements)``, from torch's generator for the device."""
+    if device.type == "meta":
+        return torch.empty((count, elements), dtype=dtype, device=device)
+    generator = torch.Generator(device).manual_seed(state & _KEY)
+    return torch.rand((count, elements), generator=generator, dtype=dtype, device=device)

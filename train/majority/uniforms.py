@@ -1,0 +1,139 @@
+"""Uniform random numbers on a processor, for any element of any step, from a key and without a sequence.
+
+A word of 32 bits belongs to each pair of numbers. In a chunk of at most CHUNK words, word i is
+
+    x_i = b_{i+s} + m · a_{i+r} · c_{i+t}  mod 2^32,
+
+where a, b and c are three circular tables of PERIOD hashed counters (a and c odd), made once in a process, and the
+places r, s, t and the odd factor m hash (seed, step, kernel, chunk, pair): 82 bits of key for each chunk and pair. The
+two halves of a word are two numbers of 16 bits, U = (half + ½) / 2^16.
+
+It is a hash of the counter whose first rounds are looked up; the last is one pass over a chunk that stays in the cache,
+of a dozen that a hash from the counter itself takes. m alone makes the upper half of every word exactly uniform, and the
+lower but for its last bit; any two words of a step or of two steps have their own three table entries in common only if
+all of r, s and t are as far apart as they are, which has probability 2^−51, so that nothing low-dimensional joins them:
+``tests/train/majority/test_independence.py`` tests pairs, triples, sums and repetitions.
+"""
+
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 17  # elements: large enough to hide an operator's cost, small enough for the cores' caches
+PERIOD = 1 << 17  # entries of a table; at least CHUNK
+_STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
+_GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
+_MASK64 = (1 << 64) - 1
+_SCALE = 2.0**-16
+_CENTRE = 0.5 + 2.0**-17  # U of a half that is 0, with its sign
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of p for a whole kernel: which random numbers, not the numbers themselves.
+
+    ``seed`` and ``step`` are any integers (used modulo 2^64), ``kernel`` numbers the tensor within its model;
+    ``table`` reads p from tables of quantiles (``collegium.train.majority.table``) in place of independent numbers.
+    """
+
+    seed: int
+    step: int
+    kernel: int
+    table: bool = False
+
+    @cached_property
+    def state(self) -> int:
+        """A hash of the key, 64 bits."""
+        state = 0
+        for word in (self.seed, self.step, self.kernel):
+            state = hashed((state ^ word & _MASK64) + _GAMMA & _MASK64)
+        return state
+
+    def words(self, chunk: int, count: int) -> list[int]:
+        """``count`` hashes of the key and the number of a chunk, 64 bits each."""
+        state = self.state + chunk * _STREAM
+        return [hashed(state + index * _GAMMA & _MASK64) for index in range(1, count + 1)]
+
+
+def uniform_halves(draw: Draw, chunk: int, count: int, elements: int) -> list[Tensor]:
+    """``count`` rows of ``elements`` independent numbers for chunk ``chunk``, int16: U − ½ in units of 2^−16.
+
+    Rows are scratch memory of the thread, written again by the next call.
+    """
+    first, shift, second = _tables()
+    pairs = (count + 1) // 2
+    keys, rows = iter(draw.words(chunk, 2 * pairs)), []
+    for pair in range(pairs):
+        places, factor = next(keys), next(keys)
+        needed = elements if 2 * pair + 1 < count else (elements + 1) // 2
+        words = scratch(("words", pair), elements, torch.int32)
+        r, s, t = ((places >> bits) % PERIOD for bits in (0, 20, 40))
+        torch.addcmul(
+            shift.narrow(0, s, needed),
+            first.narrow(0, r, needed),
+            second.narrow(0, t, needed),
+            value=_signed32(factor | 1),
+            out=words.narrow(0, 0, needed),
+        )
+        rows += words.view(torch.int16).view(2, elements).unbind()
+    return rows[:count]
+
+
+def as_uniforms(halves: Tensor, out: Tensor) -> Tensor:
+    """U in (0, 1) of a row of halves, in the floating type of ``out``."""
+    out.copy_(halves)
+    return torch.add(_centre(out.dtype), out, alpha=_SCALE, out=out)
+
+
+_local = threading.local()
+
+
+def scratch(name: Hashable, elements: int, dtype: torch.dtype) -> Tensor:
+    """Memory of this thread for ``elements`` numbers, the same for the same name: a chunk's, hence never much."""
+    kept = _local.__dict__.setdefault("kept", {})
+    found = kept.get((name, dtype))
+    if found is None or found.shape[0] < elements:
+        found = kept[name, dtype] = torch.empty(elements, dtype=dtype)
+    return found.narrow(0, 0, elements)
+
+
+@cache
+def _centre(dtype: torch.dtype) -> Tensor:
+    return torch.tensor(_CENTRE, dtype=dtype)
+
+
+@cache
+def _tables() -> tuple[Tensor, Tensor, Tensor]:
+    """a, b and c, shape ``(PERIOD + CHUNK,)``, the start repeated at the end: 3 MB."""
+    tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (101, 102, 103)]
+    first, shift, second = (torch.cat((table, table[:CHUNK])) for table in tables)
+    return first | 1, shift, second | 1
+
+
+def hashed_counters(stream: int) -> Tensor:
+    """The splitmix64 hash of PERIOD counters, int64; the masks make torch's arithmetic shifts logical ones."""
+    counter = torch.arange(1, PERIOD + 1, dtype=torch.int64) + stream * PERIOD
+    z = counter * _signed64(_GAMMA)
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed64(0xBF58476D1CE4E5B9)
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed64(0x94D049BB133111EB)
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def hashed(state: int) -> int:
+    """The finalizer of splitmix64."""
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return state ^ (state >> 31)
+
+
+def _signed64(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _signed32(word: int) -> int:
+    word &= (1 << 32) - 1
+    return word - (1 << 32) if word >> 31 else word
