@@ -11,9 +11,9 @@ A stick of length 1 is broken at e − 1 uniform points; p are the pieces. With 
 
 and p_k ∘ g is the difference of two neighbouring v ∘ g: neither p nor any tensor of its size is formed.
 
-On a processor the points are numbers of 16 bits (``collegium.train.majority.uniforms``), sorted as integers by a network
-of comparisons, and work proceeds in chunks that stay in the cache. On an accelerator the stick is broken from one end,
-v_k = v_{k−1} U^{1/(e−k)}, which is the same law, in one launch with the numbers of Philox
+On a processor the points are numbers of 16 bits (``collegium.train.majority.uniforms``), sorted as integers by a
+network of comparisons, and work proceeds in chunks that stay in the cache. On an accelerator the stick is broken from
+one end, v_k = v_{k−1} U^{1/(e−k)}, which is the same law, in one launch with the numbers of Philox
 (``collegium.train.majority.philox``). Numbers are the same on every processor, and on every device of one kind; a
 processor and a GPU draw different ones.
 """
@@ -48,14 +48,15 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = torch.empty(copies.shape[1:], dtype=copies.dtype, device=copies.device)
     expansion = copies.shape[0]
+    if expansion > 1 and not draw.table and philox.runs_triton(copies.device):
+        philox.mix(copies.contiguous(), draw.state, out)
+        return out
     flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
     if expansion == 1:
         target.copy_(flat[0])
     elif _in_chunks(draw, flat):
         for index, (block, part) in enumerate(zip(flat.split(CHUNK, dim=1), target.split(CHUNK), strict=True)):
             mix_chunk(block.unbind(), draw, index, part)
-    elif philox.runs_triton(flat.device):
-        philox.mix(flat.contiguous(), draw.state, target)
     else:
         _interpolate(_wide(flat).unbind(), _whole_points(draw, expansion, target), target)
     return out
@@ -69,14 +70,15 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     """
     if out is None:
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
+    if expansion > 1 and not draw.table and philox.runs_triton(gradient.device):
+        philox.spread(gradient.contiguous(), draw.state, out)
+        return out
     flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
     if expansion == 1:
         rows[0].copy_(flat)
     elif _in_chunks(draw, flat):
         for index, (part, block) in enumerate(zip(flat.split(CHUNK), rows.split(CHUNK, dim=1), strict=True)):
             spread_chunk(part, draw, index, block.unbind())
-    elif philox.runs_triton(flat.device):
-        philox.spread(flat, draw.state, rows)
     else:
         _divide(_wide(flat), _whole_points(draw, expansion, flat), rows.unbind())
     return out

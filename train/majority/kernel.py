@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from collegium.train.majority.clock import Clock
 from collegium.train.majority.draw import Draw, mix
-from collegium.train.majority.operators import Mix, mix_compiled
+from collegium.train.majority.operators import mix_compiled, mixed
 
 Mode = Literal["sample", "mean"]
 
@@ -50,7 +50,7 @@ class MajorityKernel(nn.Module):
         return self._mixed(copies)
 
     def _mixed(self, copies: Tensor) -> Tensor:
-        return Mix.apply(copies, self.draw, self._spent) if self.samples else copies.mean(0)
+        return mixed(copies, self.draw, self._spent) if self.samples else copies.mean(0)
 
     def _shared(self, copies: Tensor) -> Tensor:
         """One tensor for all reads of a pass: T5 and others read a weight several times."""

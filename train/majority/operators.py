@@ -14,8 +14,32 @@ from collegium.train.majority.clock import clock_by_number
 from collegium.train.majority.draw import Draw, mix, spread
 
 
+def mixed(copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:
+    """Σ_k p_k ∘ copies_k, differentiable; a backward pass appends to the list ``spent``."""
+    transformed = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
+    return (TransformedMix if transformed else Mix).apply(copies, draw, spent)  # type: ignore[return-value]
+
+
 class Mix(torch.autograd.Function):
-    """Σ_k p_k ∘ copies_k for ``(copies, draw, spent)``; a backward pass appends to the list ``spent``."""
+    """``mixed`` without transforms: torch takes longer for a function that has them than a GPU for small kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:  # type: ignore[override]
+        """Mix."""
+        ctx.expansion, ctx.draw, ctx.spent = copies.shape[0], draw, spent
+        return mix(copies, draw)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """Spread."""
+        ctx.spent.append(True)
+        if torch.is_grad_enabled():
+            return Spread.apply(gradient, ctx.draw, ctx.expansion), None, None  # type: ignore[return-value]
+        return spread(gradient, ctx.draw, ctx.expansion), None, None
+
+
+class TransformedMix(torch.autograd.Function):
+    """``mixed`` for ``torch.func``."""
 
     @staticmethod
     def forward(copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:
@@ -36,7 +60,7 @@ class Mix(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, dims: Any, copies: Tensor, draw: Draw, spent: list[bool]) -> tuple[Tensor, int]:  # type: ignore[override]
         """One p for the whole batch."""
-        return torch.stack([Mix.apply(part, draw, spent) for part in copies.unbind(dims[0])]), 0  # type: ignore[misc]
+        return torch.stack([mixed(part, draw, spent) for part in copies.unbind(dims[0])]), 0
 
 
 class Spread(torch.autograd.Function):
@@ -55,7 +79,7 @@ class Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         """Mix."""
-        return Mix.apply(gradients, ctx.draw, []), None, None  # type: ignore[return-value]
+        return mixed(gradients, ctx.draw, []), None, None
 
     @staticmethod
     def vmap(info: Any, dims: Any, gradient: Tensor, draw: Draw, expansion: int) -> tuple[Tensor, int]:  # type: ignore[override]

@@ -9,6 +9,7 @@ kind of device; they are other numbers than a processor's, and than each other's
 import os
 import shutil
 import sysconfig
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,29 +40,33 @@ def builds_extensions() -> bool:
 
 
 def mix(copies: Tensor, state: int, out: Tensor) -> None:
-    """Σ_k p_k ∘ copies_k of ``copies`` (expansion, elements) into ``out`` (elements,), both contiguous."""
-    _launch("mix", copies, out, state, copies.shape)
+    """Σ_k p_k ∘ copies_k of ``copies`` (expansion, …) into ``out`` of a copy's shape, both contiguous."""
+    _launch("mix", copies, out, state, copies.shape[0], out.numel())
 
 
 def spread(gradient: Tensor, state: int, out: Tensor) -> None:
-    """(p_k ∘ gradient)_k of ``gradient`` (elements,) into ``out`` (expansion, elements), both contiguous."""
-    _launch("spread", gradient, out, state, out.shape)
+    """(p_k ∘ gradient)_k of ``gradient`` into ``out`` (expansion, *gradient.shape), both contiguous."""
+    _launch("spread", gradient, out, state, out.shape[0], gradient.numel())
 
 
-def _launch(name: str, given: Tensor, out: Tensor, state: int, shape: torch.Size) -> None:
-    from collegium.train.majority import triton_kernels
-
-    expansion, elements = shape
-    if not elements:
-        return
+def _launch(name: str, given: Tensor, out: Tensor, state: int, expansion: int, elements: int) -> None:
     share = max(1, 4 // (expansion - 1))
-    kernel: Any = getattr(triton_kernels, name)
+    programs = -(-elements // (_BLOCK * share))
+    if not programs:
+        return
     # A fixed bit on top keeps the type of the key, for which Triton would compile again.
     key = state & _KEY | _KEY + 1
-    with torch.cuda.device(given.device) if given.is_cuda else torch.no_grad():
-        kernel[(-(-elements // (_BLOCK * share)),)](
+    with torch.cuda.device(given.device) if given.is_cuda else nullcontext():
+        _kernels()[name][(programs,)](
             given, out, key, elements, E=expansion, SHARE=share, BLOCK=_BLOCK, WIDE=given.dtype == torch.float64
         )
+
+
+@cache
+def _kernels() -> dict[str, Any]:
+    from collegium.train.majority import triton_kernels
+
+    return {"mix": triton_kernels.mix, "spread": triton_kernels.spread}
 
 
 def uniforms(state: int, count: int, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -8,11 +8,11 @@ where a, b and c are three circular tables of PERIOD hashed counters (a and c od
 places r, s, t and the odd factor m hash (seed, step, kernel, chunk, pair): 82 bits of key for each chunk and pair. The
 two halves of a word are two numbers of 16 bits, U = (half + ½) / 2^16.
 
-It is a hash of the counter whose first rounds are looked up; the last is one pass over a chunk that stays in the cache,
-of a dozen that a hash from the counter itself takes. m alone makes the upper half of every word exactly uniform, and the
-lower but for its last bit; any two words of a step or of two steps have their own three table entries in common only if
-all of r, s and t are as far apart as they are, which has probability 2^−51, so that nothing low-dimensional joins them:
-``tests/train/majority/test_independence.py`` tests pairs, triples, sums and repetitions.
+It is a keyed hash of the counter whose first rounds are looked up, so that the last is one pass over a chunk that stays
+in the cache, where hashing the counter itself takes a dozen. m alone makes the upper half of each word exactly uniform,
+and the lower but for its last bit. Two chunks read the same words, shifted, if their r, s and t are equally far apart
+and their m agree: a chance of 2^−65. One word or two do not tell the three places and m, hence no other word.
+``tests/train/majority/test_independence.py`` has pairs, triples, sums and repetitions.
 """
 
 import threading
