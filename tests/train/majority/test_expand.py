@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dataclasses
 import doctest
 import importlib
 import math
@@ -444,6 +445,20 @@ def test_variance_of_the_mixture_is_two_over_e_plus_one():
         p = probabilities(originals_draw(), e, (100_000,)).double()
         assert float(p.square().sum(0).mean()) == pytest.approx(2 / (e + 1), rel=0.01)
         assert math.isclose(float(p.sum(0).mean()), 1, rel_tol=1e-6)
+
+
+def test_draws_from_the_table_are_a_choice():
+    """Kept by copies of the model; gradients are the shares of the same p."""
+    model = copy.deepcopy(expand(nn.Linear(5, 4), 3, seed=0, draws="table"))
+    kernel, copies = model.parametrizations.weight[0], model.parametrizations.weight.original
+    assert kernel.draw.table
+    p = probabilities(kernel.draw, 3, (4, 5))
+    torch.testing.assert_close(model.weight, (p * copies).sum(0))
+    model.weight.sum().backward()
+    torch.testing.assert_close(copies.grad, p)
+    assert not torch.isclose(p, probabilities(dataclasses.replace(kernel.draw, table=False), 3, (4, 5))).any()
+    with pytest.raises(ValueError, match="draws must be 'independent' or 'table', not 'tables'"):
+        expand(nn.Linear(2, 2), draws="tables")
 
 
 def originals_draw():
