@@ -7,12 +7,13 @@ wall-clock time and ratios of those medians, without the first step of a turn, w
 contender left them. Contenders: plain training; majority kernels as the training loop
 runs them (p recomputed from a key, gradient of the copies fused with their update); a floor; the same as majority
 kernels with torch's own optimizer untouched, as after ``expand`` alone; and the obvious implementation (exponentials
-drawn with ``exponential_``, normalised, a weighted sum, autograd). The last two are left out where a step takes seconds.
+drawn with ``exponential_``, normalised, a weighted sum, autograd). The last two are left out where a step takes
+seconds.
 
 The floor is plain training whose optimizer step is replaced, for the kernels, by reading and writing as many bytes as e
-copies, their two moments and the mixed weight have, once and in place, computing nothing (a multiplication by one). That
-traffic is there whatever the batch, so its share falls as a layer uses each weight more often: once a sample in a fully
-connected layer, at every position in a convolution, at every token in a transformer.
+copies, their two moments and the mixed weight have, once and in place, computing nothing (a multiplication by one).
+That traffic is there whatever the batch, so its share falls as a layer uses each weight more often: once a sample in a
+fully connected layer, at every position in a convolution, at every token in a transformer.
 """
 
 from __future__ import annotations

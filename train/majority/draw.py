@@ -19,13 +19,12 @@ processor and a GPU draw different ones.
 """
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from collegium.train.majority import philox, table
-from collegium.train.majority.uniforms import CHUNK, Draw, as_uniforms, scratch, uniform_halves
+from collegium.train.majority.uniforms import CHUNK, Draw, scratch, sorted_uniforms
 
 __all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
 
@@ -96,14 +95,11 @@ def spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]
     _divide(wide, points(draw, len(out), chunk, wide), out)
 
 
-def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> list[Tensor]:
+def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Tensor]:
     """v_1 ≥ … ≥ v_{e−1} of a chunk of the length, floating type and device of the flat ``like``: scratch memory."""
     if draw.table:
         return _remainders(table.fractions(draw, expansion, chunk, like))
-    elements, levels = like.shape[0], []
-    for row, halves in enumerate(_sorted(uniform_halves(draw, chunk, expansion - 1, elements))):
-        levels.append(as_uniforms(halves, scratch(("points", row), elements, like.dtype)))
-    return levels
+    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)
 
 
 def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor) -> None:
@@ -134,34 +130,6 @@ def _divide(gradient: Tensor, levels: Sequence[Tensor], out: Sequence[Tensor]) -
     if narrow:
         for target, row in zip(out, rows, strict=True):
             target.copy_(row)
-
-
-def _sorted(rows: Sequence[Tensor]) -> list[Tensor]:
-    """``rows`` in descending order at every position; their memory is used."""
-    found = list(rows)
-    spare = scratch("spare", found[0].shape[0], torch.int16)
-    for upper, lower in comparisons(len(found)):
-        torch.minimum(found[upper], found[lower], out=spare)
-        torch.maximum(found[upper], found[lower], out=found[upper])
-        found[lower], spare = spare, found[lower]
-    return found
-
-
-@cache
-def comparisons(count: int) -> tuple[tuple[int, int], ...]:
-    """Pairs of rows that are compared to sort ``count`` rows: Batcher's merge exchange (Knuth 5.2.2, Algorithm M)."""
-    found: list[tuple[int, int]] = []
-    power = 1 << max(count - 1, 0).bit_length() - 1 if count > 1 else 0
-    top, step = power, power
-    while step > 0:
-        jump, remainder, distance = top, 0, step
-        while True:
-            found += [(i, i + distance) for i in range(count - distance) if i & step == remainder]
-            if jump == step:
-                break
-            distance, jump, remainder = jump - step, jump >> 1, step
-        step >>= 1
-    return tuple(found)
 
 
 def _remainders(fractions: Sequence[Tensor]) -> list[Tensor]:

@@ -16,9 +16,10 @@ and their m agree: a chance of 2^−65. One word or two do not tell the three pl
 """
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ PERIOD = 1 << 17  # entries of a table; at least CHUNK
 _STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
 _GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 _MASK64 = (1 << 64) - 1
+_MOST_LENGTHS = 256  # of chunks, whose views are kept
 _SCALE = 2.0**-16
 _CENTRE = 0.5 + 2.0**-17  # U of a half that is 0, with its sign
 
@@ -59,45 +61,92 @@ class Draw:
         return [hashed(state + index * _GAMMA & _MASK64) for index in range(1, count + 1)]
 
 
-def uniform_halves(draw: Draw, chunk: int, count: int, elements: int) -> list[Tensor]:
-    """``count`` rows of ``elements`` independent numbers for chunk ``chunk``, int16: U − ½ in units of 2^−16.
+def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element.
 
     Rows are scratch memory of the thread, written again by the next call.
     """
+    memory = _memory(count, elements, dtype)
     first, shift, second = _tables()
-    pairs = (count + 1) // 2
-    keys, rows = iter(draw.words(chunk, 2 * pairs)), []
-    for pair in range(pairs):
-        places, factor = next(keys), next(keys)
-        needed = elements if 2 * pair + 1 < count else (elements + 1) // 2
-        words = scratch(("words", pair), elements, torch.int32)
-        r, s, t = ((places >> bits) % PERIOD for bits in (0, 20, 40))
+    keys = iter(draw.words(chunk, 2 * len(memory.words)))
+    for words in memory.words:
+        place, factor, needed = next(keys), _signed32(next(keys) | 1), words.shape[0]
         torch.addcmul(
-            shift.narrow(0, s, needed),
-            first.narrow(0, r, needed),
-            second.narrow(0, t, needed),
-            value=_signed32(factor | 1),
-            out=words.narrow(0, 0, needed),
+            shift.narrow(0, place % PERIOD, needed),
+            first.narrow(0, (place >> 20) % PERIOD, needed),
+            second.narrow(0, (place >> 40) % PERIOD, needed),
+            value=factor,
+            out=words,
         )
-        rows += words.view(torch.int16).view(2, elements).unbind()
-    return rows[:count]
+    halves, spare = list(memory.halves), memory.spare
+    for upper, lower in comparisons(count):
+        torch.minimum(halves[upper], halves[lower], out=spare)
+        torch.maximum(halves[upper], halves[lower], out=halves[upper])
+        halves[lower], spare = spare, halves[lower]
+    for row, half in zip(memory.rows, halves, strict=True):
+        row.copy_(half)
+    torch.add(_centre(dtype), memory.block, alpha=_SCALE, out=memory.block)
+    return memory.rows
 
 
-def as_uniforms(halves: Tensor, out: Tensor) -> Tensor:
-    """U in (0, 1) of a row of halves, in the floating type of ``out``."""
-    out.copy_(halves)
-    return torch.add(_centre(out.dtype), out, alpha=_SCALE, out=out)
+@cache
+def comparisons(count: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of rows that are compared to sort ``count`` rows: Batcher's merge exchange (Knuth 5.2.2, Algorithm M)."""
+    found: list[tuple[int, int]] = []
+    top = step = 1 << (count - 1).bit_length() - 1 if count > 1 else 0
+    while step > 0:
+        jump, remainder, distance = top, 0, step
+        while True:
+            found += [(i, i + distance) for i in range(count - distance) if i & step == remainder]
+            if jump == step:
+                break
+            distance, jump, remainder = jump - step, jump >> 1, step
+        step >>= 1
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Where the numbers of one chunk are made: a word for each two rows, and one row to exchange with."""
+
+    words: list[Tensor]  # int32
+    halves: list[Tensor]  # int16, views of the words
+    spare: Tensor
+    block: Tensor  # the rows, (count, elements)
+    rows: tuple[Tensor, ...]
 
 
 _local = threading.local()
 
 
+def _memory(count: int, elements: int, dtype: torch.dtype) -> _Memory:
+    """Views of the thread's scratch memory, made once for each length of chunk."""
+    kept: dict[Any, _Memory] = _local.__dict__.setdefault("memories", {})
+    found = kept.get((count, elements, dtype))
+    if found is None:
+        if len(kept) >= _MOST_LENGTHS:
+            kept.clear()
+        needed = [elements] * (count // 2) + [(elements + 1) // 2] * (count % 2)
+        words = [scratch(("words", pair), elements, torch.int32) for pair in range(len(needed))]
+        halves = [half for word in words for half in word.view(torch.int16).view(2, elements)]
+        block = scratch(("points", count), count * elements, dtype).view(count, elements)
+        found = kept[count, elements, dtype] = _Memory(
+            [word.narrow(0, 0, length) for word, length in zip(words, needed, strict=True)],
+            halves[:count],
+            scratch("spare", elements, torch.int16),
+            block,
+            block.unbind(),
+        )
+    return found
+
+
 def scratch(name: Hashable, elements: int, dtype: torch.dtype) -> Tensor:
     """Memory of this thread for ``elements`` numbers, the same for the same name: a chunk's, hence never much."""
-    kept = _local.__dict__.setdefault("kept", {})
+    kept: dict[Any, Tensor] = _local.__dict__.setdefault("tensors", {})
     found = kept.get((name, dtype))
     if found is None or found.shape[0] < elements:
         found = kept[name, dtype] = torch.empty(elements, dtype=dtype)
+        _local.__dict__.pop("memories", None)  # which would keep what this replaces
     return found.narrow(0, 0, elements)
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from collegium.train.majority import draw as drawing
 from collegium.train.majority import philox
-from collegium.train.majority.draw import CHUNK, Draw, comparisons, mix, probabilities, spread
+from collegium.train.majority.draw import CHUNK, Draw, mix, probabilities, spread
+from collegium.train.majority.uniforms import comparisons
 
 EXPANSIONS = range(2, 9)
 
