@@ -1,6 +1,7 @@
 """p has the flat Dirichlet's law, depends on its key alone, and is never formed to mix or to spread."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -121,6 +122,22 @@ def test_results_go_where_they_are_asked_to_go():
     assert torch.equal(out, mix(copies, draw))
     strided = copies.transpose(1, 1).repeat(1, 2)[:, : CHUNK + 10]
     assert torch.equal(mix(strided, draw), out)
+
+
+def test_threads_do_not_disturb_one_another():
+    """Scratch memory is a thread's own."""
+    draws = [Draw(1, step, 0) for step in range(40)]
+    alone = [probabilities(draw, 3, (70_000,)) for draw in draws]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda draw: probabilities(draw, 3, (70_000,)), draws))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_numbers_do_not_depend_on_what_was_drawn_before():
+    first = probabilities(Draw(1, 2, 3), 4, (1000,))
+    for e, n in ((2, CHUNK + 3), (9, 1001), (4, 17)):
+        probabilities(Draw(1, 2, 3), e, (n,))
+    assert torch.equal(probabilities(Draw(1, 2, 3), 4, (1000,)), first)
 
 
 @pytest.mark.parametrize("count", range(13))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from collegium import collapse, expand, set_step
 from collegium.train.majority.draw import probabilities
@@ -445,6 +446,17 @@ def test_variance_of_the_mixture_is_two_over_e_plus_one():
         p = probabilities(originals_draw(), e, (100_000,)).double()
         assert float(p.square().sum(0).mean()) == pytest.approx(2 / (e + 1), rel=0.01)
         assert math.isclose(float(p.sum(0).mean()), 1, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_activations_are_computed_again_with_the_same_p(reentrant):
+    torch.manual_seed(0)
+    plain = expand(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)), 3, seed=0)
+    checkpointed, x = copy.deepcopy(plain), torch.randn(7, 5, requires_grad=True)
+    plain(x).square().sum().backward()
+    checkpoint(checkpointed, x, use_reentrant=reentrant).square().sum().backward()
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
 
 
 def test_draws_from_the_table_are_a_choice():

@@ -64,6 +64,17 @@ def test_kernels_of_several_chunks():
     assert_same(plain, fused)
 
 
+def test_draws_from_the_table_stay_so():
+    plain = expand(nn.Sequential(nn.Linear(5, 7), nn.Tanh()), 3, seed=0, draws="table")
+    fused, other = copy.deepcopy(plain), expand(nn.Sequential(nn.Linear(5, 7), nn.Tanh()), 3, seed=0)
+    other.load_state_dict(plain.state_dict())
+    train(plain, OPTIMIZERS["adam"](plain.parameters()))
+    train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused))
+    train(other, OPTIMIZERS["adam"](other.parameters()))
+    assert_same(plain, fused)
+    assert not any(torch.isclose(a, b).all() for a, b in zip(plain.parameters(), other.parameters(), strict=True))
+
+
 def test_the_expanded_gradient_never_exists():
     _, model = models(5, 7, 3)
     optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
