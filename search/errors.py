@@ -4,6 +4,7 @@
 
     Exception
     ├── InvalidSpec      a field of a specification is wrong
+    ├── NotTraceable     a module cannot be described
     └── SampleMismatch   a network does not take samples of this shape
 """
 
@@ -39,6 +40,27 @@ class InvalidSpec(Exception):
         self.message = message
         self.errors = ((path, message), *others)
         super().__init__(f"{readable(path)}: {message}")
+
+
+class NotTraceable(Exception):
+    """A module that cannot be described: ``stopped`` is the line that stops the trace, ``failed`` that of the plain run.
+
+    >>> from collegium import NotTraceable, describe
+    >>> from torch import nn, zeros
+    >>> try:
+    ...     describe(nn.Linear(3, 4), zeros(1, 5))
+    ... except NotTraceable as error:
+    ...     print(error)
+    the module cannot be traced, nor run with this example input: ...
+    """
+
+    def __init__(self, stopped: str, failed: str) -> None:
+        self.stopped = stopped
+        self.failed = failed
+        super().__init__(
+            f"the module cannot be traced, nor run with this example input: torch.export stops at {stopped}; "
+            f"a plain run stops at {failed}"
+        )
 
 
 class SampleMismatch(Exception):

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from collegium.search.networks.families.network_layers import Conv, Layer, Linear
-
-if TYPE_CHECKING:
-    from collegium.search.networks.families.network import Branch, NetworkBaseline
+from collegium.search.networks.network import Measure
 
 HEADS = ("", "part", "count", "layers", "widths", "parameters", "of all", "FLOPs", "of all", "")
 #: Columns of numbers, which are aligned to the right.
 NUMBERS = (2, 5, 6, 7, 8)
 
 
-def text_table(baseline: NetworkBaseline) -> str:
+class Table(Protocol):
+    """What is shown of a ``NetworkBaseline``."""
+
+    name: Any
+    input: Any
+    outputs: Any
+    branches: Any
+    parameters: Any
+    flops: Any
+
+    def fixed_cost(self, measure: Measure) -> int:
+        """What no grouping changes."""
+        ...
+
+
+def text_table(baseline: Table) -> str:
     """The table in plain text, with one line about the whole above it."""
     rows = [HEADS, *_rows(baseline)]
     wide = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
@@ -30,7 +43,7 @@ def text_table(baseline: NetworkBaseline) -> str:
     return "\n".join([_title(baseline), "", *lines, "", _summary(baseline)])
 
 
-def html_table(baseline: NetworkBaseline) -> str:
+def html_table(baseline: Table) -> str:
     """The table as HTML; every text in it is escaped."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADS)
     body = "".join(
@@ -48,7 +61,7 @@ def html_table(baseline: NetworkBaseline) -> str:
     )
 
 
-def _title(baseline: NetworkBaseline) -> str:
+def _title(baseline: Table) -> str:
     sample = "×".join(map(str, baseline.input)) or "a number"
     return (
         f"{baseline.name}: {_count(baseline.parameters)} parameters, {_count(baseline.flops)} FLOPs for one sample of "
@@ -56,7 +69,7 @@ def _title(baseline: NetworkBaseline) -> str:
     )
 
 
-def _summary(baseline: NetworkBaseline) -> str:
+def _summary(baseline: Table) -> str:
     free = [branch for branch in baseline.branches if branch.splittable]
     if not free:
         return "nothing here can be split"
@@ -69,7 +82,7 @@ def _summary(baseline: NetworkBaseline) -> str:
     )
 
 
-def _rows(baseline: NetworkBaseline) -> Iterator[tuple[str, ...]]:
+def _rows(baseline: Table) -> Iterator[tuple[str, ...]]:
     """One for each branch and each reason; the branches that can be split first."""
     for branch in sorted(baseline.branches, key=lambda branch: not branch.splittable):
         parameters, flops = (branch.count * value for value in (branch.parameters, branch.flops))
@@ -87,11 +100,11 @@ def _rows(baseline: NetworkBaseline) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _members(branch: Branch) -> str:
+def _members(branch: Any) -> str:
     return f"{branch.multiplicity} members already" if branch.multiplicity > 1 else ""
 
 
-def _layers(branch: Branch) -> str:
+def _layers(branch: Any) -> str:
     """The kernels in order, such as ``1×1 3×3 1×1``; equal ones in a row once."""
     return _runs([text for layer in branch.layers if (text := _kernel(layer))], " ")
 
@@ -106,7 +119,7 @@ def _kernel(layer: Layer) -> str:
     return ""
 
 
-def _widths(branch: Branch) -> str:
+def _widths(branch: Any) -> str:
     return _runs([str(width) for width in branch.widths], "→")
 
 

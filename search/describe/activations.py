@@ -1,0 +1,135 @@
+"""Elementwise functions in a graph: what one is called, also where it is written out in several operations.
+
+From a node on, every operator that works elementwise on what derives from that node alone is a function of its numbers.
+Where all of these lead to one node, and nothing else reads what is between, they are one function of one number. It is
+recognised by its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from collegium.search.describe.operators import arguments, is_pointwise, name_of, readers, shape_of
+from collegium.search.networks.families.network_layers import ActivationLayer
+
+#: Operators of one function, with the arguments that are its constants.
+_NAMED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "relu": ("relu", ()),
+    "relu6": ("relu6", ()),
+    "leaky_relu": ("leaky_relu", ("negative_slope",)),
+    "elu": ("elu", ("alpha",)),
+    "celu": ("celu", ("alpha",)),
+    "selu": ("selu", ()),
+    "silu": ("silu", ()),
+    "mish": ("mish", ()),
+    "hardswish": ("hardswish", ()),
+    "sigmoid": ("sigmoid", ()),
+    "hardsigmoid": ("hardsigmoid", ()),
+    "log_sigmoid": ("logsigmoid", ()),
+    "tanh": ("tanh", ()),
+    "hardtanh": ("hardtanh", ("min_val", "max_val")),
+    "softplus": ("softplus", ("beta", "threshold")),
+    "hardshrink": ("hardshrink", ("lambd",)),
+    "softshrink": ("softshrink", ("lambd",)),
+}
+#: Functions that are written out by hand, by their values.
+_FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": functional.hardsigmoid,
+    "tanh": torch.tanh,
+    "tanhshrink": functional.tanhshrink,
+    "softsign": functional.softsign,
+}
+_GRID, _TOLERANCE = (-6.0, 6.0, 97), 1e-5
+
+
+def activation_from(node: fx.Node) -> tuple[ActivationLayer, fx.Node] | None:
+    """The elementwise function that reads a node, and the node of its result; None where what reads it is none."""
+    region = _region(node)
+    if not region:
+        return None
+    last = region[-1]
+    if len(region) == 1:
+        found = _named(last)
+        if found is not None:
+            return found, last
+    return ActivationLayer(kind="activation", function=_recognised(node, region)), last  # pyright: ignore[reportArgumentType]
+
+
+def _region(node: fx.Node) -> list[fx.Node]:
+    """The operations that make one function of the node's numbers, in order; empty where there are none."""
+    found: dict[fx.Node, None] = {}
+    current = node
+    while current.next.op != "root" and current.next.op != "output":
+        current = current.next
+        if not _derives(current, node, found):
+            continue
+        found[current] = None
+        before = [node, *list(found)[:-1]]
+        if all(reader in found for each in before for reader in readers(each)):
+            return list(found)
+        if len(found) > _LONGEST:
+            return []
+    return []
+
+
+#: A function that is written out in more operations is not looked for.
+_LONGEST = 32
+
+
+def _derives(current: fx.Node, node: fx.Node, found: Mapping[fx.Node, None]) -> bool:
+    """Whether an elementwise operator reads nothing but numbers, the node and what derives from it."""
+    inputs = current.all_input_nodes
+    return (
+        bool(inputs)
+        and is_pointwise(current)
+        and all(each is node or each in found for each in inputs)
+        and shape_of(current) == shape_of(node)
+    )
+
+
+def _named(node: fx.Node) -> ActivationLayer | None:
+    name, given = name_of(node), arguments(node)
+    if name == "gelu":
+        function, parameters = ("gelu_tanh" if given["approximate"] == "tanh" else "gelu"), ()
+    elif name in _NAMED:
+        function, constants = _NAMED[name]
+        parameters = tuple(float(given[constant]) for constant in constants)
+        if name == "elu" and (given["scale"], given["input_scale"]) != (1, 1):
+            return None
+    else:
+        return None
+    if (function, parameters) == ("hardtanh", (0.0, 6.0)):
+        function, parameters = "relu6", ()
+    return ActivationLayer(kind="activation", function=function, parameters=parameters)  # pyright: ignore[reportArgumentType]
+
+
+def _recognised(node: fx.Node, region: list[fx.Node]) -> str:
+    """The name of the function that has the region's values on a grid; ``other`` where there is none."""
+    grid = torch.linspace(*_GRID[:2], int(_GRID[2]))
+    values: dict[fx.Node, Any] = {node: grid}
+    try:
+        for each in region:
+            args = fx.node.map_arg(each.args, lambda argument: values[argument].clone())
+            kwargs = fx.node.map_arg(each.kwargs, lambda argument: values[argument].clone())
+            assert callable(each.target)
+            values[each] = each.target(*args, **kwargs)
+    except RuntimeError:
+        return "other"
+    result = values[region[-1]]
+    for name, form in _FORMS.items():
+        if torch.allclose(result.to(grid.dtype), form(grid), rtol=_TOLERANCE, atol=_TOLERANCE):
+            return name
+    return "other"

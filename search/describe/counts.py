@@ -1,0 +1,73 @@
+"""Multiply–accumulates of the operators that are no weight layers: attention, recurrent cells, transposed convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from collegium.search.describe.operators import (
+    COPIES,
+    PERMUTATIONS,
+    RECURRENT,
+    RESHAPES,
+    arguments,
+    is_pointwise,
+    name_of,
+    shape_of,
+    value_of,
+)
+
+_NONE = {*COPIES, *PERMUTATIONS, *RESHAPES, "getitem", "dropout", "batch_norm", "layer_norm", "expand", "slice", "cat"}
+_CELLS = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+def flops_of(node: fx.Node) -> int:
+    """Multiply–accumulates of one node for the whole batch, as ``torch.utils.flop_counter`` counts them.
+
+    That does not know recurrent layers: at each step every matrix is read once.
+    """
+    name = name_of(node)
+    if node.op != "call_function" or name in _NONE or is_pointwise(node):
+        return 0
+    if name in _CELLS:
+        return _recurrent(node)
+    # A kernel that computes attention at once is not counted; without a device there is none.
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            assert callable(node.target)
+            node.target(*_shapes(node.args), **_shapes(node.kwargs))
+    except (RuntimeError, NotImplementedError, TypeError, IndexError):
+        return 0
+    return counter.get_total_flops() // 2
+
+
+def is_recurrent(node: fx.Node) -> bool:
+    """Whether the node is a recurrent layer or cell."""
+    return name_of(node) in RECURRENT
+
+
+def _recurrent(node: fx.Node) -> int:
+    given = arguments(node)
+    inputs = given.get("input", given.get("data"))
+    shape = shape_of(inputs)
+    steps = 1
+    for size in shape[:-1]:
+        steps *= size
+    weights = (value for each in given["params"] if (value := value_of(each)) is not None)
+    return steps * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
+def _shapes(value: Any) -> Any:
+    """The arguments with tensors that have no device in the place of nodes."""
+    return fx.node.map_arg(value, lambda node: _without_memory(node.meta.get("val")))
+
+
+def _without_memory(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    shape = [int(size) for size in value.shape]
+    return torch.empty(shape, dtype=value.dtype, device="meta")

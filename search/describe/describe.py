@@ -1,0 +1,136 @@
+"""``describe``: an ``nn.Module`` becomes the baseline of a search."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of
+from collegium.search.describe.trace import Trace, tensors_in, trace
+from collegium.search.errors import NotTraceable, SampleMismatch
+from collegium.search.networks.families.network import Branch, NetworkBaseline
+
+#: What batch norm in training mode says of a batch of one sample.
+_TOO_FEW = "more than 1 value per channel"
+
+
+def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -> NetworkBaseline:
+    """What of a module can be split into members, what it would change, and why the rest cannot.
+
+    ``example_input`` is a batch as the module takes it: a tensor, a tuple of arguments, or a mapping of keyword
+    arguments. The module is traced in the mode it is in, with tensors that have no memory, and is left as it was. It may
+    be on the device ``meta``, where a model of any size costs no memory.
+
+    A *branch* is a maximal chain of convolutions and linear layers, with norms, pools and elementwise functions between
+    them, whose inner widths nothing else reads. Its ends are fixed, and its inner widths are free. Parts that cannot be
+    split are listed with the reason ``why``. ``parameters`` are all of the module's, tied ones once; ``flops`` are
+    multiply–accumulates of one sample.
+
+    Raises ``NotTraceable`` where the module can neither be traced nor run, and ``SampleMismatch`` where the example's
+    FLOPs are not the same for each of its samples.
+
+    >>> from torch import nn, zeros
+    >>> from collegium import describe
+    >>> layers = [nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10)]
+    >>> baseline = describe(nn.Sequential(*layers), zeros(1, 8, 8), name="digits")
+    >>> (branch,) = baseline.branches
+    >>> branch.widths, branch.splittable, branch.parameters, baseline.fixed_cost("parameters")
+    ((64, 100, 100, 10), True, 17610, 0)
+    >>> ffn = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
+    >>> print(describe(ffn, zeros(1, 64)).branches[0].why)
+    a single hidden layer has nothing to gain: m members of width n are one layer of width m·n
+    """
+    args, kwargs = _arguments(example_input, _device(model))
+    batch = _batch(args, kwargs)
+    try:
+        found = trace(model, args, kwargs)
+    except NotTraceable as error:
+        if _TOO_FEW not in error.stopped + error.failed:
+            raise
+        args, kwargs = _twice((args, kwargs), batch)
+        batch *= 2
+        found = trace(model, args, kwargs)
+    parts = parts_of(found, _ledger(model), batch)
+    return _baseline(model, name, parts, found, (args, kwargs), batch)
+
+
+def _arguments(example: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, with tensors on the model's device."""
+    args, kwargs = (), {}
+    if isinstance(example, Mapping):
+        kwargs = dict(example)
+    else:
+        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (args, kwargs))
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensors = [*model.parameters(), *model.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _batch(args: Any, kwargs: Any) -> int:
+    first = next(tensors_in((args, kwargs)), None)
+    if first is None:
+        raise SampleMismatch("has no tensor", "give the module's input as 'example_input'")
+    batch = first.shape[0] if first.dim() else 1
+    if batch < 1:
+        raise SampleMismatch("has a batch of no samples", "give an example input of one sample")
+    return batch
+
+
+def _twice(value: Any, batch: int) -> Any:
+    """The same samples again, for norms that need several."""
+    return _pytree.tree_map_only(
+        Tensor, lambda each: torch.cat([each, each]) if each.dim() and each.shape[0] == batch else each, value
+    )
+
+
+def _ledger(model: nn.Module) -> Ledger:
+    first: dict[int, str] = {}
+    canonical: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        canonical[path] = first.setdefault(id(parameter), path)
+        sizes[canonical[path]] = parameter.numel()
+    return Ledger(sizes, canonical, dict(model.named_modules()))
+
+
+def _baseline(
+    model: nn.Module, name: str | None, parts: list[Part], found: Trace, given: Any, batch: int
+) -> NetworkBaseline:
+    flops = sum(part.flops for part in parts)
+    merged: dict[Hashable, list[Part]] = {}
+    for part in parts:
+        merged.setdefault(part.key, []).append(part)
+    if any(sum(part.flops for part in each) % batch for each in merged.values()):
+        raise SampleMismatch(
+            f"has a batch of {batch} samples, and not all FLOPs are the same for each", "give an example of one sample"
+        )
+    first = next(tensors_in(given))
+    outputs = found.outputs[0].numel() // batch if found.outputs else 1
+    return NetworkBaseline(
+        family="network",
+        name=name or type(model).__name__,
+        input=tuple(first.shape[1:]),
+        outputs=max(1, outputs),
+        branches=_branches(list(merged.values()), batch),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        flops=flops // batch,
+    )
+
+
+def _branches(merged: list[list[Part]], batch: int) -> tuple[Branch, ...]:
+    """The branches; those of the same inner structure are one group, named after the first of them."""
+    plain = [branch_of(each, batch, {}) for each in merged]
+    structures = Counter(branch.structure for branch in plain if branch.splittable)
+    named: dict[Hashable, str] = {}
+    for branch in plain:
+        if branch.splittable and structures[branch.structure] > 1:
+            named.setdefault(branch.structure, branch.name)
+    return tuple(branch_of(each, batch, named) for each in merged)

@@ -1,0 +1,233 @@
+"""The parts of a baseline: each chain as a branch, and everything else with the reason why it cannot be split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+from torch import fx
+
+from collegium.search.describe.chains import Chain, Uses, chains_of
+from collegium.search.describe.counts import flops_of, is_recurrent
+from collegium.search.describe.layers import WeightNode
+from collegium.search.describe.operators import name_of, readers
+from collegium.search.describe.trace import Gap, Piece, Trace
+from collegium.search.fields import MAX_LAYERS
+from collegium.search.networks.families.network import FEWEST_FREE, SINGLE_HIDDEN, Branch
+from collegium.search.networks.families.network_layers import Conv, Layer, Linear, Reshape, free_widths
+
+_OF_PARAMETERS = {
+    "batch_norm": "a norm of a width that is fixed",
+    "layer_norm": "a norm of a width that is fixed",
+    "group_norm": "a norm of a width that is fixed",
+    "instance_norm": "a norm of a width that is fixed",
+    "rms_norm": "a norm of a width that is fixed",
+    "embedding": "an embedding: a table has no width inside",
+    "embedding_bag": "an embedding: a table has no width inside",
+    "conv_transpose1d": "a transposed convolution",
+    "conv_transpose2d": "a transposed convolution",
+    "conv_transpose3d": "a transposed convolution",
+}
+_RECURRENT = "a recurrent cell: its width is read again at the next step"
+_PRODUCTS = "products of two maps, as in attention, which have no weights"
+_UNREACHED = "nothing that was computed depends on it"
+
+
+@dataclass
+class Part:
+    """One occurrence: its weight layers' paths, what it costs for the whole batch, and the branch that it is."""
+
+    paths: tuple[str, ...]
+    parameters: int
+    flops: int
+    why: str | None
+    layers: tuple[Layer, ...] = ()
+    widths: tuple[int, ...] = ()
+    extents: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """What equal occurrences have in common."""
+        return (self.why, self.layers, self.widths, self.extents) if self.layers else self.why
+
+
+@dataclass
+class Ledger:
+    """What is known of a model's parameters: sizes by canonical path, and which part each has been counted in."""
+
+    sizes: Mapping[str, int]
+    canonical: Mapping[str, str]
+    modules: Mapping[str, Any]
+    counted: set[str] = field(default_factory=set)
+
+    def take(self, paths: Sequence[str]) -> int:
+        """Numbers in those of the parameters that no part has yet; they are counted from now on."""
+        new = {self.canonical[path] for path in paths} - self.counted
+        self.counted |= new
+        return sum(self.sizes[path] for path in new)
+
+    def layer_path(self, parameter: str) -> str:
+        """The module whose ``weight`` a parameter is; the parameter's own path where there is none."""
+        module, _, name = parameter.rpartition(".")
+        return module if name == "weight" and module in self.modules else parameter
+
+
+def parts_of(trace: Trace, ledger: Ledger, batch: int) -> list[Part]:
+    """Every part of a model, in the order in which it runs: together they have all parameters and FLOPs."""
+    uses = Uses.of(trace.pieces, ledger.canonical)
+    parts: list[Part] = []
+    for piece in trace.pieces:
+        chained: set[fx.Node] = set()
+        for chain in chains_of(piece, uses, ledger.canonical):
+            chained |= {layer.node for layer in chain.layers}
+            parts.append(_part_of(chain, piece, ledger, batch))
+        parts += _others(piece, chained, ledger)
+    parts += [_gap(gap, ledger) for gap in trace.gaps]
+    left = [path for path in ledger.sizes if path not in ledger.counted]
+    if left:
+        parts.append(Part((left[0],), ledger.take(left), 0, _UNREACHED))
+    return parts
+
+
+def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
+    names = [piece.parameters[node] for node in chain.parameters]
+    paths = tuple(ledger.layer_path(piece.parameters[layer.weight]) for layer in chain.layers)
+    part = Part(paths, ledger.take(names), sum(layer.flops for layer in chain.layers), chain.ended)
+    built = _built(chain, batch)
+    if isinstance(built, str):
+        return replace(part, why=built)
+    extents, layers = built
+    widths = (chain.layers[0].inputs, *(layer.outputs for layer in chain.layers))
+    free = len(free_widths(layers))
+    why = None if free >= FEWEST_FREE else SINGLE_HIDDEN if free else chain.ended
+    full = replace(part, layers=layers, widths=widths, extents=extents, why=why)
+    refused = _refusal(full, batch)
+    return full if refused is None else replace(part, why=refused)
+
+
+def _built(chain: Chain, batch: int) -> tuple[tuple[int, ...], tuple[Layer, ...]] | str:
+    """The extents before a chain and its layers for one sample; where there are none, why not."""
+    if len(chain.layers) > MAX_LAYERS:
+        return f"a chain of more than {MAX_LAYERS} layers"
+    extents = start = _extents(chain.layers[0], batch)
+    layers: list[Layer] = []
+    for layer, steps in zip(chain.layers, [*chain.between, ()], strict=True):
+        if layer.repeats % batch or (isinstance(layer.layer, Conv) and layer.repeats != batch):
+            return "it is applied to several maps of one sample, or to none of its own"
+        if isinstance(layer.layer, Conv) and extents != layer.extents:
+            layers.append(Reshape(kind="reshape", extents=layer.extents))
+        here = _extents(layer, batch)
+        own = layer.layer if isinstance(layer.layer, Conv) else _linear(layer, batch)
+        if math.prod(extents) != math.prod(here):
+            return "the number of positions changes inside"
+        extents = own.after(layer.extents if isinstance(own, Conv) else extents)
+        layers.append(own)
+        for step in steps:
+            if step.layer is not None:
+                layers.append(step.layer)
+                extents = step.layer.after(extents)
+    return start, tuple(layers)
+
+
+def _linear(layer: WeightNode, batch: int) -> Linear:
+    assert isinstance(layer.layer, Linear)
+    return layer.layer.model_copy(update={"positions": layer.repeats // batch})
+
+
+def _extents(layer: WeightNode, batch: int) -> tuple[int, ...]:
+    """Extents before a layer; positions in a row where the batch is no axis of its own."""
+    positions = max(1, layer.repeats // batch)
+    if isinstance(layer.layer, Conv) or math.prod(layer.extents) == positions:
+        return layer.extents
+    return (positions,) if positions > 1 else ()
+
+
+def _refusal(part: Part, batch: int) -> str | None:
+    """Why a part is no branch of a specification; None where it is one, with the very counts of the graph."""
+    try:
+        branch_of([part], batch, {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"beyond what a specification holds: {'.'.join(map(str, first['loc']))}: {first['msg']}"[:500]
+    return None
+
+
+def _others(piece: Piece, chained: set[fx.Node], ledger: Ledger) -> list[Part]:
+    """Nodes beside the chains that have parameters or FLOPs."""
+    parts = []
+    for node in piece.graph.nodes:
+        if node.op == "placeholder" and node in piece.parameters and not readers(node):
+            continue
+        if node.op != "call_function" or node in chained:
+            continue
+        names = [piece.parameters[each] for each in node.all_input_nodes if each in piece.parameters]
+        parameters, flops = ledger.take(names), flops_of(node)
+        if parameters or flops:
+            place = names[0].rpartition(".")[0] or names[0] if names else piece.path or "(model)"
+            parts.append(Part((place,), parameters, flops, _reason(node, bool(names))))
+    return parts
+
+
+def _reason(node: fx.Node, has_parameters: bool) -> str:
+    name = name_of(node)
+    if is_recurrent(node):
+        return _RECURRENT
+    if name.startswith("conv_transpose"):
+        return _OF_PARAMETERS[name]
+    if has_parameters:
+        return _OF_PARAMETERS.get(name, f"parameters that '{name}' reads, which is no layer of a branch")
+    if name in ("conv1d", "conv2d", "conv3d", "linear", "addmm"):
+        return "its weight is computed in each pass, and is no parameter itself"
+    return _PRODUCTS
+
+
+def _gap(gap: Gap, ledger: Ledger) -> Part:
+    own = [path for path in ledger.sizes if path.rpartition(".")[0] == gap.path and path not in ledger.counted]
+    return Part((gap.path or "(model)",), ledger.take(own), gap.flops, gap.why)
+
+
+def branch_of(occurrences: Sequence[Part], batch: int, named: Mapping[Hashable, str]) -> Branch:
+    """Equal occurrences as one branch; parts without layers are added up where their costs differ.
+
+    Raises ``ValidationError`` where a specification cannot hold it, or its layers have other counts than the graph.
+    """
+    first = occurrences[0]
+    parameters = sum(part.parameters for part in occurrences)
+    flops = sum(part.flops for part in occurrences) // batch
+    costs = {(part.parameters, part.flops) for part in occurrences}
+    count = len(occurrences) if first.layers or len(costs) == 1 else 1
+    kept = first.layers and len(occurrences) <= 4096
+    branch = Branch(
+        name=_name(occurrences, count),
+        count=count,
+        input=first.extents,
+        layers=first.layers,
+        widths=first.widths,
+        paths=tuple(part.paths for part in occurrences) if kept else (),
+        parameters=parameters // count,
+        flops=flops // count,
+        splittable=first.why is None,
+        why=first.why,
+    )
+    group = named.get(branch.structure) if branch.splittable else None
+    return branch.model_copy(update={"group": group})
+
+
+def _name(occurrences: Sequence[Part], count: int) -> str:
+    paths = occurrences[0].paths
+    name = paths[0]
+    if len(paths) > 1:
+        name = ".".join(_common([path.split(".") for path in paths])) or f"{paths[0]} … {paths[-1]}"
+    return f"{name} and {len(occurrences) - 1} more" if len(occurrences) > count else name
+
+
+def _common(paths: Sequence[Sequence[str]]) -> list[str]:
+    found = []
+    for steps in zip(*paths, strict=False):
+        if len(set(steps)) > 1:
+            break
+        found.append(steps[0])
+    return found

@@ -1,0 +1,218 @@
+"""A module as graphs of operators: traced whole, or in the parts that can be traced.
+
+``torch.export`` follows the module with tensors that have a shape and no memory. Where it stops, at code that depends
+on numbers for one, the module is run once with the example input, and each module that it calls is traced with what it
+was given; the code between them is named with the line that stopped the trace.
+"""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from collegium.search.errors import NotTraceable
+
+_MODEL = "model"
+_TORCH = Path(torch.__file__).parent
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A module that was traced whole, at one call.
+
+    ``path`` is its place in the model; ``parameters`` has the path of each placeholder that is a parameter.
+    """
+
+    path: str
+    graph: fx.Graph
+    parameters: dict[fx.Node, str]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Code of the module at ``path`` that could not be traced: why, and the multiply–accumulates that it took itself."""
+
+    path: str
+    why: str
+    flops: int
+
+
+@dataclass
+class Trace:
+    """The pieces of a model in the order in which they ran, and the gaps between them."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    outputs: tuple[Tensor, ...] = ()
+
+
+@dataclass
+class _Call:
+    """One call of a module as it ran: what it was given, its FLOPs, and the calls that it made."""
+
+    path: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inner: list[_Call] = field(default_factory=list)
+    flops: int = 0
+
+
+class _TensorsOnly(nn.Module):
+    """The model, with its outputs as a plain tuple of tensors, whatever container they come in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """Every tensor in the model's output, in order."""
+        return tuple(tensors_in(self.model(*args, **kwargs)))
+
+
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+    """The model as it is, in its own mode. Raises ``NotTraceable`` where it cannot even be run."""
+    try:
+        piece = _export("", model, args, kwargs)
+        return Trace([piece], [], piece.outputs)
+    except Exception as error:  # a user's code may raise anything
+        stopped = stopping_place(error)
+    found = Trace()
+    call, found.outputs = _run(model, args, kwargs, stopped)
+    _trace_inner(call, stopped, found)
+    return found
+
+
+def _trace_inner(call: _Call, stopped: str, found: Trace) -> None:
+    """The calls of one that could not be traced itself."""
+    own = call.flops - sum(each.flops for each in call.inner)
+    found.gaps.append(Gap(call.path, f"torch.export stops at {stopped}", own))
+    for each in call.inner:
+        try:
+            found.pieces.append(_export(each.path, each.module, each.args, each.kwargs))
+        except Exception as error:  # a user's code may raise anything
+            _trace_inner(each, stopping_place(error), found)
+
+
+def _export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Piece:
+    with warnings.catch_warnings(), _kept_state(module):
+        warnings.simplefilter("ignore")
+        program = torch.export.export(_TensorsOnly(module), args, dict(kwargs), strict=False)
+    prefix = f"{path}." if path else ""
+    names = program.graph_signature.inputs_to_parameters
+    parameters = {
+        node: prefix + names[node.name].removeprefix(f"{_MODEL}.")
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in names
+    }
+    (returned,) = (node for node in program.graph.nodes if node.op == "output")
+    last = [node.meta["val"] for node in returned.args[0] if isinstance(node, fx.Node)]
+    return Piece(path, program.graph, parameters, tuple(value for value in last if isinstance(value, Tensor)))
+
+
+@contextmanager
+def _kept_state(module: nn.Module) -> Iterator[None]:
+    """Attributes that tracing assigns, such as caches, are taken back."""
+    before = [(each, dict(vars(each))) for each in module.modules()]
+    try:
+        yield
+    finally:
+        for each, attributes in before:
+            vars(each).clear()
+            vars(each).update(attributes)
+
+
+def _run(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], stopped: str
+) -> tuple[_Call, tuple[Tensor, ...]]:
+    """The tree of calls of one run."""
+    root = _Call("", model, args, dict(kwargs))
+    stack = [root]
+    paths = {module: name for name, module in model.named_modules() if name}
+    counter = FlopCounterMode(display=False)
+
+    def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        call = _Call(paths[module], module, given, named, flops=-counter.get_total_flops())
+        stack[-1].inner.append(call)
+        stack.append(call)
+
+    def leave(module: nn.Module, given: Any, result: Any) -> None:
+        stack.pop().flops += counter.get_total_flops()
+
+    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in paths]
+    handles += [module.register_forward_hook(leave) for module in paths]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+            outputs = tuple(tensors_in(model(*args, **kwargs)))
+    except Exception as error:  # a user's code may raise anything
+        raise NotTraceable(stopped, stopping_place(error)) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
+    root.flops = counter.get_total_flops()
+    _halve(root)
+    return root, outputs
+
+
+def _halve(call: _Call) -> None:
+    """From operations, as torch counts them, to multiply–accumulates."""
+    call.flops //= 2
+    for each in call.inner:
+        _halve(each)
+
+
+def tensors_in(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """Every tensor that a value holds: in sequences, mappings, and attributes of other objects."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if value is None or isinstance(value, str | bytes | int | float | type) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        inner: Any = value.values()
+    elif isinstance(value, list | tuple | set):
+        inner = value
+    else:
+        inner = vars(value).values() if hasattr(value, "__dict__") and not isinstance(value, nn.Module) else ()
+    for each in inner:
+        yield from tensors_in(each, seen)
+
+
+def stopping_place(error: BaseException) -> str:
+    """The last line of code outside of torch that an error passed, and what the error says."""
+    first_line = (str(error).strip().splitlines() or [""])[0][:200]
+    said = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    found = ""
+    while True:
+        for frame in traceback.extract_tb(error.__traceback__):
+            file = Path(frame.filename)
+            if file.is_relative_to(_TORCH) or frame.filename.startswith("<") or file == Path(__file__):
+                continue
+            if file.parent.name == "describe" or "importlib" in frame.filename or file.name == "contextlib.py":
+                continue
+            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+            found = f"{file.name}:{frame.lineno}, `{line}`" if line else f"{file.name}:{frame.lineno}"
+        inner = error.__cause__ or error.__context__
+        if inner is None or inner is error:
+            break
+        error = inner
+    return f"{found} ({said})" if found else said
