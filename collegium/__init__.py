@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collegium.app.client.client import Client, ClientError, RemoteJob
-    from collegium.search.errors import InvalidSpec
+    from collegium.search.describe.describe import describe
+    from collegium.search.errors import InvalidSpec, NotTraceable
     from collegium.search.find import find_ensemble, presets
     from collegium.search.result import SearchResult
     from collegium.search.spec import SearchSpec
@@ -36,6 +37,7 @@ _EXPORTS = {
     "Client": "collegium.app.client.client",
     "ClientError": "collegium.app.client.client",
     "InvalidSpec": "collegium.search.errors",
+    "NotTraceable": "collegium.search.errors",
     "RemoteJob": "collegium.app.client.client",
     "SearchResult": "collegium.search.result",
     "SearchSpec": "collegium.search.spec",
@@ -47,6 +49,7 @@ _EXPORTS = {
     "build_model": "collegium.train.run",
     "clip_gradient_norm": "collegium.train.majority.fused",
     "collapse": "collegium.train.majority.expand",
+    "describe": "collegium.search.describe.describe",
     "expand": "collegium.train.majority.expand",
     "find_ensemble": "collegium.search.find",
     "fuse": "collegium.train.majority.fused",
@@ -64,6 +67,7 @@ __all__ = [
     "Client",
     "ClientError",
     "InvalidSpec",
+    "NotTraceable",
     "RemoteJob",
     "SearchResult",
     "SearchSpec",
@@ -75,6 +79,7 @@ __all__ = [
     "build_model",
     "clip_gradient_norm",
     "collapse",
+    "describe",
     "expand",
     "find_ensemble",
     "fuse",

@@ -43,15 +43,15 @@ class InvalidSpec(Exception):
 
 
 class NotTraceable(Exception):
-    """A module that cannot be described: ``stopped`` is the line that stops the trace, ``failed`` that of the plain run.
+    """A module that cannot be described: ``stopped`` is the line that stops the trace, ``failed`` that of a plain run.
 
     >>> from collegium import NotTraceable, describe
     >>> from torch import nn, zeros
     >>> try:
     ...     describe(nn.Linear(3, 4), zeros(1, 5))
     ... except NotTraceable as error:
-    ...     print(error)
-    the module cannot be traced, nor run with this example input: ...
+    ...     print(str(error).partition(":")[0])
+    the module cannot be traced, nor run with this example input
     """
 
     def __init__(self, stopped: str, failed: str) -> None:

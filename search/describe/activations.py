@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.nn import functional
 
 from collegium.search.describe.operators import arguments, is_pointwise, name_of, readers, shape_of
@@ -56,16 +57,25 @@ _GRID, _TOLERANCE = (-6.0, 6.0, 97), 1e-5
 
 
 def activation_from(node: fx.Node) -> tuple[ActivationLayer, fx.Node] | None:
-    """The elementwise function that reads a node, and the node of its result; None where what reads it is none."""
-    region = _region(node)
-    if not region:
+    """The elementwise function that reads a node, and the node of its result; None where what reads it is none.
+
+    One operator is what it is called; of several in a row, as many as make a function with a name are one.
+    """
+    first = _region(node)
+    if not first:
         return None
-    last = region[-1]
-    if len(region) == 1:
-        found = _named(last)
-        if found is not None:
-            return found, last
-    return ActivationLayer(kind="activation", function=_recognised(node, region)), last  # pyright: ignore[reportArgumentType]
+    found = _named(first[-1]) if len(first) == 1 else None
+    if found is not None:
+        return found, first[-1]
+    regions = [first]
+    while len(regions) < _LONGEST and (following := _region(regions[-1][-1])):
+        regions.append(following)
+    for count in range(len(regions), 0, -1):
+        whole = [each for region in regions[:count] for each in region]
+        name = _recognised(node, whole)
+        if name is not None:
+            return _layer(name), whole[-1]
+    return _layer("other"), first[-1]
 
 
 def _region(node: fx.Node) -> list[fx.Node]:
@@ -113,23 +123,27 @@ def _named(node: fx.Node) -> ActivationLayer | None:
         return None
     if (function, parameters) == ("hardtanh", (0.0, 6.0)):
         function, parameters = "relu6", ()
-    return ActivationLayer(kind="activation", function=function, parameters=parameters)  # pyright: ignore[reportArgumentType]
+    return _layer(function, parameters)
 
 
-def _recognised(node: fx.Node, region: list[fx.Node]) -> str:
-    """The name of the function that has the region's values on a grid; ``other`` where there is none."""
-    grid = torch.linspace(*_GRID[:2], int(_GRID[2]))
+def _layer(function: str, parameters: tuple[float, ...] = ()) -> ActivationLayer:
+    return ActivationLayer.model_validate({"kind": "activation", "function": function, "parameters": parameters})
+
+
+def _recognised(node: fx.Node, region: list[fx.Node]) -> str | None:
+    """The name of the function that has the region's values on a grid; None where there is none."""
+    grid = torch.linspace(*_GRID[:2], int(_GRID[2]), device="cpu")
     values: dict[fx.Node, Any] = {node: grid}
     try:
         for each in region:
-            args = fx.node.map_arg(each.args, lambda argument: values[argument].clone())
-            kwargs = fx.node.map_arg(each.kwargs, lambda argument: values[argument].clone())
+            args = map_arg(each.args, lambda argument: values[argument].clone())
+            kwargs = map_arg(each.kwargs, lambda argument: values[argument].clone())
             assert callable(each.target)
             values[each] = each.target(*args, **kwargs)
     except RuntimeError:
-        return "other"
+        return None
     result = values[region[-1]]
     for name, form in _FORMS.items():
         if torch.allclose(result.to(grid.dtype), form(grid), rtol=_TOLERANCE, atol=_TOLERANCE):
             return name
-    return "other"
+    return None

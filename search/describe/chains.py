@@ -156,4 +156,3 @@ def _grouped_end(layer: WeightNode) -> str:
 def _grouped_next(layer: WeightNode) -> str:
     depthwise = isinstance(layer.layer, Conv) and layer.layer.depthwise
     return f"a {'depthwise' if depthwise else 'grouped'} convolution with fixed outputs reads its outputs"
-

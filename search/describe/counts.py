@@ -1,4 +1,4 @@
-"""Multiply–accumulates of the operators that are no weight layers: attention, recurrent cells, transposed convolutions."""
+"""Multiply–accumulates of operators that are no weight layers: attention, recurrent cells, transposed convolutions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode
 
 from collegium.search.describe.operators import (
@@ -52,8 +53,7 @@ def is_recurrent(node: fx.Node) -> bool:
 
 def _recurrent(node: fx.Node) -> int:
     given = arguments(node)
-    inputs = given.get("input", given.get("data"))
-    shape = shape_of(inputs)
+    shape = shape_of(given["input" if "input" in given else "data"])
     steps = 1
     for size in shape[:-1]:
         steps *= size
@@ -63,7 +63,7 @@ def _recurrent(node: fx.Node) -> int:
 
 def _shapes(value: Any) -> Any:
     """The arguments with tensors that have no device in the place of nodes."""
-    return fx.node.map_arg(value, lambda node: _without_memory(node.meta.get("val")))
+    return map_arg(value, lambda node: _without_memory(node.meta.get("val")))
 
 
 def _without_memory(value: Any) -> Any:

@@ -23,8 +23,8 @@ def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -
     """What of a module can be split into members, what it would change, and why the rest cannot.
 
     ``example_input`` is a batch as the module takes it: a tensor, a tuple of arguments, or a mapping of keyword
-    arguments. The module is traced in the mode it is in, with tensors that have no memory, and is left as it was. It may
-    be on the device ``meta``, where a model of any size costs no memory.
+    arguments. The module is traced in the mode it is in, with tensors that have no memory, and is left as it was. On
+    the device ``meta`` a model of any size costs no memory.
 
     A *branch* is a maximal chain of convolutions and linear layers, with norms, pools and elementwise functions between
     them, whose inner widths nothing else reads. Its ends are fixed, and its inner widths are free. Parts that cannot be
@@ -127,10 +127,15 @@ def _baseline(
 
 def _branches(merged: list[list[Part]], batch: int) -> tuple[Branch, ...]:
     """The branches; those of the same inner structure are one group, named after the first of them."""
-    plain = [branch_of(each, batch, {}) for each in merged]
+    plain: list[Branch] = []
+    for each in merged:
+        plain.append(branch_of(each, batch, taken=[branch.name for branch in plain]))
     structures = Counter(branch.structure for branch in plain if branch.splittable)
     named: dict[Hashable, str] = {}
     for branch in plain:
         if branch.splittable and structures[branch.structure] > 1:
             named.setdefault(branch.structure, branch.name)
-    return tuple(branch_of(each, batch, named) for each in merged)
+    return tuple(
+        branch.model_copy(update={"group": named.get(branch.structure)}) if branch.splittable else branch
+        for branch in plain
+    )

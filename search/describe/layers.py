@@ -11,8 +11,27 @@ import torch
 from torch import fx
 
 from collegium.search.describe.activations import activation_from
-from collegium.search.describe.operators import COPIES, PERMUTATIONS, RESHAPES, arguments, name_of, readers, shape_of
-from collegium.search.networks.families.network_layers import Conv, Dropout, Layer, Linear, Norm, Pool, WeightedLayer
+from collegium.search.describe.operators import (
+    COPIES,
+    PERMUTATIONS,
+    RESHAPES,
+    SIZELESS,
+    arguments,
+    module_of,
+    name_of,
+    readers,
+    shape_of,
+)
+from collegium.search.networks.families.network_layers import (
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    Norm,
+    Pad,
+    Pool,
+    WeightedLayer,
+)
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
@@ -56,7 +75,7 @@ class WeightNode:
 
 @dataclass(frozen=True)
 class Step:
-    """What reads a node between two weight layers: the node of its result, the axis of the channels there, its layer."""
+    """What reads a node between two weight layers: the node of its result, the channels' axis there, and its layer."""
 
     node: fx.Node
     channels: int
@@ -95,9 +114,7 @@ def _convolution(node: fx.Node, dimensions: int, parameters: Mapping[fx.Node, st
         depthwise=groups == inputs > 1,
     )
     channels = len(shape_of(node)) - dimensions - 1
-    return WeightNode(
-        node, layer, reads, weight, bias, inputs, outputs, channels, math.prod(shape_of(node)[:channels])
-    )
+    return WeightNode(node, layer, reads, weight, bias, inputs, outputs, channels, math.prod(shape_of(node)[:channels]))
 
 
 def _linear(node: fx.Node, name: str, parameters: Mapping[fx.Node, str]) -> WeightNode | None:
@@ -148,21 +165,35 @@ def step_from(node: fx.Node, channels: int, parameters: Mapping[fx.Node, str]) -
         return Step(reader, channels)
     if name in RESHAPES:
         axis = _axis_after(shape_of(node), shape_of(reader), channels)
-        return None if axis is None else Step(reader, axis)
+        return None if axis is None or not _any_width(reader, axis, name) else Step(reader, axis)
     if name in PERMUTATIONS:
         return Step(reader, _permuted(reader, channels))
     if name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"):
         return Step(reader, channels, Dropout(kind="dropout", rate=float(arguments(reader)["p"])))
+    if name in ("pad", "constant_pad_nd"):
+        return _pad(reader, node, channels)
     return _norm(reader, name, node, channels, parameters) or _pool(reader, name, node, channels)
 
 
 def _axis_after(before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    """The axis of ``after`` that is ``axis`` of ``before``, where numbers keep their order; None where it is divided."""
+    """The axis of ``after`` that is ``axis`` of ``before``, as numbers keep their order; None where it is divided."""
     outer, inner = math.prod(before[:axis]), math.prod(before[axis + 1 :])
     for index, size in enumerate(after):
         if size == before[axis] and math.prod(after[:index]) == outer and math.prod(after[index + 1 :]) == inner:
             return index
     return None
+
+
+def _any_width(reader: fx.Node, axis: int, name: str) -> bool:
+    """Whether a reshape goes on to work with other channels: it names no size, or is inside a layer's own module."""
+    sizes = arguments(reader).get("shape", arguments(reader).get("size", ()))
+    named = name not in SIZELESS and not (len(sizes) > axis and sizes[axis] == -1)
+    layers = {module_of(each) for each in (reader.all_input_nodes[0], *readers(reader)) if _is_layer(each)}
+    return not named or module_of(reader) in layers
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return name_of(node) in {*_CONVOLUTIONS, "linear", "addmm", "mm", "matmul"}
 
 
 def _permuted(reader: fx.Node, axis: int) -> int:
@@ -174,9 +205,7 @@ def _permuted(reader: fx.Node, axis: int) -> int:
     return list(moved.shape).index(axis + 2)
 
 
-def _norm(
-    reader: fx.Node, name: str, node: fx.Node, channels: int, parameters: Mapping[fx.Node, str]
-) -> Step | None:
+def _norm(reader: fx.Node, name: str, node: fx.Node, channels: int, parameters: Mapping[fx.Node, str]) -> Step | None:
     kinds = {"batch_norm": "batch", "instance_norm": "instance", "group_norm": "group", "layer_norm": "layer"}
     kind = {**kinds, "rms_norm": "rms"}.get(name)
     given = arguments(reader)
@@ -190,20 +219,35 @@ def _norm(
     own = [given.get("weight"), given.get("bias")]
     if any(each is not None and each not in parameters for each in own):
         return None
-    layer = Norm(
-        kind="norm",
-        norm=kind,
-        scale=own[0] is not None,
-        shift=own[1] is not None,
-        groups=int(given["num_groups"]) if kind == "group" else 1,
+    layer = Norm.model_validate(
+        {
+            "kind": "norm",
+            "norm": kind,
+            "scale": own[0] is not None,
+            "shift": own[1] is not None,
+            "groups": int(given["num_groups"]) if kind == "group" else 1,
+        }
     )
     return Step(reader, channels, layer, tuple(each for each in own if each is not None))
+
+
+def _pad(reader: fx.Node, node: fx.Node, channels: int) -> Step | None:
+    """Padding of every axis behind the channels."""
+    given = arguments(reader)
+    sizes, dimensions = [int(size) for size in given["pad"]], len(shape_of(node)) - channels - 1
+    mode = given.get("mode", "constant")
+    if dimensions < 1 or len(sizes) > 2 * dimensions or min(sizes) < 0 or dimensions > 3:
+        return None
+    sizes += [0] * (2 * dimensions - len(sizes))
+    # The last axis comes first.
+    start, end = tuple(sizes[-2::-2]), tuple(sizes[-1::-2])
+    return Step(reader, channels, Pad(kind="pad", start=start, end=end, mode=mode))
 
 
 def _pool(reader: fx.Node, name: str, node: fx.Node, channels: int) -> Step | None:
     given = arguments(reader)
     dimensions = int(name[-2]) if name[-2:] in ("1d", "2d", "3d") else 0
-    if dimensions and (name.startswith("max_pool") or name.startswith("avg_pool")):
+    if dimensions and name.startswith(("max_pool", "avg_pool")):
         if channels != len(shape_of(node)) - dimensions - 1:
             return None
         kernel = _sizes(given["kernel_size"], dimensions)

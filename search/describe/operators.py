@@ -14,6 +14,8 @@ _UNREAD = {"_assert_tensor_metadata", "sym_size", "sym_stride", "sym_numel", "si
 COPIES = {"clone", "contiguous", "to", "_to_copy", "alias", "lift_fresh_copy", "type_as", "_autocast_to_full_precision"}
 #: Rearrangements in which numbers keep their order in memory.
 RESHAPES = {"view", "reshape", "_unsafe_view", "_reshape_copy", "flatten", "unflatten", "squeeze", "unsqueeze"}
+#: Those of them whose arguments name no size.
+SIZELESS = {"flatten", "squeeze", "unsqueeze"}
 #: Rearrangements of whole axes.
 PERMUTATIONS = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "numpy_T", "mT"}
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
@@ -26,13 +28,13 @@ _REASONS = (
         {"scaled_dot_product_attention", "matmul", "bmm", "baddbmm", "einsum", "mm", "addmm"},
         "a product with another map reads its outputs, as attention does",
     ),
-    (RESHAPES, "its outputs are reshaped: the channels are no axis of their own any more"),
+    (RESHAPES, "its outputs are reshaped, to an axis or a size that the code names"),
     (PERMUTATIONS, "its outputs are rearranged"),
     (
-        {"split", "split_with_sizes", "chunk", "unbind", "slice", "select", "narrow", "index", "index_select", "getitem"},
+        {"split", "split_with_sizes", "chunk", "unbind", "slice", "select", "narrow", "index", "index_select"},
         "its outputs are divided",
     ),
-    ({"pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"}, "its outputs are padded by an operation apart"),
+    ({"pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"}, "its outputs are padded along another axis"),
     ({"softmax", "log_softmax", "_softmax"}, "a softmax reads its outputs"),
     (RECURRENT, "a recurrent cell reads its outputs"),
     ({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}, "a transposed convolution reads its outputs"),
@@ -85,6 +87,12 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Shape of the node's result; empty where it is no tensor."""
     value = value_of(node)
     return () if value is None else tuple(int(size) for size in value.shape)
+
+
+def module_of(node: fx.Node) -> str:
+    """The path of the innermost module that a node was called in, below the root of its graph."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""
 
 
 def is_pointwise(node: fx.Node) -> bool:

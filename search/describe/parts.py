@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +15,14 @@ from collegium.search.describe.counts import flops_of, is_recurrent
 from collegium.search.describe.layers import WeightNode
 from collegium.search.describe.operators import name_of, readers
 from collegium.search.describe.trace import Gap, Piece, Trace
+from collegium.search.errors import SampleMismatch
 from collegium.search.fields import MAX_LAYERS
 from collegium.search.networks.families.network import FEWEST_FREE, SINGLE_HIDDEN, Branch
-from collegium.search.networks.families.network_layers import Conv, Layer, Linear, Reshape, free_widths
+from collegium.search.networks.families.network_layers import Conv, Layer, Linear, Norm, Reshape, free_widths
 
 _OF_PARAMETERS = {
+    "mul": "a scale of a width that is fixed",
+    "add": "parameters that are added to a fixed map",
     "batch_norm": "a norm of a width that is fixed",
     "layer_norm": "a norm of a width that is fixed",
     "group_norm": "a norm of a width that is fixed",
@@ -94,7 +97,7 @@ def parts_of(trace: Trace, ledger: Ledger, batch: int) -> list[Part]:
 
 def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
     names = [piece.parameters[node] for node in chain.parameters]
-    paths = tuple(ledger.layer_path(piece.parameters[layer.weight]) for layer in chain.layers)
+    paths = tuple(_paths(chain, piece, ledger))
     part = Part(paths, ledger.take(names), sum(layer.flops for layer in chain.layers), chain.ended)
     built = _built(chain, batch)
     if isinstance(built, str):
@@ -108,6 +111,15 @@ def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
     return full if refused is None else replace(part, why=refused)
 
 
+def _paths(chain: Chain, piece: Piece, ledger: Ledger) -> Iterator[str]:
+    """The modules of the weight layers and of the norms between them, in order."""
+    for layer, steps in zip(chain.layers, [*chain.between, ()], strict=True):
+        yield ledger.layer_path(piece.parameters[layer.weight])
+        for step in steps:
+            if isinstance(step.layer, Norm):
+                yield piece.module(step.node)
+
+
 def _built(chain: Chain, batch: int) -> tuple[tuple[int, ...], tuple[Layer, ...]] | str:
     """The extents before a chain and its layers for one sample; where there are none, why not."""
     if len(chain.layers) > MAX_LAYERS:
@@ -115,8 +127,13 @@ def _built(chain: Chain, batch: int) -> tuple[tuple[int, ...], tuple[Layer, ...]
     extents = start = _extents(chain.layers[0], batch)
     layers: list[Layer] = []
     for layer, steps in zip(chain.layers, [*chain.between, ()], strict=True):
-        if layer.repeats % batch or (isinstance(layer.layer, Conv) and layer.repeats != batch):
-            return "it is applied to several maps of one sample, or to none of its own"
+        if layer.repeats % batch:
+            raise SampleMismatch(
+                f"has a batch of {batch} samples, and a layer reads {layer.repeats} positions of them all",
+                "give an example of one sample",
+            )
+        if isinstance(layer.layer, Conv) and layer.repeats != batch:
+            return "it is applied to several maps of one sample"
         if isinstance(layer.layer, Conv) and extents != layer.extents:
             layers.append(Reshape(kind="reshape", extents=layer.extents))
         here = _extents(layer, batch)
@@ -148,7 +165,7 @@ def _extents(layer: WeightNode, batch: int) -> tuple[int, ...]:
 def _refusal(part: Part, batch: int) -> str | None:
     """Why a part is no branch of a specification; None where it is one, with the very counts of the graph."""
     try:
-        branch_of([part], batch, {})
+        branch_of([part], batch)
     except ValidationError as error:
         first = error.errors()[0]
         return f"beyond what a specification holds: {'.'.join(map(str, first['loc']))}: {first['msg']}"[:500]
@@ -166,7 +183,7 @@ def _others(piece: Piece, chained: set[fx.Node], ledger: Ledger) -> list[Part]:
         names = [piece.parameters[each] for each in node.all_input_nodes if each in piece.parameters]
         parameters, flops = ledger.take(names), flops_of(node)
         if parameters or flops:
-            place = names[0].rpartition(".")[0] or names[0] if names else piece.path or "(model)"
+            place = names[0].rpartition(".")[0] or names[0] if names else piece.module(node) or "(model)"
             parts.append(Part((place,), parameters, flops, _reason(node, bool(names))))
     return parts
 
@@ -177,10 +194,10 @@ def _reason(node: fx.Node, has_parameters: bool) -> str:
         return _RECURRENT
     if name.startswith("conv_transpose"):
         return _OF_PARAMETERS[name]
-    if has_parameters:
-        return _OF_PARAMETERS.get(name, f"parameters that '{name}' reads, which is no layer of a branch")
     if name in ("conv1d", "conv2d", "conv3d", "linear", "addmm"):
         return "its weight is computed in each pass, and is no parameter itself"
+    if has_parameters:
+        return _OF_PARAMETERS.get(name, f"parameters that '{name}' reads outside of any layer")
     return _PRODUCTS
 
 
@@ -189,8 +206,10 @@ def _gap(gap: Gap, ledger: Ledger) -> Part:
     return Part((gap.path or "(model)",), ledger.take(own), gap.flops, gap.why)
 
 
-def branch_of(occurrences: Sequence[Part], batch: int, named: Mapping[Hashable, str]) -> Branch:
+def branch_of(occurrences: Sequence[Part], batch: int, taken: Container[str] = ()) -> Branch:
     """Equal occurrences as one branch; parts without layers are added up where their costs differ.
+
+    Names in ``taken`` are not used again.
 
     Raises ``ValidationError`` where a specification cannot hold it, or its layers have other counts than the graph.
     """
@@ -200,8 +219,8 @@ def branch_of(occurrences: Sequence[Part], batch: int, named: Mapping[Hashable, 
     costs = {(part.parameters, part.flops) for part in occurrences}
     count = len(occurrences) if first.layers or len(costs) == 1 else 1
     kept = first.layers and len(occurrences) <= 4096
-    branch = Branch(
-        name=_name(occurrences, count),
+    return Branch(
+        name=_name(occurrences, count, taken),
         count=count,
         input=first.extents,
         layers=first.layers,
@@ -212,15 +231,14 @@ def branch_of(occurrences: Sequence[Part], batch: int, named: Mapping[Hashable, 
         splittable=first.why is None,
         why=first.why,
     )
-    group = named.get(branch.structure) if branch.splittable else None
-    return branch.model_copy(update={"group": group})
 
 
-def _name(occurrences: Sequence[Part], count: int) -> str:
+def _name(occurrences: Sequence[Part], count: int, taken: Container[str] = ()) -> str:
+    """The module that has all layers of the first occurrence; its first and last layer where that has others too."""
     paths = occurrences[0].paths
-    name = paths[0]
-    if len(paths) > 1:
-        name = ".".join(_common([path.split(".") for path in paths])) or f"{paths[0]} … {paths[-1]}"
+    name = ".".join(_common([path.split(".") for path in paths]))
+    if not name or (len(paths) > 1 and name in taken):
+        name = f"{paths[0]} … {paths[-1]}"
     return f"{name} and {len(occurrences) - 1} more" if len(occurrences) > count else name
 
 

@@ -8,6 +8,7 @@ was given; the code between them is named with the line that stopped the trace.
 from __future__ import annotations
 
 import linecache
+import logging
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,10 +22,11 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from collegium.search.describe.operators import module_of
 from collegium.search.errors import NotTraceable
 
 _MODEL = "model"
-_TORCH = Path(torch.__file__).parent
+_TORCH = Path(str(torch.__file__)).parent
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,15 @@ class Piece:
     parameters: dict[fx.Node, str]
     outputs: tuple[Tensor, ...]
 
+    def module(self, node: fx.Node) -> str:
+        """The path of the module in the model that a node was called in."""
+        inner = module_of(node).removeprefix(_MODEL).removeprefix(".")
+        return ".".join(part for part in (self.path, inner) if part)
+
 
 @dataclass(frozen=True)
 class Gap:
-    """Code of the module at ``path`` that could not be traced: why, and the multiply–accumulates that it took itself."""
+    """Code of the module at ``path`` that could not be traced: why, and the multiply–accumulates of its own."""
 
     path: str
     why: str
@@ -107,8 +114,7 @@ def _trace_inner(call: _Call, stopped: str, found: Trace) -> None:
 
 
 def _export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Piece:
-    with warnings.catch_warnings(), _kept_state(module):
-        warnings.simplefilter("ignore")
+    with _quiet(), _kept_state(module):
         program = torch.export.export(_TensorsOnly(module), args, dict(kwargs), strict=False)
     prefix = f"{path}." if path else ""
     names = program.graph_signature.inputs_to_parameters
@@ -120,6 +126,20 @@ def _export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping
     (returned,) = (node for node in program.graph.nodes if node.op == "output")
     last = [node.meta["val"] for node in returned.args[0] if isinstance(node, fx.Node)]
     return Piece(path, program.graph, parameters, tuple(value for value in last if isinstance(value, Tensor)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch warns of and logs on the way: where it fails, that is said in other words."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager
@@ -155,7 +175,7 @@ def _run(
     handles += [module.register_forward_hook(leave) for module in paths]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), torch.random.fork_rng(), _kept_state(model), counter, sdpa_kernel(SDPBackend.MATH):
             outputs = tuple(tensors_in(model(*args, **kwargs)))
     except Exception as error:  # a user's code may raise anything
         raise NotTraceable(stopped, stopping_place(error)) from error

@@ -21,6 +21,7 @@ from collegium.search.networks.families.network_layers import (
     Layers,
     Linear,
     Norm,
+    Pad,
     Pool,
     Reshape,
     WeightedLayer,
@@ -28,6 +29,7 @@ from collegium.search.networks.families.network_layers import (
     maps,
     placed,
     weight_layers,
+    with_modules,
 )
 from collegium.search.networks.families.network_table import html_table, text_table
 from collegium.search.networks.family import FamilyBaseline
@@ -41,7 +43,7 @@ Count = Annotated[int, Field(ge=0, le=10**15)]
 Text = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Path = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Paths = Annotated[
-    tuple[Annotated[tuple[Path, ...], Field(min_length=1, max_length=MAX_LAYERS, strict=False)], ...],
+    tuple[Annotated[tuple[Path, ...], Field(min_length=1, max_length=8 * MAX_LAYERS, strict=False)], ...],
     Field(max_length=4096, strict=False),
 ]
 
@@ -49,10 +51,11 @@ Paths = Annotated[
 class Branch(Strict):
     """A chain of layers between two fixed ends, or a part of the network that cannot be split.
 
-    ``count`` is how often it occurs, and ``paths`` names the weight layers of each occurrence. ``input`` has the
-    extents of the map that it reads, without channels. ``widths`` are the channels that it reads and the outputs of its
-    weight layers, of which the inner ones are free; ``parameters`` and ``flops`` are those of one occurrence. Branches
-    of one ``group`` have the same inner structure, so that a search may tie them.
+    ``count`` is how often it occurs, and ``paths`` names the modules of each occurrence: those of its convolutions,
+    linear layers and norms, in order. ``input`` has the extents of the map that it reads, without channels. ``widths``
+    are the channels that it reads and the outputs of its weight layers, of which the inner ones are free;
+    ``parameters`` and ``flops`` are those of one occurrence. Branches of one ``group`` have the same inner structure,
+    so that a search may tie them.
 
     A part that is no chain has no ``layers``; ``why`` gives the reason why a part cannot be split.
     """
@@ -105,9 +108,9 @@ class Branch(Strict):
             return paths
         if len(paths) != info.data["count"]:
             raise ValueError(f"as many occurrences are expected here as 'count' says, {info.data['count']}")
-        weighted = len(weight_layers(info.data["layers"]))
-        if weighted and any(len(each) != weighted for each in paths):
-            raise ValueError(f"each occurrence must name its {weighted} weight layers")
+        named = len(with_modules(info.data["layers"]))
+        if named and any(len(each) != named for each in paths):
+            raise ValueError(f"each occurrence must name the modules of its {named} weight layers and norms")
         return paths
 
     @field_validator("parameters", "flops")
@@ -266,6 +269,8 @@ def _form(layer: object) -> Hashable:
             return "activation", layer.function, layer.parameters
         case Pool():
             return "pool", layer.function
+        case Pad():
+            return "pad", layer.mode
         case Dropout():
             return "dropout", layer.rate
         case Reshape():

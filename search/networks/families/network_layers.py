@@ -159,6 +159,26 @@ class Pool(Strict):
         return count - 1 if (count - 1) * stride >= size + padding else count
 
 
+class Pad(Strict):
+    """Padding at the start and end of each dimension, by an operation of its own."""
+
+    kind: Literal["pad"]
+    start: Padding
+    end: Padding
+    mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+
+    @model_validator(mode="after")
+    def _one_size_for_each_dimension(self) -> Pad:
+        if len(self.start) != len(self.end):
+            raise ValueError("start and end must have one size for each dimension")
+        return self
+
+    def after(self, extents: tuple[int, ...]) -> tuple[int, ...]:
+        """Extents with the padding. Raises ``ValueError`` for another number of dimensions."""
+        _check_dimensions(extents, self.start, "start")
+        return tuple(sum(sizes) for sizes in zip(self.start, extents, self.end, strict=True))
+
+
 class Dropout(Strict):
     """Dropout of this rate, as training has it."""
 
@@ -185,7 +205,7 @@ class Reshape(Strict):
 
 WeightedLayer = Conv | Linear
 Layer = Annotated[
-    Conv | Linear | Norm | ActivationLayer | Pool | Dropout | Reshape,
+    Conv | Linear | Norm | ActivationLayer | Pool | Pad | Dropout | Reshape,
     Field(discriminator="kind"),
 ]
 Layers = Annotated[tuple[Layer, ...], Field(max_length=8 * MAX_LAYERS, strict=False)]
@@ -222,6 +242,11 @@ class Placed:
 def weight_layers(layers: Sequence[Layer]) -> list[WeightedLayer]:
     """The convolutions and linear layers, in order."""
     return [layer for layer in layers if isinstance(layer, Conv | Linear)]
+
+
+def with_modules(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that a module of the network has: weight layers and norms, in order."""
+    return [layer for layer in layers if isinstance(layer, Conv | Linear | Norm)]
 
 
 def placed(layers: Sequence[Layer], widths: Sequence[int], extents: tuple[int, ...]) -> Iterator[Placed]:
@@ -263,9 +288,9 @@ def free_widths(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
     return [tuple(each) for each in classes if each[0] != 0 and each[-1] != len(weighted)]
 
 
-def _check_dimensions(extents: tuple[int, ...], kernel: tuple[int, ...]) -> None:
-    if len(extents) != len(kernel):
-        raise ValueError(f"kernel must have {len(extents)} dimensions, those of the map before it")
+def _check_dimensions(extents: tuple[int, ...], sizes: tuple[int, ...], name: str = "kernel") -> None:
+    if len(extents) != len(sizes):
+        raise ValueError(f"{name} must have {len(extents)} dimensions, those of the map before it")
 
 
 def _checked_size(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
