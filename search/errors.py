@@ -51,15 +51,15 @@ class NotTraceable(Exception):
     ...     describe(nn.Linear(3, 4), zeros(1, 5))
     ... except NotTraceable as error:
     ...     print(str(error).partition(":")[0])
-    the module cannot be traced, nor run with this example input
+    the module can neither be traced nor run with this example input
     """
 
     def __init__(self, stopped: str, failed: str) -> None:
         self.stopped = stopped
         self.failed = failed
         super().__init__(
-            f"the module cannot be traced, nor run with this example input: torch.export stops at {stopped}; "
-            f"a plain run stops at {failed}"
+            f"the module can neither be traced nor run with this example input: a plain run stops at {failed}; "
+            f"torch.export stops at {stopped}"
         )
 
 

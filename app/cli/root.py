@@ -36,6 +36,12 @@ COMMANDS: dict[str, Entry] = {
     "search": Entry(
         "search:search", _SEARCH, "Search the m × n grouping whose kernel has the smallest variance.", _NEEDS_ARGUMENTS
     ),
+    "describe": Entry(
+        "describe:describe",
+        _SEARCH,
+        "Show which parts of a module can be split, and write it as a specification.",
+        _NEEDS_ARGUMENTS,
+    ),
     "presets": Entry("search:presets", _SEARCH, "List the named architectures that a search can start from."),
     "train": Entry("train:train", _SEARCH, "Train an architecture, or a search's answer, at a service."),
     "study": Entry("train:study", _SEARCH, "Compare methods and architectures over several seeds, at a service."),

@@ -88,7 +88,7 @@ def parts_of(trace: Trace, ledger: Ledger, batch: int) -> list[Part]:
             chained |= {layer.node for layer in chain.layers}
             parts.append(_part_of(chain, piece, ledger, batch))
         parts += _others(piece, chained, ledger)
-    parts += [_gap(gap, ledger) for gap in trace.gaps]
+    parts += _gaps(trace.gaps, ledger)
     left = [path for path in ledger.sizes if path not in ledger.counted]
     if left:
         parts.append(Part((left[0],), ledger.take(left), 0, _UNREACHED))
@@ -201,9 +201,14 @@ def _reason(node: fx.Node, has_parameters: bool) -> str:
     return _PRODUCTS
 
 
-def _gap(gap: Gap, ledger: Ledger) -> Part:
-    own = [path for path in ledger.sizes if path.rpartition(".")[0] == gap.path and path not in ledger.counted]
-    return Part((gap.path or "(model)",), ledger.take(own), gap.flops, gap.why)
+def _gaps(gaps: Sequence[Gap], ledger: Ledger) -> list[Part]:
+    """Code that was not traced; of modules within each other that one line stops, those that cost something."""
+    parts = []
+    for gap in gaps:
+        own = [path for path in ledger.sizes if path.rpartition(".")[0] == gap.path and path not in ledger.counted]
+        parts.append(Part((gap.path or "(model)",), ledger.take(own), gap.flops, gap.why))
+    costly = {part.why for part in parts if part.parameters or part.flops}
+    return [part for part in parts if part.parameters or part.flops or part.why not in costly]
 
 
 def branch_of(occurrences: Sequence[Part], batch: int, taken: Container[str] = ()) -> Branch:

@@ -7,6 +7,7 @@ was given; the code between them is named with the line that stopped the trace.
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import logging
 import traceback
@@ -26,7 +27,8 @@ from collegium.search.describe.operators import module_of
 from collegium.search.errors import NotTraceable
 
 _MODEL = "model"
-_TORCH = Path(str(torch.__file__)).parent
+#: Torch, this package, and the standard library's context managers, which errors pass on their way.
+_NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(str(contextlib.__file__)))
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def _run(
         with torch.no_grad(), torch.random.fork_rng(), _kept_state(model), counter, sdpa_kernel(SDPBackend.MATH):
             outputs = tuple(tensors_in(model(*args, **kwargs)))
     except Exception as error:  # a user's code may raise anything
-        raise NotTraceable(stopped, stopping_place(error)) from error
+        place = stopping_place(error)
+        raise NotTraceable(stopped, f"module {stack[-1].path!r}, {place}" if stack[-1].path else place) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -225,9 +228,7 @@ def stopping_place(error: BaseException) -> str:
     while True:
         for frame in traceback.extract_tb(error.__traceback__):
             file = Path(frame.filename)
-            if file.is_relative_to(_TORCH) or frame.filename.startswith("<") or file == Path(__file__):
-                continue
-            if file.parent.name == "describe" or "importlib" in frame.filename or file.name == "contextlib.py":
+            if any(file.is_relative_to(folder) for folder in _NOT_THE_USERS) or frame.filename.startswith("<"):
                 continue
             line = linecache.getline(frame.filename, frame.lineno or 0).strip()
             found = f"{file.name}:{frame.lineno}, `{line}`" if line else f"{file.name}:{frame.lineno}"

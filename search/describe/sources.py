@@ -1,0 +1,137 @@
+"""Modules by name: of torchvision, timm and transformers, and what a factory of the user's own makes.
+
+Modules are built on the device ``meta`` where their code allows it, so that one of any size costs no memory. No weights
+are downloaded. ``transformers:`` reads the configuration of a folder, or of a name through that library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+FORMS = "torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLDER, package.module:factory"
+_IMAGE, _TOKENS = (3, 224, 224), 128
+
+
+class SourceError(Exception):
+    """A module that cannot be had: the message says why, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a module is given: numbers of a ``shape`` or a row of ``tokens``; its usual input where it is neither."""
+
+    shape: tuple[int, ...] | None = None
+    tokens: int | None = None
+
+
+def load(source: str, sample: Sample) -> tuple[nn.Module, Any]:
+    """The module that a source names, and an example input of one sample. Raises ``SourceError``."""
+    kind, separator, name = source.partition(":")
+    if not separator or not kind or not name:
+        raise SourceError(f"{source!r} names no module; give one of {FORMS}")
+    loader = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}.get(kind)
+    return _factory(kind, name, sample) if loader is None else loader(name, sample)
+
+
+def _torchvision(name: str, sample: Sample) -> tuple[nn.Module, Any]:
+    models = _imported("torchvision.models", "torchvision")
+    if name not in models.list_models():
+        raise SourceError(f"torchvision has no model {name!r}; torchvision.models.list_models() has their names")
+    return _given(_built(lambda: models.get_model(name, weights=None)), sample, _IMAGE)
+
+
+def _timm(name: str, sample: Sample) -> tuple[nn.Module, Any]:
+    timm = _imported("timm", "timm")
+    if not timm.is_model(name):
+        raise SourceError(f"timm has no model {name!r}; timm.list_models() has their names")
+    model = _built(lambda: timm.create_model(name, pretrained=False))
+    usual = getattr(model, "default_cfg", {}).get("input_size", _IMAGE)
+    return _given(model, sample, tuple(usual))
+
+
+def _transformers(name: str, sample: Sample) -> tuple[nn.Module, Any]:
+    library = _imported("transformers", "transformers")
+    if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
+        raise SourceError(f"there is no folder {name}")
+    try:
+        config = library.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"transformers has no configuration {name!r}: {_line(error)}") from error
+    classes = [getattr(library, each, None) for each in getattr(config, "architectures", None) or ()]
+    chosen = next((each for each in classes if each is not None), None)
+    if chosen is not None:
+        model = _built(lambda: chosen(config))
+    else:
+        model = _built(lambda: library.AutoModel.from_config(config))
+    return model, _transformers_input(model, config, sample)
+
+
+def _transformers_input(model: Any, config: Any, sample: Sample) -> dict[str, torch.Tensor]:
+    """By the name of the model's main input: pixels, or tokens, for the decoder too where there is one."""
+    main = getattr(model, "main_input_name", "input_ids")
+    if main != "input_ids" and sample.tokens is None:
+        size = getattr(config, "image_size", None) or _IMAGE[1]
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        shape = sample.shape or (getattr(config, "num_channels", 3), height, width)
+        return {main: _zeros(shape)}
+    ids = _ids(sample.tokens or _TOKENS)
+    decoder = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
+    return {"input_ids": ids, **decoder}
+
+
+def _factory(module: str, name: str, sample: Sample) -> tuple[nn.Module, Any]:
+    found: Any = _imported(module, None)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SourceError(f"{module} has no {name!r}")
+        found = getattr(found, part)
+    model = found if isinstance(found, nn.Module) else _built(found) if callable(found) else None
+    if not isinstance(model, nn.Module):
+        raise SourceError(f"{module}:{name} is neither an nn.Module nor a function without arguments that makes one")
+    if sample == Sample():
+        raise SourceError("say what the module takes: --input 3x224x224 for numbers, or --tokens 128 for token ids")
+    return _given(model, sample, ())
+
+
+def _given(model: nn.Module, sample: Sample, usual: tuple[int, ...]) -> tuple[nn.Module, Any]:
+    return model, _ids(sample.tokens) if sample.tokens is not None else _zeros(sample.shape or usual)
+
+
+def _zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros(1, *shape)
+
+
+def _ids(count: int) -> torch.Tensor:
+    return torch.zeros(1, count, dtype=torch.long)
+
+
+def _built(make: Callable[[], Any]) -> Any:
+    """Without memory where the code allows it: some constructors compute with numbers."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (RuntimeError, NotImplementedError):
+        return make()
+
+
+def _imported(module: str, extra: str | None) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if extra is not None and missing.partition(".")[0] == extra:
+            raise SourceError(f"{extra} is not installed; install it with: pip install {extra}") from error
+        raise SourceError(f"{module} cannot be imported: there is no module {missing!r}") from error
+    except Exception as error:  # a module may fail in any way while it is imported
+        raise SourceError(f"{module} cannot be imported: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -1,0 +1,167 @@
+"""Random modules whose branches are known by construction: counts never lie, and what cannot be split is said."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from collegium.search.networks.families.network import NetworkBaseline
+
+ACTIVATIONS: list[Callable[[], nn.Module]] = [
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    lambda: nn.LeakyReLU(0.1),
+    nn.Identity,
+]
+
+
+class Network(nn.Module):
+    """Blocks that keep ``(samples, channels, length)``; a sum with the input stands around each."""
+
+    def __init__(self, blocks: list[nn.Module], channels: int, classes: int) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean(-1))
+
+
+class Joined(nn.Module):
+    """Two chains that meet: summed, multiplied or concatenated in an inner width."""
+
+    def __init__(self, how: str, a: nn.Module, b: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        self.how, self.a, self.b, self.after = how, a, b, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        return self.after(torch.cat([a, b], 1) if self.how == "cat" else a * b if self.how == "mul" else a + b)
+
+
+class Tokens(nn.Module):
+    """Linear layers on the channels of a map, which are its last axis inside."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Twice(nn.Module):
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.layers(x))
+
+
+def widths_of(draw: random.Random, channels: int, most: int = 4) -> list[int]:
+    return [channels, *(draw.randint(2, 9) for _ in range(draw.randint(0, most))), channels]
+
+
+def chain(draw: random.Random, widths: list[int], dense: bool = False) -> nn.Sequential:
+    """Weight layers with norms, dropout and activations between them; the extent is kept."""
+    layers: list[nn.Module] = []
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        bias, kernel, wide = draw.random() < 0.5, draw.choice([1, 3, 5]), draw.randint(1, 2)
+        mode = draw.choice(["zeros", "zeros", "circular"])
+        padding = wide * (kernel - 1) // 2
+        layers.append(
+            nn.Linear(inputs, outputs, bias=bias)
+            if dense
+            else nn.Conv1d(inputs, outputs, kernel, 1, padding, wide, bias=bias, padding_mode=mode)
+        )
+        if index < len(widths) - 2:
+            layers += between(draw, outputs, dense)
+    return nn.Sequential(*layers)
+
+
+def between(draw: random.Random, width: int, dense: bool) -> list[nn.Module]:
+    norms: list[Callable[[], nn.Module]] = [nn.Identity]
+    norms += [lambda: nn.LayerNorm(width)] if dense else [lambda: nn.BatchNorm1d(width), lambda: nn.GroupNorm(1, width)]
+    pools: list[Callable[[], nn.Module]] = [nn.Identity]
+    pools += [] if dense else [lambda: nn.MaxPool1d(3, 1, 1), lambda: nn.AvgPool1d(3, 1, 1)]
+    made = [draw.choice(norms)(), draw.choice(ACTIVATIONS)(), draw.choice(pools)()]
+    return [*made, nn.Dropout(0.2)] if draw.random() < 0.3 else made
+
+
+def block(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
+    """A block, and the widths of what in it can be split."""
+    kind = draw.choice(["chain", "chain", "tokens", "joined", "twice", "tied", "inverted", "grouped"])
+    widths = widths_of(draw, channels)
+    free = [tuple(widths)] if len(widths) > 3 else []
+    match kind:
+        case "chain":
+            return chain(draw, widths), free
+        case "tokens":
+            return Tokens(chain(draw, widths, dense=True)), free
+        case "joined":
+            return joined(draw, channels)
+        case "twice":
+            return Twice(chain(draw, widths)), []
+        case "tied":
+            made = chain(draw, [channels, channels, channels, channels], dense=True)
+            made[0].weight = made[-1].weight
+            return Tokens(made), []
+        case "inverted":
+            inner = 2 * channels
+            depthwise = nn.Conv1d(inner, inner, 3, padding=1, groups=inner)
+            layers = [nn.Conv1d(channels, inner, 1), nn.ReLU(), depthwise, nn.ReLU(), nn.Conv1d(inner, channels, 1)]
+            return nn.Sequential(*layers), []
+    inner = 4 * draw.randint(1, 3)
+    grouped = nn.Conv1d(inner, inner, 3, padding=1, groups=2)
+    layers = [nn.Conv1d(channels, inner, 1), nn.ReLU(), grouped, nn.ReLU(), nn.Conv1d(inner, channels, 1)]
+    return nn.Sequential(*layers), [(channels, inner, inner, channels)]
+
+
+def joined(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
+    how, meeting = draw.choice(["add", "mul", "cat"]), draw.randint(2, 6)
+    paths = [[*widths_of(draw, channels, 2)[:-1], meeting] for _ in range(2)]
+    after = [2 * meeting if how == "cat" else meeting, *widths_of(draw, channels, 2)[1:]]
+    module = Joined(how, chain(draw, paths[0]), chain(draw, paths[1]), chain(draw, after))
+    return module, [tuple(each) for each in (*paths, after) if len(each) > 3]
+
+
+def made(seed: int) -> tuple[nn.Module, Tensor, Counter[tuple[int, ...]]]:
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    channels = draw.randint(3, 6)
+    parts = [block(draw, channels) for _ in range(draw.randint(1, 4))]
+    expected = Counter(widths for _, free in parts for widths in free)
+    model = Network([module for module, _ in parts], channels, 3).train(draw.random() < 0.5)
+    return model, torch.randn(draw.randint(1, 3), channels, draw.randint(6, 11)), expected
+
+
+def check(seed: int, described: Callable[..., Any]) -> None:
+    model, example, expected = made(seed)
+    baseline: NetworkBaseline = described(model, example)
+    found: Counter[tuple[int, ...]] = Counter()
+    for branch in baseline.branches:
+        if branch.splittable:
+            found[branch.widths] += branch.count
+    assert found == expected, str(baseline)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_modules_are_described_as_they_are(seed: int, described: Callable[..., Any]):
+    check(seed, described)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4, 100))
+def test_a_hundred_random_modules(seed: int, described: Callable[..., Any]):
+    check(seed, described)
