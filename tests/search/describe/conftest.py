@@ -99,7 +99,8 @@ def rebuild(model: nn.Module, branch: Branch, paths: tuple[str, ...], widths: li
         if layer.kind != "norm":
             width = next(reading)
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, resized(old, inputs, width).to(next(model.parameters()).device))
+        new = resized(old, inputs, width).to(next(model.parameters()).device).train(old.training)
+        setattr(model.get_submodule(parent), name, new)
 
 
 def resized(old: nn.Module, inputs: int, width: int) -> nn.Module:

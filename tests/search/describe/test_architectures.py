@@ -206,7 +206,7 @@ TRANSFORMERS: dict[str, Any] = {
         {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320},
         pixels(64),
         [],
-        (SINGLE_HIDDEN, "a depthwise convolution with fixed outputs", "a size that the code names"),
+        (SINGLE_HIDDEN, "a depthwise convolution with fixed outputs"),
     ),
     "BertModel": (SMALL | {"vocab_size": 50}, ids("input_ids"), [], (SINGLE_HIDDEN, "an embedding")),
     "GPT2LMHeadModel": (
