@@ -43,7 +43,7 @@ class InvalidSpec(Exception):
 
 
 class NotTraceable(Exception):
-    """A module that cannot be described: ``stopped`` is the line that stops the trace, ``failed`` that of a plain run.
+    """A module that cannot be described; the message names the lines of its code where it stops.
 
     >>> from collegium import NotTraceable, describe
     >>> from torch import nn, zeros
@@ -53,14 +53,6 @@ class NotTraceable(Exception):
     ...     print(str(error).partition(":")[0])
     the module can neither be traced nor run with this example input
     """
-
-    def __init__(self, stopped: str, failed: str) -> None:
-        self.stopped = stopped
-        self.failed = failed
-        super().__init__(
-            f"the module can neither be traced nor run with this example input: a plain run stops at {failed}; "
-            f"torch.export stops at {stopped}"
-        )
 
 
 class SampleMismatch(Exception):

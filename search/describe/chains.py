@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from collegium.search.describe.layers import Step, WeightNode, step_from, weight_node
-from collegium.search.describe.operators import readers, reason_of
+from collegium.search.describe.operators import NORMS, name_of, readers, reason_of
 from collegium.search.describe.trace import Piece
-from collegium.search.networks.families.network_layers import Conv
+from collegium.search.networks.families.network_layers import Conv, Norm
 
 #: Steps between two weight layers; more are not followed.
 _MOST_STEPS = 64
@@ -34,9 +34,14 @@ class Chain:
 
 @dataclass
 class Uses:
-    """How often each parameter, by its canonical path, is read in all pieces of a model."""
+    """How often each parameter, by its canonical path, is read in all pieces of a model, and each norm called.
+
+    ``containers`` are the modules that call others.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
+    norms: Counter[str] = field(default_factory=Counter)
+    containers: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], canonical: Mapping[str, str]) -> Uses:
@@ -45,7 +50,15 @@ class Uses:
         for piece in pieces:
             for node, path in piece.parameters.items():
                 found.counts[canonical[path]] += len(readers(node))
+            found.norms.update(piece.module(node) for node in piece.graph.nodes if name_of(node) in NORMS)
+            for node in piece.graph.nodes:
+                steps = piece.module(node).split(".")
+                found.containers.update(".".join(steps[:count]) for count in range(len(steps)))
         return found
+
+    def own_module(self, path: str) -> bool:
+        """Whether a norm is a module of its own, which is called once."""
+        return bool(path) and self.norms[path] == 1 and path not in self.containers
 
 
 def chains_of(piece: Piece, uses: Uses, canonical: Mapping[str, str]) -> list[Chain]:
@@ -70,6 +83,10 @@ def chains_of(piece: Piece, uses: Uses, canonical: Mapping[str, str]) -> list[Ch
             reason = "the next layer's weights are used in several places"
         elif reader is not None and any(shared(step.parameters) for step in steps):
             reason = "a norm that is used in several places reads its outputs"
+        elif reader is not None and not all(
+            uses.own_module(piece.module(step.node)) for step in steps if isinstance(step.layer, Norm)
+        ):
+            reason = "a norm that is no module of its own reads its outputs"
         elif reader is not None:
             following[node] = (steps, reader)
             continue

@@ -31,6 +31,8 @@ def flops_of(node: fx.Node) -> int:
     That does not know recurrent layers: at each step every matrix is read once.
     """
     name = name_of(node)
+    if is_region(node):
+        return _inside(node, name)
     if node.op != "call_function" or name in _NONE or is_pointwise(node):
         return 0
     if name in _CELLS:
@@ -49,6 +51,19 @@ def flops_of(node: fx.Node) -> int:
 def is_recurrent(node: fx.Node) -> bool:
     """Whether the node is a recurrent layer or cell."""
     return name_of(node) in RECURRENT
+
+
+def is_region(node: fx.Node) -> bool:
+    """Whether the node is a graph of its own, as code under ``torch.no_grad`` or ``torch.autocast`` is."""
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _inside(node: fx.Node, name: str) -> int:
+    """All of a region's nodes; of two that exclude each other, the larger one's."""
+    owner = node.graph.owning_module
+    graphs = [getattr(owner, str(each.target)) for each in node.all_input_nodes if each.op == "get_attr"]
+    counts = [sum(map(flops_of, each.graph.nodes)) for each in graphs if isinstance(each, fx.GraphModule)]
+    return max(counts, default=0) if name == "cond" else sum(counts)
 
 
 def _recurrent(node: fx.Node) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree
 
 from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of
@@ -45,12 +46,14 @@ def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -
     >>> print(describe(ffn, zeros(1, 64)).branches[0].why)
     a single hidden layer has nothing to gain: m members of width n are one layer of width m·n
     """
+    if any(isinstance(each, UninitializedParameter | UninitializedBuffer) for each in _tensors(model)):
+        raise NotTraceable("the module has lazy layers: run it once with the example input, which gives them shapes")
     args, kwargs = _arguments(example_input, _device(model))
     batch = _batch(args, kwargs)
     try:
         found = trace(model, args, kwargs)
     except NotTraceable as error:
-        if _TOO_FEW not in error.stopped + error.failed:
+        if _TOO_FEW not in str(error):
             raise
         args, kwargs = _twice((args, kwargs), batch)
         batch *= 2
@@ -70,8 +73,13 @@ def _arguments(example: Any, device: torch.device) -> tuple[tuple[Any, ...], dic
 
 
 def _device(model: nn.Module) -> torch.device:
-    tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
+    first = next(_tensors(model), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def _batch(args: Any, kwargs: Any) -> int:

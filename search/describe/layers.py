@@ -13,6 +13,7 @@ from torch import fx
 from collegium.search.describe.activations import activation_from
 from collegium.search.describe.operators import (
     COPIES,
+    NORMS,
     PERMUTATIONS,
     RESHAPES,
     SIZELESS,
@@ -206,8 +207,7 @@ def _permuted(reader: fx.Node, axis: int) -> int:
 
 
 def _norm(reader: fx.Node, name: str, node: fx.Node, channels: int, parameters: Mapping[fx.Node, str]) -> Step | None:
-    kinds = {"batch_norm": "batch", "instance_norm": "instance", "group_norm": "group", "layer_norm": "layer"}
-    kind = {**kinds, "rms_norm": "rms"}.get(name)
+    kind = NORMS.get(name)
     given = arguments(reader)
     if kind is None or given["input"] is not node:
         return None

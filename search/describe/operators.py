@@ -18,6 +18,13 @@ RESHAPES = {"view", "reshape", "_unsafe_view", "_reshape_copy", "flatten", "unfl
 SIZELESS = {"flatten", "squeeze", "unsqueeze"}
 #: Rearrangements of whole axes.
 PERMUTATIONS = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "numpy_T", "mT"}
+NORMS = {
+    "batch_norm": "batch",
+    "instance_norm": "instance",
+    "group_norm": "group",
+    "layer_norm": "layer",
+    "rms_norm": "rms",
+}
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 
 _REASONS = (

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import fx
 
 from collegium.search.describe.chains import Chain, Uses, chains_of
-from collegium.search.describe.counts import flops_of, is_recurrent
+from collegium.search.describe.counts import flops_of, is_recurrent, is_region
 from collegium.search.describe.layers import WeightNode
 from collegium.search.describe.operators import name_of, readers
 from collegium.search.describe.trace import Gap, Piece, Trace
@@ -192,6 +192,8 @@ def _reason(node: fx.Node, has_parameters: bool) -> str:
     name = name_of(node)
     if is_recurrent(node):
         return _RECURRENT
+    if is_region(node):
+        return f"code in a region of its own, '{name}'"
     if name.startswith("conv_transpose"):
         return _OF_PARAMETERS[name]
     if name in ("conv1d", "conv2d", "conv3d", "linear", "addmm"):

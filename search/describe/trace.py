@@ -180,8 +180,11 @@ def _run(
         with torch.no_grad(), torch.random.fork_rng(), _kept_state(model), counter, sdpa_kernel(SDPBackend.MATH):
             outputs = tuple(tensors_in(model(*args, **kwargs)))
     except Exception as error:  # a user's code may raise anything
-        place = stopping_place(error)
-        raise NotTraceable(stopped, f"module {stack[-1].path!r}, {place}" if stack[-1].path else place) from error
+        inner = f"module {stack[-1].path!r}, " if stack[-1].path else ""
+        raise NotTraceable(
+            "the module can neither be traced nor run with this example input: "
+            f"a plain run stops at {inner}{stopping_place(error)}; torch.export stops at {stopped}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from collegium.search.describe.describe import describe
 from collegium.search.networks.families.network import SINGLE_HIDDEN, NetworkBaseline
 
 Described = Callable[..., NetworkBaseline]
@@ -265,3 +267,53 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
     leaky = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.2), nn.Linear(4, 4), nn.Softplus(2.0), nn.Linear(4, 1))
     (branch,) = described(leaky, torch.randn(2, 3)).branches
     assert [layer.parameters for layer in branch.layers if layer.kind == "activation"] == [(0.2,), (2.0, 20.0)]
+
+
+def test_norms_that_are_no_modules_of_their_own_end_a_chain(described: Described):
+    layers = {name: nn.Linear(6, 6) for name in "abcd"}
+    named = Calls(lambda m, x: m.c(m.b(functional.layer_norm(m.a(x), (6,)))), **layers)
+    baseline = described(named, torch.randn(3, 6))
+    assert splits(baseline) == []
+    assert "a norm that is no module of its own" in reasons(baseline)
+    twice = Calls(
+        lambda m, x: m.d(m.n(m.c(m.b(m.n(m.a(x)))))), **layers, n=nn.BatchNorm1d(6, affine=False)
+    )  # its running moments have one width
+    assert splits(described(twice, torch.randn(3, 6))) == []
+    once = Calls(lambda m, x: m.c(m.b(m.n(m.a(x)))), **layers, n=nn.BatchNorm1d(6, affine=False))
+    assert splits(described(once, torch.randn(3, 6))) == [((6, 6, 6, 6), 1)]
+
+
+@pytest.mark.parametrize(
+    "region", [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)], ids=["no_grad", "autocast"]
+)
+def test_code_in_a_region_of_its_own_is_counted_and_ends_a_chain(described: Described, region):
+    def call(m: Any, x: Tensor) -> Tensor:
+        with region():
+            h = m.b(m.a(x))
+        return m.d(m.c(m.c2(h.float())))
+
+    layers = {name: nn.Linear(6, 6) for name in ("a", "b", "c", "c2", "d")}
+    baseline = described(Calls(call, **layers), torch.randn(3, 6))
+    assert splits(baseline) == [((6, 6, 6, 6), 1)]
+    assert "a region of its own" in reasons(baseline)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_checkpointed_and_compiled_layers_are_what_they_are(described: Described):
+    layers = {name: nn.Linear(6, 6) for name in "abc"}
+    again = Calls(lambda m, x: m.c(checkpoint(lambda h: m.b(m.a(h)), x, use_reentrant=False)), **layers)
+    assert splits(described(again, torch.randn(3, 6))) == [((6, 6, 6, 6), 1)]
+    compiled = torch.compile(mlp(3, 4, 5, 2))
+    (branch,) = describe(compiled, torch.randn(3, 3)).branches  # pyright: ignore[reportArgumentType]
+    assert branch.paths == (("_orig_mod.0", "_orig_mod.2", "_orig_mod.4"),)
+
+
+def test_attention_of_pytorch_is_counted_where_it_would_run_as_one_operation():
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    baseline = describe(model.eval(), torch.randn(2, 5, 8))
+    projections, hidden, attention = 5 * (8 * 24 + 8 * 8), 2 * 5 * 8 * 16, 2 * 5 * 5 * 8
+    assert baseline.flops == projections + hidden + attention
+    assert splits(baseline) == []
+    assert SINGLE_HIDDEN in reasons(baseline)

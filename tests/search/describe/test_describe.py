@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from collegium.search.describe import describe as module_of_describe
 from collegium.search.describe.describe import describe
-from collegium.search.errors import SampleMismatch
+from collegium.search.errors import NotTraceable, SampleMismatch
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network import SINGLE_HIDDEN, NetworkBaseline
 from collegium.search.networks.family import FAMILIES
@@ -204,3 +204,11 @@ def test_examples_that_are_no_batch_are_refused():
     with pytest.raises(SampleMismatch, match="a layer reads 1 positions of them all"):
         describe(uneven, torch.zeros(3, 3))
     assert describe(uneven, torch.zeros(1, 3)).flops == 12
+
+
+def test_lazy_layers_are_refused_with_a_remedy():
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(NotTraceable, match="run it once with the example input"):
+        describe(model, torch.zeros(1, 3))
+    model(torch.zeros(1, 3))
+    assert describe(model, torch.zeros(1, 3)).parameters == 16 + 10
