@@ -33,6 +33,7 @@ from collegium.search.result import (
     BaselineSummary,
     Confidence,
     CorrelationRow,
+    LayerGain,
     NearOptimal,
     SearchResult,
     SolvedEnsemble,
@@ -212,6 +213,14 @@ def _result(
         tied_dual=evidence.tied[1] if evidence.stages is not None else None,
         recommended=near.recommended.primal or near.recommended.dual if near and near.recommended else None,
         costs=None if evidence.costed is None else evidence.costed.front,
+        gains=_gains(problem),
+    )
+
+
+def _gains(problem: GroupingProblem) -> tuple[LayerGain, ...]:
+    chain = problem.network.chain
+    return tuple(
+        LayerGain(activation=str(layer.phi), gain=gain) for layer, gain in zip(chain.layers, chain.gains, strict=True)
     )
 
 

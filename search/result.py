@@ -105,6 +105,18 @@ class BaselineSummary(MemberWidths):
     flops: int
 
 
+class LayerGain(Part):
+    """A weight layer's activation, and its variance gain g: at initialization its weights have the variance g / fan-in.
+
+    Gains keep the size of a signal, see ``collegium.search.networks.activation``: of a rectifier the layer before it
+    has 2 (a leaky one 2 / (1 + slope²)), of any other activation φ the layer after it 1 / E φ(z)² at z ~ N(0, 1), which
+    supposes inputs of unit mean square. The last layer is linear.
+    """
+
+    activation: str
+    gain: float
+
+
 class StageVariance(MemberWidths):
     """The module of one stage of an ensemble: its variance, and that relative to the baseline's module there."""
 
@@ -326,7 +338,8 @@ class SearchResult(Part):
     the band are those of one m × n for all stages, whose answers are ``tied_primal`` and ``tied_dual``. Where
     ``measure`` is time or memory, in milliseconds and bytes, the curve counts parameters. ``recommended`` is the
     hardware-friendly ensemble: the fastest that was measured, or that of the band. ``costs`` has what ensembles cost
-    in time and memory, where that was asked for. ``reused``
+    in time and memory, where that was asked for. ``gains`` has the variance gain of each weight layer of the kernel's
+    module. ``reused``
     counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of the answer
     does not depend on it.
 
@@ -370,6 +383,7 @@ class SearchResult(Part):
     tied_dual: SolvedEnsemble | None = None
     recommended: SolvedEnsemble | None = None
     costs: CostFront | None = None
+    gains: tuple[LayerGain, ...] = ()
 
     @field_validator("seconds")
     @classmethod

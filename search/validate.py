@@ -45,6 +45,12 @@ def check_search(spec: SearchSpec, network: Network) -> None:
         raise InvalidSpec(
             ("space", "stages"), "a given α is that of the first stage alone: leave it 'tied', or use method 'auto'"
         )
+    if spec.space.mode == "vector" and not network.chain.homogeneous and spec.estimator.method != "given":
+        raise InvalidSpec(
+            ("space", "mode"),
+            f"width vectors are searched where r is a polynomial of the inverse widths, which it is not with "
+            f"{network.activations}: use 'scaled', or list width vectors in 'widths'",
+        )
     if spec.space.min_width > max(network.baseline) and spec.space.max_width is None and spec.space.widths is None:
         raise InvalidSpec(
             ("space", "min_width"),
@@ -129,6 +135,12 @@ def _check_size(spec: SearchSpec, network: Network, positions: int) -> None:
     if spec.estimator.method == "exact" and not has_closed_form(network.chain, entry, spec.inputs.pair):
         raise InvalidSpec(
             ("estimator", "method"),
-            "this kernel entry has no closed form (a layer above the first shares its weights or is grouped, or the "
-            "entry is off-diagonal or pooled): use 'auto' or 'monte_carlo'",
+            f"this kernel entry has no closed form ({_why_sampled(network)}): use 'auto' or 'monte_carlo'",
         )
+
+
+def _why_sampled(network: Network) -> str:
+    """Why there is no closed form."""
+    if not network.chain.homogeneous:
+        return f"none is known with {network.activations}"
+    return "a layer above the first shares its weights or is grouped, or the entry is off-diagonal or pooled"

@@ -45,6 +45,7 @@ export async function showForm(main, wanted, posted) {
   const submit = h("button.button.primary", { type: "submit" }, "Start");
   const title = h("h1", {}), purpose = h("p.muted", {});
   const choices = { "/v1/searches": h("div.options", {},
+    choice("Activation of an MLP", "baseline.activation", [["", "ReLU"], ["leaky_relu", "leaky ReLU"], ["gelu", "GELU"], ["silu", "SiLU"], ["tanh", "tanh"], ["elu", "ELU"], ["softplus", "softplus"], ["identity", "identity"]]),
     choice("Estimator", "estimator.method", [["", "automatic"], ["exact", "closed form"], ["monte_carlo", "Monte Carlo"]]),
     choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"], ["latency", "time, measured"], ["memory", "memory"]]),
     choice("Workload", "workload.mode", [["", "none"], ["inference", "inference"], ["training", "training step"]]),
@@ -58,10 +59,18 @@ export async function showForm(main, wanted, posted) {
     choice("Recipe", "recipe.name", [["", "that of the data"], ...recipes.map((recipe) => [recipe.name, recipe.name])])) };
   const options = Object.values(choices);
 
+  // A preset has no activation of its own: an MLP's is written out.
+  function withBaseline(spec, path) {
+    const preset = presets.find((one) => one.name === spec.baseline?.preset);
+    if (path.startsWith("baseline.") && preset) spec.baseline = { ...preset.baseline };
+    return spec;
+  }
+
   function choice(label, path, values, convert = String) {
-    const select = h("select", { onchange: () => edit((spec) => set(spec, path, select.value === "" ? null : convert(select.value))) },
+    const select = h("select", { onchange: () => edit((spec) => set(withBaseline(spec, path), path, select.value === "" ? null : convert(select.value))) },
       values.map(([value, text, hint]) => h("option", { value, title: hint }, text)));
     select.dataset.path = path;
+    if (path === "baseline.activation") select.dataset.family = "mlp";
     return h("label", {}, label, select);
   }
 
@@ -79,9 +88,11 @@ export async function showForm(main, wanted, posted) {
   function reflect() {
     let spec;
     try { spec = JSON.parse(editor.value); } catch { return; }
+    const family = spec.baseline?.family ?? presets.find((one) => one.name === spec.baseline?.preset)?.baseline.family;
     for (const select of options.flatMap((row) => [...row.querySelectorAll("select")])) {
       const value = select.dataset.path.split(".").reduce((node, key) => node?.[key] ?? (key === "name" && typeof node === "string" ? node : undefined), spec);
-      const text = value === undefined ? "" : String(value);
+      const text = value === undefined ? "" : String(value?.name ?? value);
+      select.parentElement.hidden = Boolean(select.dataset.family) && select.dataset.family !== family;
       select.value = [...select.options].some((option) => option.value === text) ? text : "";
     }
   }

@@ -14,7 +14,7 @@ export function showSearch(job) {
       measuredPick(result) ? ensembleCard("Recommended", measuredPick(result).reason, result.recommended, result, false, "recommended") : null),
     h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`,
       result.subject ? ` The variance is that of ${result.subject}.` : ""),
-    stages(result), costs(result),
+    gains(result), stages(result), costs(result),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples${result.reused ? ` (${whole(result.reused)} from earlier searches)` : ""} · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
@@ -50,6 +50,14 @@ function ensembleCard(name, purpose, found, result, primal, kind = primal ? "pri
       found.budget_share ? row("cost", percent(found.budget_share, 4), result.budget_tolerance ? "of the baseline’s" : "of the budget") : null,
       row("efficiency ρ", number(found.efficiency), `in ${MEASURES[result.measure]}`),
       found.uniform === false ? null : row("m before rounding", number(found.multiplicity_real, 4), "")));
+}
+
+// Of rectifiers the gains are the usual ones, and go without saying.
+function gains(result) {
+  const layers = result.gains ?? [];
+  if (layers.every((layer) => ["relu", "identity"].includes(layer.activation))) return null;
+  const names = [...new Set(layers.slice(0, -1).map((layer) => layer.activation))].join(", ");
+  return h("p.muted", {}, `Activation ${names}; weights start with the variance g / fan-in, where g is ${layers.map((layer) => number(layer.gain, 4)).join(", ")} from the first layer to the last.`);
 }
 
 function stages(result) {

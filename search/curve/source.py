@@ -9,6 +9,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 
 from collegium.search.curve.fit import Point
+from collegium.search.curve.polynomial import Polynomial
 from collegium.search.curve.smooth import Increasing, constant_sum, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
 from collegium.search.kernel.inputs import Gram
@@ -75,11 +76,13 @@ class GivenAlpha:
 class Smooth:
     """A smooth fit through sampled points; unknown outside the widths that were sampled, narrower or wider.
 
+    It is monotone where theory says that ln r is, which is where every activation is positively homogeneous.
+
     ``smallest`` and ``largest`` bound the varying part of s(n).
     """
 
     network: Network
-    curve: Increasing
+    curve: Increasing | Polynomial
     smallest: float
     largest: float
     source: Source = "smooth"
@@ -91,7 +94,7 @@ class Smooth:
         return np.where(known, self.curve(t), np.inf)
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
-        """Curves drawn from the fit's error; each is monotone."""
+        """Curves drawn from the fit's error, each monotone where the fit is."""
         return self.curve.redraw(varying_sums(self.network, widths), generator, draws)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from collegium.search.curve.fit import Point
+from collegium.search.curve.polynomial import fit_polynomial
 from collegium.search.curve.smooth import fit_increasing, free_layers, keeps_variance, varying_sums
 from collegium.search.curve.source import Curve, LogRatios, Sampled, Smooth
 from collegium.search.curve.surface import Surface, fit_surface
@@ -155,13 +156,12 @@ def _smooth(problem: GroupingProblem, points: Sequence[Point]) -> Smooth | Sampl
         return Sampled.at(())
     network = problem.network
     t = varying_sums(network, np.array([point.widths for point in used]))
-    curve = fit_increasing(
-        used,
-        t,
-        degree=free_layers(network),
-        offset=keeps_variance(network),
-        seed=problem.spec.estimator.seed,
-    )
+    offset = keeps_variance(network)
+    if network.chain.homogeneous:
+        seed = problem.spec.estimator.seed
+        curve = fit_increasing(used, t, degree=free_layers(network), offset=offset, seed=seed)
+    else:
+        curve = fit_polynomial(used, t, offset=offset)
     return Smooth(network, curve, float(t.min()), float(t.max()))
 
 

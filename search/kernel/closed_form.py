@@ -3,13 +3,14 @@
 K is the sum over all parameters of the squared derivatives of an output, so E[K²] sums over pairs of parameters;
 ``pairs`` carries them through layers of independent rows. Only the first layer may share weights over positions: its
 channels are independent, and what one of them contributes is a sum over pairs of positions of the expectations in
-``relu``. Where it has groups, each channel sees the Gram matrix of its own group's inputs.
+``relu``. Where it has groups, each channel sees the Gram matrix of its own group's inputs. Activations are positively
+homogeneous: rectifiers, leaky or not, and the identity. Of others the gates depend on the size of what comes in, and
+the recursion does not close.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,16 +19,27 @@ from collegium.search.kernel import relu
 from collegium.search.kernel.inputs import Gram, check_gram, is_diagonal, patch_gram
 from collegium.search.kernel.pairs import Pair, State
 from collegium.search.kernel.receptive_field import input_window, windows
-from collegium.search.networks.chain import Activation, Chain, Free, WeightLayer
+from collegium.search.networks.activation import Activation
+from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.spec import PairSpec
 
 
 def has_closed_form(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
     """Whether the moments of this entry are known exactly.
 
-    They are for a diagonal entry of a chain without groups above the first layer, in which no layer above the first is
-    needed at more than one position: MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k)
-    blocks. A chain with biases has one where no layer shares its weights, and the first has no groups.
+    They are where the chain is dense above its first layer (``is_dense_above``) and every activation is positively
+    homogeneous: a rectifier, a leaky one or the identity. With biases, leaky rectifiers do not go with others.
+    """
+    mixed = {"relu", "leaky_relu"} <= {layer.activation for layer in chain.layers}
+    return is_dense_above(chain, entry, pair) and chain.homogeneous and not (chain.bias and mixed)
+
+
+def is_dense_above(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
+    """Whether a diagonal entry is that of a dense chain on independent channels of its first layer.
+
+    So it is without groups above the first layer, where no layer above the first is needed at more than one position:
+    MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k) blocks. With biases, no layer may
+    share its weights and the first has no groups.
     """
     needed = [window.positions for window in windows(chain, entry)[1:]]
     return (
@@ -37,6 +49,14 @@ def has_closed_form(chain: Chain, entry: str, pair: PairSpec | None = None) -> b
         and (len(chain.layers) > 1 or entry == "unit")
         and not (chain.bias and (needed[0] > 1 or chain.first_groups > 1))
     )
+
+
+def is_gated(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
+    """Whether an entry is that of a dense chain of rectifiers and linear layers alone.
+
+    A unit is then open or closed and nothing else, and a layer's draws are but counts and sums of squares.
+    """
+    return is_dense_above(chain, entry, pair) and all(layer.activation in ("relu", "linear") for layer in chain.layers)
 
 
 def log_moment_ratio(chain: Chain, widths: Sequence[int], gram: ArrayLike | Gram | None = None) -> float:
@@ -90,10 +110,10 @@ def _output(chain: Chain, table: np.ndarray, grams: np.ndarray) -> State:
     if chain.bias:
         state, start = State.of_input(len(table)), 0
     else:
-        state, start = _first_layer(grams, hidden[0].activation, _widths(hidden[0], table)), 1
+        state, start = _first_layer(grams, hidden[0].phi, _widths(hidden[0], table)), 1
     for layer, bias in list(zip(hidden, biases, strict=False))[start:]:
-        state = state.through(_widths(layer, table), layer.activation, bias)
-    return state.through(np.ones(len(table)), "linear", biases[-1])
+        state = state.through(_widths(layer, table), layer.phi, bias)
+    return state.through(np.ones(len(table)), Activation("linear"), biases[-1])
 
 
 def _widths(layer: WeightLayer, table: np.ndarray) -> np.ndarray:
@@ -105,7 +125,7 @@ def _bias_weights(chain: Chain, grams: np.ndarray) -> list[float]:
     if not chain.bias:
         return [0.0] * len(chain.layers)
     squares = _mean_squares(chain, grams)
-    return [1 / (layer.gain * square) for layer, square in zip(chain.layers, squares, strict=True)]
+    return [1 / (gain * square) for gain, square in zip(chain.gains, squares, strict=True)]
 
 
 def _mean_squares(chain: Chain, grams: np.ndarray) -> list[float]:
@@ -125,7 +145,7 @@ def _first_grams(chain: Chain, gram: ArrayLike | Gram | None) -> np.ndarray:
     if not has_closed_form(chain, "unit"):
         raise ValueError(
             "no closed form: a layer above the first shares its weights or has groups, or there are biases and the "
-            "first does"
+            "first does, or an activation is neither a rectifier, leaky or not, nor the identity"
         )
     if gram is not None:
         given = check_gram(gram, input_window(chain, "unit").positions, chain.first_groups)
@@ -164,21 +184,21 @@ def _channel(gram: np.ndarray, activation: Activation) -> tuple[float, float, fl
     """What one channel contributes: E|a|², E|a|⁴, then ``norms`` and ``inner`` of mixed pairs and of tangents."""
     variance = np.diag(gram)
     product = np.outer(variance, variance)
-    match activation:
-        case "linear":
-            size, square = variance.sum(), (gram**2).sum()
-            return size, (product + 2 * gram**2).sum(), size**2, square, size**2, square
-        case "relu":
-            deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
-            rho = gram / np.outer(deviation, deviation)
-            # the angle of ρ = 1 must be zero, not the square root of a rounding error
-            rho = np.where(1 - np.abs(rho) < 1e-14, np.sign(rho), rho)
-            return (
-                variance.sum() / 2,
-                (product * relu.square_square(rho)).sum(),
-                (product * relu.gate_square(rho)).sum(),
-                (gram * np.sqrt(product) * relu.relu_relu(rho)).sum(),
-                (product * relu.gate_gate(rho)).sum(),
-                (gram**2 * relu.gate_gate(rho)).sum(),
-            )
-    assert_never(activation)
+    if activation.name == "linear":
+        size, square = variance.sum(), (gram**2).sum()
+        return size, (product + 2 * gram**2).sum(), size**2, square, size**2, square
+    slope = activation.slope
+    assert slope is not None  # the chain has a closed form
+    deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
+    rho = gram / np.outer(deviation, deviation)
+    # the angle of ρ = 1 must be zero, not the square root of a rounding error
+    rho = np.where(1 - np.abs(rho) < 1e-14, np.sign(rho), rho)
+    gates = relu.leaky(relu.gate_gate, rho, slope)
+    return (
+        variance.sum() * (1 + slope**2) / 2,
+        (product * relu.leaky(relu.square_square, rho, slope)).sum(),
+        (product * relu.leaky(relu.gate_square, rho, slope)).sum(),
+        (gram * np.sqrt(product) * relu.leaky(relu.relu_relu, rho, slope, odd=True)).sum(),
+        (product * gates).sum(),
+        (gram**2 * gates).sum(),
+    )

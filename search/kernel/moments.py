@@ -145,10 +145,11 @@ class Moments(Strict):
             extremes=merge_extremes(self.extremes, other.extremes),
         )
 
-    def estimate(self, layers: int | None = None) -> Estimate:
+    def estimate(self, layers: int | None = None, *, homogeneous: bool = True) -> Estimate:
         """r with its error. Raises ``ValueError`` without samples; infinite where every sample is zero.
 
-        ``layers`` is the number of weight layers of the kernel's chain, which bounds its tail (see ``_Tail``). With
+        ``layers`` is the number of weight layers of the kernel's chain, which bounds its tail (see ``_Tail``);
+        ``homogeneous`` says that its activations are rectifiers, leaky or not, or linear, which bounds r itself. With
         y = K / E[K] − 1 and v = E[y²], the influence of one sample on ln r is (y² − v − 2 v y) / r; the variance of
         ln r is the mean of its square over the number of samples.
         """
@@ -162,7 +163,7 @@ class Moments(Strict):
         )
         ratio = 1.0 + spread
         plain = max(0.0, peak - spread**2 - 4 * spread * skew + 4 * spread**3) / ratio**2
-        tail = _Tail.through(self, None if layers is None else layers - 1)
+        tail = _Tail.through(self, None if layers is None else layers - 1, homogeneous)
         return Estimate(
             ratio=ratio,
             log_ratio=math.log1p(spread),
@@ -196,7 +197,8 @@ class _Tail:
     probabilities that samples reach it still steepens, as a log-normal does, ln |K| = a + b z(p). The first gives too
     small an error, by up to a tenth, the second too large a one; the tail is taken half way between the two, but no
     steeper than d^degree: a sum of products of ``degree`` squares of Gaussians, as K of a chain of degree + 1 layers
-    is, has no heavier tail (‖K‖_q grows as q^degree: hypercontractivity, e.g. Janson 1997, theorem 6.7).
+    is, has no heavier tail (‖K‖_q grows as q^degree: hypercontractivity, e.g. Janson 1997, theorem 6.7), and no
+    activation that grows at most linearly gives it one.
     """
 
     samples: np.ndarray
@@ -205,9 +207,10 @@ class _Tail:
     stretched: tuple[float, float]
     index: float
     degree: int | None
+    homogeneous: bool = True
 
     @classmethod
-    def through(cls, moments: Moments, degree: int | None) -> _Tail | None:
+    def through(cls, moments: Moments, degree: int | None, homogeneous: bool = True) -> _Tail | None:
         """The tail through the largest samples, as many as Vehtari et al. (2024) take; None where they are too few."""
         alive = moments.count - moments.zeros
         count = min(EXTREMES, max(FEWEST_EXTREMES, int(min(0.2 * alive, 3 * math.sqrt(alive)))))
@@ -225,6 +228,7 @@ class _Tail:
             stretched=_line(np.log(-np.log(probability)), logs, rank),
             index=1 / excess if excess > 1e-9 else math.inf,
             degree=degree,
+            homogeneous=homogeneous,
         )
 
     def standard_error(self, plain: float, moments: Moments, spread: float) -> float:
@@ -246,8 +250,11 @@ class _Tail:
 
     @property
     def largest_log_ratio(self) -> float:
-        """No ln r is larger where K is not negative: 3 for the square of each Gaussian, 2 for its gate, at width 1."""
-        if self.degree is None or (self.samples < 0).any():
+        """No ln r is larger where K is not negative: 3 for the square of each Gaussian, 2 for its gate, at width 1.
+
+        Of activations that are not homogeneous nothing of the kind is known.
+        """
+        if self.degree is None or not self.homogeneous or (self.samples < 0).any():
             return math.inf
         return self.degree * math.log(6)
 

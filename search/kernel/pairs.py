@@ -1,18 +1,20 @@
 """Moments of pairs of vectors that are carried through the same gated layers of Gaussian weights.
 
-A row w of a weight matrix meets two vectors u, v through (w·u, w·v) alone. Its gate 1[w·a > 0] is symmetric under
-w → −w, so every even moment is halved by the gate, and rows are independent. Hence
+A row w of a weight matrix meets two vectors u, v through (w·u, w·v) alone. Its gate D is φ'(w·a) of a positively
+homogeneous φ: 1 above zero and s below, 0 for a rectifier. Under w → −w the two change places and an even moment does
+not change, so D² multiplies it by (1 + s²)/2 and D⁴ by (1 + s⁴)/2 (a rectifier halves it), and rows are independent.
+Hence
 
     A = E[|u|² |v|²],   B = E[⟨u, v⟩²]
 
 obey a linear recursion. Both vectors are either the activation a or a *tangent*, the derivative of the activation by a
 parameter below; K is the sum over all parameters of the squared output tangents. Written relative to E|a|² the gains
-and fan-ins cancel, and a layer of width n (κ = 2 for a rectifier, 1 for a linear layer) maps
+and fan-ins cancel, and a layer of width n (κ = E D⁴ / (E D²)²: 2 for a rectifier, 1 for a linear layer) maps
 
     A' = κ/n (A + 2B) + (1 − 1/n) A,      B' = κ/n (A + 2B) + (1 − 1/n) B.
 
 A layer's own tangents, those by the weights and the bias of unit i, have the one nonzero component i, of which the
-squares sum to 1[z_i > 0] (g/f |a|² + 1). So a bias acts as one more input, of constant weight
+squares sum to D_i² (g/f |a|² + 1). So a bias acts as one more input, of constant weight
 
     ζ = 1 / (g/f E|a|²),
 
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collegium.search.networks.chain import GAINS, Activation
+from collegium.search.networks.activation import Activation
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class Pair:
         ``norms`` is the mean product of their squares below: that of a single unit's tangents, as if it were open, and
         of the other vector before this layer.
         """
-        kappa = GAINS[activation]
+        kappa = activation.spread
         return cls(norms * (kappa / width + 1 - 1 / width), norms * kappa / width)
 
     def through(self, width: np.ndarray, activation: Activation) -> Pair:
         """Both vectors one layer higher."""
-        diagonal = GAINS[activation] / width * (self.norms + 2 * self.inner)
+        diagonal = activation.spread / width * (self.norms + 2 * self.inner)
         return Pair(diagonal + (1 - 1 / width) * self.norms, diagonal + (1 - 1 / width) * self.inner)
 
     def __add__(self, other: Pair) -> Pair:
@@ -80,8 +82,8 @@ class Part:
     def through(self, width: np.ndarray, activation: Activation, bias: float) -> Part:
         """The part one layer higher: old pairs propagate, and the layer's own tangents join them.
 
-        Gates are open with probability ½ each, also all at once closed: what passes them is zero then, and so is each
-        product of it here. ``bias`` is ζ, or 0 for a layer without biases.
+        A rectifier's gates may all be closed at once: what passes them is zero then, and so is each product of it
+        here. ``bias`` is ζ, or 0 for a layer without biases.
         """
 
         def born(norms: np.ndarray) -> Pair:
@@ -124,9 +126,12 @@ class State:
         return cls(Part(one, one, activations, mixed, tangents, one), Part.dead(np.zeros_like(one)))
 
     def through(self, width: np.ndarray, activation: Activation, bias: float) -> State:
-        """The state one layer higher. A rectifier closes every unit at once with probability 2⁻ⁿ."""
+        """The state one layer higher. A rectifier closes every unit at once with probability 2⁻ⁿ.
+
+        After that, with biases, a leaky rectifier has no place: at z = 0 its gate is no matter of chance.
+        """
         alive = self.alive.through(width, activation, bias)
-        if activation == "linear":
+        if activation.slope != 0:
             return State(alive, self.dead.through(width, activation, bias))
         probability = self.alive.probability * -np.expm1(-width * np.log(2))
         return State(alive.of_probability(probability), Part.dead(1 - probability))

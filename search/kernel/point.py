@@ -67,6 +67,9 @@ class KernelPoint(BaseModel):
         chain = asdict(self.resolved)
         if not chain["bias"]:
             del chain["bias"]  # the kernel is that of before there were biases, and so are its stored estimates
+        for layer in chain["layers"]:
+            if layer["parameter"] is None:
+                del layer["parameter"]  # as before activations had parameters
         content = {
             "version": ESTIMATOR_VERSION,
             "chain": chain,

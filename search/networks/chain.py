@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
-Activation = Literal["relu", "linear"]
-#: Variance gain of the NTK parameterization (Littwin et al. 2020, Eq. 3) by the activation after a layer.
-GAINS: dict[Activation, int] = {"relu": 2, "linear": 1}
+from collegium.search.networks.activation import Activation, ActivationName
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Free:
 
 @dataclass(frozen=True)
 class WeightLayer:
-    """One convolution or dense layer and the activation after it.
+    """One convolution or dense layer and the activation after it, with its ``parameter`` where it has one.
 
     A dense layer reads its whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding`` or
     ``groups``. What depends on the kind is asked of the layer, or matched with every kind named, so that a further kind
@@ -34,24 +32,24 @@ class WeightLayer:
 
     kind: Literal["conv", "dense"]
     out: int | Free
-    activation: Activation = "relu"
+    activation: ActivationName = "relu"
     kernel: int = 1
     stride: int = 1
     padding: int = 0
     groups: int = 1
+    parameter: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("conv", "dense"):
             raise ValueError(f"no layer is of kind {self.kind!r}; there are conv, dense")
-        if self.activation not in GAINS:
-            raise ValueError(f"no activation is called {self.activation!r}; there are {', '.join(GAINS)}")
+        Activation(self.activation, self.parameter)
         if self.kind == "dense" and (self.kernel, self.stride, self.padding, self.groups) != (1, 1, 0, 1):
             raise ValueError("a dense layer has no kernel, stride, padding or groups")
 
     @property
-    def gain(self) -> int:
-        """Variance gain of the NTK parameterization: 2 before a ReLU, else 1."""
-        return GAINS[self.activation]
+    def phi(self) -> Activation:
+        """The activation after this layer."""
+        return Activation(self.activation, self.parameter)
 
     def output_size(self, size: int) -> int:
         """Spatial extent after this layer, from the extent ``size`` before it."""
@@ -93,6 +91,21 @@ class Chain:
     def first_groups(self) -> int:
         """Groups of the first layer, each of which sees input channels, and so a Gram matrix, of its own."""
         return self.layers[0].groups
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether every activation is positively homogeneous: r then does not depend on the size of the inputs."""
+        return all(layer.phi.homogeneous for layer in self.layers)
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """Variance gain g of each layer, whose weights have the variance g / fan-in: 2 before a ReLU.
+
+        What an activation takes off a signal is made up for in the layer before or after it, see ``activation``.
+        """
+        before = [layer.phi.gain_before for layer in self.layers]
+        after = [1.0, *(layer.phi.gain_after for layer in self.layers[:-1])]
+        return tuple(one * other for one, other in zip(before, after, strict=True))
 
     def at(self, widths: Sequence[int]) -> Chain:
         """The chain with every free width replaced by its value in ``widths``."""

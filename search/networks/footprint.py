@@ -33,6 +33,7 @@ def chain_footprints(
 ) -> tuple[Footprint, ...]:
     """The layers of m members of a chain, each of whose maps but the last is kept ``copies`` times.
 
+    Twice where the derivative of its activation follows from what comes in, not from what goes out.
     ``parameters`` is the whole network's count; those that are not weights of the chain stand with the last layer.
     """
     shapes = [math.prod(shape) for shape in chain.shapes(widths)]
@@ -40,7 +41,8 @@ def chain_footprints(
     outs = [shape[0] for shape in chain.shapes(widths)[1:]]
     weights = [multiplicity * out * fan for out, fan in zip(outs, chain.fan_ins(widths), strict=True)]
     weights[-1] += parameters - sum(weights)
-    kept = [copies * size for size in maps[1:-1]] + [0]
+    times = [max(copies, 1 + layer.phi.keeps_input) for layer in chain.layers[:-1]]
+    kept = [count * size for count, size in zip(times, maps[1:-1], strict=True)] + [0]
     kept[0] += maps[0]
     return tuple(
         Footprint(own, kept=left, live=below + 2 * above, transient=below + above)

@@ -243,6 +243,11 @@ class Network(ABC):
         return len(self.chain.layers) > 2
 
     @property
+    def activations(self) -> str:
+        """Those of its hidden layers, such as ``gelu`` or ``relu and elu(1)``."""
+        return " and ".join(dict.fromkeys(str(layer.phi) for layer in self.chain.layers[:-1]))
+
+    @property
     def convolves(self) -> bool:
         """Whether any layer is a convolution, so that the memory layout of images matters."""
         return any(layer.kind == "conv" for layer in self.chain.layers)

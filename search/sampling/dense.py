@@ -1,4 +1,4 @@
-"""Draws of a kernel entry from its law, for chains that have a closed form: O(n) random numbers, no weights.
+"""Draws of a kernel entry from its law, for dense chains of rectifiers: O(n) random numbers, no weights.
 
 The layers above the first are dense and follow ``dense_law``. Where the first layer is needed at one position only,
 that covers it too. Where it shares its weights over P positions, its n channels are drawn at these positions,
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from collegium.search.kernel.closed_form import has_closed_form
+from collegium.search.kernel.closed_form import is_gated
 from collegium.search.kernel.inputs import patch_gram
 from collegium.search.networks.chain import Chain
 from collegium.search.sampling.normals import covariance_root
@@ -45,18 +45,18 @@ class DenseSampler:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if not has_closed_form(chain, "unit") or np.ndim(gram) != 2:
+        if not is_gated(chain, "unit") or np.ndim(gram) != 2:
             raise ValueError("the law of this kernel entry has no closed form: draw its weights (``ConvSampler``)")
         covariance = patch_gram(chain, "unit", np.asarray(gram))
-        covariance = covariance * (chain.layers[0].gain / 2)
+        covariance = covariance * (chain.gains[0] / 2)
         fans = chain.fan_ins(())
         self._layers = [
             LayerLaw(
                 layer.out if index < len(fans) - 1 else 1,  # type: ignore[arg-type]
-                layer.gain / fan,
+                gain / fan,
                 layer.activation == "relu",
             )
-            for index, (layer, fan) in enumerate(zip(chain.layers, fans, strict=True))
+            for index, (layer, gain, fan) in enumerate(zip(chain.layers, chain.gains, fans, strict=True))
         ]
         self._size, self._bias = float(np.trace(covariance)), chain.bias
         root = None if len(covariance) == 1 else covariance_root(covariance, RANK_CUTOFF)

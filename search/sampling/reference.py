@@ -17,6 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from collegium.search.kernel.receptive_field import input_window, windows
+from collegium.search.networks.activation import Activation
 from collegium.search.networks.chain import Chain, WeightLayer
 from collegium.search.sampling.normals import covariance_root, joint_gram
 
@@ -66,9 +67,9 @@ def _scalar(module: nn.Module):
 class NtkConv2d(nn.Conv2d):
     """A convolution √(gain/fan_in) W ∗ x + b: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
-    def __init__(self, channels: int, layer: WeightLayer, out: int, *, bias: bool):
+    def __init__(self, channels: int, layer: WeightLayer, out: int, gain: float, *, bias: bool):
         super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=bias)
-        self.scale = sqrt(layer.gain / self.weight[0].numel())
+        self.scale = sqrt(gain / self.weight[0].numel())
 
     def reset_parameters(self) -> None:
         """Standard normal weights, and zero biases."""
@@ -82,7 +83,7 @@ class NtkConv2d(nn.Conv2d):
 class NtkLinear(nn.Linear):
     """A dense layer √(gain/fan_in) W x + b: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
-    def __init__(self, inputs: int, out: int, gain: int, *, bias: bool):
+    def __init__(self, inputs: int, out: int, gain: float, *, bias: bool):
         super().__init__(inputs, out, bias=bias)
         self.scale = sqrt(gain / inputs)
 
@@ -117,6 +118,29 @@ class Entry(nn.Module):
         return features[:, 0, self.position[0], self.position[1]]
 
 
+def module_of_activation(activation: Activation) -> nn.Module:
+    """The activation as torch's own module."""
+    parameter = activation.parameter or 0.0
+    match activation.name:
+        case "relu":
+            return nn.ReLU()
+        case "leaky_relu":
+            return nn.LeakyReLU(parameter)
+        case "gelu":
+            return nn.GELU()
+        case "silu":
+            return nn.SiLU()
+        case "tanh":
+            return nn.Tanh()
+        case "elu":
+            return nn.ELU(parameter)
+        case "softplus":
+            return nn.Softplus()
+        case "linear":
+            return nn.Identity()
+    assert_never(activation.name)
+
+
 def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
     """The chain at ``widths`` as a module: ``(samples, channels, height, width)`` → its ``entry``, ``(samples,)``.
 
@@ -127,19 +151,21 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
     shapes = concrete.shapes(())
     stack: list[nn.Module] = []
     flat = False
-    for layer, (channels, height, width), (out, _, _) in zip(concrete.layers, shapes[:-1], shapes[1:], strict=True):
+    for layer, gain, (channels, height, width), (out, _, _) in zip(
+        concrete.layers, concrete.gains, shapes[:-1], shapes[1:], strict=True
+    ):
         match layer.kind:
             case "dense":
                 stack += [] if flat else [nn.Flatten()]
-                stack.append(NtkLinear(channels * height * width, out, layer.gain, bias=chain.bias))
+                stack.append(NtkLinear(channels * height * width, out, gain, bias=chain.bias))
                 flat = True
             case "conv":
                 stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
-                stack.append(NtkConv2d(channels, layer, out, bias=chain.bias))
+                stack.append(NtkConv2d(channels, layer, out, gain, bias=chain.bias))
                 flat = False
             case _:
                 assert_never(layer.kind)
-        stack += [nn.ReLU()] if layer.activation == "relu" else []
+        stack += [module_of_activation(layer.phi)] if layer.activation != "linear" else []
     last = windows(concrete, entry)[-1]
     return nn.Sequential(*stack, Entry(None if entry == "pooled" else (last.top, last.left)))
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from collegium.search.kernel.closed_form import has_closed_form
+from collegium.search.kernel.closed_form import is_gated
 from collegium.search.kernel.moments import Moments
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.progress import Report, discard
@@ -28,9 +28,9 @@ class Sampler(Protocol):
 
 
 def build_sampler(point: KernelPoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Sampler:
-    """The fastest sampler for a point: its law where the chain is dense above its first layer, else all its weights."""
+    """The fastest sampler for a point: by counts of open units where that is its law, else layer by layer."""
     grouped = point.gram is not None and point.gram.grouped
-    if has_closed_form(point.chain, point.entry, point.pair) and not grouped:
+    if is_gated(point.chain, point.entry, point.pair) and not grouped:
         from collegium.search.sampling.dense import DenseSampler
 
         return DenseSampler(point.resolved, point.gram_matrix(), device=device, dtype=dtype)

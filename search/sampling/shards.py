@@ -114,8 +114,9 @@ class PointProgress:
     @cached_property
     def estimates(self) -> tuple[Estimate, ...]:
         """The estimates at each boundary that was reached."""
-        layers = len(self.point.chain.layers)
-        return tuple(moments.estimate(layers) for moments in self.reached)
+        chain = self.point.chain
+        layers, homogeneous = len(chain.layers), chain.homogeneous
+        return tuple(moments.estimate(layers, homogeneous=homogeneous) for moments in self.reached)
 
     @property
     def estimate(self) -> Estimate:

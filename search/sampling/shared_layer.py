@@ -19,6 +19,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from collegium.search.networks.activation import Activation
+from collegium.search.sampling.elementwise import activated, pulled_back
 from collegium.search.sampling.normals import NormalStream, cholesky_factor
 from collegium.search.sampling.unfold import ConvShape, Patches
 
@@ -26,11 +28,11 @@ NORMAL_COST = 150.0
 """Multiply–accumulates in the time of one normal number: 3.6 ns, at 25–75 GMAC/s, on one AVX-512 core."""
 
 
-def gate(gradient: Tensor, activations: Tensor, relu: bool, out: Tensor) -> Tensor:
-    """∂F/∂z from the gradient ∂F/∂a of the activations a: it passes where a ReLU is active."""
-    if relu:
+def gate(gradient: Tensor, z: Tensor, activations: Tensor, phi: Activation, out: Tensor) -> Tensor:
+    """∂F/∂z = φ'(z) ∂F/∂a from the gradient ∂F/∂a of the activations a = φ(z); of a ReLU, where it is active."""
+    if phi.name == "relu":
         return torch.ops.aten.threshold_backward.grad_input(gradient, activations, 0, grad_input=out)
-    return out.copy_(gradient)
+    return out.copy_(pulled_back(phi, gradient, z, activations))
 
 
 def paired(left: Tensor, right: Tensor) -> Tensor:
@@ -57,19 +59,22 @@ class InputLayer:
         self._shape, self._inputs = shape, inputs
         self._root = root.expand(samples, *root.shape)
         self._normal = root.new_empty(samples, root.shape[1], shape.out_channels)
-        self._out = root.new_empty(samples, root.shape[0], shape.out_channels)
-        self._delta = torch.empty_like(self._out)
+        self._z = root.new_empty(samples, root.shape[0], shape.out_channels)
+        self._out, self._delta = self._z, torch.empty_like(self._z)
 
     def forward(self, normals: NormalStream) -> Tensor:
         """Activations ``(samples, inputs, height, width, channels)``."""
-        torch.bmm(self._root, normals.fill(self._normal), out=self._out)
-        if self._shape.relu:
-            self._out.relu_()
+        torch.bmm(self._root, normals.fill(self._normal), out=self._z)
+        return self._activations()
+
+    def _activations(self) -> Tensor:
+        """φ(z) as a map; a rectifier's takes the place of z."""
+        self._out = self._z.relu_() if self._shape.relu else activated(self._shape.phi, self._z)
         return self._out.unflatten(1, (self._inputs, *self._shape.out_size))
 
     def share(self, gradient: Tensor) -> Tensor:
         """Σ_pq C_pq ⟨δ_p, δ'_q⟩ ``(samples,)``, from the gradient of the activations; the biases' share with it."""
-        delta = gate(gradient.reshape(self._out.shape), self._out, self._shape.relu, self._delta)
+        delta = gate(gradient.reshape(self._z.shape), self._z, self._out, self._shape.phi, self._delta)
         left, right = delta[:, : self._shape.positions], delta[:, -self._shape.positions :]
         share = self._by_covariance(left, right)
         return share + bias_share(left, right) if self._shape.bias else share
@@ -95,10 +100,8 @@ class GroupedInputLayer(InputLayer):
     def forward(self, normals: NormalStream) -> Tensor:
         """Activations ``(samples, inputs, height, width, channels)``."""
         apart = torch.matmul(self._roots, normals.fill(self._normal))  # (samples, groups, rows, group_out)
-        self._out.copy_(apart.transpose(1, 2).flatten(2))
-        if self._shape.relu:
-            self._out.relu_()
-        return self._out.unflatten(1, (self._inputs, *self._shape.out_size))
+        self._z.copy_(apart.transpose(1, 2).flatten(2))
+        return self._activations()
 
     def _by_covariance(self, left: Tensor, right: Tensor) -> Tensor:
         positions = self._shape.positions
@@ -123,8 +126,11 @@ class HiddenLayer:
     def _activations(self) -> Tensor:
         """φ(z) as a map, its groups side by side."""
         shape = self.shape
-        active = torch.clamp_min(self._z, 0, out=self._active) if shape.relu else self._active.copy_(self._z)
-        apart = active.view(self.samples, shape.groups, self.inputs, *shape.out_size, shape.group_out)
+        if shape.relu:
+            torch.clamp_min(self._z, 0, out=self._active)
+        else:
+            self._active.copy_(activated(shape.phi, self._z))
+        apart = self._active.view(self.samples, shape.groups, self.inputs, *shape.out_size, shape.group_out)
         return apart.permute(0, 2, 3, 4, 1, 5).flatten(4)
 
     def _grouped(self, gradient: Tensor) -> Tensor:
@@ -168,7 +174,7 @@ class DrawnLayer(HiddenLayer):
 
     def backward(self, gradient: Tensor, normals: NormalStream) -> tuple[Tensor, Tensor]:
         """The layer's share ``(samples,)``, and the gradient of its features from that of its activations."""
-        delta = gate(self._grouped(gradient), self._active, self.shape.relu, self._delta)
+        delta = gate(self._grouped(gradient), self._z, self._active, self.shape.phi, self._delta)
         self._back.baddbmm_(delta, self._weights.mT, beta=0, alpha=self.scale)
         (left, right), (u, v) = self._halves(delta), self._halves(self._read)
         if self._by_grams:
@@ -212,7 +218,7 @@ class GaussianLayer(HiddenLayer):
 
     def backward(self, gradient: Tensor, normals: NormalStream) -> tuple[Tensor, Tensor]:
         """The layer's share ``(samples,)``, and the gradient of its features from that of its activations."""
-        delta = gate(self._grouped(gradient), self._active, self.shape.relu, self._delta)
+        delta = gate(self._grouped(gradient), self._z, self._active, self.shape.phi, self._delta)
         delta_gram = torch.bmm(delta, delta.mT)
         p = self.shape.positions
         share = paired(self._gram[:, :p, -p:], delta_gram[:, :p, -p:])

@@ -54,7 +54,7 @@ class StripLayer(HiddenLayer):
         (rows, columns), (high, wide) = self.shape.out_size, self.shape.kernel
         frame = (high - 1) * columns
         delta = self._framed[:, frame : frame + rows * columns]
-        gate(self._grouped(gradient), self._active, self.shape.relu, delta)
+        gate(self._grouped(gradient), self._z, self._active, self.shape.phi, delta)
         for i in range(high):
             # Row y of the features' map gets row y + top − i of δ; rows of padding are left out.
             start = frame + (self.shape.pad[0] - i) * columns

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from collegium.search.kernel.receptive_field import Window, windows
+from collegium.search.networks.activation import Activation
 from collegium.search.networks.chain import Chain, WeightLayer
 
 
@@ -19,7 +20,8 @@ class ConvShape:
 
     ``in_channels`` counts the channels of the map that comes in, of which the first ``groups · group_in`` are read.
     ``pad`` is the zero padding (top, bottom, left, right) that the window itself needs. With ``bias`` each output
-    channel has one.
+    channel has one. ``phi`` is the activation after the layer, and ``gain`` its variance gain in the NTK
+    parameterization (Littwin et al. 2020, Eq. 3), see ``Chain.gains``.
     """
 
     in_channels: int
@@ -31,7 +33,8 @@ class ConvShape:
     pad: tuple[int, int, int, int]
     in_size: tuple[int, int]
     out_size: tuple[int, int]
-    relu: bool
+    phi: Activation
+    gain: float
     bias: bool = False
 
     @property
@@ -55,9 +58,9 @@ class ConvShape:
         return self.groups * self.group_out
 
     @property
-    def gain(self) -> int:
-        """Variance gain of the NTK parameterization (Littwin et al. 2020, Eq. 3): 2 before a ReLU, else 1."""
-        return 2 if self.relu else 1
+    def relu(self) -> bool:
+        """Whether a rectifier follows."""
+        return self.phi.name == "relu"
 
 
 def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
@@ -77,7 +80,7 @@ def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
         groups = -(-needed // group_out)
         group_out = min(group_out, needed)
         shape = _on_window(layer, frames[index], frames[index + 1], groups, group_in, group_out)
-        shapes.append(replace(shape, bias=chain.bias))
+        shapes.append(replace(shape, gain=chain.gains[index], bias=chain.bias))
         needed = groups * group_in
     shapes.reverse()
     # A group that is needed only in part is kept whole, so a map may bring more channels than the next layer reads.
@@ -114,7 +117,8 @@ def _on_window(
         pad=rows + columns,
         in_size=(before.height, before.width),
         out_size=(after.height, after.width),
-        relu=layer.activation == "relu",
+        phi=layer.phi,
+        gain=1.0,
     )
 
 

@@ -6,13 +6,31 @@ This file travels with every checkpoint of such a network, so it needs torch alo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+#: φ(z, parameter) by its name; ``linear`` is the identity.
+ACTIVATIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "relu": lambda z, _: functional.relu(z),
+    "leaky_relu": lambda z, slope: functional.leaky_relu(z, slope),
+    "gelu": lambda z, _: functional.gelu(z),
+    "silu": lambda z, _: functional.silu(z),
+    "tanh": lambda z, _: torch.tanh(z),
+    "elu": lambda z, alpha: functional.elu(z, alpha),
+    "softplus": lambda z, _: functional.softplus(z),
+    "linear": lambda z, _: z,
+}
+
+
+def _known(activation: str) -> str:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"no activation is called {activation!r}; there are {', '.join(ACTIVATIONS)}")
+    return activation
 
 
 class HeLinear(nn.Linear):
@@ -73,37 +91,57 @@ class HeConv2d(nn.Conv2d):
 
 
 class MlpEnsemble(nn.Module):
-    """m ReLU MLPs on one input: F(x) = m^{-1/2} Σ_j f_j(x) (Littwin et al. 2020, Eq. 4).
+    """m MLPs on one input: F(x) = m^{-1/2} Σ_j f_j(x) (Littwin et al. 2020, Eq. 4).
 
     ``layers.0`` maps the shared input to all members at once, the middle layers are block-diagonal (plain linear
     layers where m = 1), and the last one sums over the members' concatenated features. Weights start as
     N(0, 2/fan_in), the output's as N(0, 1/fan_in), so that at initialization the function is that of the NTK
     parameterization (Eq. 3). The members share the output's bias.
+
+    Another ``activation`` than a ReLU, with its ``parameter``, comes with the variance ``gains`` of all layers, which
+    take the place of 2 and 1.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, members: int = 1, bias: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        members: int = 1,
+        bias: bool = False,
+        activation: str = "relu",
+        parameter: float | None = None,
+        gains: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.members, self.inputs, self.outputs = members, inputs, outputs
+        self.activation, self.parameter = _known(activation), parameter
+        scales = [math.sqrt(gain) for gain in gains or (*[2.0] * len(hidden), 1.0)]
         middle = (
-            MemberLinear(members, fan_in, width, bias=bias) if members > 1 else HeLinear(fan_in, width, bias=bias)
-            for fan_in, width in pairwise(hidden)
+            MemberLinear(members, fan_in, width, bias=bias, gain=gain)
+            if members > 1
+            else HeLinear(fan_in, width, bias=bias, gain=gain)
+            for (fan_in, width), gain in zip(pairwise(hidden), scales[1:-1], strict=True)
         )
-        first = HeLinear(inputs, members * hidden[0], bias=bias)
-        last = HeLinear(members * hidden[-1], outputs, bias=bias, gain=1.0, members=members)
+        first = HeLinear(inputs, members * hidden[0], bias=bias, gain=scales[0])
+        last = HeLinear(members * hidden[-1], outputs, bias=bias, gain=scales[-1], members=members)
         self.layers = nn.ModuleList([first, *middle, last])
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, outputs)`` of inputs ``(batch, …)``, flattened."""
         first, *middle, last = self.layers
-        h = functional.relu(first(x.flatten(1)))  # (batch, m·n)
+        h = self._activated(first(x.flatten(1)))  # (batch, m·n)
         if self.members == 1:
             for layer in middle:
-                h = functional.relu(layer(h))
+                h = self._activated(layer(h))
             return last(h)
         h = h.unflatten(1, (self.members, -1)).transpose(0, 1)  # (m, batch, n)
         for layer in middle:
-            h = functional.relu(layer(h))
+            h = self._activated(layer(h))
         return last(h.transpose(0, 1).flatten(1) * (1 / math.sqrt(self.members)))
+
+    def _activated(self, z: Tensor) -> Tensor:
+        return ACTIVATIONS[self.activation](z, self.parameter)
 
 
 class ChainEnsemble(nn.Module):
@@ -112,20 +150,25 @@ class ChainEnsemble(nn.Module):
     ``layers`` gives each layer as ``{kind, inputs, out, relu}`` per member, a convolution also its ``kernel``,
     ``stride``, ``padding`` and ``groups``; ``inputs`` counts the flattened features of a dense layer. The members of a
     convolution are groups of one grouped convolution, those of a dense layer the blocks of a block-diagonal matrix.
-    Weights start as N(0, 2/fan_in) before a ReLU and N(0, 1/fan_in) elsewhere.
+    Weights start as N(0, 2/fan_in) before a ReLU and N(0, 1/fan_in) elsewhere, unless a layer has a variance ``gain``
+    of its own; another ``activation`` than a ReLU, with its ``parameter``, goes with ``relu`` false.
     """
 
     def __init__(self, layers: Sequence[dict[str, Any]], members: int = 1) -> None:
         super().__init__()
         self.members = members
-        self.gates = [layer["relu"] for layer in layers]
+        self.activations = [
+            ("relu" if layer["relu"] else _known(layer.get("activation", "linear")), layer.get("parameter"))
+            for layer in layers
+        ]
         self.shared_input = layers[0]["kind"] == "conv" and layers[0]["groups"] == 1
         self.layers = nn.ModuleList(
             self._layer(shared=index == 0 and self.shared_input, **layer) for index, layer in enumerate(layers)
         )
 
-    def _layer(self, *, kind: str, inputs: int, out: int, relu: bool, shared: bool, **geometry: int) -> nn.Module:
-        gain = math.sqrt(2) if relu else 1.0
+    def _layer(self, *, kind: str, inputs: int, out: int, relu: bool, shared: bool, **others: Any) -> nn.Module:
+        gain = math.sqrt(others.get("gain", 2.0 if relu else 1.0))
+        geometry = {name: value for name, value in others.items() if name not in ("activation", "parameter", "gain")}
         m = self.members
         if kind == "dense":
             return MemberLinear(m, inputs, out, bias=False, gain=gain)
@@ -140,9 +183,9 @@ class ChainEnsemble(nn.Module):
         """Logits ``(batch, outputs)`` of inputs ``(batch, channels, height, width)``."""
         if not self.shared_input:
             x = x.repeat(1, self.members, 1, 1)
-        for layer, gate in zip(self.layers, self.gates, strict=True):
+        for layer, (activation, parameter) in zip(self.layers, self.activations, strict=True):
             x = self._dense(layer, x) if isinstance(layer, MemberLinear) else layer(x)
-            x = functional.relu(x) if gate else x
+            x = ACTIVATIONS[activation](x, parameter)
         logits = x.mean((2, 3)).unflatten(1, (self.members, -1))  # (batch, m, outputs)
         return logits.sum(1) * (1 / math.sqrt(self.members))
 

@@ -15,6 +15,7 @@ from collegium.app.cli.tables.jobs import failure_text
 from collegium.app.cli.tables.search import search_table
 from collegium.app.local.job import LocalFailure, compute
 from collegium.app.settings import load_settings
+from collegium.search.networks.activation import PostedName
 from collegium.search.networks.build import validate_search
 from collegium.search.networks.presets import PRESETS
 from collegium.search.spec import SearchSpec
@@ -31,6 +32,7 @@ def search(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Write the figure here, as .svg or .png.")
     ] = None,
+    activation: Annotated[PostedName | None, typer.Option(help="Of an MLP, in place of its own.")] = None,
     method: Annotated[Literal["auto", "exact", "monte_carlo", "given"] | None, typer.Option(help="Estimator.")] = None,
     alpha: Annotated[float | None, typer.Option(help="The α of method `given`.")] = None,
     relative_error: Annotated[float | None, typer.Option(help="Asked relative error of ln r.")] = None,
@@ -73,9 +75,12 @@ def search(
     Computes on this machine, or with --server at a service. The options override fields of the specification.
 
     Examples: collegium search resnet50; collegium search mlp-mnist-6x500 --space vector --plot figure.svg;
+    collegium search mlp-mnist-6x500 --activation gelu;
     echo '{"baseline": {"family": "mlp", "inputs": 64, "hidden": [100, 100, 100]}}' | collegium search -
     """
     document = _document(source)
+    if activation is not None:
+        _activate(document, activation)
     for path, value in {
         "estimator.method": method or ("given" if alpha is not None else None),
         "estimator.alpha": alpha,
@@ -138,6 +143,14 @@ def _document(source: str) -> dict[str, Any]:
     if source != "-" and not Path(source).is_file():
         raise Stop(USAGE, f"{source!r} is neither a file nor a preset", "`collegium presets` lists the presets")
     return read_object(source)
+
+
+def _activate(document: dict[str, Any], activation: str) -> None:
+    """Give the baseline an activation; that of a preset is written out for it."""
+    baseline = document.get("baseline")
+    if isinstance(baseline, dict) and baseline.get("preset") in PRESETS:
+        document["baseline"] = PRESETS[baseline["preset"]][0].model_dump(mode="json", exclude_unset=True)
+    put(document, "baseline.activation", activation)
 
 
 def _here(spec: SearchSpec, quiet: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -90,6 +91,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = []
     if result.get("subject"):
         lines.append(f"[dim]variance of[/]    {escape(result['subject'])}")
+    if any(layer["activation"] not in ("relu", "identity") for layer in result.get("gains", ())):
+        lines.append(f"[dim]initialized[/]    {_gains(result['gains'])}")
     for name in ("primal", "dual"):
         stages = (result[name] or {}).get("stages", ())
         if stages:
@@ -142,6 +145,14 @@ def _lines(result: dict[str, Any]) -> list[str]:
         f"seed {result['seed']}, {escape(result['device'])}, {number(result['seconds'], 3)} s"
     )
     return lines
+
+
+def _gains(layers: list[dict[str, Any]]) -> str:
+    """Such as ``gelu; weights of variance g / fan-in, with g = 1, 2.352 (5 layers)``."""
+    names = dict.fromkeys(layer["activation"] for layer in layers[:-1])
+    runs = [(gain, len(list(run))) for gain, run in groupby(number(layer["gain"]) for layer in layers)]
+    gains = ", ".join(gain if count == 1 else f"{gain} ({count} layers)" for gain, count in runs)
+    return f"{escape(' and '.join(names))}; weights of variance g / fan-in with g = {gains}"
 
 
 def _agreement(comparison: dict[str, Any]) -> str:

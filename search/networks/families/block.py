@@ -11,7 +11,8 @@ from pydantic import Field
 
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import MAX_LAYERS, Name, Strict, Width
-from collegium.search.networks.chain import Activation, Chain, Free, WeightLayer
+from collegium.search.networks.activation import Activation, Alpha, LeakyRelu, NegativeSlope, lowered
+from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline
 from collegium.search.networks.footprint import Footprint, chain_footprints
 from collegium.search.networks.network import Measure, Network, StageGrouping
@@ -43,19 +44,30 @@ class DenseLayer(Strict):
     out: Width | Name
 
 
-class ReluLayer(Strict):
-    """A rectifier."""
+class PlainLayer(Strict):
+    """An activation without a parameter; ``linear`` is the identity."""
 
-    type: Literal["relu"]
-
-
-class LinearLayer(Strict):
-    """The identity activation."""
-
-    type: Literal["linear"]
+    type: Literal["relu", "gelu", "silu", "tanh", "softplus", "linear", "identity"]
 
 
-BlockLayer = Annotated[ConvLayer | DenseLayer | ReluLayer | LinearLayer, Field(discriminator="type")]
+class LeakyReluLayer(Strict):
+    """A leaky rectifier."""
+
+    type: Literal["leaky_relu"]
+    negative_slope: NegativeSlope = 0.01
+
+
+class EluLayer(Strict):
+    """z above zero, ``alpha`` · (e^z − 1) below."""
+
+    type: Literal["elu"]
+    alpha: Alpha = 1.0
+
+
+BlockLayer = Annotated[
+    ConvLayer | DenseLayer | PlainLayer | LeakyReluLayer | EluLayer,
+    Field(discriminator="type"),
+]
 Path = tuple[str | int, ...]
 
 
@@ -115,13 +127,21 @@ class BlockNetwork(Network):
         """Those of ``ChainEnsemble``: each layer of one member, with the inputs that it reads."""
         chain = self.chain.at(widths)
         shapes = chain.shapes(())
-        layers = [_described(layer, shape) for layer, shape in zip(chain.layers, shapes, strict=False)]
+        layers = [
+            _described(layer, gain, shape)
+            for layer, gain, shape in zip(chain.layers, chain.gains, shapes, strict=False)
+        ]
         return {"layers": layers, "members": multiplicity}
 
 
-def _described(layer: WeightLayer, shape: tuple[int, int, int]) -> dict[str, Any]:
+def _described(layer: WeightLayer, gain: float, shape: tuple[int, int, int]) -> dict[str, Any]:
     channels, height, width = shape
-    entry: dict[str, Any] = {"kind": layer.kind, "out": layer.out, "relu": layer.activation == "relu"}
+    phi = layer.phi
+    entry: dict[str, Any] = {"kind": layer.kind, "out": layer.out, "relu": phi.name == "relu"}
+    if phi.name not in ("relu", "linear"):
+        entry |= {"activation": phi.name, "parameter": phi.parameter}
+    if gain != (2 if phi.name == "relu" else 1):
+        entry |= {"gain": gain}
     match layer.kind:
         case "dense":
             return entry | {"inputs": channels * height * width}
@@ -138,8 +158,14 @@ def _lower(baseline: BlockBaseline) -> BlockNetwork:
     for index, layer in enumerate(baseline.layers):
         path = ("baseline", "layers", index)
         match layer:
-            case ReluLayer() | LinearLayer():
-                _activate(layers, layer.type, path)
+            case PlainLayer(type="linear" | "identity"):
+                _activate(layers, Activation("linear"), path)
+            case PlainLayer(type=name):
+                _activate(layers, Activation(name), path)
+            case LeakyReluLayer(negative_slope=slope):
+                _activate(layers, lowered(LeakyRelu(name="leaky_relu", negative_slope=slope)), path)
+            case EluLayer(alpha=alpha):
+                _activate(layers, Activation("elu", alpha), path)
             case ConvLayer() | DenseLayer():
                 layers.append(_weight_layer(layer, names, path))
                 channels, shape = _advance(layers[-1], channels, shape, baseline, path)
@@ -153,9 +179,9 @@ def _lower(baseline: BlockBaseline) -> BlockNetwork:
 def _activate(layers: list[WeightLayer], activation: Activation, path: Path) -> None:
     if not layers:
         raise InvalidSpec(path, "an activation must follow a 'conv' or a 'dense' layer; the input itself is linear")
-    if layers[-1].activation == "relu":
+    if layers[-1].activation != "linear":
         raise InvalidSpec(path, "one activation is enough after each 'conv' or 'dense' layer")
-    layers[-1] = replace(layers[-1], activation=activation)
+    layers[-1] = replace(layers[-1], activation=activation.name, parameter=activation.parameter)
 
 
 def _weight_layer(layer: ConvLayer | DenseLayer, names: tuple[str, ...], path: Path) -> WeightLayer:

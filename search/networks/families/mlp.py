@@ -1,4 +1,4 @@
-"""Fully connected ReLU networks."""
+"""Fully connected networks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from typing import Any, Literal
 
 from collegium.search.errors import SampleMismatch
 from collegium.search.fields import Width, Widths
+from collegium.search.networks.activation import Activation, PostedActivation, lowered
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline
 from collegium.search.networks.footprint import Footprint, chain_footprints
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
+RELU = Activation("relu")
+
 
 class MlpBaseline(FamilyBaseline):
-    """A fully connected ReLU network ``inputs → hidden… → outputs``.
+    """A fully connected network ``inputs → hidden… → outputs`` with one ``activation``, ReLU unless another is given.
+
+    ``activation`` is a name, or an object with the name and a parameter: ``{"name": "leaky_relu", "negative_slope":
+    0.1}``. The kernel of one that is not positively homogeneous (GELU, SiLU, tanh, ELU, softplus) is sampled, and
+    depends on the inputs' mean square, as that of biases does.
 
     ``bias`` gives every unit a bias, zero at initialization, which counts as a parameter and enters the kernel. The
     kernel's variance then depends on the mean square of the inputs, 1 unless ``inputs.gram`` gives another (as
@@ -28,6 +35,7 @@ class MlpBaseline(FamilyBaseline):
     hidden: Widths
     outputs: Width = 1
     bias: bool = False
+    activation: PostedActivation = "relu"
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,15 @@ class MlpNetwork(Network):
     def title_at(self, widths: Sequence[int], multiplicity: int) -> str:
         """Such as ``20 × MLP 64→[17, 17]→10``."""
         inputs, *hidden, outputs = self._sizes(widths)
-        return f"{multiplicity} × {_title(inputs, hidden, outputs)}"
+        return f"{multiplicity} × {_title(inputs, hidden, outputs, self.activation)}"
+
+    @property
+    def activation(self) -> Activation:
+        """That of every hidden layer."""
+        return self.chain.layers[0].phi
 
     def footprints(self, stages: Sequence[StageGrouping], size: int | None = None) -> tuple[Footprint, ...]:
-        """Those of its layers, whose rectified outputs alone are kept; of several members the last ones twice."""
+        """Those of its layers: what backward passes of activations read is kept; of several members the last twice."""
         (own,) = stages
         parameters = self.count_stages("parameters", stages)
         *layers, last = chain_footprints(self.chain, own.widths, own.multiplicity, parameters=parameters)
@@ -68,39 +81,46 @@ class MlpNetwork(Network):
             )
 
     def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
-        """Those of ``MlpEnsemble``."""
+        """Those of ``MlpEnsemble``; rectifiers are its default."""
         inputs, *hidden, outputs = self._sizes(widths)
+        phi, given = self.activation, {}
+        if phi.name != "relu":
+            given = {"activation": phi.name, "parameter": phi.parameter, "gains": list(self.chain.gains)}
         return {
             "inputs": inputs,
             "hidden": hidden,
             "outputs": outputs,
             "members": multiplicity,
             "bias": self.chain.bias,
+            **given,
         }
 
     def _sizes(self, widths: Sequence[int]) -> list[int]:
         return [channels for channels, _, _ in self.chain.shapes(widths)]
 
 
-def mlp_chain(inputs: int, hidden: int, outputs: int, bias: bool = False) -> Chain:
+def mlp_chain(inputs: int, hidden: int, outputs: int, bias: bool = False, activation: Activation = RELU) -> Chain:
     """The chain of an MLP with ``hidden`` hidden layers, every one free."""
-    layers = tuple(WeightLayer("dense", Free(index)) for index in range(hidden))
+    name, parameter = activation.name, activation.parameter
+    layers = tuple(WeightLayer("dense", Free(index), name, parameter=parameter) for index in range(hidden))
     names = tuple(f"n{index + 1}" for index in range(hidden))
     return Chain(inputs, 1, 1, (*layers, WeightLayer("dense", outputs, "linear")), names, bias)
 
 
 def _lower(baseline: MlpBaseline) -> MlpNetwork:
     inputs, hidden, outputs = baseline.inputs, baseline.hidden, baseline.outputs
-    chain = mlp_chain(inputs, len(hidden), outputs, baseline.bias)
-    return MlpNetwork(_title(inputs, hidden, outputs), chain, hidden, 1)
+    activation = lowered(baseline.activation)
+    chain = mlp_chain(inputs, len(hidden), outputs, baseline.bias, activation)
+    return MlpNetwork(_title(inputs, hidden, outputs, activation), chain, hidden, 1)
 
 
-def _title(inputs: int, hidden: Sequence[int], outputs: int) -> str:
-    return f"MLP {inputs}→{list(hidden)}→{outputs}"
+def _title(inputs: int, hidden: Sequence[int], outputs: int, activation: Activation) -> str:
+    kind = "MLP" if activation.name == "relu" else f"{activation.title} MLP"
+    return f"{kind} {inputs}→{list(hidden)}→{outputs}"
 
 
 MLP = Family(
-    summary="fully connected ReLU networks",
+    summary="fully connected networks of one activation",
     baseline=MlpBaseline,
     lower=_lower,
     module="collegium.train.models.ensembles:MlpEnsemble",

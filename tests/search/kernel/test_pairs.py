@@ -11,15 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collegium.search.kernel.closed_form import has_closed_form, log_moment_ratio, log_moment_ratios, mean
-from collegium.search.networks.chain import GAINS, Chain, Free, WeightLayer
+from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.mlp import mlp_chain
 
 #: Gauss–Hermite points of a standard Gaussian: exact up to the fifth power, and K² has the fourth of each weight.
+#: Slope below zero of leaky rectifiers.
+LEAK = -0.4
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 
 
 def chain_of(activations: tuple[str, ...], bias: bool) -> Chain:
-    layers = tuple(WeightLayer("dense", Free(index), kind) for index, kind in enumerate(activations))
+    slopes = [LEAK if kind == "leaky_relu" else None for kind in activations]
+    layers = tuple(
+        WeightLayer("dense", Free(index), kind, parameter=slope)
+        for index, (kind, slope) in enumerate(zip(activations, slopes, strict=True))
+    )
     names = tuple(f"n{index}" for index in range(len(activations)))
     return Chain(4, 1, 1, (*layers, WeightLayer("dense", 1, "linear")), names, bias)
 
@@ -34,7 +40,7 @@ def brute_force(chain: Chain, widths: tuple[int, ...], square: float) -> tuple[f
     weight /= weight.sum()
     parts = np.split(grid, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
     matrices = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-    rectified = [width * (layer.activation == "relu") for width, layer in zip(widths, chain.layers, strict=False)]
+    rectified = [width * (layer.activation != "linear") for width, layer in zip(widths, chain.layers, strict=False)]
     first = second = 0.0
     for bits in itertools.product((0.0, 1.0), repeat=sum(rectified)):
         kernel = _kernel(chain, widths, square, matrices, list(bits))
@@ -47,11 +53,12 @@ def _kernel(chain: Chain, widths: tuple[int, ...], square: float, matrices: list
     activation, alive, gates, scales, inputs = np.full((len(matrices[0]), 1), math.sqrt(square)), True, [], [], []
     for index, (layer, matrix) in enumerate(zip(chain.layers, matrices, strict=True)):
         # the first layer reads four inputs: z is their weights' image, so one weight of their root mean square does
-        scales.append(GAINS[layer.activation] / (1 if index == 0 else matrix.shape[2]))
+        below = {"relu": 0.0, "leaky_relu": LEAK, "linear": 1.0}[layer.activation]
+        scales.append(2 / (1 + below**2) / (1 if index == 0 else matrix.shape[2]))
         inputs.append(activation)
         gate = np.ones(matrix.shape[1])
-        if layer.activation == "relu":
-            gate = np.array([bits.pop() for _ in gate]) * alive
+        if layer.activation != "linear":
+            gate = below + (1 - below) * np.array([bits.pop() for _ in gate]) * alive
             alive = alive and bool(gate.any())
         gates.append(gate)
         activation = gate * math.sqrt(scales[-1]) * np.einsum("soi,si->so", matrix, activation)
@@ -94,6 +101,19 @@ def test_rectified_networks_of_a_few_units(widths, bias):
 def test_any_activations_and_any_size_of_the_inputs(layers, bias, square):
     widths, activations = zip(*layers, strict=True)
     agrees(chain_of(activations, bias), widths, square)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("widths", [(1,), (3,), (2, 1), (1, 2), (1, 1, 1)], ids=str)
+def test_leaky_rectifiers(widths, bias):
+    agrees(chain_of(("leaky_relu",) * len(widths), bias), widths, 0.7)
+
+
+def test_leaky_rectifiers_mix_with_others_where_there_are_no_biases():
+    for activations in (("leaky_relu", "relu"), ("relu", "leaky_relu"), ("linear", "leaky_relu")):
+        agrees(chain_of(activations, False), (1, 2), 1.0)
+    assert has_closed_form(chain_of(("linear", "leaky_relu"), True), "unit")
+    assert not has_closed_form(chain_of(("relu", "leaky_relu"), True), "unit")
 
 
 def test_biases_of_one_hidden_layer_agree_with_the_calculation_by_hand():

@@ -64,7 +64,7 @@ def test_the_module_picks_its_block_by_the_kind():
     ("layer", "message"),
     [
         ({"kind": "attention", "out": 3}, "no layer is of kind 'attention'"),
-        ({"kind": "conv", "out": 3, "activation": "gelu"}, "no activation is called 'gelu'"),
+        ({"kind": "conv", "out": 3, "activation": "swish"}, "no activation is called 'swish'"),
         ({"kind": "dense", "out": 3, "groups": 2}, "a dense layer has no"),
     ],
 )
