@@ -241,9 +241,9 @@ class ReadoutLayer:
         """The layer's share ``(samples,)``, and the gradient of the map ``features``."""
         read = self._patches.read(features).unflatten(1, (self._inputs, -1))
         mean = read.mean(2) if self._shape.positions > 1 else read[:, :, 0]
-        share = paired(mean[:, 0], mean[:, -1]) / self._shape.fan_in + float(self._shape.bias)
+        share = self._shape.gain * paired(mean[:, 0], mean[:, -1]) / self._shape.fan_in + float(self._shape.bias)
         normals.fill(self._weights)
-        weights = self._weights * (1 / (sqrt(self._shape.fan_in) * self._shape.positions))
+        weights = self._weights * (sqrt(self._shape.gain) / (sqrt(self._shape.fan_in) * self._shape.positions))
         return share, self._patches.add(weights.expand(read.shape))
 
 

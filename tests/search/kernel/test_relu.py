@@ -53,3 +53,25 @@ def test_expectations_grow_with_the_correlation(one, other):
     low, high = sorted((one, other))
     for expectation in CASES:
         assert expectation(low) <= expectation(high) + 1e-12
+
+
+def leaky(x: np.ndarray, slope: float) -> np.ndarray:
+    """The gate of a rectifier of this slope below zero."""
+    return np.where(x > 0, 1.0, slope)
+
+
+@pytest.mark.parametrize("slope", [-0.6, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("correlation", [-0.8, 0.0, 0.6, 1.0])
+def test_leaky_expectations_are_those_integrals(slope, correlation):
+    for expectation, powers, odd in (
+        (relu.gate_gate, (0, 0), False),
+        (relu.relu_relu, (1, 1), True),
+        (relu.square_square, (2, 2), False),
+        (relu.gate_square, (0, 2), False),
+    ):
+
+        def product(x, y, powers=powers):
+            return leaky(x, slope) ** 2 * x ** powers[0] * leaky(y, slope) ** 2 * y ** powers[1]
+
+        found = relu.leaky(expectation, correlation, slope, odd=odd)
+        assert found == pytest.approx(integral(product, correlation), abs=5e-5)

@@ -3,6 +3,7 @@ import torch
 from torch.nn.functional import conv2d
 
 from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.sampling.reference import module_of_activation
 from collegium.search.sampling.shared_layer import DrawnLayer, law_is_cheaper
 from collegium.search.sampling.unfold import conv_shapes
 
@@ -34,6 +35,8 @@ LAYERS = {
     "stride and groups": WeightLayer("conv", 6, kernel=3, stride=2, padding=1, groups=2),
     "pointwise": WeightLayer("conv", 6),
     "dense": WeightLayer("dense", 40),
+    "smooth": WeightLayer("conv", 6, "gelu", kernel=3, padding=1),
+    "leaky, groups": WeightLayer("conv", 6, "leaky_relu", kernel=3, groups=2, parameter=0.3),
 }
 
 
@@ -66,7 +69,7 @@ def test_a_drawn_layer_does_what_autograd_does(name, inputs):
             )
             for j in range(inputs)
         ]
-        maps = torch.cat([z.relu() if shape.relu else z for z in maps]).permute(0, 2, 3, 1)
+        maps = torch.cat([module_of_activation(layer.phi)(z) for z in maps]).permute(0, 2, 3, 1)
         torch.testing.assert_close(activations[i], maps.detach())
         (maps * gradient[i]).sum().backward()
         torch.testing.assert_close(back[i], x.grad.permute(0, 2, 3, 1))

@@ -14,6 +14,7 @@ SHAPES = {
     "valid": Chain(4, 7, 5, (WeightLayer("conv", 6, "linear", kernel=3), TOP), ()),
     "even kernel": Chain(4, 6, 6, (WeightLayer("conv", 6, kernel=2, padding=1), TOP), ()),
     "groups": Chain(6, 6, 6, (WeightLayer("conv", 4, kernel=3, padding=1, groups=2), TOP), ()),
+    "smooth": Chain(4, 6, 5, (WeightLayer("conv", 6, "silu", kernel=3, padding=1), TOP), ()),
     "by Gram matrices": Chain(30, 4, 4, (WeightLayer("conv", 80, kernel=3, padding=1), TOP), ()),
     "channels left unread": Chain(
         6,
