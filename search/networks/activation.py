@@ -66,9 +66,14 @@ class Activation:
         return _TITLES[self.name] if self.parameter is None else f"{_TITLES[self.name]} ({self.parameter:g})"
 
     @property
+    def keeps_output(self) -> bool:
+        """Whether the backward pass of torch reads φ(z), from which φ'(z) follows."""
+        return self.name in ("relu", "tanh")
+
+    @property
     def keeps_input(self) -> bool:
-        """Whether the backward pass of torch keeps z beside φ(z), from which the derivative of the others follows."""
-        return self.name not in ("relu", "tanh", "linear")
+        """Whether the backward pass of torch reads z."""
+        return not self.keeps_output and self.name != "linear"
 
     @property
     def slope(self) -> float | None:

@@ -65,11 +65,12 @@ class MlpNetwork(Network):
         return self.chain.layers[0].phi
 
     def footprints(self, stages: Sequence[StageGrouping], size: int | None = None) -> tuple[Footprint, ...]:
-        """Those of its layers: what backward passes of activations read is kept; of several members the last twice."""
+        """Those of its layers: outputs are kept, and inputs too where activations read them on the way back."""
         (own,) = stages
         parameters = self.count_stages("parameters", stages)
         *layers, last = chain_footprints(self.chain, own.widths, own.multiplicity, parameters=parameters)
-        scaled = own.multiplicity * own.widths[-1] if own.multiplicity > 1 else 0
+        # what the last layer reads of several members is a scaled copy
+        scaled = own.multiplicity * own.widths[-1] if own.multiplicity > 1 and self.activation.keeps_output else 0
         return *layers, replace(last, kept=last.kept + scaled)
 
     def repeated_channels(self, shape: tuple[int, ...]) -> None:

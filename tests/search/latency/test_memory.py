@@ -21,6 +21,8 @@ NETWORKS = [
     (SMALL | {"block": "basic"}, (32,), 1),
     ({"preset": "mlp-mnist-6x200"}, (200,) * 5, 1),
     ({"preset": "mlp-digits-6x100"}, (17,) * 5, 20),
+    ({"family": "mlp", "inputs": 64, "hidden": [200] * 4, "outputs": 10, "activation": "gelu"}, (40,) * 4, 9),
+    ({"family": "mlp", "inputs": 64, "hidden": [200] * 4, "outputs": 10, "activation": "tanh"}, (200,) * 4, 1),
 ]
 WORKLOADS = [
     Workload(batch_size=16),
