@@ -96,6 +96,16 @@ def test_a_search_here_shows_a_table(mlp: dict[str, Any], tmp_path: Path) -> Non
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_activation_of_an_mlp_can_be_named_and_its_gains_are_shown(mlp: dict[str, Any]) -> None:
+    result = run("search", "mlp-digits-6x100", "--activation", "elu", "--alpha", "1.6", "--json")
+    answer = json.loads(result.stdout)
+    assert answer["title"] == "ELU (1) MLP 64→[100, 100, 100, 100, 100]→10"
+    assert [layer["activation"] for layer in answer["gains"]] == [*["elu(1)"] * 5, "identity"]
+    table = run("search", "mlp-digits-6x100", "--activation", "elu", "--alpha", "1.6").output
+    assert "elu(1); weights of variance g / fan-in with g = 1, 1.551 (5 layers)" in " ".join(table.split())
+    assert "fan-in" not in run("search", "-", "--alpha", "1.6", stdin=json.dumps(mlp)).output
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "words"),
     [
@@ -106,6 +116,9 @@ def test_a_search_here_shows_a_table(mlp: dict[str, Any], tmp_path: Path) -> Non
         (("-",), '{"baseline": {"preset": "none"}}', ["baseline.preset", "resnet50"]),
         (("resnet50", "--seed", "-1"), None, ["estimator.seed"]),
         (("resnet50", "--correlation", "2"), None, ["inputs.correlation"]),
+        (("resnet50", "--activation", "gelu"), None, ["baseline.activation"]),
+        (("mlp-digits-6x100", "--activation", "gelu", "--space", "vector"), None, ["space.mode"]),
+        (("mlp-digits-6x100", "--activation", "swish"), None, ["swish", "gelu"]),
         (("resnet50", "--plot", "figure.jpg"), None, ["figure.jpg", ".svg"]),
     ],
 )

@@ -158,10 +158,8 @@ def _lower(baseline: BlockBaseline) -> BlockNetwork:
     for index, layer in enumerate(baseline.layers):
         path = ("baseline", "layers", index)
         match layer:
-            case PlainLayer(type="linear" | "identity"):
-                _activate(layers, Activation("linear"), path)
-            case PlainLayer(type=name):
-                _activate(layers, Activation(name), path)
+            case PlainLayer():
+                _activate(layers, lowered("identity" if layer.type == "linear" else layer.type), path)
             case LeakyReluLayer(negative_slope=slope):
                 _activate(layers, lowered(LeakyRelu(name="leaky_relu", negative_slope=slope)), path)
             case EluLayer(alpha=alpha):
