@@ -25,14 +25,14 @@ MOST_POWERS = 6
 class Polynomial:
     """ln r(t) = ln(1 + Σ_k coefficient_k · (t / largest)^k), k from 1; from 0 where some variance stays.
 
-    ``covariance`` is that of the coefficients, widened where the points scatter by more than their errors; ``least`` is
-    the least ln r that was sampled.
+    ``root`` R, (powers, points), gives the covariance R Rᵀ of the coefficients, widened where points scatter by more
+    than their errors; ``least`` is the least ln r that was sampled.
     """
 
     powers: tuple[int, ...]
     largest: float
     coefficients: np.ndarray
-    covariance: np.ndarray
+    root: np.ndarray
     least: float
     chi_squared: float
     degrees: int
@@ -43,13 +43,12 @@ class Polynomial:
 
     def standard_error(self, t: np.ndarray) -> np.ndarray:
         """Standard error of ln r at every t."""
-        terms = _terms(t, self.largest, self.powers)
-        variance = np.einsum("ti,ij,tj->t", terms, self.covariance, terms)
-        return np.sqrt(np.maximum(variance, 0)) / np.exp(self(t))
+        spread = np.linalg.norm(_terms(t, self.largest, self.powers) @ self.root, axis=-1)
+        return spread / np.exp(self(t))
 
     def redraw(self, t: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
         """``draws`` curves within the fit's error, shape (draws, len(t))."""
-        drawn = generator.multivariate_normal(self.coefficients, self.covariance, draws, method="eigh")
+        drawn = self.coefficients + generator.standard_normal((draws, self.root.shape[1])) @ self.root.T
         return self._log_ratio(drawn @ _terms(t, self.largest, self.powers).T)
 
     def _log_ratio(self, variance: np.ndarray) -> np.ndarray:
@@ -84,8 +83,7 @@ def _fitted(y: np.ndarray, sigma: np.ndarray, t: np.ndarray, largest: float, pow
     chi_squared = float((((design @ coefficients) - np.expm1(y) * weight) ** 2).sum())
     degrees = max(0, len(y) - len(powers))
     widened = max(1.0, chi_squared / degrees) if degrees else 1.0
-    covariance = widened * inverse @ inverse.T
-    return Polynomial(powers, largest, coefficients, covariance, float(y.min()), chi_squared, degrees)
+    return Polynomial(powers, largest, coefficients, widened**0.5 * inverse, float(y.min()), chi_squared, degrees)
 
 
 def _terms(t: np.ndarray, largest: float, powers: Sequence[int]) -> np.ndarray:
