@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,9 +70,12 @@ class Initialization:
         if by_fan_in:
             self._fills |= _fan_in_fills(self.module)
         self._shapes = {name: value.shape for name, value in self.module.named_parameters()}
+        self._generator = Generator(device=device)
 
-    def draw(self, seed: int) -> dict[str, Tensor]:
+    def draw(self, seed: int, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Parameters at initialization; they follow from the seed and the kind of device alone.
+
+        They are written to the tensors ``into`` where those are given, else they are new.
 
         Each parameter has a generator of its own, from its name and shape, so that networks that are alike outside of
         their branches have the same stem, shortcuts and head at the same seed: ratios of their variances are then
@@ -81,11 +84,11 @@ class Initialization:
         drawn = {}
         others = self._rebuilt(seed) if None in self._fills.values() else {}
         for name, fill in self._fills.items():
+            drawn[name] = torch.empty(self._shapes[name], device=self._device) if into is None else into[name]
             if fill is None:
-                drawn[name] = others[name]
+                drawn[name].copy_(others[name])
             else:
-                drawn[name] = torch.empty(self._shapes[name], device=self._device)
-                fill.apply(drawn[name], Generator(device=self._device).manual_seed(self._seed(seed, name)))
+                fill.apply(drawn[name], self._generator.manual_seed(self._seed(seed, name)))
         return drawn
 
     def _seed(self, seed: int, name: str) -> int:

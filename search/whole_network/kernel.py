@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from collegium.search.whole_network.candidate import Candidate
 from collegium.search.whole_network.contraction import Contraction, choose, product
 from collegium.search.whole_network.initialization import Initialization
+from collegium.search.whole_network.replay import Replay
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
 
@@ -43,6 +44,8 @@ class NetworkKernel:
         self._entries = [(0, i) if self.normed else (i, 0) for i in range(spec.inputs)]
         self._together = candidate.at_once(device) > 1
         self._contractions: list[Contraction] | None = None
+        self._device = torch.device(device)
+        self._replay: Replay | None = None
 
     def draw(self, seed: int, indices: Sequence[int]) -> np.ndarray:
         """Gram matrices ``(draws, outputs, inputs, inputs)``, float64, of the initializations with these indices.
@@ -50,12 +53,12 @@ class NetworkKernel:
         Each follows from ``seed``, the candidate and its index, whatever it is computed with. Parameters of the same
         name and shape are the same in every candidate.
         """
-        made = (self._initialization.draw(_seed(seed, index)) for index in indices)
+        seeds = [_seed(seed, index) for index in indices]
         if self._together:
-            drawn = list(made)
+            drawn = [self._initialization.draw(each) for each in seeds]
             grams = vmap(self._small)({name: torch.stack([each[name] for each in drawn]) for name in drawn[0]})
         else:
-            grams = torch.stack([self._large(each) for each in made])
+            grams = torch.stack([self._large(each) for each in seeds])
         return grams.detach().double().cpu().numpy()
 
     def _small(self, parameters: dict[str, Tensor]) -> Tensor:
@@ -72,10 +75,18 @@ class NetworkKernel:
 
         return self._grams(gradient, self._weighted)
 
-    def _large(self, parameters: dict[str, Tensor]) -> Tensor:
-        """The same of a large network, whose gradients are contracted where that is less work."""
-        for name, value in self._module.named_parameters():
-            value.data = parameters[name]
+    def _large(self, seed: int) -> Tensor:
+        """The same of one draw of a large network, whose gradients are contracted where that is less work."""
+        self._initialization.draw(seed, {name: value.data for name, value in self._module.named_parameters()})
+        if self._device.type != "cuda":
+            return self._contracted()
+        if self._replay is None:
+            self._chosen()
+            self._replay = Replay(self._contracted, self._device)
+        return self._replay()
+
+    def _contracted(self) -> Tensor:
+        """``(outputs, inputs, inputs)`` at the weights that the module has."""
         contractions = self._chosen()
         whole = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
         passes = []

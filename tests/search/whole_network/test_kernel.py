@@ -146,3 +146,19 @@ def test_a_chain_of_convolutions_is_measured_whole():
     grams = NetworkKernel(candidate, NetworkKernelSpec(images=2, outputs=2), batch, "cpu").draw(0, [3])
     expected = empirical_kernel(Logit(built(candidate, 0, 3), 1), torch.from_numpy(batch))
     assert grams[0, 1] == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_recorded_draw_is_what_the_processor_computes_at_the_same_weights(residual_network, norm):
+    candidate = Candidate("baseline", residual_network, (4, 4), 3)
+    spec = NetworkKernelSpec(images=5, inputs=2, norm=norm, parameterization="ntk")
+    batch = gaussian_fields(5, (3, 16, 16), 0.9, seed=0)
+    recorded = NetworkKernel(candidate, spec, batch, "cuda")
+    recorded.draw(0, [0])
+    gram = recorded.draw(0, [7])[0]
+    plain = NetworkKernel(candidate, spec, batch, "cpu")
+    for mine, other in zip(plain._module.parameters(), recorded._module.parameters(), strict=True):
+        mine.data.copy_(other.data)
+    assert gram == pytest.approx(plain._contracted().detach().double().numpy(), rel=1e-2)
