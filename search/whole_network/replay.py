@@ -32,5 +32,6 @@ class Replay:
                 self._result = compute().detach()
 
     def __call__(self) -> Tensor:
+        """The result at what the tensors hold now."""
         self._graph.replay()
         return self._result.clone()
