@@ -120,8 +120,8 @@ export async function showJob(main, id, signal, changed) {
   if (!shown && !signal.aborted) await finish();
 }
 
-const trainLinks = (job) => ["primal", "dual", "recommended"].filter((choice) => job.result[choice])
-  .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice}`));
+const trainLinks = (job) => ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => job.result[choice])
+  .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice.replace("_", " ")}`));
 
 async function members(job, signal) {
   const { items, next_cursor: more } = await get(`${job.links.children}&limit=200`, { signal });

@@ -60,10 +60,12 @@ class Grouping(Strict):
 class SearchedArchitecture(Strict):
     """The result of a finished search: its primal or dual optimum, its recommended ensemble, its baseline, or any
     grouping.
+
+    ``tied_primal`` and ``tied_dual`` are those of one m × n, beside answers whose stages are grouped each in its own way.
     """
 
     search: Key
-    choice: Literal["primal", "dual", "recommended", "baseline"] | Grouping = "primal"
+    choice: Literal["primal", "dual", "recommended", "tied_primal", "tied_dual", "baseline"] | Grouping = "primal"
 
 
 class BaselineArchitecture(Strict):

@@ -11,6 +11,7 @@ RESULT = {
     "primal": {"widths": [10, 5], "width": None, "multiplicity": 12},
     "dual": None,
     "recommended": {"widths": [8, 4], "width": None, "multiplicity": 16},
+    "tied_dual": {"widths": [12, 6], "width": None, "multiplicity": 9},
     "baseline": {"widths": [100, 50], "width": None, "multiplicity": 1},
     "outcome": {"kind": "infeasible_budget", "message": "No member fits."},
 }
@@ -34,6 +35,7 @@ def test_a_search_answers_with_each_of_its_choices():
     for choice, widths, multiplicity in (
         ("primal", (10, 5), 12),
         ("recommended", (8, 4), 16),
+        ("tied_dual", (12, 6), 9),
         ("baseline", (100, 50), 1),
     ):
         found = group_network(architecture_from_search(SearchedArchitecture(search="j", choice=choice), SEARCH, RESULT))
