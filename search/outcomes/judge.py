@@ -98,7 +98,9 @@ def _check(evidence: Evidence) -> Outcome | None:
 
 def _verification(evidence: Evidence) -> Outcome | None:
     verification = evidence.verification
-    if verification is None or verification.agreement == "agree":
+    if verification is None:
+        return _unverified(evidence)
+    if verification.agreement == "agree":
         return None
     if verification.agreement == "disagree":
         return Outcome(
@@ -113,6 +115,18 @@ def _verification(evidence: Evidence) -> Outcome | None:
         message=f"Measuring the built ensemble cannot tell at {_named_widths(unclear)}: its kernel's tail is so heavy "
         "that a deviation of a quarter from the predicted variance would not show.",
         remedy="Verify an ensemble of wider members, whose kernel varies less.",
+    )
+
+
+def _unverified(evidence: Evidence) -> Outcome | None:
+    """A measurement of the answers that was asked for, and that no chain can be built for."""
+    if evidence.problem.spec.verify is not True or not any(evidence.ensembles):
+        return None
+    return Outcome(
+        kind="verification_inconclusive",
+        message="The answers were not measured: members whose first or last layer is grouped, or whose dense layer reads "
+        "a map that is not square, cannot be built as one chain.",
+        remedy="Give verify: 'network', which measures the module as it is trained.",
     )
 
 

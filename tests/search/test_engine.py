@@ -329,6 +329,18 @@ def test_a_gram_matrix_that_is_none_names_the_field_whatever_the_estimator(estim
     assert refused.value.path == ("inputs", "gram")
 
 
+def test_answers_that_cannot_be_built_as_one_chain_are_said_not_to_be_measured():
+    layers = [{"type": "conv", "out": 16, "kernel": 3, "groups": 4}, {"type": "relu"}]
+    layers += [{"type": "conv", "out": name, "kernel": 3} for name in ("a", "b")] + [{"type": "conv", "out": 8}]
+    block = {"family": "block", "input": {"channels": 8, "height": 3, "width": 3}, "layers": layers}
+    found = answer(block | {"widths": {"a": 64, "b": 64}}, verify=True)
+    assert found.primal is not None
+    assert found.verification is None
+    (note,) = [note for note in found.notes if note.kind == "verification_inconclusive"]
+    assert "first or last layer is grouped" in note.message
+    assert "network" in note.remedy
+
+
 def test_verify_measures_what_was_predicted():
     result = answer("resnet50", verify=True)
     for side, found in ((result.primal, result.verification.primal), (result.dual, result.verification.dual)):
