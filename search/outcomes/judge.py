@@ -124,8 +124,8 @@ def _unverified(evidence: Evidence) -> Outcome | None:
         return None
     return Outcome(
         kind="verification_inconclusive",
-        message="The answers were not measured: members whose first or last layer is grouped, or whose dense layer reads "
-        "a map that is not square, cannot be built as one chain.",
+        message="The answers were not measured: members whose first or last layer is grouped, or whose dense layer "
+        "reads a map that is not square, cannot be built as one chain.",
         remedy="Give verify: 'network', which measures the module as it is trained.",
     )
 

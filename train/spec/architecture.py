@@ -61,7 +61,8 @@ class SearchedArchitecture(Strict):
     """The result of a finished search: its primal or dual optimum, its recommended ensemble, its baseline, or any
     grouping.
 
-    ``tied_primal`` and ``tied_dual`` are those of one m × n, beside answers whose stages are grouped each in its own way.
+    ``tied_primal`` and ``tied_dual`` are those of one m × n, beside answers whose stages are grouped each in its own
+    way.
     """
 
     search: Key

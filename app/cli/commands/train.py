@@ -27,7 +27,9 @@ def train(
         str | None, typer.Argument(metavar="[SPEC|-]", help="A JSON file, or - for standard input.")
     ] = None,
     search: Annotated[str | None, typer.Option(help="Train the answer of this finished search.")] = None,
-    choice: Annotated[str | None, typer.Option(help="Which: primal, dual, recommended, tied_primal, tied_dual or baseline.")] = None,
+    choice: Annotated[
+        str | None, typer.Option(help="Which: primal, dual, recommended, tied_primal, tied_dual or baseline.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Train this preset.")] = None,
     width: Annotated[int | None, typer.Option(help="With --preset: width of a member.")] = None,
     multiplicity: Annotated[int | None, typer.Option(help="With --preset: number of members.")] = None,
