@@ -1,6 +1,6 @@
-"""Everything of collegium that a GPU changes, in one run of at most nine minutes.
+"""Everything of collegium that a GPU changes, in one run of at most eight minutes.
 
-    python benchmarks/gpu.py [--output gpu.json] [--only SECTION …] [--seconds 540] [--device cuda] [--tiny]
+    python benchmarks/gpu.py [--output gpu.json] [--only SECTION …] [--seconds 480] [--device cuda] [--tiny]
 
 Sections: the tests marked ``gpu``; samplers of kernel entries and ``torch.func``'s ``vmap(grad)``; training steps of
 majority kernels and of plain training; training throughput of ResNet-50's ensembles; kernels of whole networks;
@@ -55,13 +55,13 @@ class Section:
 SECTIONS = {
     section.name: section
     for section in (
-        Section("marked_tests", "Tests marked gpu", 120, needs_gpu=True),
-        Section("sampling", "Samples of a kernel entry per second, float32", 70),
-        Section("steps", "Training steps, e = 3", 70),
-        Section("throughput", "Training throughput of ResNet-50's ensembles, bf16, channels last", 75),
-        Section("networks", "Kernels of whole networks, to 5 %", 80),
-        Section("latency", "Searches of ResNet-50 by latency", 90),
-        Section("jobs", "Jobs through the service", 100),
+        Section("marked_tests", "Tests marked gpu", 90, needs_gpu=True),
+        Section("sampling", "Samples of a kernel entry per second, float32", 45),
+        Section("steps", "Training steps, e = 3", 75),
+        Section("throughput", "Training throughput of ResNet-50's ensembles, bf16, channels last", 50),
+        Section("networks", "Kernels of whole networks, to 5 %", 55),
+        Section("latency", "Searches of ResNet-50 by latency", 70),
+        Section("jobs", "Jobs through the service", 95),
     )
 }
 
@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write all rows as JSON to this file")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION",
                         help=", ".join(SECTIONS))  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=540.0, help="budget of the whole run")
+    parser.add_argument("--seconds", type=float, default=480.0, help="budget of the whole run")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="by default cuda where there is one")
     parser.add_argument("--tiny", action="store_true", help="sizes that check the script and measure nothing")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
