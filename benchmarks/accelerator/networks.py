@@ -23,18 +23,17 @@ from collegium.search.whole_network.spec import NetworkKernelSpec
 
 #: Preset, extent of its images, and the groupings beside the baseline: primal and dual.
 NETWORKS = (("resnext29-1x128d", 32), ("resnet50", 224))
-TINY = ("resnext29-1x128d", 16)
 RELATIVE_ERROR = 0.05
 
 
 def run(bench: Bench) -> None:
     """A row for each network measured."""
-    named = [TINY] if bench.tiny else list(NETWORKS)
+    named = [] if bench.tiny else list(NETWORKS)
     cases = [(name, pixels, *_answers(name)) for name, pixels in named]
     small = small_resnext()
     cases.append(("small ResNeXt", 16, small, [(1, (32, 32)), (9, (8, 8)), (5, (8, 8))]))
     for index, (name, pixels, network, groupings) in enumerate(cases):
-        share = 2.0 if bench.tiny else bench.left() / (len(cases) - index)
+        share = 1.0 if bench.tiny else bench.left() / (len(cases) - index)
         for row in measure(name, pixels, network, groupings, share, bench.device):
             bench.row(**row)
 
