@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collegium.app.client.client import Client, ClientError, RemoteJob
+    from collegium.search.attention.heads import head_curve
     from collegium.search.describe.describe import describe
     from collegium.search.errors import InvalidSpec, NotTraceable
     from collegium.search.find import find_ensemble, presets
@@ -53,6 +54,7 @@ _EXPORTS = {
     "expand": "collegium.train.majority.expand",
     "find_ensemble": "collegium.search.find",
     "fuse": "collegium.train.majority.fused",
+    "head_curve": "collegium.search.attention.heads",
     "kernel_spread": "collegium.train.majority.diagnostics",
     "majority_kernels": "collegium.train.majority.kernel",
     "presets": "collegium.search.find",
@@ -83,6 +85,7 @@ __all__ = [
     "expand",
     "find_ensemble",
     "fuse",
+    "head_curve",
     "kernel_spread",
     "majority_kernels",
     "presets",
