@@ -81,17 +81,16 @@ def activation_from(node: fx.Node) -> tuple[ActivationLayer, fx.Node] | None:
 def _region(node: fx.Node) -> list[fx.Node]:
     """The operations that make one function of the node's numbers, in order; empty where there are none."""
     found: dict[fx.Node, None] = {}
-    current = node
-    while current.next.op != "root" and current.next.op != "output":
-        current = current.next
-        if not _derives(current, node, found):
-            continue
-        found[current] = None
-        before = [node, *list(found)[:-1]]
-        if all(reader in found for each in before for reader in readers(each)):
-            return list(found)
-        if len(found) > _LONGEST:
+    pending = dict.fromkeys(readers(node))
+    while pending and len(found) < _LONGEST:
+        current = next((each for each in pending if _derives(each, node, found)), None)
+        if current is None:
             return []
+        found[current] = None
+        del pending[current]
+        if not pending:
+            return list(found)
+        pending |= dict.fromkeys(each for each in readers(current) if each not in found)
     return []
 
 

@@ -7,13 +7,14 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree
 
-from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of
+from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of, printable
 from collegium.search.describe.trace import Trace, tensors_in, trace
-from collegium.search.errors import NotTraceable, SampleMismatch
+from collegium.search.errors import NotTraceable, SampleMismatch, readable
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 
 #: What batch norm in training mode says of a batch of one sample.
@@ -87,8 +88,8 @@ def _batch(args: Any, kwargs: Any) -> int:
     if first is None:
         raise SampleMismatch("has no tensor", "give the module's input as 'example_input'")
     batch = first.shape[0] if first.dim() else 1
-    if batch < 1:
-        raise SampleMismatch("has a batch of no samples", "give an example input of one sample")
+    if first.numel() == 0:
+        raise SampleMismatch(f"has the shape {tuple(first.shape)} with no numbers", "give an example of one sample")
     return batch
 
 
@@ -122,15 +123,20 @@ def _baseline(
         )
     first = next(tensors_in(given))
     outputs = found.outputs[0].numel() // batch if found.outputs else 1
-    return NetworkBaseline(
-        family="network",
-        name=name or type(model).__name__,
-        input=tuple(first.shape[1:]),
-        outputs=max(1, outputs),
-        branches=_branches(list(merged.values()), batch),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        flops=flops // batch,
-    )
+    try:
+        return NetworkBaseline(
+            family="network",
+            name=printable(name or type(model).__name__),
+            input=tuple(first.shape[1:]),
+            outputs=max(1, outputs),
+            branches=_branches(list(merged.values()), batch),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            flops=flops // batch,
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = readable(wrong["loc"])
+        raise NotTraceable(f"the module is beyond what a specification holds: {place}: {wrong['msg']}") from error
 
 
 def _branches(merged: list[list[Part]], batch: int) -> tuple[Branch, ...]:

@@ -36,7 +36,9 @@ _OF_PARAMETERS = {
 }
 _RECURRENT = "a recurrent cell: its width is read again at the next step"
 _PRODUCTS = "products of two maps, as in attention, which have no weights"
-_UNREACHED = "nothing that was computed depends on it"
+_UNREACHED, _NOT_TRACED = "nothing that was computed depends on it", "no part that was traced reads it"
+#: The most that a specification holds of each.
+_OCCURRENCES, _TEXT, _BRANCHES = 4096, 512, 1024
 
 
 @dataclass
@@ -91,14 +93,31 @@ def parts_of(trace: Trace, ledger: Ledger, batch: int) -> list[Part]:
     parts += _gaps(trace.gaps, ledger)
     left = [path for path in ledger.sizes if path not in ledger.counted]
     if left:
-        parts.append(Part((left[0],), ledger.take(left), 0, _UNREACHED))
-    return parts
+        parts.append(Part((left[0],), ledger.take(left), 0, _NOT_TRACED if trace.gaps else _UNREACHED))
+    return _fitting(parts)
+
+
+def _fitting(parts: list[Part]) -> list[Part]:
+    """Parts of no more kinds than a specification holds: beyond that, those that cannot be split have no layers."""
+    if len({part.key for part in parts}) <= _BRANCHES:
+        return parts
+    kinds: dict[Hashable, None] = {}
+    found = []
+    for part in parts:
+        if part.why is None and len(kinds) < _BRANCHES // 2:
+            kinds[part.key] = None
+        if part.key not in kinds:
+            part = _without_layers(part, part.why or "more different branches than a specification holds")
+        found.append(part)
+    return found
 
 
 def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
     names = [piece.parameters[node] for node in chain.parameters]
     paths = tuple(_paths(chain, piece, ledger))
     part = Part(paths, ledger.take(names), sum(layer.flops for layer in chain.layers), chain.ended)
+    if part.parameters != sum(ledger.sizes[ledger.canonical[name]] for name in names):
+        return part  # tied weights are counted once
     built = _built(chain, batch)
     if isinstance(built, str):
         return replace(part, why=built)
@@ -109,6 +128,10 @@ def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
     full = replace(part, layers=layers, widths=widths, extents=extents, why=why)
     refused = _refusal(full, batch)
     return full if refused is None else replace(part, why=refused)
+
+
+def _without_layers(part: Part, why: str) -> Part:
+    return replace(part, layers=(), widths=(), extents=(), why=why)
 
 
 def _paths(chain: Chain, piece: Piece, ledger: Ledger) -> Iterator[str]:
@@ -168,7 +191,7 @@ def _refusal(part: Part, batch: int) -> str | None:
         branch_of([part], batch)
     except ValidationError as error:
         first = error.errors()[0]
-        return f"beyond what a specification holds: {'.'.join(map(str, first['loc']))}: {first['msg']}"[:500]
+        return f"beyond what a specification holds: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     return None
 
 
@@ -225,9 +248,9 @@ def branch_of(occurrences: Sequence[Part], batch: int, taken: Container[str] = (
     flops = sum(part.flops for part in occurrences) // batch
     costs = {(part.parameters, part.flops) for part in occurrences}
     count = len(occurrences) if first.layers or len(costs) == 1 else 1
-    kept = first.layers and len(occurrences) <= 4096
+    kept = first.layers and count <= _OCCURRENCES and all(_fits(path) for part in occurrences for path in part.paths)
     return Branch(
-        name=_name(occurrences, count, taken),
+        name=printable(_name(occurrences, count, taken)),
         count=count,
         input=first.extents,
         layers=first.layers,
@@ -236,8 +259,18 @@ def branch_of(occurrences: Sequence[Part], batch: int, taken: Container[str] = (
         parameters=parameters // count,
         flops=flops // count,
         splittable=first.why is None,
-        why=first.why,
+        why=first.why and printable(first.why),
     )
+
+
+def printable(text: str) -> str:
+    """A text as a specification holds it: without control characters, and not too long."""
+    found = "".join(each if each.isprintable() else " " for each in text)
+    return found if len(found) <= _TEXT else found[: _TEXT - 1] + "…"
+
+
+def _fits(path: str) -> bool:
+    return printable(path) == path
 
 
 def _name(occurrences: Sequence[Part], count: int, taken: Container[str] = ()) -> str:

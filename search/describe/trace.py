@@ -116,7 +116,7 @@ def _trace_inner(call: _Call, stopped: str, found: Trace) -> None:
 
 
 def _export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Piece:
-    with _quiet(), _kept_state(module):
+    with _quiet(), _kept_state(module), torch.inference_mode(False), torch.enable_grad():
         program = torch.export.export(_TensorsOnly(module), args, dict(kwargs), strict=False)
     prefix = f"{path}." if path else ""
     names = program.graph_signature.inputs_to_parameters
@@ -152,8 +152,12 @@ def _kept_state(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for each, attributes in before:
-            vars(each).clear()
-            vars(each).update(attributes)
+            own = vars(each)
+            for name in own.keys() - attributes.keys():
+                del own[name]
+            for name, value in attributes.items():
+                if own.get(name) is not value:
+                    own[name] = value
 
 
 def _run(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from collegium.search.describe import describe as module_of_describe
+from collegium.search.describe import parts
 from collegium.search.describe.describe import describe
 from collegium.search.errors import NotTraceable, SampleMismatch
 from collegium.search.networks.build import build_network
@@ -198,7 +199,7 @@ def test_maps_of_one_sample_are_not_taken_for_samples():
 def test_examples_that_are_no_batch_are_refused():
     with pytest.raises(SampleMismatch, match="no tensor"):
         describe(mlp(3, 2), ())
-    with pytest.raises(SampleMismatch, match="no samples"):
+    with pytest.raises(SampleMismatch, match="no numbers"):
         describe(mlp(3, 2), torch.zeros(0, 3))
     uneven = Calls(lambda m, x: m.a(x) + m.b(x[:1]), a=nn.Linear(3, 2), b=nn.Linear(3, 2))
     with pytest.raises(SampleMismatch, match="a layer reads 1 positions of them all"):
@@ -212,3 +213,46 @@ def test_lazy_layers_are_refused_with_a_remedy():
         describe(model, torch.zeros(1, 3))
     model(torch.zeros(1, 3))
     assert describe(model, torch.zeros(1, 3)).parameters == 16 + 10
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")])
+def test_it_does_not_depend_on_the_context_that_it_is_called_in(context):
+    model, example = mlp(3, 4, 5, 2), torch.zeros(1, 3)
+    expected = describe(model, example)
+    with context():
+        assert describe(model, example) == expected
+
+
+def test_tied_layers_are_counted_once():
+    model = mlp(4, 4, 4)
+    model[2].weight = model[0].weight
+    baseline = describe(model, torch.zeros(1, 4))
+    assert (baseline.parameters, baseline.flops) == (16 + 8, 32)
+    assert {branch.why for branch in baseline.branches} == {"its weights are used in several places"}
+
+
+def test_names_that_a_specification_does_not_hold_are_cut():
+    deep: nn.Module = mlp(3, 4, 4, 2)
+    for _ in range(5):
+        deep = nn.ModuleDict({"x" * 200: deep})
+    model = Calls(lambda m, x: m.deep[("x" * 200)]["x" * 200]["x" * 200]["x" * 200]["x" * 200](x), deep=deep)
+    (branch,) = describe(model, torch.zeros(1, 3), name="two\nlines").branches
+    assert (branch.widths, branch.paths, len(branch.name)) == ((3, 4, 4, 2), (), 512)
+    assert describe(model, torch.zeros(1, 3), name="two\nlines").name == "two lines"
+
+
+def test_more_kinds_of_branches_than_a_specification_holds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parts, "_BRANCHES", 8)
+    several = nn.ModuleList(mlp(3, width, 4, 2) for width in range(1, 7))
+    single = nn.ModuleList(mlp(3, width, 2) for width in range(1, 7))
+    model = Calls(lambda m, x: sum(each(x) for each in (*m.several, *m.single)), several=several, single=single)
+    baseline = describe(model, torch.zeros(1, 3))
+    assert [widths[1] for widths, _ in splits(baseline)] == [1, 2, 3, 4]
+    assert "more different branches" in reasons(baseline)
+    assert len(baseline.branches) == 6
+    assert sum(branch.count * branch.parameters for branch in baseline.branches) == baseline.parameters
+
+
+def test_axes_without_numbers_are_refused():
+    with pytest.raises(SampleMismatch, match="no numbers"):
+        describe(mlp(3, 2), torch.zeros(1, 0, 3))
