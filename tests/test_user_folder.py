@@ -93,6 +93,15 @@ def test_a_search_runs(folder: Path, variables: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+def test_a_module_of_the_folder_is_described(folder: Path, variables: dict[str, str]) -> None:
+    fill(folder, SHADOWING)
+    (folder / "networks.py").write_text("from torch import nn\ndef make(): return nn.Sequential(nn.Linear(3, 4))\n")
+    command = (SCRIPTS / "collegium", "describe", "networks:make", "--input", "3", "--to", "spec.json")
+    assert "nothing here can be split" in run(*command, folder=folder, variables=variables)
+    assert '"family": "network"' in (folder / "spec.json").read_text()
+
+
+@pytest.mark.slow
 def test_a_training_runs_through_the_service(
     folder: Path, start: Callable[..., Path], wait_until: Callable[..., Any]
 ) -> None:

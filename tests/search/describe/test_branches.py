@@ -298,6 +298,7 @@ def test_code_in_a_region_of_its_own_is_counted_and_ends_a_chain(described: Desc
     assert "a region of its own" in reasons(baseline)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_checkpointed_and_compiled_layers_are_what_they_are(described: Described):
     layers = {name: nn.Linear(6, 6) for name in "abc"}

@@ -56,10 +56,11 @@ def test_the_examples_run():
     assert doctest.testmod(module_of_describe, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed == 0
 
 
-PRESETS = ["resnet50", "resnet18", "resnext50-32x4d", "resnext29-1x64d", "mlp-digits-6x100", "mlp-cifar-400-200-100"]
+PRESETS = ["resnet18", "mlp-digits-6x100"]
+LARGE = ["resnet50", "resnext50-32x4d", "resnext29-1x64d", "mlp-cifar-400-200-100"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_the_module_of_a_preset_has_its_branches_counts_and_fixed_cost(preset):
     network = build_network(PresetBaseline(preset=preset))
     path, name = FAMILIES[network.family].module.split(":")
