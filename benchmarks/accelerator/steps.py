@@ -20,7 +20,7 @@ from majority import EXPANSION, Obvious, first_tokens, forward, perceptron, resi
 from accelerator.section import Bench
 from accelerator.timing import gibibytes, peak_bytes, seconds_of
 from accelerator.workloads import RESNET50, TINY_RESNET, Batch, Steps, Workload, images
-from collegium.train.majority import philox
+from collegium.train.majority.generators import philox
 from collegium.train.methods import create
 from collegium.train.methods.majority import Majority, MajorityOptions
 from collegium.train.spec.recipes import Recipe

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from collegium.train.majority.uniforms import Draw
+from collegium.train.majority.generators.uniforms import Draw, Source
 
 _SEED_MASK = (1 << 63) - 1
 _clocks: "weakref.WeakValueDictionary[int, Clock]" = weakref.WeakValueDictionary()
@@ -26,8 +26,9 @@ class Clock:
 
     number: int  # identifies the clock in this process, for compiled graphs, which hold no objects
 
-    def __init__(self, seed: int, *, table: bool = False) -> None:
-        self.seed, self.step, self.table = seed & _SEED_MASK, 0, table
+    def __init__(self, seed: int, *, source: Source = "independent") -> None:
+        self.seed, self.step = seed & _SEED_MASK, 0
+        self.source: Source = source
         # kernel: the step in which its copies were last mixed, and their version then
         self.last_mixed: dict[int, tuple[int, int | None]] = {}
         self._register()
@@ -41,16 +42,16 @@ class Clock:
         _clocks[self.number] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seed": self.seed, "step": self.step, "table": self.table, "last_mixed": dict(self.last_mixed)}
+        return {"seed": self.seed, "step": self.step, "source": self.source, "last_mixed": dict(self.last_mixed)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied model has copied parameters, whose versions count anew: they take part from the present step on.
-        self.seed, self.step, self.table, self.last_mixed = state["seed"], state["step"], state["table"], {}
+        self.seed, self.step, self.source, self.last_mixed = state["seed"], state["step"], state["source"], {}
         self._register()
 
     def draw(self, index: int, ahead: int = 0) -> Draw:
         """The draw of p for kernel ``index`` in the present step, or ``ahead`` steps later."""
-        return Draw(self.seed, self.step + ahead, index, self.table)
+        return Draw(self.seed, self.step + ahead, index, self.source)
 
     def advance_if_updated(self, index: int, copies: Tensor) -> None:
         """Move to the next step if ``copies`` have changed since kernel ``index`` last mixed them; it does so now."""

@@ -11,11 +11,10 @@ A stick of length 1 is broken at e − 1 uniform points; p are the pieces. With 
 
 and p_k ∘ g is the difference of two neighbouring v ∘ g: neither p nor any tensor of its size is formed.
 
-On a processor the points are numbers of 16 bits (``collegium.train.majority.uniforms``), sorted as integers by a
-network of comparisons, and work proceeds in chunks that stay in the cache. On an accelerator the stick is broken from
-one end, v_k = v_{k−1} U^{1/(e−k)}, which is the same law, in one launch with the numbers of Philox
-(``collegium.train.majority.philox``). Numbers are the same on every processor, and on every device of one kind; a
-processor and a GPU draw different ones.
+On a processor the points are numbers of 16 bits, sorted as integers by a network of comparisons, and work proceeds in
+chunks that stay in the cache (``generators/uniforms.py``). On an accelerator the stick is broken from one end,
+v_k = v_{k−1} U^{1/(e−k)}, which is the same law, in one launch with the numbers of Philox (``generators/philox.py``).
+Numbers are the same on every processor, and on every device of one kind; a processor and a GPU draw different ones.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from collegium.train.majority import philox, table
-from collegium.train.majority.uniforms import CHUNK, Draw, scratch, sorted_uniforms
+from collegium.train.majority.generators import hashed, philox, table
+from collegium.train.majority.generators.uniforms import CHUNK, Draw, scratch, sorted_uniforms
 
 __all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
 
@@ -47,7 +46,7 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = torch.empty(copies.shape[1:], dtype=copies.dtype, device=copies.device)
     expansion = copies.shape[0]
-    if expansion > 1 and not draw.table and philox.runs_triton(copies.device):
+    if expansion > 1 and draw.source != "table" and philox.runs_triton(copies.device):
         philox.mix(copies.contiguous(), draw.state, out)
         return out
     flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
@@ -69,7 +68,7 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     """
     if out is None:
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
-    if expansion > 1 and not draw.table and philox.runs_triton(gradient.device):
+    if expansion > 1 and draw.source != "table" and philox.runs_triton(gradient.device):
         philox.spread(gradient.contiguous(), draw.state, out)
         return out
     flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
@@ -86,6 +85,9 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
 def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor) -> None:
     """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length."""
     wide = [_wide(copy) for copy in copies]
+    if draw.source == "compiled":
+        out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
+        return
     _interpolate(wide, points(draw, len(copies), chunk, wide[0]), out)
 
 
@@ -97,8 +99,12 @@ def spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]
 
 def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Tensor]:
     """v_1 ≥ … ≥ v_{e−1} of a chunk of the length, floating type and device of the flat ``like``: scratch memory."""
-    if draw.table:
+    if draw.source == "table":
         return _remainders(table.fractions(draw, expansion, chunk, like))
+    if draw.source == "compiled":
+        start = chunk * CHUNK
+        element = torch.arange(start, start + like.shape[0], device=like.device).to(torch.int32)
+        return hashed.points(element, hashed.keys(draw, expansion - 1), expansion - 1, like.dtype)
     return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)
 
 
@@ -150,7 +156,7 @@ def _whole_points(draw: Draw, expansion: int, like: Tensor) -> list[Tensor]:
 
 
 def _in_chunks(draw: Draw, flat: Tensor) -> bool:
-    return draw.table or flat.device.type == "cpu"
+    return draw.source == "table" or flat.device.type == "cpu"
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -53,12 +53,12 @@ import torch
 from torch import Tensor, nn
 
 from collegium.train.majority.clock import Clock
+from collegium.train.majority.generators.uniforms import SOURCES, Source
 from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 from collegium.train.majority.parametrization import register_shared, remove
 from collegium.train.majority.targets import kernel_targets
 
 Correction = Literal[False, "training", "evaluation"] | bool
-Draws = Literal["independent", "table"]
 Init = Literal["independent", "replicated"] | Callable[[Tensor, int, torch.Generator], Tensor]
 
 
@@ -72,7 +72,7 @@ def expand(
     correct_scale: Correction = False,
     seed: int | None = None,
     kernel: Callable[[int, Clock, int], nn.Module] = MajorityKernel,
-    draws: Draws = "independent",
+    draws: Source = "independent",
 ) -> nn.Module:
     """Turn the kernels of ``model`` into majority kernels, in place, and return it.
 
@@ -87,8 +87,9 @@ def expand(
     qualified names of modules or parameters (``"encoder.*"``). ``correct_scale``: see above; ``True`` means
     ``"training"``. ``seed`` determines the initialization and all draws; by default it is drawn from torch's global
     generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
-    ``draws``: ``"independent"``, as the paper has it, or ``"table"``, which reads p from tables of quantiles and is not
-    independent between elements (``collegium.train.majority.table`` lists what that means).
+    ``draws``: ``"independent"``, as the paper has it; ``"compiled"``, the same by a generator for which ``fuse``
+    compiles its update, with ``torch.compile``; or ``"table"``, which reads p from tables of quantiles and is not
+    independent between elements (``collegium.train.majority.generators.table`` lists what that means).
 
     Raises ``ValueError`` where nothing is to be expanded, or what is to be expanded already is parametrized.
 
@@ -103,15 +104,15 @@ def expand(
     """
     if expansion < 1:
         raise ValueError(f"expansion must be at least 1, not {expansion}")
-    if draws not in ("independent", "table"):
-        raise ValueError(f"draws must be 'independent' or 'table', not {draws!r}")
+    if draws not in SOURCES:
+        raise ValueError(f"draws must be one of {', '.join(map(repr, SOURCES))}, not {draws!r}")
     if correct_scale and init == "replicated":
         raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
     groups = kernel_targets(model, include, exclude)
     if not groups:
         raise ValueError("no kernel to expand: check include and exclude, and that the weights require gradients")
     seed = _agreed_seed() if seed is None else seed
-    clock = Clock(seed, table=draws == "table")
+    clock = Clock(seed, source=draws)
     generator = torch.Generator().manual_seed(seed & (2**63 - 1))
     factor = _correction(expansion, correct_scale)
     for index, targets in enumerate(groups):

@@ -11,7 +11,7 @@ The optimizer stays the same object with the same ``param_groups`` and the same 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from torch.autograd.graph import increment_version
 from torch.nn.utils import parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from collegium.train.majority import compiled
 from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, spread_chunk
+from collegium.train.majority.generators.uniforms import scratch
 from collegium.train.majority.kernel import MajorityKernel
-from collegium.train.majority.uniforms import scratch
 
 __all__ = ["clip_gradient_norm", "fuse"]
 
@@ -54,6 +55,8 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         for kernel, copies in majority_copies(model)
         if id(copies) in groups and _pays(kernel, copies, groups[id(copies)])
     ]
+    if any(item.kernel.clock.source == "compiled" for item in fused) and not compiled.has_compiler():
+        raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
     if fused:
         for item in fused:
             item.kernel.use_leaf(item.copies)
@@ -172,17 +175,26 @@ class FusedKernel:
     def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
         kernel, copies = self.kernel, self.copies
+        moments, draw = _state(group, state, copies), self._draw()
+        following = replace(draw, step=draw.step + 1)
+        if draw.source == "compiled":
+            assert self.gradient is not None
+            assert kernel.leaf is not None
+            compiled.update(group, state, self.gradient, copies, moments, kernel.leaf, (draw, following))
+        else:
+            self._update_chunks(group, state, moments, draw, following)
+        state.pop("first", None)
+        increment_version(copies)  # torch's fused updates do not
+        kernel.set_leaf_draw(copies, following)
+
+    def _update_chunks(self, group: Any, state: Any, moments: Any, draw: Draw, following: Draw) -> None:
         apply = _sgd if "dampening" in group else _adam
-        chunks = self._chunks([copies, *_state(group, state, copies)])
-        draw, following = self._draw(), kernel.clock.draw(kernel.index, ahead=1)
+        chunks = self._chunks([self.copies, *moments])
         for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(), chunks, strict=True)):
             rows = self._rows(part)
             spread_chunk(part, draw, index, rows)
             apply(group, state, weights, rows, moments)
             mix_chunk(weights, following, index, target)
-        state.pop("first", None)
-        increment_version(copies)  # torch's fused updates do not
-        kernel.set_leaf_draw(copies, following)
 
     def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:
         """For each chunk: its part of the mixed weight, and the rows of each of ``tensors``; views made once."""
@@ -212,7 +224,7 @@ def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list
         if group["momentum"] == 0:
             return []
         if state.get("momentum_buffer") is None:
-            state["momentum_buffer"], state["first"] = torch.empty_like(copies), True
+            state["momentum_buffer"], state["first"] = torch.zeros_like(copies), True
         return [state["momentum_buffer"]]
     if not state:
         state["step"] = torch.tensor(0.0, dtype=torch.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from collegium.train.majority.clock import clock_by_number
 from collegium.train.majority.draw import Draw, mix, spread
+from collegium.train.majority.generators.uniforms import SOURCES
 
 
 def mixed(copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:
@@ -90,18 +91,19 @@ class Spread(torch.autograd.Function):
 @torch.library.custom_op("collegium::mix", mutates_args=())
 def mix_compiled(copies: Tensor, clock: int, index: int) -> tuple[Tensor, Tensor]:
     """``Mix`` with the present draw of kernel ``index`` of clock number ``clock``, and that draw's seed,
-    step, and whether it is read from tables.
+    step and source.
     """
     found = clock_by_number(clock)
     found.advance_if_updated(index, copies)
-    return mix(copies, found.draw(index)), torch.tensor((found.seed, found.step, found.table))
+    source = SOURCES.index(found.source)
+    return mix(copies, found.draw(index)), torch.tensor((found.seed, found.step, source))
 
 
 @torch.library.custom_op("collegium::spread", mutates_args=())
 def spread_compiled(gradient: Tensor, key: Tensor, index: int, expansion: int) -> Tensor:
     """``Spread`` with the key that ``mix_compiled`` returned."""
-    seed, step, table = key.tolist()
-    return spread(gradient, Draw(seed, step, index, bool(table)), expansion)
+    seed, step, source = key.tolist()
+    return spread(gradient, Draw(seed, step, index, SOURCES[source]), expansion)
 
 
 @mix_compiled.register_fake

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from collegium.train.majority.clock import Clock
+    from collegium.train.majority.generators.uniforms import Source
     from collegium.train.majority.kernel import MajorityKernel
 
 Patterns = Annotated[
@@ -66,6 +67,8 @@ class Majority(Method):
     summary = "majority kernels: copies of each kernel, mixed at random in every step, collapse to their mean"
     Options = MajorityOptions
     expands = True
+    draws: Source = "independent"
+    """What makes the random numbers: ``draws`` of ``collegium.expand``."""
 
     def __init__(self, options: MajorityOptions | None = None) -> None:
         super().__init__(options)
@@ -85,6 +88,7 @@ class Majority(Method):
             correct_scale=self.options.correct_scale,
             seed=seed,
             kernel=self._make_kernel,
+            draws=self.draws,
         )
         self._clock = next(iter(majority_kernels(model).values())).clock
         return model

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collegium.train.majority import draw as drawing
-from collegium.train.majority import philox
 from collegium.train.majority.draw import CHUNK, Draw, mix, probabilities, spread
-from collegium.train.majority.uniforms import comparisons
+from collegium.train.majority.generators import philox
+from collegium.train.majority.generators.uniforms import comparisons
 
 EXPANSIONS = range(2, 9)
 
@@ -210,7 +210,7 @@ def test_a_gpu_compiles_only_where_a_compiler_and_headers_are(triton, monkeypatc
 @pytest.fixture
 def whole(monkeypatch):
     """Draws on a processor as on an accelerator without Triton."""
-    monkeypatch.setattr(drawing, "_in_chunks", lambda draw, flat: draw.table)
+    monkeypatch.setattr(drawing, "_in_chunks", lambda draw, flat: draw.source == "table")
 
 
 @pytest.mark.parametrize("e", [2, 3, 5])

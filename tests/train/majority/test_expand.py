@@ -463,13 +463,13 @@ def test_draws_from_the_table_are_a_choice():
     """Kept by copies of the model; gradients are the shares of the same p."""
     model = copy.deepcopy(expand(nn.Linear(5, 4), 3, seed=0, draws="table"))
     kernel, copies = model.parametrizations.weight[0], model.parametrizations.weight.original
-    assert kernel.draw.table
+    assert kernel.draw.source == "table"
     p = probabilities(kernel.draw, 3, (4, 5))
     torch.testing.assert_close(model.weight, (p * copies).sum(0))
     model.weight.sum().backward()
     torch.testing.assert_close(copies.grad, p)
-    assert not torch.isclose(p, probabilities(dataclasses.replace(kernel.draw, table=False), 3, (4, 5))).any()
-    with pytest.raises(ValueError, match="draws must be 'independent' or 'table', not 'tables'"):
+    assert not torch.isclose(p, probabilities(dataclasses.replace(kernel.draw, source="independent"), 3, (4, 5))).any()
+    with pytest.raises(ValueError, match="draws must be one of 'independent', 'compiled', 'table', not 'tables'"):
         expand(nn.Linear(2, 2), draws="tables")
 
 

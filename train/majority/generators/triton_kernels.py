@@ -1,6 +1,6 @@
 """Mixing and spreading as one Triton kernel each, with a Philox generator inside: what a GPU runs.
 
-Importing this needs Triton; ``collegium.train.majority.philox`` does so where it is at hand.
+Importing this needs Triton; ``collegium.train.majority.generators.philox`` does so where it is at hand.
 
 Element i takes the words (i // BLOCK % SHARE)·(e − 1) … of the counters below, where one call of Philox-4x32-10 (Salmon
 et al. 2011) with the draw's key and the counter (i // (BLOCK·SHARE)·BLOCK + i % BLOCK, call, 0, 0) gives four words of

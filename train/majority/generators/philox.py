@@ -1,8 +1,8 @@
 """Drawing on an accelerator: Philox, in a Triton kernel where there is one, else torch's own generator.
 
-A kernel's mixture, and its gradient, is one launch (``collegium.train.majority.triton_kernels``) wherever Triton is
-installed and can build its launchers; elsewhere, as in an image without a C compiler, torch draws the uniforms of a
-whole tensor from a generator that is seeded with the key of the draw. Each gives the same numbers again on the same
+A kernel's mixture, and its gradient, is one launch (``triton_kernels`` beside this) wherever Triton is installed and
+can build its launchers; elsewhere, as in an image without a C compiler, torch draws the uniforms of a whole tensor from
+a generator that is seeded with the key of the draw. Each gives the same numbers again on the same
 kind of device; they are other numbers than a processor's, and than each other's.
 """
 
@@ -64,7 +64,7 @@ def _launch(name: str, given: Tensor, out: Tensor, state: int, expansion: int, e
 
 @cache
 def _kernels() -> dict[str, Any]:
-    from collegium.train.majority import triton_kernels
+    from collegium.train.majority.generators import triton_kernels
 
     return {"mix": triton_kernels.mix, "spread": triton_kernels.spread}
 

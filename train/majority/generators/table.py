@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from collegium.train.majority.uniforms import CHUNK, PERIOD, Draw, hashed_counters
+from collegium.train.majority.generators.uniforms import CHUNK, PERIOD, Draw, hashed_counters
 
 
 def places(draw: Draw, expansion: int, chunk: int) -> list[int]:

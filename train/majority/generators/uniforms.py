@@ -19,7 +19,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,8 +30,12 @@ _STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
 _GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 _MASK64 = (1 << 64) - 1
 _MOST_LENGTHS = 256  # of chunks, whose views are kept
-_SCALE = 2.0**-16
-_CENTRE = 0.5 + 2.0**-17  # U of a half that is 0, with its sign
+SCALE = 2.0**-16
+CENTRE = 0.5 + 2.0**-17  # U of a half that is 0, with its sign
+
+
+Source = Literal["independent", "compiled", "table"]
+SOURCES: tuple[Source, ...] = ("independent", "compiled", "table")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,14 @@ class Draw:
     """One draw of p for a whole kernel: which random numbers, not the numbers themselves.
 
     ``seed`` and ``step`` are any integers (used modulo 2^64), ``kernel`` numbers the tensor within its model;
-    ``table`` reads p from tables of quantiles (``collegium.train.majority.table``) in place of independent numbers.
+    ``source`` is what makes the numbers on a processor: ``"independent"`` (this module), ``"compiled"`` (``hashed``
+    beside it, for updates that are compiled) or ``"table"`` (``table`` beside it, not independent).
     """
 
     seed: int
     step: int
     kernel: int
-    table: bool = False
+    source: Source = "independent"
 
     @cached_property
     def state(self) -> int:
@@ -70,7 +75,7 @@ def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: to
     first, shift, second = _tables()
     keys = iter(draw.words(chunk, 2 * len(memory.words)))
     for words in memory.words:
-        place, factor, needed = next(keys), _signed32(next(keys) | 1), words.shape[0]
+        place, factor, needed = next(keys), signed32(next(keys) | 1), words.shape[0]
         torch.addcmul(
             shift.narrow(0, place % PERIOD, needed),
             first.narrow(0, (place >> 20) % PERIOD, needed),
@@ -79,17 +84,16 @@ def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: to
             out=words,
         )
     halves, spare = list(memory.halves), memory.spare
-    for upper, lower in comparisons(count):
+    for upper, lower in memory.comparisons:
         torch.minimum(halves[upper], halves[lower], out=spare)
         torch.maximum(halves[upper], halves[lower], out=halves[upper])
         halves[lower], spare = spare, halves[lower]
     for row, half in zip(memory.rows, halves, strict=True):
         row.copy_(half)
-    torch.add(_centre(dtype), memory.block, alpha=_SCALE, out=memory.block)
+    torch.add(_centre(dtype), memory.block, alpha=SCALE, out=memory.block)
     return memory.rows
 
 
-@cache
 def comparisons(count: int) -> tuple[tuple[int, int], ...]:
     """Pairs of rows that are compared to sort ``count`` rows: Batcher's merge exchange (Knuth 5.2.2, Algorithm M)."""
     found: list[tuple[int, int]] = []
@@ -114,6 +118,7 @@ class _Memory:
     spare: Tensor
     block: Tensor  # the rows, (count, elements)
     rows: tuple[Tensor, ...]
+    comparisons: tuple[tuple[int, int], ...]
 
 
 _local = threading.local()
@@ -136,6 +141,7 @@ def _memory(count: int, elements: int, dtype: torch.dtype) -> _Memory:
             scratch("spare", elements, torch.int16),
             block,
             block.unbind(),
+            comparisons(count),
         )
     return found
 
@@ -152,7 +158,7 @@ def scratch(name: Hashable, elements: int, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _centre(dtype: torch.dtype) -> Tensor:
-    return torch.tensor(_CENTRE, dtype=dtype)
+    return torch.tensor(CENTRE, dtype=dtype)
 
 
 @cache
@@ -183,6 +189,7 @@ def _signed64(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
-def _signed32(word: int) -> int:
+def signed32(word: int) -> int:
+    """The lower 32 bits of ``word`` as a signed number, as int32 tensors take it."""
     word &= (1 << 32) - 1
     return word - (1 << 32) if word >> 31 else word
