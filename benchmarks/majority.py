@@ -222,9 +222,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32; batch 256 if none is named")
     print(f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}")
-    print(
-        f"{'':32}{'plain':>10}{'majority':>18}{'compiled':>18}{'floor':>18}{'torch optimizer':>18}{'obvious':>18}{'at most':>9}"
-    )
+    contenders = ("majority", "compiled", "floor", "torch optimizer", "obvious")
+    print(f"{'':32}{'plain':>10}{''.join(f'{name:>18}' for name in contenders)}{'at most':>9}")
     for name in options.only:
         case = CASES[name](options.quick)
         found = measure(case)
