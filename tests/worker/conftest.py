@@ -118,11 +118,16 @@ def publisher() -> RecordingPublisher:
     return RecordingPublisher()
 
 
+def _python_path() -> str:
+    """This checkout and the doubles, before what is there: an environment may have its packages on the path."""
+    return os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")]))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
     home = tmp_path / "home"
     monkeypatch.setenv("COLLEGIUM_HOME", str(home))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(HERE)]))
+    monkeypatch.setenv("PYTHONPATH", _python_path())
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a job has the threads of its slot, whatever is inherited
     return WorkerSettings(home=home, **DOUBLES, **TIMES)
 
@@ -245,7 +250,7 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     values |= {"search_slots": 1, "train_slots": 1, "spares": 1}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COLLEGIUM_")}
     environment |= {f"COLLEGIUM_{key.upper()}": str(value) for key, value in values.items()}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])
+    environment["PYTHONPATH"] = _python_path()
     store = JobStore(open_engine(database))
     sender = request.getfixturevalue("make_sender")(broker)
     artifacts = ArtifactStore(f"file://{home / 'artifacts'}")
