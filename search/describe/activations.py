@@ -103,7 +103,7 @@ def _derives(current: fx.Node, node: fx.Node, found: Mapping[fx.Node, None]) -> 
     inputs = current.all_input_nodes
     return (
         bool(inputs)
-        and is_pointwise(current)
+        and (is_pointwise(current) or name_of(current) in _NAMED)
         and all(each is node or each in found for each in inputs)
         and shape_of(current) == shape_of(node)
     )

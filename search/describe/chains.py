@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from collegium.search.describe.layers import Step, WeightNode, step_from, weight_node
+from collegium.search.describe.layers import WEIGHT_LAYERS, Step, WeightNode, step_from, weight_node
 from collegium.search.describe.operators import NORMS, name_of, readers, reason_of
 from collegium.search.describe.trace import Piece
 from collegium.search.networks.families.network_layers import Conv, Norm
@@ -36,7 +36,7 @@ class Chain:
 class Uses:
     """How often each parameter, by its canonical path, is read in all pieces of a model, and each norm called.
 
-    ``containers`` are the modules that call others.
+    ``containers`` are the modules that have layers inside.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -52,8 +52,9 @@ class Uses:
                 found.counts[canonical[path]] += len(readers(node))
             found.norms.update(piece.module(node) for node in piece.graph.nodes if name_of(node) in NORMS)
             for node in piece.graph.nodes:
-                steps = piece.module(node).split(".")
-                found.containers.update(".".join(steps[:count]) for count in range(len(steps)))
+                if name_of(node) in NORMS or name_of(node) in WEIGHT_LAYERS:
+                    steps = piece.module(node).split(".")
+                    found.containers.update(".".join(steps[:count]) for count in range(len(steps)))
         return found
 
     def own_module(self, path: str) -> bool:

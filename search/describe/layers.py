@@ -35,6 +35,8 @@ from collegium.search.networks.families.network_layers import (
 )
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+#: Operators that are weight layers where a parameter is their weight.
+WEIGHT_LAYERS = {*_CONVOLUTIONS, "linear", "addmm", "mm", "matmul"}
 
 
 @dataclass(frozen=True)
@@ -186,15 +188,19 @@ def _axis_after(before: Sequence[int], after: Sequence[int], axis: int) -> int |
 
 
 def _any_width(reader: fx.Node, axis: int, name: str) -> bool:
-    """Whether a reshape goes on to work with other channels: it names no size, or is inside a layer's own module."""
+    """Whether a reshape goes on to work with other channels: it names no size, or is part of a layer's own module."""
     sizes = arguments(reader).get("shape", arguments(reader).get("size", ()))
-    named = name not in SIZELESS and not (len(sizes) > axis and sizes[axis] == -1)
-    layers = {module_of(each) for each in (reader.all_input_nodes[0], *readers(reader)) if _is_layer(each)}
-    return not named or module_of(reader) in layers
+    if name in SIZELESS or (len(sizes) > axis and sizes[axis] == -1):
+        return True
+    own = module_of(reader)
+    beside = (reader.all_input_nodes[0], *readers(reader))
+    return (
+        any(_in_module(each, own) for each in beside) and sum(_in_module(each, own) for each in reader.graph.nodes) == 1
+    )
 
 
-def _is_layer(node: fx.Node) -> bool:
-    return name_of(node) in {*_CONVOLUTIONS, "linear", "addmm", "mm", "matmul"}
+def _in_module(node: fx.Node, module: str) -> bool:
+    return name_of(node) in WEIGHT_LAYERS and module_of(node) == module
 
 
 def _permuted(reader: fx.Node, axis: int) -> int:

@@ -139,6 +139,11 @@ def test_tokens_that_become_a_map_and_tokens_again(described: Described):
         "activation",
         "linear",
     ]
+    plain = Calls(
+        lambda m, x: functional.linear((x @ m.a).view(-1, 6), m.b).view(-1, 7, 6) @ m.c,
+        a=nn.Parameter(torch.ones(5, 6)), b=nn.Parameter(torch.ones(6, 6)), c=nn.Parameter(torch.ones(6, 2)),
+    )  # fmt: skip
+    assert splits(describe(plain, torch.randn(2, 7, 5))) == []
     named = described(tokens(-1, 8, 3, 4), torch.randn(2, 12, 5))
     assert splits(named) == []
     assert "a size that the code names" in reasons(named)
@@ -257,6 +262,8 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
         "softsign": functional.softsign,
         "relu6": nn.ReLU6(),
         "gelu": nn.GELU(),
+        "logsigmoid": nn.LogSigmoid(),
+        "mish": nn.Mish(inplace=True),
     }
     for name, form in forms.items():
         model = Calls(
@@ -264,6 +271,9 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
         )
         (branch,) = described(model, torch.randn(2, 3)).branches
         assert [layer.function for layer in branch.layers if layer.kind == "activation"] == [name, name]
+    hard = nn.Sequential(nn.Linear(3, 4), nn.Hardswish(True), nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 1))
+    (branch,) = described(hard, torch.randn(2, 3)).branches
+    assert [layer.function for layer in branch.layers if layer.kind == "activation"] == ["hardswish", "hardsigmoid"]
     leaky = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.2), nn.Linear(4, 4), nn.Softplus(2.0), nn.Linear(4, 1))
     (branch,) = described(leaky, torch.randn(2, 3)).branches
     assert [layer.parameters for layer in branch.layers if layer.kind == "activation"] == [(0.2,), (2.0, 20.0)]
@@ -279,6 +289,17 @@ def test_norms_that_are_no_modules_of_their_own_end_a_chain(described: Described
         lambda m, x: m.d(m.n(m.c(m.b(m.n(m.a(x)))))), **layers, n=nn.BatchNorm1d(6, affine=False)
     )  # its running moments have one width
     assert splits(described(twice, torch.randn(3, 6))) == []
+
+    class NormAndActivation(nn.BatchNorm1d):
+        def __init__(self, width: int, affine: bool = True) -> None:
+            super().__init__(width, affine=affine)
+            self.activation = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.activation(super().forward(x))
+
+    joined = Calls(lambda m, x: m.c(m.b(m.n(m.a(x)))), **layers, n=NormAndActivation(6))
+    assert splits(describe(joined, torch.randn(3, 6))) == [((6, 6, 6, 6), 1)]
     once = Calls(lambda m, x: m.c(m.b(m.n(m.a(x)))), **layers, n=nn.BatchNorm1d(6, affine=False))
     assert splits(described(once, torch.randn(3, 6))) == [((6, 6, 6, 6), 1)]
 
