@@ -191,6 +191,12 @@ class Network(ABC):
         """
         return []
 
+    def stage_segments(self, stage: int, grouping: StageGrouping, size: int | None = None) -> list[Repeated]:
+        """The segments of the stage of that index, which this grouping determines whatever those of other stages."""
+        stages = list(self.stage_groupings(self.baseline, self.multiplicity))
+        stages[stage] = grouping
+        return [part for part in self.segments(stages, size) if part.stage == stage]
+
     def title_of(self, stages: Sequence[StageGrouping]) -> str:
         """The network in a few words, such as ``11×7, 10×14, 20×14, 17×31 of ResNet-50 1×64d (imagenet)``."""
         found = self.tied(stages)

@@ -68,10 +68,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Repeated:
-    """A segment and how many times in a row the network runs it, each with parameters of its own."""
+    """A segment and how many times in a row the network runs it, each with parameters of its own.
+
+    ``stage`` is the index of the stage whose grouping it depends on; None where it depends on none, or on several.
+    """
 
     segment: Segment
     count: int
+    stage: int | None = None
 
 
 def footprints_of(parts: Sequence[Repeated]) -> tuple[Footprint, ...]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import Width
 from collegium.search.networks.chain import Chain, Free, WeightLayer
-from collegium.search.networks.families.resnext_segments import residual_segments
+from collegium.search.networks.families.resnext_segments import residual_segments, stage_segments
 from collegium.search.networks.family import Family, FamilyBaseline, chosen
 from collegium.search.networks.network import Measure, Network, StageGrouping, Stem
 from collegium.search.networks.segment import Repeated
@@ -243,6 +243,17 @@ class ResidualNetwork(Network):
         """The stem, each run of equal blocks, and the head."""
         block, extent = self._block, self.sample_shape(size)[1]
         return residual_segments(self.arguments_of(stages), block.kernels, block.strided, extent)
+
+    def stage_segments(self, stage: int, grouping: StageGrouping, size: int | None = None) -> list[Repeated]:
+        """Each run of equal blocks of one stage."""
+        extent = self.sample_shape(size)[1]
+        for stride in (2, 2) if self.layout.stem.pooled else ():
+            extent = halved(extent, stride)
+        for before in self.stages[:stage]:
+            extent = halved(extent, before.stride)
+        described = {"kind": self.block, "groups": grouping.multiplicity}
+        blocks = [described | block for block in _blocks_of(self.stages[stage], grouping)]
+        return stage_segments(blocks, self._block.kernels, self._block.strided, extent, stage)[0]
 
     @property
     def outputs(self) -> int:

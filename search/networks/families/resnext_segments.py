@@ -22,18 +22,26 @@ def residual_segments(arguments: Mapping[str, Any], kernels: Sequence[int], stri
     """
     stem, size = _stem(arguments["stem_kernel"], arguments["stem_channels"], size)
     found = [Repeated(stem, 1)]
-    blocks = []
     groups = arguments["groups"]
     members = [groups] * len(arguments["stages"]) if isinstance(groups, int) else groups
-    for stage, paths in zip(arguments["stages"], members, strict=True):
-        below = stage[0]["inputs"] * size**2 if len(stage) > 1 else 0
-        for block in stage:
-            described = {"kind": arguments["block"], "groups": paths, **block}
-            blocks.append(_block(described, kernels, strided, size, below))
-            size = -(-size // block["stride"])
-    found += [Repeated(segment, len(list(equal))) for segment, equal in groupby(blocks)]
+    for index, (blocks, paths) in enumerate(zip(arguments["stages"], members, strict=True)):
+        described = [{"kind": arguments["block"], "groups": paths, **block} for block in blocks]
+        parts, size = stage_segments(described, kernels, strided, size, index)
+        found += parts
     features = arguments["stages"][-1][-1]["outputs"]
     return [*found, Repeated(_head(features, arguments["classes"], size), 1)]
+
+
+def stage_segments(
+    blocks: Sequence[Mapping[str, Any]], kernels: Sequence[int], strided: int, size: int, index: int
+) -> tuple[list[Repeated], int]:
+    """The distinct blocks of one stage, from a map of ``size`` × ``size``, and the extent of the map after them."""
+    below = blocks[0]["inputs"] * size**2 if len(blocks) > 1 else 0
+    found = []
+    for block, equal in groupby(blocks):  # a block with a stride differs from the next one
+        found.append(Repeated(_block(block, kernels, strided, size, below), len(list(equal)), index))
+        size = -(-size // block["stride"])
+    return found, size
 
 
 def _stem(kernel: int, channels: int, size: int) -> tuple[Segment, int]:
