@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from collegium.search.optimize.candidates import StageSolution
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import ROUNDING_LOSS, Solved, lowest
-from collegium.search.optimize.stages import StageSolution
 from collegium.search.optimize.variances import worst_ratio
 from collegium.search.result import CurveRow, SolvedEnsemble, StageVariance
 

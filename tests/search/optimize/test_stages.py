@@ -13,8 +13,9 @@ from collegium.search.engine import run
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.resnext import ResNextBaseline
 from collegium.search.networks.network import StageGrouping
+from collegium.search.optimize.candidates import stage_members
 from collegium.search.optimize.problem import build_problem
-from collegium.search.optimize.stages import StageProblem, stage_members
+from collegium.search.optimize.stages import StageProblem
 from collegium.search.spec import EstimatorSpec, PresetBaseline, SearchSpec, SpaceSpec
 
 SMALL = ResNextBaseline(family="resnext", layout="cifar", blocks=(1, 2), base_width=12)

@@ -1,0 +1,149 @@
+"""One candidate for every stage: a multiple-choice knapsack, solved as an integer program.
+
+Costs and variances are sums over stages, or the largest of a few such sums: the worst stage's variance is the largest
+of sums of one term each, the memory of a network the largest of the sums that hold while each of its stages runs. The
+program minimizes the largest of some sums under bounds on others. Its relaxation bounds what any choice can reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+#: Relative gap at which the integer program stops, and nodes after which it does so with a larger one.
+GAP, MOST_NODES = 1e-6, 20_000
+#: Share by which bounds are tightened where the solver's rounding went beyond them.
+ROUNDED = 1e-6
+
+
+@dataclass(frozen=True)
+class StageSum:
+    """``fixed`` plus one term of each stage: ``terms[s]`` has those of the candidates of stage s."""
+
+    terms: tuple[np.ndarray, ...]
+    fixed: float = 0.0
+
+    def at(self, chosen: Sequence[int]) -> float:
+        """The sum for one candidate of each stage, by index."""
+        return self.fixed + sum(float(term[at]) for term, at in zip(self.terms, chosen, strict=True))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A sum over stages that may be at most ``most``."""
+
+    sum: StageSum
+    most: float
+
+    def holds(self, chosen: Sequence[int]) -> bool:
+        """Whether candidates, one of each stage, are within it."""
+        return self.sum.at(chosen) <= self.most
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices of the candidates taken, the objective, and the least that any choice could have."""
+
+    chosen: tuple[int, ...]
+    value: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """By how much, relatively, another choice could be better."""
+        return max(0.0, self.value - self.bound) / max(abs(self.bound), 1e-300)
+
+
+def choose(objective: Sequence[StageSum], bounds: Sequence[Bound]) -> Choice | None:
+    """The candidates, one of each stage, whose largest sum of ``objective`` is least; None where none is in ``bounds``.
+
+    >>> import numpy as np
+    >>> cost = StageSum((np.array([1.0, 4.0]), np.array([2.0, 3.0])))
+    >>> noise = StageSum((np.array([9.0, 1.0]), np.array([5.0, 1.0])))
+    >>> choose([cost], [Bound(noise, 11.0)]).chosen
+    (0, 1)
+    """
+    if not all(len(term) for term in objective[0].terms):
+        return None
+    best = _best_apart(objective, bounds)
+    if best is not None:
+        value = max(one.at(best) for one in objective)
+        return Choice(best, value, value)
+    for tightened in (0.0, ROUNDED, 2 * ROUNDED):
+        found = _program(objective, bounds, tightened)
+        # beyond a bound by no more than the solver's rounding, but a limit is a limit
+        if found is None or all(bound.holds(found.chosen) for bound in bounds):
+            return found
+    return None
+
+
+def _best_apart(objective: Sequence[StageSum], bounds: Sequence[Bound]) -> tuple[int, ...] | None:
+    """The best candidate of each stage by itself, where it is the best in every sum, and all are within ``bounds``."""
+    best = []
+    for stage in range(len(objective[0].terms)):
+        table = np.stack([one.terms[stage] for one in objective])
+        lowest = np.flatnonzero((table <= table.min(axis=1, keepdims=True)).all(axis=0))
+        if not len(lowest):
+            return None
+        best.append(int(lowest[0]))
+    return tuple(best) if all(bound.holds(best) for bound in bounds) else None
+
+
+def _program(objective: Sequence[StageSum], bounds: Sequence[Bound], tightened: float) -> Choice | None:
+    """The integer program over candidates of which none is as good as another in every term."""
+    stages = range(len(objective[0].terms))
+    sums = [*objective, *(bound.sum for bound in bounds)]
+    kept = [undominated([one.terms[stage] for one in sums]) for stage in stages]
+    stage_of = np.repeat(np.arange(len(kept)), [len(indices) for indices in kept])
+    total, extra = len(stage_of), int(len(objective) > 1)
+
+    def row(one: StageSum) -> np.ndarray:
+        return np.concatenate([one.terms[stage][kept[stage]] for stage in stages])
+
+    one_each = np.pad((stage_of == np.arange(len(kept))[:, None]).astype(float), ((0, 0), (0, extra)))
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for bound in bounds:
+        terms, left = row(bound.sum), bound.most - bound.sum.fixed
+        scale = max(float(np.abs(terms).max()), abs(left), 1e-300)
+        left -= tightened * max(abs(bound.most), abs(left))
+        constraints.append(LinearConstraint(np.pad(terms / scale, (0, extra))[None], ub=left / scale))
+    rows = np.stack([row(one) for one in objective])
+    scale = max(float(np.abs(rows).max()), 1e-300)
+    if extra:  # every sum of the objective is at most the last variable
+        below = np.hstack([rows / scale, -np.ones((len(rows), 1))])
+        constraints.append(LinearConstraint(below, ub=[-one.fixed / scale for one in objective]))
+    found = milp(
+        np.r_[np.zeros(total), 1.0] if extra else rows[0] / scale,
+        constraints=constraints,
+        integrality=np.r_[np.ones(total), np.zeros(extra)],
+        bounds=Bounds(np.r_[np.zeros(total), np.full(extra, -np.inf)], np.r_[np.ones(total), np.full(extra, np.inf)]),
+        options={"mip_rel_gap": GAP, "node_limit": MOST_NODES},
+    )
+    if found.x is None:
+        return None
+    taken = [int(np.argmax(np.where(stage_of == stage, found.x[:total], -1.0))) for stage in stages]
+    starts = np.searchsorted(stage_of, stages)
+    chosen = tuple(int(kept[stage][taken[stage] - starts[stage]]) for stage in stages)
+    least = float(found.mip_dual_bound) * scale + (0.0 if extra else objective[0].fixed)
+    return Choice(chosen, max(one.at(chosen) for one in objective), least)
+
+
+def undominated(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Indices of candidates of which no other is as good in every value; of equal ones the first.
+
+    >>> import numpy as np
+    >>> undominated([np.array([1.0, 2.0, 3.0]), np.array([3.0, 3.0, 1.0])]).tolist()
+    [0, 2]
+    """
+    table = np.unique(np.stack(values), axis=0).T if len(values) > 1 else np.stack(values, axis=1)
+    order = np.lexsort(table.T[::-1])
+    front = np.empty_like(table)
+    kept: list[int] = []
+    for at in order.tolist():
+        if not (front[: len(kept)] <= table[at]).all(axis=1).any():
+            front[len(kept)] = table[at]
+            kept.append(at)
+    return np.array(kept, int)
