@@ -123,7 +123,7 @@ def _times(problem: GroupingProblem, device: str, bench: Bench | None, estimatio
 
 def _with_costs(evidence: Evidence, times: Times | None, report: Report) -> Evidence:
     """The evidence with what ensembles cost in time and memory, and the answers that follow from it."""
-    costed = cost_answers(evidence.problem, evidence.solved, evidence.ensembles, times, report)
+    costed = cost_answers(evidence.problem, evidence.solved, evidence.ensembles, times, report, evidence.stages)
     return replace(evidence, costed=costed, ensembles=(costed.primal, costed.dual))
 
 
@@ -181,6 +181,7 @@ def _result(
     primal, dual = evidence.ensembles
     outcome, notes = judge(evidence)
     near = _band(evidence) if grouped else None
+    tied = evidence.costed.tied if evidence.costed is not None and evidence.costed.tied is not None else evidence.tied
     return SearchResult(
         title=problem.network.title,
         space="widths" if spec.space.widths is not None else spec.space.mode,
@@ -209,8 +210,8 @@ def _result(
         subject=problem.network.subject,
         budget_tolerance=evidence.rounding,
         stages=spec.space.stages,
-        tied_primal=evidence.tied[0] if evidence.stages is not None else None,
-        tied_dual=evidence.tied[1] if evidence.stages is not None else None,
+        tied_primal=tied[0] if evidence.stages is not None else None,
+        tied_dual=tied[1] if evidence.stages is not None else None,
         recommended=near.recommended.primal or near.recommended.dual if near and near.recommended else None,
         costs=None if evidence.costed is None else evidence.costed.front,
         gains=_gains(problem),

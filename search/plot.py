@@ -135,7 +135,7 @@ def _spent(row: CostRow, cost: Cost) -> float:
 
 
 def _same(row: CostRow, answer: SolvedEnsemble) -> bool:
-    return answer.uniform and (row.widths, row.multiplicity) == (answer.widths, answer.multiplicity)
+    return row.label == answer.label
 
 
 def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:

@@ -9,7 +9,7 @@ from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.inputs import check_gram
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.latency.memory import memory_bytes
-from collegium.search.latency.parts import check_workload
+from collegium.search.latency.parts import check_workload, divided
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
@@ -90,10 +90,12 @@ def _check_networks(spec: SearchSpec, network: Network) -> None:
 
 
 def _check_costs(spec: SearchSpec, network: Network) -> None:
-    """Refuse a workload that the network does not take, or that no machine holds, and own stages chosen by costs."""
-    if spec.costs_decide and spec.space.stages == "own":
+    """Refuse a workload that the network does not take, or that no machine holds, and costs of stages without parts."""
+    if spec.costs_decide and spec.space.stages == "own" and not divided(network):
         raise InvalidSpec(
-            ("space", "stages"), "time and memory are searched with one m × n for all stages: leave it 'tied'"
+            ("space", "stages"),
+            f"the family {network.family!r} names no parts of each stage, of which time and memory would be sums: "
+            "leave it 'tied', or save parameters or FLOPs",
         )
     workload = spec.workload or Workload()
     if not (spec.costs_decide or spec.workload is not None):

@@ -86,7 +86,7 @@ function costs(result) {
   if (!found) return null;
   const kinds = [["latency", "time of a batch, ms", (line) => line.latency_ms], ["parameters", "parameters", (line) => line.parameters], ["memory", "memory, MiB", (line) => line.memory_bytes / 2 ** 20]]
     .filter(([kind]) => kind !== "latency" || found.machine);
-  const mark = (value, one) => one && found.rows.filter((line) => line.multiplicity === one.multiplicity && JSON.stringify(line.widths) === JSON.stringify(one.widths))
+  const mark = (value, one) => one && found.rows.filter((line) => line.label === one.label)
     .map((line) => ({ x: value(line), y: line.relative_variance, label: one.label }));
   const figures = kinds.map(([kind, label, value]) => {
     const on = found.rows.filter((line) => line.fronts.includes(kind)), off = found.rows.filter((line) => !line.fronts.includes(kind));
@@ -101,7 +101,7 @@ function costs(result) {
   return h("section", {}, h("h2", {}, "Variance against cost"), h("p", {}, `${found.rows.length} ensembles: ${found.workload}${where}`), h("div.charts", {}, figures),
     details(`All ${found.rows.length} ensembles`, table(["m × n", "of the baseline’s variance", "ms", "parameters", "memory", "best for"], sorted.map((line) => ({
       attributes: line.fronts.length ? { class: "best" } : {}, cells: [line.label, percent(line.relative_variance), time(line.latency_ms, line.latency_error_ms), whole(line.parameters), bytes(line.memory_bytes), line.fronts.join(", ")] })))),
-    found.checks.length ? table(["measured whole", "ms", "sum of its parts", "deviation"], found.checks.map((one) => [`${one.multiplicity}×${widths(one)}`, time(one.whole_ms, one.whole_error_ms), time(one.sum_ms, one.sum_error_ms), percent(one.deviation, 2)])) : null);
+    found.checks.length ? table(["measured whole", "ms", "sum of its parts", "deviation"], found.checks.map((one) => [one.label || `${one.multiplicity}×${widths(one)}`, time(one.whole_ms, one.whole_error_ms), time(one.sum_ms, one.sum_error_ms), percent(one.deviation, 2)])) : null);
 }
 
 function curves(result) {

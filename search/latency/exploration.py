@@ -18,7 +18,8 @@ from collegium.search.latency.limits import CostLimit, CostName
 from collegium.search.latency.memory import memory_bytes
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
-from collegium.search.networks.network import Network
+from collegium.search.networks.network import Network, StageGrouping
+from collegium.search.optimize.candidates import StageSolution
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import Solved
 from collegium.search.progress import Report, discard, scaled
@@ -38,12 +39,24 @@ ROUNDS, PER_ROUND = 3, 6
 PURSUED = 1.15
 
 
+def even(widths: tuple[int, ...], m: int) -> int | None:
+    """The next larger m, by at most a tenth, with a multiple of 16 channels in every layer; None where there is none.
+
+    >>> even((10, 10), 15), even((16, 16), 3)
+    (16, None)
+    """
+    step = math.lcm(*(LANES // math.gcd(LANES, width) for width in widths))
+    more = -(-m // step) * step
+    return more if m < more <= 1.1 * m + 1 else None
+
+
 @dataclass(frozen=True)
 class Row:
     """One ensemble: the index of its widths among the solved members (None for the baseline) and its costs.
 
-    ``relative`` is its variance over the baseline's in the worst stage. ``costs`` are exact counts, bytes, and
-    milliseconds where time is measured, of which ``error`` is the standard error.
+    Where every stage has its own m and n these are ``stages``, ``widths`` and ``multiplicity`` are the first stage's,
+    and there is no index. ``relative`` is its variance over the baseline's in the worst stage. ``costs`` are exact
+    counts, bytes, and milliseconds where time is measured, of which ``error`` is the standard error.
     """
 
     index: int | None
@@ -52,10 +65,45 @@ class Row:
     relative: float
     costs: dict[CostName, float]
     error: float | None = None
+    stages: StageSolution | None = None
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is the baseline."""
+        return self.index is None and self.stages is None
+
+    @property
+    def members(self) -> list[tuple[int, float]]:
+        """m and the variance over the baseline's: those of every stage, or of the worst where all have one m × n."""
+        if self.stages is None:
+            return [(self.multiplicity, self.relative)]
+        own = (one.multiplicity for one in self.stages.stages)
+        return list(zip(own, self.stages.relative, strict=False))
+
+    def groupings(self, network: Network) -> tuple[StageGrouping, ...]:
+        """The grouping of every stage."""
+        if self.stages is None:
+            return network.stage_groupings(self.widths, self.multiplicity)
+        return self.stages.stages
 
     def within(self, limits: Iterable[CostLimit]) -> bool:
         """Whether it costs no more than ``limits``."""
         return all(self.costs[limit.cost] <= limit.most * (1 + limit.tolerance) for limit in limits)
+
+
+def stage_row(network: Network, found: StageSolution, workload: Workload, times: Times | None) -> Row:
+    """A choice for every stage with everything that it costs; time is measured where it is asked for."""
+    first = found.stages[0]
+    costs: dict[CostName, float] = {
+        "parameters": network.count_stages("parameters", found.stages),
+        "flops": network.count_stages("flops", found.stages),
+        "memory": memory_bytes(network, found.stages, workload),
+    }
+    timing = None if times is None else times.of_stages(found.stages)
+    if timing is not None:
+        costs["latency"] = 1e3 * timing.seconds
+    error = None if timing is None else 1e3 * timing.standard_error
+    return Row(None, first.widths, first.multiplicity, max(found.relative), costs, error, found)
 
 
 @dataclass
@@ -160,9 +208,8 @@ class Exploration:
 
     def _even(self, at: int, m: int) -> int | None:
         """The next larger m, by at most a tenth, with a multiple of 16 channels in every layer."""
-        step = math.lcm(*(LANES // math.gcd(LANES, width) for width in self.solved.widths[at]))
-        more = -(-m // step) * step
-        return self._allowed(at, more, self.limits[1:]) if m < more <= 1.1 * m + 1 else None
+        more = even(self.solved.widths[at], m)
+        return None if more is None else self._allowed(at, more, self.limits[1:])
 
     def _allowed(self, at: int, m: int, limits: Iterable[CostLimit]) -> int | None:
         exact = [limit for limit in limits if limit.cost != "latency"]

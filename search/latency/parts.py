@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.latency.workload import Workload
@@ -14,6 +15,18 @@ from collegium.search.networks.segment import Repeated, Segment
 def segments(network: Network, stages: Sequence[StageGrouping], size: int | None = None) -> list[Repeated]:
     """The parts of a network whose stages are grouped so, in order; ``size`` as in ``Network.sample_shape``."""
     return network.segments(stages, size) or [Repeated(whole(network, stages, size), 1)]
+
+
+def by_stage(network: Network, size: int | None = None) -> list[tuple[int | None, list[Repeated]]]:
+    """Consecutive parts of the baseline, with the stage whose grouping they depend on; None where on none."""
+    parts = segments(network, network.stage_groupings(network.baseline, network.multiplicity), size)
+    return [(stage, list(own)) for stage, own in groupby(parts, key=lambda part: part.stage)]
+
+
+def divided(network: Network) -> bool:
+    """Whether every stage has parts of its own, so that time and memory follow from those of the stages."""
+    stages = [stage for stage, _ in by_stage(network) if stage is not None]
+    return stages == list(range(len(network.stage_scales)))
 
 
 def whole(network: Network, stages: Sequence[StageGrouping], size: int | None = None) -> Segment:

@@ -16,7 +16,8 @@ class CostRow(MemberWidths):
     ``relative_variance`` is the variance over the baseline's, in the stage where that is largest. ``latency_ms`` is
     the time of one batch (forward pass, or training step) with its standard error, null where no time was measured;
     ``memory_bytes`` the most that is held at a time. ``fronts`` names the costs in which no other row has both less
-    variance and less cost.
+    variance and less cost. Where ``uniform`` is false, every stage has its own m and n, which ``label`` lists;
+    ``widths`` and ``multiplicity`` are then the first stage's.
     """
 
     label: str
@@ -28,15 +29,18 @@ class CostRow(MemberWidths):
     latency_error_ms: float | None
     memory_bytes: int
     fronts: tuple[Cost, ...] = ()
+    uniform: bool = True
 
 
 class WholeCheck(MemberWidths):
     """One network measured whole and as the sum of its parts, in turn; ``deviation`` is the sum's, relative.
 
-    Times are at the speed of the rows: ``sum_ms`` is the row's ``latency_ms``.
+    Times are at the speed of the rows: ``sum_ms`` is the row's ``latency_ms``. ``label`` is the row's, empty in results
+    that were stored earlier.
     """
 
     multiplicity: int
+    label: str = ""
     whole_ms: float
     whole_error_ms: float
     sum_ms: float

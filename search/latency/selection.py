@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from collegium.search.latency.exploration import Exploration, Row
+from collegium.search.latency.exploration import Exploration, Row, stage_row
 from collegium.search.latency.limits import CostLimit, CostName, pareto, shown
 from collegium.search.latency.result import CostFront, CostRow
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
-from collegium.search.optimize.built import EQUAL, baseline_ensemble, ensemble, named_widths
+from collegium.search.networks.network import Network
+from collegium.search.optimize import built
+from collegium.search.optimize.built import EQUAL
+from collegium.search.optimize.costed_stages import CostedStages
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
+from collegium.search.optimize.stages import StageProblem
 from collegium.search.progress import Report, discard, scaled
 from collegium.search.result import Recommendation, SolvedEnsemble
 
@@ -23,7 +27,7 @@ class Costed:
     """Every row that was considered, and the answers among them; ``limits`` has what the primal may spend first.
 
     ``primal`` and ``dual`` are those of the solver with their costs where neither the efficiency nor a limit is one of
-    time or memory.
+    time or memory. ``tied`` are the answers with one m × n for all stages, where time or memory decides.
     """
 
     front: CostFront
@@ -32,6 +36,7 @@ class Costed:
     primal: SolvedEnsemble | None
     dual: SolvedEnsemble | None
     recommended: Recommendation | None
+    tied: tuple[SolvedEnsemble | None, SolvedEnsemble | None] | None = None
 
 
 def cost_answers(
@@ -40,37 +45,61 @@ def cost_answers(
     answers: tuple[SolvedEnsemble | None, SolvedEnsemble | None],
     times: Times | None,
     report: Report = discard,
+    stages: StageProblem | None = None,
 ) -> Costed:
-    """Time and memory of ensembles around the optima, and the answers by them; ``answers`` are the solver's."""
+    """Time and memory of ensembles around the optima, and the answers by them; ``answers`` are the solver's.
+
+    ``stages`` is the problem of each stage's own m and n, where that is asked for.
+    """
     spec, workload = problem.spec, problem.spec.workload or Workload()
     network = problem.network
     if times is not None:
         times = times.with_threads_that_pay((network.baseline, network.multiplicity), scaled(report, 0.0, 0.05))
-    exploration = Exploration(network, solved, workload, (), times, scaled(report, 0.05, 0.8))
+    until = 0.4 if stages is not None and problem.costs_decide else 0.8
+    exploration = Exploration(network, solved, workload, (), times, scaled(report, 0.05, until))
     exploration.measure([])
-    base = next(iter(exploration.rows.values()))
-    exploration.limits = cost_limits(problem, base)
+    exploration.limits = limits = cost_limits(problem, next(iter(exploration.rows.values())))
     own = [_place(solved, answer) for answer in answers if answer is not None and answer.uniform]
     rows = exploration.run(spec.tolerance, [place for place in own if place is not None])
-    picked = _Picked(problem, solved, rows, exploration.limits)
-    if problem.costs_decide:
-        primal, dual = picked.primal(), picked.dual()
+    tied = _Picked(problem, solved, rows, limits)
+    if stages is not None and problem.costs_decide:
+        tried = [(row.widths, row.multiplicity) for row in rows]
+        search = CostedStages(stages, workload, spec.efficiency, limits, spec.tolerance, times, tried)
+        apart = search.rows(scaled(report, until, 0.8))
     else:
-        primal, dual = (picked.costed(answer) for answer in answers)
+        apart = [
+            stage_row(network, built.stage_solution(network, one), workload, times)
+            for one in answers
+            if one is not None
+        ]
+    picked = _Picked(problem, solved, _distinct(network, [*rows, *apart]), limits)
+    primal, dual = picked.answers(answers)
     recommended = None if times is None else picked.recommended(primal)
-    groupings = [(base.widths, base.multiplicity)]
-    groupings += [(one.widths, one.multiplicity) for one in (primal, dual) if one is not None and one.uniform]
-    checks = () if times is None else times.check(list(dict.fromkeys(groupings)), scaled(report, 0.8, 1.0))
-    front = CostFront(
+    front = _front(picked, workload, times, [primal, dual], scaled(report, 0.8, 1.0))
+    one = tied.answers(answers) if problem.costs_decide else None
+    return Costed(front, limits, tuple(picked.rows), primal, dual, recommended, one)
+
+
+def _front(
+    picked: _Picked,
+    workload: Workload,
+    times: Times | None,
+    answers: Sequence[SolvedEnsemble | None],
+    report: Report,
+) -> CostFront:
+    """The rows as they are reported, with the baseline and the answers checked whole where time was measured."""
+    network = picked.network
+    groupings = [network.stage_groupings(network.baseline, network.multiplicity)]
+    groupings += [built.groupings(network, answer) for answer in answers if answer is not None]
+    return CostFront(
         workload=workload.model_copy(update={"threads": None}).describe(),
         machine=None if times is None else times.bench.machine,
         threads=None if times is None else times.bench.threads(times.workload),
+        checks=() if times is None else times.check(list(dict.fromkeys(groupings)), report),
         measured=0 if times is None else times.measured,
         reused=0 if times is None else times.reused,
-        rows=_described(rows),
-        checks=checks,
+        rows=_described(network, picked.rows),
     )
-    return Costed(front, exploration.limits, tuple(rows), primal, dual, recommended)
 
 
 def cost_limits(problem: GroupingProblem, baseline: Row) -> tuple[CostLimit, ...]:
@@ -92,14 +121,19 @@ def _place(solved: Solved, answer: SolvedEnsemble) -> tuple[int, int] | None:
     return solved.widths.index(answer.widths), answer.multiplicity
 
 
-def _described(rows: Sequence[Row]) -> tuple[CostRow, ...]:
+def _distinct(network: Network, rows: Sequence[Row]) -> list[Row]:
+    """Each ensemble once, the first of its rows."""
+    return list({row.groupings(network): row for row in reversed(rows)}.values())[::-1]
+
+
+def _described(network: Network, rows: Sequence[Row]) -> tuple[CostRow, ...]:
     """The rows, each with the costs in which it is on the front."""
     costs: tuple[CostName, ...] = ("latency", "parameters", "memory")
     on = {cost: pareto([(row.relative, row.costs[cost]) for row in rows]) for cost in costs if cost in rows[0].costs}
     return tuple(
         CostRow(
             widths=row.widths,
-            label=f"{row.multiplicity}×{named_widths(row.widths)}",
+            label=built.label_of(network, row.groupings(network)),
             multiplicity=row.multiplicity,
             relative_variance=row.relative,
             parameters=int(row.costs["parameters"]),
@@ -108,6 +142,7 @@ def _described(rows: Sequence[Row]) -> tuple[CostRow, ...]:
             latency_error_ms=row.error,
             memory_bytes=int(row.costs["memory"]),
             fronts=tuple(cost for cost, kept in on.items() if kept[at]),  # type: ignore[arg-type]
+            uniform=network.tied(row.groupings(network)) is not None,
         )
         for at, row in enumerate(rows)
     )
@@ -120,15 +155,23 @@ class _Picked:
         self, problem: GroupingProblem, solved: Solved, rows: Sequence[Row], limits: tuple[CostLimit, ...]
     ) -> None:
         self.solved, self.rows, self.limits = solved, rows, limits
+        self.network, self.costs_decide = problem.network, problem.costs_decide
         self.cost: CostName = problem.spec.efficiency
         self.tolerance = problem.spec.tolerance
         allowed = solved.constraints.baseline_allowed
-        self.choices = [row for row in rows if row.index is not None or allowed]
+        self.choices = [row for row in rows if not row.baseline or allowed]
+
+    def answers(self, solved: Sequence[SolvedEnsemble | None]) -> tuple[SolvedEnsemble | None, SolvedEnsemble | None]:
+        """Primal and dual where time or memory decides; else the solver's with what they cost."""
+        if self.costs_decide:
+            return self.primal(), self.dual()
+        primal, dual = (self.costed(answer) for answer in solved)
+        return primal, dual
 
     def primal(self) -> SolvedEnsemble | None:
         """The smoothest row within every limit; the baseline where none is smoother."""
         within = [row for row in self.choices if row.within(self.limits)]
-        return self._ensemble(min(within, key=lambda row: (row.relative, row.index is not None), default=None))
+        return self._ensemble(min(within, key=lambda row: (row.relative, not row.baseline), default=None))
 
     def dual(self) -> SolvedEnsemble | None:
         """The cheapest row with the baseline's variance in every stage; the baseline where none is cheaper."""
@@ -136,27 +179,27 @@ class _Picked:
             row
             for row in self.choices
             if row.within(self.limits[1:])
-            and row.relative <= (1 + ROUNDING_TOLERANCE if row.multiplicity > 1 else 1 + EQUAL)
+            and all(one <= (1 + ROUNDING_TOLERANCE if m > 1 else 1 + EQUAL) for m, one in row.members)
         ]
         return self._ensemble(
-            min(within, key=lambda row: (row.costs[self.cost], row.index is not None, row.relative), default=None)
+            min(within, key=lambda row: (row.costs[self.cost], not row.baseline, row.relative), default=None)
         )
 
     def recommended(self, primal: SolvedEnsemble | None) -> Recommendation | None:
         """The fastest row whose variance is within the tolerance of the primal's and below the baseline's."""
-        if primal is None or primal.relative_variance is None or primal.multiplicity == 1:
+        if primal is None or primal.relative_variance is None or (primal.uniform and primal.multiplicity == 1):
             return None
         bound = min((1 + self.tolerance) * primal.relative_variance * (1 + EQUAL), 1 - EQUAL)
         within = [
             row
             for row in self.choices
-            if row.multiplicity > 1 and row.relative <= bound and row.within(self.limits) and row.index is not None
+            if max(row.members)[0] > 1 and row.relative <= bound and row.within(self.limits) and not row.baseline
         ]
         best = min(within, key=lambda row: row.costs["latency"], default=None)
         found = self._ensemble(best)
         if best is None or found is None:
             return None
-        own = (found.widths, found.multiplicity) == (primal.widths, primal.multiplicity)
+        own = found.label == primal.label
         loss = 0.0 if own else best.relative / primal.relative_variance - 1
         reason = self._reason(own, loss, len(within), best.costs["latency"])
         return Recommendation(widths=found.widths, reason=reason, loss=loss, primal=found, dual=None)
@@ -170,19 +213,21 @@ class _Picked:
 
     def costed(self, answer: SolvedEnsemble | None) -> SolvedEnsemble | None:
         """An answer of the solver with its time and memory, where its row was considered."""
-        if answer is None or not answer.uniform:
+        if answer is None:
             return answer
-        at = {(row.widths, row.multiplicity): row for row in self.rows}
-        row = at.get((answer.widths, answer.multiplicity))
+        own = built.groupings(self.network, answer)
+        row = next((row for row in self.rows if row.groupings(self.network) == own), None)
         return answer if row is None else answer.model_copy(update=_costs(row))
 
     def _ensemble(self, row: Row | None) -> SolvedEnsemble | None:
         if row is None:
             return None
-        if row.index is None:
-            found = baseline_ensemble(self.solved)
+        if row.stages is not None:
+            found = built.own_ensemble(self.solved, row.stages)
+        elif row.index is None:
+            found = built.baseline_ensemble(self.solved)
         else:
-            found = ensemble(self.solved, row.index, row.multiplicity, float(row.multiplicity))
+            found = built.ensemble(self.solved, row.index, row.multiplicity, float(row.multiplicity))
         assert found is not None
         base = self.rows[0].costs[self.cost]
         share = {

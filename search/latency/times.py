@@ -10,8 +10,9 @@ from collegium.search.latency.measure import Load, Store, Timing, Timings, in_tu
 from collegium.search.latency.parts import segments, whole
 from collegium.search.latency.result import WholeCheck
 from collegium.search.latency.workload import Workload
-from collegium.search.networks.network import Network
-from collegium.search.networks.segment import Segment
+from collegium.search.networks.network import Network, StageGrouping
+from collegium.search.networks.segment import Repeated, Segment
+from collegium.search.optimize.built import label_of
 from collegium.search.progress import Report, discard, scaled
 
 #: Widths and multiplicity of one ensemble.
@@ -60,7 +61,10 @@ class Times:
 
     def of(self, groupings: Sequence[Grouping], report: Report = discard) -> list[Timing]:
         """The time of each grouping, in seconds."""
-        parts = [self._parts(grouping) for grouping in groupings]
+        return self.of_parts([self._parts(self.network.stage_groupings(*one)) for one in groupings], report)
+
+    def of_parts(self, parts: Sequence[Sequence[Repeated]], report: Report = discard) -> list[Timing]:
+        """The time of each sequence of parts, in seconds; the first sequence of all is the baseline's."""
         new = [part.segment for each in parts for part in each if part.segment not in self._known]
         found = measure(
             new, self.workload, self.bench, anchor=self._anchor, load=self.load, store=self.store, report=report
@@ -72,7 +76,11 @@ class Times:
         timings = Timings(self._known, found.reused)
         return [timings.total(each) for each in parts]
 
-    def check(self, groupings: Sequence[Grouping], report: Report = discard) -> tuple[WholeCheck, ...]:
+    def of_stages(self, stages: Sequence[StageGrouping]) -> Timing:
+        """The time of a network whose stages are grouped so, in seconds."""
+        return self.of_parts([self._parts(stages)])[0]
+
+    def check(self, groupings: Sequence[Sequence[StageGrouping]], report: Report = discard) -> tuple[WholeCheck, ...]:
         """Each grouping whole and as a sum, measured in turn; empty where whole networks are the segments."""
         checks = []
         for index, grouping in enumerate(groupings):
@@ -81,9 +89,8 @@ class Times:
                 checks.append(self._check(grouping, share))
         return tuple(checks)
 
-    def _check(self, grouping: Grouping, report: Report) -> WholeCheck:
-        widths, multiplicity = grouping
-        own = whole(self.network, self.network.stage_groupings(widths, multiplicity), self.workload.image_size)
+    def _check(self, grouping: Sequence[StageGrouping], report: Report) -> WholeCheck:
+        own = whole(self.network, grouping, self.workload.image_size)
         key = "check-" + stored_key(own, self.workload, self.bench)
         record = self.load(key) if self.load is not None else None
         if record is None:
@@ -97,8 +104,9 @@ class Times:
         # at the speed at which the parts were measured first
         scale = 1e3 * Timings(self._known, frozenset()).total(self._parts(grouping)).seconds / total.seconds
         return WholeCheck(
-            widths=widths,
-            multiplicity=multiplicity,
+            widths=grouping[0].widths,
+            multiplicity=grouping[0].multiplicity,
+            label=label_of(self.network, grouping),
             whole_ms=scale * one.seconds,
             whole_error_ms=scale * one.standard_error,
             sum_ms=scale * total.seconds,
@@ -106,5 +114,5 @@ class Times:
             deviation=total.seconds / one.seconds - 1,
         )
 
-    def _parts(self, grouping: Grouping):
-        return segments(self.network, self.network.stage_groupings(*grouping), self.workload.image_size)
+    def _parts(self, stages: Sequence[StageGrouping]) -> list[Repeated]:
+        return segments(self.network, stages, self.workload.image_size)

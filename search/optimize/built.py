@@ -8,10 +8,12 @@ is the baseline itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
+from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.optimize.candidates import StageSolution
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import ROUNDING_LOSS, Solved, lowest
@@ -127,6 +129,13 @@ def named_widths(widths: tuple[int, ...]) -> str:
     return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"
 
 
+def label_of(network: Network, stages: Sequence[StageGrouping]) -> str:
+    """m × n where all stages have it, such as ``12×10``; else that of every stage, ``11×7, 10×14``."""
+    tied = network.tied(stages)
+    each = [(one.widths, one.multiplicity) for one in stages] if tied is None else [tied]
+    return ", ".join(f"{m}×{named_widths(widths)}" for widths, m in each)
+
+
 def own_ensemble(solved: Solved, found: StageSolution | None) -> SolvedEnsemble | None:
     """An ensemble whose stages are grouped each in its own way."""
     if found is None:
@@ -147,10 +156,28 @@ def own_ensemble(solved: Solved, found: StageSolution | None) -> SolvedEnsemble 
         stages=tuple(
             StageVariance(widths=one.widths, multiplicity=one.multiplicity, variance=variance, relative_variance=ratio)
             for one, variance, ratio in zip(found.stages, found.variances, found.relative, strict=True)
+            if len(found.stages) > 1
         ),
-        label=", ".join(f"{one.multiplicity}×{named_widths(one.widths)}" for one in found.stages),
+        label=label_of(network, found.stages),
         uniform=uniform is not None,
         gap=found.gap,
+    )
+
+
+def groupings(network: Network, answer: SolvedEnsemble) -> tuple[StageGrouping, ...]:
+    """The grouping of every stage of an answer."""
+    if answer.uniform:
+        return network.stage_groupings(answer.widths, answer.multiplicity)
+    return tuple(StageGrouping(one.widths, one.multiplicity) for one in answer.stages)
+
+
+def stage_solution(network: Network, answer: SolvedEnsemble) -> StageSolution:
+    """An answer as a choice for every stage, with the variances that are known."""
+    return StageSolution(
+        stages=groupings(network, answer),
+        variances=tuple(one.variance for one in answer.stages) or (answer.variance,),
+        relative=tuple(one.relative_variance for one in answer.stages) or (answer.relative_variance or 0.0,),
+        gap=answer.gap or 0.0,
     )
 
 

@@ -161,8 +161,8 @@ def _solution(candidates: Sequence[Candidates], chosen: Sequence[int], gap: floa
     )
 
 
-def stage_members(network: Network, space: SpaceSpec, scale: int, most: int = MOST_WIDTHS) -> list[tuple[int, ...]]:
-    """Width vectors of one member of a stage in the baseline's ratio, by the first width, about ``most`` of them.
+def stage_members(network: Network, space: SpaceSpec, scale: int) -> list[tuple[int, ...]]:
+    """Width vectors of one member of a stage in the baseline's ratio, by the first width.
 
     ``min_width`` and ``max_width`` are the first stage's, and grow with the stage as the baseline's do; every width is
     a multiple of ``multiple_of``. The range ends at the baseline's own width there, at m times that for one of m
@@ -176,9 +176,9 @@ def stage_members(network: Network, space: SpaceSpec, scale: int, most: int = MO
     if last < first:
         return []
     base = own[0] // step if own[0] % step == 0 else None
-    grid = sorted({*steps(first, last, most), *([base] if base is not None and first <= base <= last else [])})
+    grid: set[int] = {*steps(first, last, MOST_WIDTHS), *([base] if base is not None and first <= base <= last else [])}
     members = {}
-    for multiple in grid:
+    for multiple in sorted(grid):
         ratio = multiple * step / own[0]
         member = tuple(max(step, round(ratio * width / step) * step) for width in own)
         if min(member) >= low and all(width <= top for width, top in zip(member, tops, strict=True)):

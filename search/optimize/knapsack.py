@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 #: Relative gap at which the integer program stops, and nodes after which it does so with a larger one.
 GAP, MOST_NODES = 1e-6, 20_000
+#: Multiple of what every stage at its best would give, within which the best choice is sought first.
+FAR = 100.0
 #: Share by which bounds are tightened where the solver's rounding went beyond them.
 ROUNDED = 1e-6
 
@@ -72,8 +75,31 @@ def choose(objective: Sequence[StageSum], bounds: Sequence[Bound]) -> Choice | N
     if best is not None:
         value = max(one.at(best) for one in objective)
         return Choice(best, value, value)
+    least = _least(objective)
+    found = _kept(objective, bounds, FAR * least) if least > 0 else None
+    # candidates that are far from what the best could reach are left out at first: they spoil the program's scale
+    return found if found is not None and found.value <= FAR * least else _kept(objective, bounds, np.inf)
+
+
+def _least(objective: Sequence[StageSum]) -> float:
+    """What every stage at its best would give; 0 where that is no scale, because there are negative terms."""
+    if min(one.fixed + min(float(term.min()) for term in one.terms) for one in objective) < 0:
+        return 0.0
+    return max(one.fixed + sum(float(term.min()) for term in one.terms) for one in objective)
+
+
+def _kept(objective: Sequence[StageSum], bounds: Sequence[Bound], most: float) -> Choice | None:
+    """The best choice that keeps the bounds, of candidates whose own terms of the objective are at most ``most``."""
+    sums = [*objective, *(bound.sum for bound in bounds)]
+    stages = range(len(objective[0].terms))
+    kept = []
+    for stage in stages:
+        near = np.flatnonzero(np.all([one.terms[stage] <= most for one in objective], axis=0))
+        kept.append(near[undominated([one.terms[stage][near] for one in sums])])
+        if not len(kept[-1]):
+            return None
     for tightened in (0.0, ROUNDED, 2 * ROUNDED):
-        found = _program(objective, bounds, tightened)
+        found = _program(objective, bounds, kept, tightened)
         # beyond a bound by no more than the solver's rounding, but a limit is a limit
         if found is None or all(bound.holds(found.chosen) for bound in bounds):
             return found
@@ -92,11 +118,11 @@ def _best_apart(objective: Sequence[StageSum], bounds: Sequence[Bound]) -> tuple
     return tuple(best) if all(bound.holds(best) for bound in bounds) else None
 
 
-def _program(objective: Sequence[StageSum], bounds: Sequence[Bound], tightened: float) -> Choice | None:
-    """The integer program over candidates of which none is as good as another in every term."""
-    stages = range(len(objective[0].terms))
-    sums = [*objective, *(bound.sum for bound in bounds)]
-    kept = [undominated([one.terms[stage] for one in sums]) for stage in stages]
+def _program(
+    objective: Sequence[StageSum], bounds: Sequence[Bound], kept: Sequence[np.ndarray], tightened: float
+) -> Choice | None:
+    """The integer program over the candidates of every stage with the indices ``kept``."""
+    stages = range(len(kept))
     stage_of = np.repeat(np.arange(len(kept)), [len(indices) for indices in kept])
     total, extra = len(stage_of), int(len(objective) > 1)
 
@@ -111,10 +137,11 @@ def _program(objective: Sequence[StageSum], bounds: Sequence[Bound], tightened: 
         left -= tightened * max(abs(bound.most), abs(left))
         constraints.append(LinearConstraint(np.pad(terms / scale, (0, extra))[None], ub=left / scale))
     rows = np.stack([row(one) for one in objective])
-    scale = max(float(np.abs(rows).max()), 1e-300)
+    scale = _least(objective) or max(float(np.abs(rows).max()), 1e-300)
     if extra:  # every sum of the objective is at most the last variable
+        most: Any = [-one.fixed / scale for one in objective]
         below = np.hstack([rows / scale, -np.ones((len(rows), 1))])
-        constraints.append(LinearConstraint(below, ub=[-one.fixed / scale for one in objective]))
+        constraints.append(LinearConstraint(below, ub=most))
     found = milp(
         np.r_[np.zeros(total), 1.0] if extra else rows[0] / scale,
         constraints=constraints,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from collegium.search.latency.limits import COSTS, shown
-from collegium.search.optimize.built import is_baseline, named_widths
+from collegium.search.optimize.built import is_baseline, label_of, named_widths
 from collegium.search.optimize.limits import Limit
 from collegium.search.optimize.variances import LARGEST_LOG_RATIO
 from collegium.search.outcomes.evidence import Evidence, named, percent, saves, varies
@@ -105,6 +105,7 @@ def budget(evidence: Evidence) -> Outcome | None:
 def costs(evidence: Evidence) -> Outcome | None:
     """None of the ensembles that were measured is within the limits, though some are within those that are counted."""
     costed, problem = evidence.costed, evidence.problem
+    network = problem.network
     if costed is None or not problem.costs_decide or evidence.ensembles[0] is not None:
         return None
     if evidence.solved.primal_optimum is None:
@@ -112,7 +113,7 @@ def costs(evidence: Evidence) -> Outcome | None:
     least = [min(costed.rows[1:] or costed.rows, key=lambda row: row.costs[limit.cost]) for limit in costed.limits]
     missed = [
         f"{limit.field} of {shown(limit.cost, limit.most)} (the least is {shown(limit.cost, row.costs[limit.cost])}, "
-        f"by {row.multiplicity}×{named_widths(row.widths)})"
+        f"by {label_of(network, row.groupings(network))})"
         for limit, row in zip(costed.limits, least, strict=True)
         if row.costs[limit.cost] > limit.most * (1 + limit.tolerance)
     ]
@@ -133,7 +134,7 @@ def times(evidence: Evidence) -> Outcome | None:
         return None
     return Outcome(
         kind="times_disagree",
-        message=f"The parts of {worst.multiplicity}×{named_widths(worst.widths)} take {worst.sum_ms:.3g} ms together, "
+        message=f"The parts of {worst.label} take {worst.sum_ms:.3g} ms together, "
         f"and the whole network {worst.whole_ms:.3g} ms.",
         remedy="Measure again on a machine that is otherwise idle.",
     )

@@ -58,7 +58,7 @@ def _checks(checks: list[dict[str, Any]]) -> RenderableType:
     for one in checks:
         width = one["width"] if one["width"] is not None else tuple(one["widths"])
         table.add_row(
-            f"{one['multiplicity']}×{width}",
+            one.get("label") or f"{one['multiplicity']}×{width}",  # without a label in earlier results
             _time(one["whole_ms"], one["whole_error_ms"]),
             _time(one["sum_ms"], one["sum_error_ms"]),
             f"{100 * one['deviation']:+.1f} %",

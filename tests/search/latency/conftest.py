@@ -61,7 +61,7 @@ def bench() -> CountingBench:
     return CountingBench()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bench() -> type[CountingBench]:
     return CountingBench
 

@@ -242,12 +242,6 @@ def test_wrong_fields_are_refused_with_their_path(fields, path):
     assert refusal.value.path == path
 
 
-def test_stages_of_their_own_are_not_chosen_by_time():
-    with pytest.raises(InvalidSpec) as refusal:
-        validate_search(spec_of("resnet50", efficiency="latency", space={"stages": "own"}))
-    assert refusal.value.path == ("space", "stages")
-
-
 def test_batches_that_no_machine_holds_are_refused():
     with pytest.raises(InvalidSpec) as refusal:
         validate_search(spec_of("resnet50", workload={"mode": "training", "batch_size": 60_000}))
