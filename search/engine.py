@@ -226,9 +226,9 @@ def _gains(problem: GroupingProblem) -> tuple[LayerGain, ...]:
 
 
 def _band(evidence: Evidence) -> NearOptimal | None:
-    """The band; where time was measured, with the fastest ensemble in the place of the recommended one."""
+    """The band; where time or memory was asked for, with the recommendation that follows from these."""
     near = near_optimal(evidence.solved, evidence.problem.spec.tolerance, *evidence.tied)
-    if near is None or evidence.costed is None or not evidence.problem.spec.times_networks:
+    if near is None or evidence.costed is None:
         return near
     return near.model_copy(update={"recommended": evidence.costed.recommended})
 

@@ -214,8 +214,9 @@ def flatness(axes: Axes, result: SearchResult) -> None:
         _curve(axes, [row.widths[0] for row in rows], [_above(row) for row in rows], BLUE)
     if result.near_optimal is not None:
         axes.axhline(100 * result.near_optimal.tolerance, color=ORANGE, label="tolerance")
-        if result.space != "vector" and result.near_optimal.recommended is not None:
-            axes.axvline(result.near_optimal.recommended.widths[0], color=GREEN, linestyle="--", label="recommended")
+        pick = result.near_optimal.recommended
+        if result.space != "vector" and pick is not None and (pick.primal is None or pick.primal.uniform):
+            axes.axvline(pick.widths[0], color=GREEN, linestyle="--", label="recommended")
     _label(axes, "what another width costs (the estimate is exact)", "width n", "objective above the optimum, %")
 
 

@@ -134,8 +134,8 @@ class SolvedEnsemble(MemberWidths):
     that has several. ``budget_share`` is the cost over the budget: 1.008 is 0.8 % above it. ``label`` names the
     ensemble in a few characters. Where ``uniform`` is false, every stage has its own m and n, which ``stages`` lists;
     ``widths`` and ``multiplicity`` are then the first stage's, and ``gap`` is by how much, relatively, no other choice
-    for the stages can be better. ``latency_ms`` and ``memory_bytes`` are those of the search's workload, null where
-    there was none.
+    for the stages can be better, of those that were measured where time decides. ``latency_ms`` and ``memory_bytes``
+    are those of the search's workload, null where there was none.
     """
 
     multiplicity: int
@@ -206,8 +206,9 @@ class CurveRow(MemberWidths):
 class Recommendation(MemberWidths):
     """A hardware-friendly member of the band, with both its ensembles and the reason for the choice.
 
-    Where time was measured it is the fastest ensemble, and its dual null. Its primal is within the tolerance of the
-    answer's variance, and better than the baseline; its dual is null where it would not be cheaper than the baseline.
+    Where time was measured it is the fastest ensemble, where memory alone decides that of the evenest widths, and its
+    dual null. Its primal is within the tolerance of the answer's variance, and better than the baseline; its dual is
+    null where it would not be cheaper than the baseline.
     """
 
     reason: str

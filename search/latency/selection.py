@@ -15,6 +15,7 @@ from collegium.search.optimize import built
 from collegium.search.optimize.built import EQUAL
 from collegium.search.optimize.costed_stages import CostedStages
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
+from collegium.search.optimize.near_optimal import grain
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved
 from collegium.search.optimize.stages import StageProblem
@@ -74,7 +75,7 @@ def cost_answers(
         ]
     picked = _Picked(problem, solved, _distinct(network, [*rows, *apart]), limits)
     primal, dual = picked.answers(answers)
-    recommended = None if times is None else picked.recommended(primal)
+    recommended = picked.recommended(primal)
     front = _front(picked, workload, times, [primal, dual], scaled(report, 0.8, 1.0))
     one = tied.answers(answers) if problem.costs_decide else None
     return Costed(front, limits, tuple(picked.rows), primal, dual, recommended, one)
@@ -186,7 +187,10 @@ class _Picked:
         )
 
     def recommended(self, primal: SolvedEnsemble | None) -> Recommendation | None:
-        """The fastest row whose variance is within the tolerance of the primal's and below the baseline's."""
+        """The fastest row whose variance is within the tolerance of the primal's and below the baseline's.
+
+        Where no time was measured, that whose widths are multiples of the largest power of two, then of least memory.
+        """
         if primal is None or primal.relative_variance is None or (primal.uniform and primal.multiplicity == 1):
             return None
         bound = min((1 + self.tolerance) * primal.relative_variance * (1 + EQUAL), 1 - EQUAL)
@@ -195,21 +199,32 @@ class _Picked:
             for row in self.choices
             if max(row.members)[0] > 1 and row.relative <= bound and row.within(self.limits) and not row.baseline
         ]
-        best = min(within, key=lambda row: row.costs["latency"], default=None)
+        best = min(within, key=self._hardware, default=None)
         found = self._ensemble(best)
         if best is None or found is None:
             return None
         own = found.label == primal.label
         loss = 0.0 if own else best.relative / primal.relative_variance - 1
-        reason = self._reason(own, loss, len(within), best.costs["latency"])
+        reason = self._reason(own, loss, len(within), best)
         return Recommendation(widths=found.widths, reason=reason, loss=loss, primal=found, dual=None)
 
-    def _reason(self, own: bool, loss: float, others: int, latency: float) -> str:
-        time, near = shown("latency", latency), f"at most {100 * self.tolerance:g} % more variance"
+    def _hardware(self, row: Row) -> tuple[float, float]:
+        """What the recommended row has least of: time, or unevenness and memory."""
+        return (row.costs["latency"], 0.0) if "latency" in row.costs else (-self._grain(row), row.costs["memory"])
+
+    def _grain(self, row: Row) -> int:
+        return min(grain(one.widths) for one in row.groupings(self.network))
+
+    def _reason(self, own: bool, loss: float, others: int, best: Row) -> str:
+        timed = "latency" in best.costs
+        cost: CostName = "latency" if timed else "memory"
+        spent, near = shown(cost, best.costs[cost]), f"at most {100 * self.tolerance:g} % more variance"
+        how = "measured" if timed else "counted"
         if own and others == 1:
-            return f"the primal itself, at {time}: no other measured ensemble has {near}"
+            return f"the primal itself, at {spent}: no other {how} ensemble has {near}"
         where = "the primal itself" if own else f"{100 * abs(loss):.1f} % {'more' if loss > 0 else 'less'} variance"
-        return f"{where}, the fastest of {others} measured ensembles with {near} than the primal: {time}"
+        first = "the fastest" if timed else f"widths of a multiple of {self._grain(best)}, the evenest"
+        return f"{where}, {first} of {others} {how} ensembles with {near} than the primal: {spent}"
 
     def costed(self, answer: SolvedEnsemble | None) -> SolvedEnsemble | None:
         """An answer of the solver with its time and memory, where its row was considered."""
@@ -229,12 +244,13 @@ class _Picked:
         else:
             found = built.ensemble(self.solved, row.index, row.multiplicity, float(row.multiplicity))
         assert found is not None
-        base = self.rows[0].costs[self.cost]
-        share = {
-            "efficiency": base / row.costs[self.cost],
-            "budget_share": row.costs[self.limits[0].cost] / self.limits[0].most,
-        }
-        return found.model_copy(update={**share, **_costs(row)})
+        return found.model_copy(update=_shares(row, self.rows[0], self.cost, self.limits))
+
+
+def _shares(row: Row, baseline: Row, cost: CostName, limits: Sequence[CostLimit]) -> dict[str, float | int | None]:
+    """What an answer has of its row: the share of the budget, that of the baseline's cost, time and memory."""
+    share = row.costs[limits[0].cost] / limits[0].most
+    return {"efficiency": baseline.costs[cost] / row.costs[cost], "budget_share": share, **_costs(row)}
 
 
 def _costs(row: Row) -> dict[str, float | int | None]:

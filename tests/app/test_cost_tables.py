@@ -57,6 +57,21 @@ def test_every_ensemble_of_a_front_is_a_row(efficiency):
     assert result["near_optimal"]["recommended"]["reason"] in text
 
 
+@pytest.mark.parametrize("efficiency", ["latency", "memory"])
+def test_stages_of_their_own_are_named_in_every_table(efficiency):
+    result = result_of(efficiency=efficiency, space={"stages": "own", "max_multiplicity": 8, "max_width": 16})
+    text = text_of(result)
+    assert not result["dual"]["uniform"]
+    lines = [line for line in text.splitlines() if result["dual"]["label"] in line]
+    # the outcome, the answer, its row on the front, and its check where time was measured
+    assert len(lines) == (4 if efficiency == "latency" else 3)
+    (tied,) = (line for line in text.splitlines() if line.startswith("one m × n"))
+    assert tied.endswith(f"dual {result['tied_dual']['multiplicity']} × {result['tied_dual']['width']}")
+    pick = result["near_optimal"]["recommended"]
+    assert pick["reason"] in text
+    assert pick["primal"]["label"] in text
+
+
 def test_counted_memory_alone_says_that_no_time_was_measured():
     result = result_of(efficiency="memory")
     assert "no time was measured" in heading(result["costs"])

@@ -76,6 +76,17 @@ def test_fronts_of_cost_are_two_more_panels(cost, plain_bench):
         assert "baseline" in labels
 
 
+def test_stages_of_their_own_are_marked_on_the_fronts(plain_bench):
+    baseline = {"family": "resnext", "layout": "cifar", "depth": 11, "base_width": 32}
+    asked = {"baseline": baseline, "estimator": EXACT, "efficiency": "latency", "space": {"stages": "own"}}
+    result = run(SearchSpec.model_validate_json(json.dumps(asked)), bench=plain_bench)
+    assert not result.primal.uniform
+    fronts = [axes for axes in figure(result).axes if axes.get_title().startswith("variance against")]
+    marked = {label: line for axes in fronts for line in axes.lines if (label := line.get_label())}
+    point = marked[f"primal {result.primal.label}"]
+    assert point.get_ydata()[0] == pytest.approx(result.primal.relative_variance)
+
+
 PANELS = ("primal: variance at the budget", "dual: efficiency at the baseline's variance", "α fit")
 
 

@@ -109,7 +109,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if near:
         pick = near["recommended"]
         recommended = (
-            f"for hardware {widths(pick)}: {escape(pick['reason'])}" if pick else "none is better than the baseline"
+            f"for hardware {_pick(pick)}: {escape(pick['reason'])}"
+            if pick
+            else "none is better than the baseline within the limits"
         )
         pick_here = "" if measured else f"; {recommended}"
         lines.append(
@@ -153,6 +155,12 @@ def _gains(layers: list[dict[str, Any]]) -> str:
     runs = [(gain, len(list(run))) for gain, run in groupby(number(layer["gain"]) for layer in layers)]
     gains = ", ".join(gain if count == 1 else f"{gain} ({count} layers)" for gain, count in runs)
     return f"{escape(' and '.join(names))}; weights of variance g / fan-in with g = {gains}"
+
+
+def _pick(recommended: dict[str, Any]) -> str:
+    """The width of a recommended member, or what every stage has where they differ."""
+    primal = recommended["primal"]
+    return primal["label"] if primal and not primal.get("uniform", True) else widths(recommended)
 
 
 def _agreement(comparison: dict[str, Any]) -> str:

@@ -75,6 +75,9 @@ def test_memory_is_a_hard_limit_of_both_answers_and_is_spent(make_bench, baselin
     worst = {row.widths: row.dual_multiplicity_real for row in limited.curve}
     best = min(real / m for widths, real in worst.items() for m in range(1, 200) if memory(widths, m) <= most)
     assert limited.primal.relative_variance <= 1.05 * best
+    pick = limited.recommended
+    assert pick is None or pick.memory_bytes == memory(pick.widths, pick.multiplicity) <= most
+    assert pick is None or pick.relative_variance <= min(1, 1.025 * limited.primal.relative_variance * (1 + 1e-9))
     assert (limited.dual is None) == (limited.primal.relative_variance > 1.025)
     assert limited.dual is None or limited.dual.memory_bytes <= most
 
