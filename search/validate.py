@@ -91,7 +91,8 @@ def _check_networks(spec: SearchSpec, network: Network) -> None:
 
 def _check_costs(spec: SearchSpec, network: Network) -> None:
     """Refuse a workload that the network does not take, or that no machine holds, and costs of stages without parts."""
-    if spec.costs_decide and spec.space.stages == "own" and not divided(network):
+    apart = spec.space.stages == "own" and len(network.stage_scales) > 1
+    if spec.costs_decide and apart and not divided(network):
         raise InvalidSpec(
             ("space", "stages"),
             f"the family {network.family!r} names no parts of each stage, of which time and memory would be sums: "

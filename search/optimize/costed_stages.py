@@ -68,6 +68,11 @@ class StageAnswers:
         """Those that there are."""
         return (one for one in (self.primal, self.dual, self.fastest) if one is not None)
 
+    def chosen(self) -> Iterator[tuple[int, StageGrouping, float]]:
+        """Every stage of each, by index, with its grouping and its variance over the baseline's."""
+        for one in self:
+            yield from zip(range(len(one.stages)), one.stages, one.relative, strict=True)
+
 
 @dataclass
 class CostedStages:
@@ -268,32 +273,28 @@ class CostedStages:
     def _finer(self, found: StageAnswers) -> list[set[Place]]:
         """Every m around what was chosen, in widths around it, at about the chosen variance."""
         new: list[set[Place]] = [set() for _ in self._stages]
-        for one in found:
-            for stage, (grouping, relative) in enumerate(zip(one.stages, one.relative, strict=True)):
-                widths, single = self._members[stage]
-                at = widths.index(grouping.widths)
-                for near in range(max(0, at - NEAR_WIDTHS), min(len(widths), at + NEAR_WIDTHS + 1)):
-                    m = round(float(single[near]) / relative)
-                    around = range(max(1, m - NEAR_MULTIPLICITIES), m + NEAR_MULTIPLICITIES + 1)
-                    new[stage] |= {(near, other) for other in around}
+        for stage, grouping, relative in found.chosen():
+            widths, single = self._members[stage]
+            at = widths.index(grouping.widths)
+            for near in range(max(0, at - NEAR_WIDTHS), min(len(widths), at + NEAR_WIDTHS + 1)):
+                m = round(float(single[near]) / relative)
+                new[stage] |= {(near, other) for other in range(m - NEAR_MULTIPLICITIES, m + NEAR_MULTIPLICITIES + 1)}
         return new
 
     def _unmeasured(self, tables: Sequence[Candidates], found: StageAnswers) -> list[set[Place]]:
         """What was chosen, with the next even m, and what is nearly as good in variance and time, but not measured."""
         new: list[set[Place]] = [set() for _ in self._stages]
-        for one in found:
-            for stage, (grouping, relative) in enumerate(zip(one.stages, one.relative, strict=True)):
-                table = tables[stage]
-                at = table.widths.index(grouping.widths)
-                more = even(grouping.widths, grouping.multiplicity)
-                new[stage] |= {(at, grouping.multiplicity), *([(at, more)] if more is not None else [])}
-                new[stage] |= self._beside(stage, table, at, grouping.multiplicity, relative)
+        for stage, grouping, relative in found.chosen():
+            at, m = tables[stage].widths.index(grouping.widths), grouping.multiplicity
+            more = even(grouping.widths, m)
+            new[stage] |= {(at, m), *([(at, more)] if more is not None else [])}
+            new[stage] |= self._beside(stage, tables[stage], at, m, relative)
         return new
 
     def _beside(self, stage: int, table: Candidates, at: int, m: int, relative: float) -> set[Place]:
         assert self._timed is not None
         own = float(self._timed.terms(stage, table.widths, np.array([at]), np.array([float(m)]))[0, 0])
-        time = table.costs["latency"][0] if "latency" in table.costs else np.zeros(len(table))
+        time = table.costs["latency"][0]
         near = np.flatnonzero((table.relative <= PURSUED * relative) & (time <= PURSUED * own))
         order = near[np.argsort(table.relative[near] * time[near], kind="stable")]
         places = [(int(table.index[one]), int(table.multiplicity[one])) for one in order.tolist()]

@@ -80,12 +80,15 @@ def test_a_stopped_training_goes_on_to_the_same_weights(own_spec, tmp_path, meth
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", ["primal", "dual"])
-def test_a_searchs_answer_is_trained_with_the_parameters_that_the_search_counted(digits_spec, tmp_path, choice):
-    found = find_ensemble(RESNEXT, space={"stages": "own"})
+@pytest.mark.parametrize(
+    ("choice", "asked"),
+    [("primal", {}), ("dual", {}), ("dual", {"efficiency": "memory"}), ("primal", {"workload": {}})],
+)
+def test_a_searchs_answer_is_trained_with_the_parameters_that_the_search_counted(digits_spec, tmp_path, choice, asked):
+    found = find_ensemble(RESNEXT, space={"stages": "own"}, **asked)
     search = {"baseline": RESNEXT, "space": {"stages": "own"}}
-    asked = SearchedArchitecture.model_validate({"search": "j", "choice": choice})
-    architecture = architecture_from_search(asked, search, json.loads(found.model_dump_json()))
+    chosen = SearchedArchitecture.model_validate({"search": "j", "choice": choice})
+    architecture = architecture_from_search(chosen, search, json.loads(found.model_dump_json()))
     answer = getattr(found, choice)
     assert (architecture.stages is None) == answer.uniform
     spec = digits_spec({"epochs": 1, "augment": []}, architecture=architecture, data={"name": "digits", "limit": 100})

@@ -335,6 +335,24 @@ def test_networks_that_take_long_are_explored_in_fewer_stages(make_bench):
     assert len(set(long.visits)) < 0.7 * len(set(brief.visits))
 
 
+def test_a_network_of_one_stage_is_grouped_as_ever(make_bench):
+    mlp = {"family": "mlp", "inputs": 32, "hidden": [40] * 3}
+    own, tied = (
+        run(spec_of(mlp, efficiency="latency", space={"stages": stages}), bench=make_bench())
+        for stages in ("own", "tied")
+    )
+    assert (own.primal, own.dual, own.costs.rows) == (tied.primal, tied.dual, tied.costs.rows)
+
+
+def test_progress_never_runs_backwards(make_bench):
+    seen = []
+    run(
+        spec_of(SMALL, efficiency="latency"), bench=make_bench(), report=lambda fraction, message: seen.append(fraction)
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
 class Undivided(ResidualNetwork):
     """A residual network that names no parts."""
 
