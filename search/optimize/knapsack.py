@@ -7,8 +7,9 @@ program minimizes the largest of some sums under bounds on others. Its relaxatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 GAP, MOST_NODES = 1e-6, 20_000
 #: Multiple of what every stage at its best would give, within which the best choice is sought first.
 FAR = 100.0
-#: Share by which bounds are tightened where the solver's rounding went beyond them.
-ROUNDED = 1e-6
+#: Choices that the solver's rounding took beyond a bound, which are ruled out one by one; then all bounds are lowered.
+MOST_CUTS, LOWERED = 6, 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class StageSum:
 
     terms: tuple[np.ndarray, ...]
     fixed: float = 0.0
+
+    @property
+    def lowest(self) -> float:
+        """The sum of the least terms."""
+        return self.fixed + sum(float(term.min()) for term in self.terms)
 
     def at(self, chosen: Sequence[int]) -> float:
         """The sum for one candidate of each stage, by index."""
@@ -44,6 +50,11 @@ class Bound:
     def holds(self, chosen: Sequence[int]) -> bool:
         """Whether candidates, one of each stage, are within it."""
         return self.sum.at(chosen) <= self.most
+
+    def allows(self, stage: int) -> np.ndarray:
+        """Which candidates of a stage are within it if all other stages have their least terms."""
+        terms = self.sum.terms[stage]
+        return terms - terms.min() <= self.most - self.sum.lowest + 1e-12 * abs(self.most)
 
 
 @dataclass(frozen=True)
@@ -85,24 +96,30 @@ def _least(objective: Sequence[StageSum]) -> float:
     """What every stage at its best would give; 0 where that is no scale, because there are negative terms."""
     if min(one.fixed + min(float(term.min()) for term in one.terms) for one in objective) < 0:
         return 0.0
-    return max(one.fixed + sum(float(term.min()) for term in one.terms) for one in objective)
+    return max(one.lowest for one in objective)
 
 
 def _kept(objective: Sequence[StageSum], bounds: Sequence[Bound], most: float) -> Choice | None:
-    """The best choice that keeps the bounds, of candidates whose own terms of the objective are at most ``most``."""
+    """The best choice that keeps the bounds, of candidates with which the objective can be at most ``most``."""
     sums = [*objective, *(bound.sum for bound in bounds)]
-    stages = range(len(objective[0].terms))
+    limited = [*(Bound(one, most) for one in objective), *bounds]
     kept = []
-    for stage in stages:
-        near = np.flatnonzero(np.all([one.terms[stage] <= most for one in objective], axis=0))
+    for stage in range(len(objective[0].terms)):
+        near = np.flatnonzero(np.all([bound.allows(stage) for bound in limited], axis=0))
         kept.append(near[undominated([one.terms[stage][near] for one in sums])])
         if not len(kept[-1]):
             return None
-    for tightened in (0.0, ROUNDED, 2 * ROUNDED):
-        found = _program(objective, bounds, kept, tightened)
+    cuts: list[tuple[int, ...]] = []
+    bound = math.inf
+    for attempt in range(MOST_CUTS + 2):
+        found = _program(objective, bounds, kept, cuts, max(0, attempt - MOST_CUTS) * LOWERED)
+        if found is None:
+            return None
+        bound = min(bound, found.bound)  # that of lowered bounds is none
         # beyond a bound by no more than the solver's rounding, but a limit is a limit
-        if found is None or all(bound.holds(found.chosen) for bound in bounds):
-            return found
+        if all(limit.holds(found.chosen) for limit in bounds):
+            return replace(found, bound=bound)
+        cuts.append(found.chosen)
     return None
 
 
@@ -119,9 +136,13 @@ def _best_apart(objective: Sequence[StageSum], bounds: Sequence[Bound]) -> tuple
 
 
 def _program(
-    objective: Sequence[StageSum], bounds: Sequence[Bound], kept: Sequence[np.ndarray], tightened: float
+    objective: Sequence[StageSum],
+    bounds: Sequence[Bound],
+    kept: Sequence[np.ndarray],
+    cuts: Sequence[tuple[int, ...]],
+    lowered: float,
 ) -> Choice | None:
-    """The integer program over the candidates of every stage with the indices ``kept``."""
+    """The integer program over the candidates of every stage at the indices ``kept``, without the choices ``cuts``."""
     stages = range(len(kept))
     stage_of = np.repeat(np.arange(len(kept)), [len(indices) for indices in kept])
     total, extra = len(stage_of), int(len(objective) > 1)
@@ -132,10 +153,15 @@ def _program(
     one_each = np.pad((stage_of == np.arange(len(kept))[:, None]).astype(float), ((0, 0), (0, extra)))
     constraints = [LinearConstraint(one_each, 1, 1)]
     for bound in bounds:
-        terms, left = row(bound.sum), bound.most - bound.sum.fixed
-        scale = max(float(np.abs(terms).max()), abs(left), 1e-300)
-        left -= tightened * max(abs(bound.most), abs(left))
-        constraints.append(LinearConstraint(np.pad(terms / scale, (0, extra))[None], ub=left / scale))
+        # beyond the least of every stage, which is exact where little is left
+        least = np.array([float(bound.sum.terms[stage][kept[stage]].min()) for stage in stages])
+        terms, left = row(bound.sum) - least[stage_of], bound.most - bound.sum.fixed - float(least.sum())
+        scale = max(float(terms.max()), left, 1e-300)
+        below = (left - lowered * abs(bound.most)) / scale
+        constraints.append(LinearConstraint(np.pad(terms / scale, (0, extra))[None], ub=below))
+    for cut in cuts:
+        taken = np.concatenate([kept[stage] == cut[stage] for stage in stages]).astype(float)
+        constraints.append(LinearConstraint(np.pad(taken, (0, extra))[None], ub=len(kept) - 1))
     rows = np.stack([row(one) for one in objective])
     scale = _least(objective) or max(float(np.abs(rows).max()), 1e-300)
     if extra:  # every sum of the objective is at most the last variable

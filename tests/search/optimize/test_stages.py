@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -89,6 +90,9 @@ def test_answers_are_within_their_limits_and_nothing_is_better(limits, space):
         assert cost <= _best(problem, choices, budgets, primal=False) * (1 + 1e-6) / (1 - dual.gap)
     if primal is not None and len(constraints.limits) == 1:
         assert max(primal.relative) <= _best(problem, choices, budgets, primal=True) * (1 + 1e-9)
+    if budgets is not None:
+        coupled = _smoothest(problem, choices, budgets)
+        assert (math.inf if primal is None else max(primal.relative)) <= coupled * (1 + 1e-5)
 
 
 def _every(problem, stage):
@@ -102,6 +106,23 @@ def _every(problem, stage):
         costs = {measure: network.stage_cost(measure, stage, member) for measure in ("parameters", "flops")}
         for m in range(1, min(60, problem.constraints.most) + 1):
             yield m, member, variance / m / problem.constraints.baseline_variances[stage], costs
+
+
+def _smoothest(problem, choices, budgets):
+    """The least variance of the worst stage of any pair within its shares and the limits; infinite for none."""
+    measure, fixed = problem.constraints.budget.measure, problem.network.fixed_cost
+    kept = [
+        [one for one in every if one[0] * one[3][measure] <= budget]
+        for every, budget in zip(choices, budgets, strict=True)
+    ]
+    if not all(kept):
+        return math.inf
+    first, second = [np.array([one[2] for one in every]) for every in kept]
+    worst = np.maximum(first[:, None], second)
+    for limit in problem.constraints.limits[1:]:
+        one, other = (np.array([own[0] * own[3][limit.measure] for own in every]) for every in kept)
+        worst[fixed(limit.measure) + one[:, None] + other > limit.bound] = math.inf
+    return float(worst.min())
 
 
 def _best(problem, choices, budgets, *, primal):
