@@ -49,6 +49,7 @@ function ensembleCard(name, purpose, found, result, primal, kind = primal ? "pri
       found.memory_bytes ? row("memory", bytes(found.memory_bytes), share(found.memory_bytes, measured.memory_bytes)) : null,
       found.budget_share ? row("cost", percent(found.budget_share, 4), result.budget_tolerance ? "of the baseline’s" : "of the budget") : null,
       row("efficiency ρ", number(found.efficiency), `in ${MEASURES[result.measure]}`),
+      found.gap > 1e-5 ? row("gap", percent(found.gap, 2), "by which another choice could at most be better") : null,
       found.uniform === false ? null : row("m before rounding", number(found.multiplicity_real, 4), "")));
 }
 

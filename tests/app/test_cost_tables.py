@@ -70,6 +70,8 @@ def test_stages_of_their_own_are_named_in_every_table(efficiency):
     pick = result["near_optimal"]["recommended"]
     assert pick["reason"] in text
     assert pick["primal"]["label"] in text
+    assert "another choice" not in text
+    assert "another choice is at most 1.2 % better" in text_of(result | {"dual": result["dual"] | {"gap": 0.012}})
 
 
 def test_counted_memory_alone_says_that_no_time_was_measured():

@@ -12,6 +12,8 @@ from rich.text import Text
 from collegium.app.cli.tables.costs import cost_tables, recommendation
 from collegium.app.cli.tables.formatting import count, grid, grouping, number, percent, widths
 
+#: Gap to the bound of an integer program up to which it is solved.
+MOST_GAP = 1e-5
 _FINE = {"found", "baseline_is_optimal"}
 
 
@@ -97,7 +99,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         stages = (result[name] or {}).get("stages", ())
         if stages:
             each = ", ".join(f"{grouping(stage)}: {percent(stage['relative_variance'])}" for stage in stages)
-            lines.append(f"[dim]{name + ' stages':<14}[/] of the baseline's variance there: {each}")
+            lines.append(f"[dim]{name + ' stages':<14}[/] of the baseline's variance there: {each}{_gap(result[name])}")
     tied = result.get("tied_dual") or result.get("tied_primal")
     if tied:
         both = [f"{name} {grouping(one)}" for name in ("primal", "dual") if (one := result[f"tied_{name}"])]
@@ -155,6 +157,12 @@ def _gains(layers: list[dict[str, Any]]) -> str:
     runs = [(gain, len(list(run))) for gain, run in groupby(number(layer["gain"]) for layer in layers)]
     gains = ", ".join(gain if count == 1 else f"{gain} ({count} layers)" for gain, count in runs)
     return f"{escape(' and '.join(names))}; weights of variance g / fan-in with g = {gains}"
+
+
+def _gap(answer: dict[str, Any]) -> str:
+    """How much better another choice for the stages could be, where that is not nothing."""
+    gap = answer.get("gap") or 0.0
+    return f"; another choice is at most {100 * gap:.2g} % better" if gap > MOST_GAP else ""
 
 
 def _pick(recommended: dict[str, Any]) -> str:
