@@ -166,12 +166,13 @@ class CostedStages:
 
     @cached_property
     def _shares(self) -> list[float] | None:
-        """The share of every stage in what the budget leaves beside the fixed cost, the baseline's; None for memory.
+        """The share of every stage in a counted budget, the baseline's; None where time or memory is to be spent.
 
-        Memory is no sum over stages, and has no shares: there the worst stage's variance is the least that fits.
+        Memory is no sum over stages. Of time grouping costs the first stages so much, where maps are large, that with
+        shares their variance, which is the worst, would stay near the baseline's.
         """
         budget = self.limits[0]
-        if budget.cost == "memory":
+        if budget.cost in ("latency", "memory"):
             return None
         cost = self._costs[budget.cost]
         own = [
