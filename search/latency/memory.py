@@ -28,7 +28,7 @@ def memory_bytes(network: Network, stages: Sequence[StageGrouping], workload: Wo
     >>> from collegium.search.spec import PresetBaseline
     >>> network = build_network(PresetBaseline(preset="resnet50"))
     >>> memory_bytes(network, network.stage_groupings((64, 64), 1), Workload()) // 2**20
-    104
+    108
     """
     return peak_bytes(network.footprints(stages, workload.image_size), workload)
 
