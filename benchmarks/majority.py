@@ -1,6 +1,6 @@
 """One training step of majority kernels beside plain training, e = 3, fused Adam, batch 256 where no other is named.
 
-    python benchmarks/majority.py [--quick] [--only CASE …] [--threads N]
+    python benchmarks/majority.py [--quick] [--only CASE …] [--threads N] [--clock cpu]
 
 Every contender takes a few steps in turn, over and over, so that all see the same machine; the figures are medians of
 wall-clock time and ratios of those medians, without the first step of a turn, which finds the caches as another
@@ -14,6 +14,8 @@ The floor is plain training whose optimizer step is replaced, for the kernels, b
 copies, their two moments and the mixed weight have, once and in place, computing nothing (a multiplication by one).
 That traffic is there whatever the batch, so its share falls as a layer uses each weight more often: once a sample in a
 fully connected layer, at every position in a convolution, at every token in a transformer.
+
+``--clock cpu`` counts the processor time of one thread in the place of wall-clock time: for machines that others use.
 """
 
 from __future__ import annotations
@@ -189,7 +191,7 @@ def stepper(case: Case, method: Method, batches: list[Batch]) -> Callable[[], No
     return step
 
 
-def measure(case: Case) -> dict[str, float]:
+def measure(case: Case, clock: Callable[[], float]) -> dict[str, float]:
     """Median seconds a step of every contender."""
     methods: dict[str, Method] = {
         "plain": create("vanilla"),
@@ -207,9 +209,9 @@ def measure(case: Case) -> dict[str, float]:
         for name, step in steps.items():
             step()
             for _ in range(1 if case.heavy else 10):
-                start = time.perf_counter()
+                start = clock()
                 step()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -218,15 +220,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="time that is counted")
     options = parser.parse_args()
+    clock = {"wall": time.perf_counter, "cpu": time.thread_time}[options.clock]
+    if options.clock == "cpu":
+        options.threads = 1
     torch.set_num_threads(options.threads)
     print(f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32; batch 256 if none is named")
-    print(f"torch {torch.__version__}, {options.threads} threads, {platform.processor() or platform.machine()}")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, {options.clock} time, {platform.processor() or platform.machine()}"
+    )
     contenders = ("majority", "compiled", "floor", "torch optimizer", "obvious")
     print(f"{'':32}{'plain':>10}{''.join(f'{name:>18}' for name in contenders)}{'at most':>9}")
     for name in options.only:
         case = CASES[name](options.quick)
-        found = measure(case)
+        found = measure(case, clock)
         plain = found["plain"]
         cells = "".join(
             f"{found[key] * 1e3:9.1f} {100 * (found[key] / plain - 1):+7.1f}%" if key in found else f"{'–':>18}"
