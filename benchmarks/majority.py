@@ -227,9 +227,8 @@ def main() -> None:
         options.threads = 1
     torch.set_num_threads(options.threads)
     print(f"One training step of majority kernels, e = {EXPANSION}, fused Adam, float32; batch 256 if none is named")
-    print(
-        f"torch {torch.__version__}, {options.threads} threads, {options.clock} time, {platform.processor() or platform.machine()}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"torch {torch.__version__}, {options.threads} threads, {options.clock} time, {machine}")
     contenders = ("majority", "compiled", "floor", "torch optimizer", "obvious")
     print(f"{'':32}{'plain':>10}{''.join(f'{name:>18}' for name in contenders)}{'at most':>9}")
     for name in options.only:
