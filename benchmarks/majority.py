@@ -35,7 +35,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from collegium.train.majority import compiled
-from collegium.train.majority.targets import kernel_targets
+from collegium.train.majority.targets.choice import kernel_targets
 from collegium.train.methods import create
 from collegium.train.methods.majority import Majority, MajorityOptions
 from collegium.train.methods.method import Method, Vanilla

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collegium.train.majority.expand import collapse, expand, set_step
     from collegium.train.majority.fused import clip_gradient_norm, fuse
     from collegium.train.majority.kernel import majority_kernels
+    from collegium.train.majority.targets.report import ExpansionReport, expansion_report
     from collegium.train.result import StudyResult, TrainingResult
     from collegium.train.run import build_model, run_study, run_training
     from collegium.train.spec.study import StudySpec
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Client": "collegium.app.client.client",
     "ClientError": "collegium.app.client.client",
+    "ExpansionReport": "collegium.train.majority.targets.report",
     "InvalidSpec": "collegium.search.errors",
     "NotTraceable": "collegium.search.errors",
     "RemoteJob": "collegium.app.client.client",
@@ -52,6 +54,7 @@ _EXPORTS = {
     "collapse": "collegium.train.majority.expand",
     "describe": "collegium.search.describe.describe",
     "expand": "collegium.train.majority.expand",
+    "expansion_report": "collegium.train.majority.targets.report",
     "find_ensemble": "collegium.search.find",
     "fuse": "collegium.train.majority.fused",
     "head_curve": "collegium.search.attention.heads",
@@ -68,6 +71,7 @@ _EXPORTS = {
 __all__ = [
     "Client",
     "ClientError",
+    "ExpansionReport",
     "InvalidSpec",
     "NotTraceable",
     "RemoteJob",
@@ -83,6 +87,7 @@ __all__ = [
     "collapse",
     "describe",
     "expand",
+    "expansion_report",
     "find_ensemble",
     "fuse",
     "head_curve",

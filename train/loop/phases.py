@@ -19,7 +19,7 @@ from collegium.train.loop.metrics import Metrics
 from collegium.train.loop.norms import reestimate_norms
 from collegium.train.loop.task import evaluate
 from collegium.train.majority.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
-from collegium.train.majority.fused import majority_copies
+from collegium.train.majority.kernel import majority_copies
 from collegium.train.methods.method import Method, Vanilla
 from collegium.train.result import Diagnostics, Scores, Splits
 

@@ -1,75 +1,201 @@
-"""Which optimizer step it is, as far as the draws of a model's kernels are concerned."""
+"""Which optimizer step it is, as far as the draws of a model's kernels are concerned, and what one pass is.
 
+p belongs to a step. A step ends when an optimizer of ``torch.optim`` that holds parameters of the model has taken its
+own, or where ``set_step`` says so: microbatches, the passes of a line search, of LBFGS and of sharpness-aware
+minimization all have the p of their step. Nothing is concluded from whether copies have changed.
+
+A pass is a call of a module that has kernels. Within the outermost one each weight is one tensor, however often it is
+read; nothing is kept from one pass to the next.
+"""
+
+import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._pytree import tree_leaves
 
 from collegium.train.majority.generators.uniforms import Draw, Source
+from collegium.train.majority.guards.watch import warn_of_unheld
 
 _SEED_MASK = (1 << 63) - 1
+_PASSES = 1000  # of one draw, after which there is a warning
+_CHANGES = 64  # of a kernel's copies within one draw, after which there is a warning
+_ROUNDS = 3  # steps after which copies that are in no optimizer are warned of
 _clocks: "weakref.WeakValueDictionary[int, Clock]" = weakref.WeakValueDictionary()
 _count = 0
 _hooks: list[Any] = []
 
 
 class Clock:
-    """A seed and the number of the optimizer step, shared by the kernels of a model.
-
-    It moves on by itself when a kernel's copies have changed in place since they were last mixed, as every
-    ``torch.optim`` optimizer changes them: microbatches whose gradients are accumulated share p, the next step has
-    another. A loop may also set ``step`` itself, which makes p a function of its own count, and must do so if it
-    updates parameters through ``.data``, which does not count as a change. Evaluation uses negative steps.
-    """
+    """A seed and the number of the optimizer step, shared by the kernels of a model. Evaluation uses negative steps."""
 
     number: int  # identifies the clock in this process, for compiled graphs, which hold no objects
 
     def __init__(self, seed: int, *, source: Source = "independent") -> None:
         self.seed, self.step = seed & _SEED_MASK, 0
         self.source: Source = source
-        # kernel: the step in which its copies were last mixed, and their version then
-        self.last_mixed: dict[int, tuple[int, int | None]] = {}
+        self.drawn = False  # whether the p of this step has been used
         self._register()
 
     def _register(self) -> None:
         global _count
         _count += 1
         if not _hooks:
-            _hooks.append(register_optimizer_step_post_hook(_increment_versions))
+            _hooks.append(register_optimizer_step_post_hook(_advance_clocks))
         self.number = _count
         _clocks[self.number] = self
+        self.weights: dict[Any, tuple[Tensor, Tensor]] = {}  # of this pass: copies and what they are mixed to
+        self._outermost: Any = None
+        self._samples = False
+        self.modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.ended = 0  # steps that an optimizer has ended
+        self._begin()
+
+    def _begin(self) -> None:
+        self._passes, self._versions, self._warned = 0, {}, getattr(self, "_warned", False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seed": self.seed, "step": self.step, "source": self.source, "last_mixed": dict(self.last_mixed)}
+        return {"seed": self.seed, "step": self.step, "source": self.source, "drawn": self.drawn}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copied model has copied parameters, whose versions count anew: they take part from the present step on.
-        self.seed, self.step, self.source, self.last_mixed = state["seed"], state["step"], state["source"], {}
+        self.__dict__.update(state)
         self._register()
 
-    def draw(self, index: int, ahead: int = 0) -> Draw:
-        """The draw of p for kernel ``index`` in the present step, or ``ahead`` steps later."""
-        return Draw(self.seed, self.step + ahead, index, self.source)
+    def draw(self, index: int) -> Draw:
+        """The draw of p for kernel ``index`` in the present step."""
+        return Draw(self.seed, self.step, index, self.source)
 
-    def advance_if_updated(self, index: int, copies: Tensor) -> None:
-        """Move to the next step if ``copies`` have changed since kernel ``index`` last mixed them; it does so now."""
-        if not isinstance(copies, nn.Parameter) or copies.is_inference():
-            return  # a functional call's own tensors
-        version = copies._version
-        step, before = self.last_mixed.get(index, (None, None))
-        if step == self.step and version != before:
-            self.step += 1
-        self.last_mixed[index] = (self.step, version)
+    # Steps
+
+    def set_step(self, step: int) -> None:
+        """Begin optimizer step ``step``."""
+        self.step, self.drawn = step, False
+        self._begin()
+
+    def note_draw(self, index: int, copies: Tensor) -> None:
+        """Record that kernel ``index`` has been mixed by the p of this step; warn where the step never ends."""
+        self.drawn = True
+        if copies.is_inference():
+            return
+        version, changes = self._versions.get(index, (copies._version, 0))
+        self._versions[index] = copies._version, changes + (copies._version != version)
+        if not self._warned and (self._passes > _PASSES or self._versions[index][1] >= _CHANGES):
+            self._warned = True
+            warnings.warn(
+                f"majority kernels still use the p of step {self.step}: the copies have been updated, or passed "
+                "through many times, without a step of a torch.optim optimizer that holds them. Call "
+                "collegium.set_step(model, step) in each step of this loop",
+                stacklevel=2,
+            )
+
+    def end_step(self, optimizer: Any) -> None:
+        """Begin the next step if ``optimizer``, which has taken one, holds parameters of the model."""
+        if self.belongs_to(optimizer) and self.drawn:
+            self.set_step(self.step + 1)
+            self.ended += 1
+            if self.ended == _ROUNDS:  # by now each of several optimizers has taken a step
+                warn_of_unheld(self.modules, self._optimizers)
+
+    def belongs_to(self, optimizer: Any) -> bool:
+        """Whether ``optimizer`` holds a parameter of a module that was called with this clock's kernels."""
+        if optimizer not in self._optimizers:
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            modules = list(self.modules)
+            if not any(id(parameter) in held for module in modules for parameter in module.parameters()):
+                return False
+            self._optimizers.add(optimizer)
+        return True
+
+    # Passes
+
+    @property
+    def in_pass(self) -> bool:
+        """Whether a module with kernels of this clock is being called."""
+        return self._outermost is not None
+
+    @property
+    def samples(self) -> bool:
+        """Whether training mode samples: in a pass that is differentiated, or one more of a step that has begun."""
+        return self._samples if self.in_pass else torch.is_grad_enabled()
+
+    def enter(self, module: nn.Module, inputs: Any = None) -> None:
+        """``module`` is called: begin a pass, unless one is under way."""
+        if torch.compiler.is_compiling():
+            return
+        if self._outermost is None or self._outermost is module:  # the latter after an interrupt
+            self.weights.clear()
+            self._outermost = module
+            self._samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
+            self._passes += 1
+
+    def leave(self, module: nn.Module) -> None:
+        """``module`` returns: end the pass that it began."""
+        if not torch.compiler.is_compiling() and self._outermost is module:
+            self._outermost = None
+            self.weights.clear()
+
+    def attach(self, modules: list[nn.Module]) -> None:
+        """Begin and end passes where any of ``modules`` is called; an optimizer of theirs ends steps."""
+        for module in modules:
+            hooks = _PassHooks(self, module)
+            module.register_forward_pre_hook(hooks.enter)
+            module.register_forward_hook(hooks.leave, always_call=True)
 
 
-def _increment_versions(optimizer: Any, *_: Any) -> None:
-    """Count an optimizer's step in its parameters' versions, which torch's fused updates leave as they are."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                increment_version(parameter)
+class _PassHooks:
+    """Forward hooks of a module with kernels. Copied with the module, they join the copy to its own clock."""
+
+    def __init__(self, clock: Clock, module: nn.Module) -> None:
+        self.__setstate__({"clock": clock, "module": module})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.clock: Clock = state["clock"]
+        self.clock.modules.add(state["module"])
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        self.clock.enter(module, inputs)
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.clock.leave(module)
+
+
+def _to_be_differentiated(inputs: Any) -> bool:
+    """Whether a pass without gradients is one of a checkpointed function, which is computed again with gradients."""
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))
+
+
+def detach_clocks(module: nn.Module) -> None:
+    """Undo ``attach`` for one module."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [n for n, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), _PassHooks)]:
+            del hooks[number]
+            module._forward_hooks_always_called.pop(number, None)
+
+
+@contextmanager
+def one_pass(clocks: list[Clock], module: nn.Module) -> Iterator[None]:
+    """Context that is a pass of ``module`` for each of ``clocks``."""
+    try:
+        for clock in clocks:
+            clock.enter(module)
+        yield
+    finally:
+        for clock in clocks:
+            clock.leave(module)
+
+
+def _advance_clocks(optimizer: Any, *_: Any) -> None:
+    """After a step of any optimizer of ``torch.optim``: the next p for the models whose parameters it holds."""
+    for clock in list(_clocks.values()):
+        if clock.drawn or clock.ended < _ROUNDS:
+            clock.end_step(optimizer)
 
 
 def clock_by_number(number: int) -> Clock:

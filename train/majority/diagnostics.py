@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collegium.train.majority.fused import majority_copies
-from collegium.train.majority.kernel import mixing
+from collegium.train.majority.kernel import majority_copies, mixing
 
 ComputeLoss = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 """A model and a batch → the mean loss over the batch, 0-dim, and the logits."""

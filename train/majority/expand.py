@@ -46,20 +46,23 @@ The functions below are the two ends, ``expand`` and ``collapse``; ``kernel.py``
 """
 
 import math
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from collegium.train.majority.clock import Clock
+from collegium.train.majority.clock import Clock, detach_clocks, one_pass
 from collegium.train.majority.generators.uniforms import SOURCES, Source
-from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
-from collegium.train.majority.parametrization import register_shared, remove
-from collegium.train.majority.targets import kernel_targets
+from collegium.train.majority.guards.watch import guard_saving, unguard_saving, watch
+from collegium.train.majority.kernel import MajorityKernel, majority_clocks, majority_copies, majority_kernels, mixing
+from collegium.train.majority.targets.choice import KernelTarget, Rules, kernel_targets
+from collegium.train.majority.targets.parametrization import register_shared, remove
 
 Correction = Literal[False, "training", "evaluation"] | bool
 Init = Literal["independent", "replicated"] | Callable[[Tensor, int, torch.Generator], Tensor]
+MakeKernel = Callable[[int, Clock, int], MajorityKernel]
 
 
 def expand(
@@ -67,11 +70,11 @@ def expand(
     expansion: int = 3,
     *,
     init: Init = "independent",
-    include: Iterable[type[nn.Module] | str] | None = None,
-    exclude: Iterable[type[nn.Module] | str] = (),
+    include: Rules | None = None,
+    exclude: Rules = (),
     correct_scale: Correction = False,
     seed: int | None = None,
-    kernel: Callable[[int, Clock, int], nn.Module] = MajorityKernel,
+    kernel: MakeKernel = MajorityKernel,
     draws: Source = "independent",
 ) -> nn.Module:
     """Turn the kernels of ``model`` into majority kernels, in place, and return it.
@@ -79,19 +82,22 @@ def expand(
     Kernels are the trainable weights of linear layers, convolutions (grouped ones too), attention projections,
     transformers' ``Conv1D``, and those that a module's class lists in an attribute ``majority_kernels``; never
     biases, norms or embeddings. A weight that several kernels share is expanded once; one that is shared with
-    something else (a tied embedding) is left alone.
+    something else (a tied embedding) is left alone. ``expansion_report`` lists what is expanded, what not, and why.
 
     ``init``: ``"independent"`` keeps the weight as the first copy and gives the others its entries in random order,
     hence exactly its distribution; ``"replicated"`` starts all copies from the weight, as for pretrained models; or a
     function ``(weight, k, generator) -> copy``. ``include`` and ``exclude`` take module types and shell patterns for
-    qualified names of modules or parameters (``"encoder.*"``). ``correct_scale``: see above; ``True`` means
-    ``"training"``. ``seed`` determines the initialization and all draws; by default it is drawn from torch's global
-    generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
+    qualified names of modules or parameters (``"encoder.*"``), or one of them; what they say of a module holds for all
+    that is in it. Recurrent weights are expanded where ``include`` covers them (``[nn.Linear, nn.LSTM]``), other
+    parameters, as stacked experts, where it names them (``"*.experts.gate_up_proj"``). ``correct_scale``: see above;
+    ``True`` means ``"training"``. ``seed`` determines the initialization and all draws; by default it is drawn from
+    torch's global generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
     ``draws``: ``"independent"``, as the paper has it; ``"compiled"``, the same by a generator for which ``fuse``
     compiles its update, with ``torch.compile``; or ``"table"``, which reads p from tables of quantiles and is not
     independent between elements (``collegium.train.majority.generators.table`` lists what that means).
 
-    Raises ``ValueError`` where nothing is to be expanded, or what is to be expanded already is parametrized.
+    Raises ``ValueError``, and leaves the model as it was, where nothing is to be expanded, a rule matches nothing, or
+    what is to be expanded is parametrized, computed, sharded or without a shape.
 
     >>> import torch
     >>> from collegium import collapse, expand
@@ -102,27 +108,33 @@ def expand(
     >>> collapse(model)[0].weight.shape
     torch.Size([8, 4])
     """
-    if expansion < 1:
-        raise ValueError(f"expansion must be at least 1, not {expansion}")
+    expansion, factor = _checked(expansion, init, correct_scale), _correction(expansion, correct_scale)
     if draws not in SOURCES:
         raise ValueError(f"draws must be one of {', '.join(map(repr, SOURCES))}, not {draws!r}")
-    if correct_scale and init == "replicated":
-        raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
     groups = kernel_targets(model, include, exclude)
     if not groups:
         raise ValueError("no kernel to expand: check include and exclude, and that the weights require gradients")
-    seed = _agreed_seed() if seed is None else seed
+    seed = _agreed_seed() if seed is None else operator.index(seed)
     clock = Clock(seed, source=draws)
     generator = torch.Generator().manual_seed(seed & (2**63 - 1))
-    factor = _correction(expansion, correct_scale)
-    for index, targets in enumerate(groups):
-        made = kernel(expansion, clock, index)
-        copies = register_shared(targets, made)
-        with torch.no_grad():
-            _initialize(copies, init, generator)
-            if factor != 1.0:
+    modules = _holders(model, groups)
+    done: list[Tensor] = []
+    try:
+        for index, targets in enumerate(groups):
+            done.append(register_shared(targets, kernel(expansion, clock, index)))
+            with torch.no_grad():
+                _initialize(done[-1], init, generator)
+    except BaseException:
+        _restore(model, clock)
+        raise
+    for copies in done:
+        if factor != 1.0:
+            with torch.no_grad():
                 copies.mul_(factor)
-    clock.last_mixed.clear()  # registering read the weights, before the copies were made
+        watch(copies, expanded=True)
+    clock.set_step(0)  # registering has read the weights
+    clock.attach(modules)
+    guard_saving(model)
     return model
 
 
@@ -141,8 +153,24 @@ def collapse(model: nn.Module) -> nn.Module:
     >>> [name for name, _ in model.named_parameters()]
     ['weight', 'bias']
     """
-    with mixing(model, "mean"):
+    kernels = list(majority_kernels(model).values())
+    copies = [parameter for _, parameter in majority_copies(model)]
+    for parameter in copies:
+        if hasattr(parameter, "placements"):
+            raise ValueError(
+                "the copies are sharded (DTensor): load the full state_dict (get_model_state_dict with "
+                "full_state_dict) into an expanded model that is not, and collapse that"
+            )
+    with mixing(model, "mean"), one_pass(majority_clocks(model), model):
         remove(model, MajorityKernel)
+    for kernel in kernels:
+        kernel.leaf = None
+    for parameter in copies:
+        watch(parameter, expanded=False)
+    if kernels:
+        for module in model.modules():
+            detach_clocks(module)
+        unguard_saving(model)
     return model
 
 
@@ -158,8 +186,8 @@ def set_step(model: nn.Module, step: int) -> None:
     >>> torch.equal(model.weight, seventh)
     False
     """
-    for clock in {id(k.clock): k.clock for k in majority_kernels(model).values()}.values():
-        clock.step = step
+    for clock in majority_clocks(model):
+        clock.set_step(step)
 
 
 def _initialize(copies: Tensor, init: Init, generator: torch.Generator) -> None:
@@ -170,7 +198,39 @@ def _initialize(copies: Tensor, init: Init, generator: torch.Generator) -> None:
             order = torch.randperm(copies[0].numel(), generator=generator).to(copies.device)
             copies[k].copy_(copies[0].reshape(-1)[order].view_as(copies[0]))
         else:
-            copies[k].copy_(init(copies[0], k, generator))  # type: ignore[operator]
+            made = init(copies[0].clone(), k, generator)  # type: ignore[operator]
+            if not isinstance(made, Tensor) or made.shape != copies[0].shape:
+                raise ValueError(f"init must return a tensor of shape {tuple(copies[0].shape)}, not {made!r:.80}")
+            copies[k].copy_(made)
+
+
+def _checked(expansion: int, init: Init, correct_scale: Correction) -> int:
+    """``expansion``, if the arguments are right. Raises ``ValueError``."""
+    try:
+        number = operator.index(expansion)
+    except TypeError:
+        raise ValueError(f"expansion must be a whole number, not {expansion!r}") from None
+    if number < 1 or isinstance(expansion, bool):
+        raise ValueError(f"expansion must be at least 1, not {expansion}")
+    if init not in ("independent", "replicated") and not callable(init):
+        raise ValueError(f"init must be 'independent', 'replicated' or a function, not {init!r}")
+    if correct_scale and init == "replicated":
+        raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
+    return number
+
+
+def _restore(model: nn.Module, clock: Clock) -> None:
+    """Undo what has been registered: the first copy still is the weight."""
+    for each in majority_kernels(model).values():
+        if each.clock is clock:
+            each.override = lambda copies: copies[0]
+    remove(model, MajorityKernel, lambda each: each.clock is clock)
+
+
+def _holders(model: nn.Module, groups: list[list[KernelTarget]]) -> list[nn.Module]:
+    """The modules of ``model`` that have one of the kernels, directly or in a module below."""
+    owners = {id(module) for targets in groups for module, _ in targets}
+    return [module for module in model.modules() if any(id(below) in owners for below in module.modules())]
 
 
 def _correction(expansion: int, correct: Correction) -> float:

@@ -5,9 +5,9 @@ reads the updated copies once more to mix the next weight. ``fuse`` makes a ``to
 all three chunk by chunk while the chunk is in the cache: redraw p, form p_k ∘ g for the chunk, update the e copies and
 their state, mix them with the p of the next step. What is left is the floor: weights and state read and written once.
 
-The layers read a leaf tensor for that (``MajorityKernel.use_leaf``); its gradient is g itself, of the plain model's
-size.
-The optimizer stays the same object with the same ``param_groups`` and the same ``state_dict``.
+The layers read a leaf tensor for that (``collegium.train.majority.guards.gradient``); its gradient is g itself, of the
+plain model's size. The optimizer stays the same object with the same ``param_groups`` and the same ``state_dict``.
+Where something has asked for the gradient of the copies before the step, they have one, and the plain update is taken.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
-from torch.nn.utils import parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority import compiled
 from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, spread_chunk
 from collegium.train.majority.generators.uniforms import scratch
-from collegium.train.majority.kernel import MajorityKernel
+from collegium.train.majority.guards.gradient import (
+    FusedParameter,
+    MixedLeaf,
+    is_distributed,
+    updates_in_chunks,
+    uses,
+)
+from collegium.train.majority.kernel import MajorityKernel, majority_copies
 
 __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
-_KINDS = (SGD, Adam, AdamW)
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -37,8 +42,12 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
 
     It pays on a CPU in one process, for SGD (with momentum), Adam and AdamW as torch defines them and float32 or
     float64 copies. Elsewhere nothing changes: a GPU's optimizer already is one launch over all tensors, and a
-    distributed wrapper needs the gradients of the parameters themselves. Gradients of a fused kernel are not in
-    ``copies.grad``: clip them with ``clip_gradient_norm``, clear them with the optimizer's ``zero_grad``.
+    distributed wrapper needs the gradients of the parameters themselves.
+
+    Whatever reads ``parameter.grad`` sees the gradients of the copies: a gradient scaler, ``clip_grad_norm_``,
+    ``model.zero_grad()``. They are then formed, and that step costs what a plain one does; ``clip_gradient_norm`` and
+    the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch,
+    since they are not in the graph: do not fuse where it is used.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -47,22 +56,26 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     >>> model(torch.ones(5, 64)).sum().backward()
     >>> optimizer.step()
     """
-    if type(optimizer) not in _KINDS or _is_distributed():
+    kind = _FUSED.get(type(optimizer))
+    if kind is None or is_distributed():
         return optimizer
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    fused = [
-        FusedKernel(kernel, copies)
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    kernels = [
+        (kernel, copies)
         for kernel, copies in majority_copies(model)
-        if id(copies) in groups and _pays(kernel, copies, groups[id(copies)])
+        if id(copies) in held and type(kernel) is MajorityKernel and updates_in_chunks(copies)
     ]
-    if any(item.kernel.clock.source == "compiled" for item in fused) and not compiled.has_compiler():
+    if not kernels or any(group.get(option) for group in optimizer.param_groups for option in _UNSUPPORTED):
+        return optimizer
+    if any(kernel.clock.source == "compiled" for kernel, _ in kernels) and not compiled.has_compiler():
         raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
-    if fused:
-        for item in fused:
-            item.kernel.use_leaf(item.copies)
-        optimizer.__class__ = _fused_class(type(optimizer))
-        optimizer._kernels = fused  # type: ignore[attr-defined]
-        optimizer.register_step_post_hook(_update_kernels)
+    for kernel, copies in kernels:
+        if kernel.leaf is None or kernel.leaf.copies is not copies:
+            kernel.leaf = MixedLeaf(copies)
+            kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf)
+    if type(optimizer) is not kind:
+        optimizer.__class__ = kind
+        _hook_last(optimizer)
     return optimizer
 
 
@@ -80,68 +93,103 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     >>> norm = clip_gradient_norm(model, optimizer, max_norm=1.0)
     >>> optimizer.step()
     """
-    fused: list[FusedKernel] = [item for item in getattr(optimizer, "_kernels", []) if item.gradient is not None]
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    parameters = list(model.parameters())
+    fused = [item for item in map(_fused_kernel, parameters) if item is not None and item.has_gradient]
+    formed = {id(item.copies) for item in fused}
+    gradients = [p.grad for p in parameters if id(p) not in formed and p.grad is not None]
     squares = [norm.float().square() for norm in _torch._foreach_norm(gradients)] if gradients else []
-    total = torch.stack(squares + [item.squared_norm() for item in fused]).sum().sqrt()
+    total = torch.stack(squares + [item.squared_norm() for item in fused] or [torch.zeros(())]).sum().sqrt()
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-    _torch._foreach_mul_(gradients + [item.gradient for item in fused], factor)
+    _torch._foreach_mul_(gradients + [item.leaf.gradient for item in fused], factor)
     return total
 
 
-def majority_copies(model: nn.Module) -> list[tuple[MajorityKernel, nn.Parameter]]:
-    """Each majority kernel of ``model`` with the parameter that holds its copies; shared ones once."""
-    found: dict[int, tuple[MajorityKernel, nn.Parameter]] = {}
-    for module in model.modules():
-        if isinstance(module, parametrize.ParametrizationList) and len(module) == 1:
-            kernel = module[0]
-            if isinstance(kernel, MajorityKernel):
-                found.setdefault(id(module.original), (kernel, module.original))  # type: ignore[arg-type]
-    return list(found.values())
-
-
-def _pays(kernel: MajorityKernel, copies: Tensor, group: dict[str, Any]) -> bool:
-    return (
-        type(kernel) is MajorityKernel
-        and copies.device.type == "cpu"
-        and copies.dtype in (torch.float32, torch.float64)
-        and copies.is_contiguous()
-        and not any(group.get(option) for option in _UNSUPPORTED)
-    )
-
-
-def _is_distributed() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
 class _Fused:
-    """What an optimizer gains: its ``zero_grad`` also clears the gradients of the leaves that layers read."""
+    """What an optimizer gains: its ``zero_grad`` forms no gradient in order to drop it."""
 
-    _kernels: "list[FusedKernel]"
+    param_groups: list[dict[str, Any]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients, g included."""
+        for item, _ in _kernels_of(self):
+            item.leaf.clear()
         super().zero_grad(set_to_none)  # type: ignore[misc]
-        for item in self._kernels:
-            item.clear()
+
+    def register_step_pre_hook(self, hook: Any) -> Any:
+        """As the optimizer's own; hooks see the gradients before they are set aside."""
+        handle = super().register_step_pre_hook(hook)  # type: ignore[misc]
+        _hook_last(self)
+        return handle
 
 
-_classes: dict[type, type] = {}
+class FusedSGD(_Fused, SGD):
+    """SGD that updates majority kernels chunk by chunk."""
 
 
-def _fused_class(kind: type[Optimizer]) -> type[Optimizer]:
-    return _classes.setdefault(kind, type(kind.__name__, (_Fused, kind), {}))
+class FusedAdam(_Fused, Adam):
+    """Adam that updates majority kernels chunk by chunk."""
+
+
+class FusedAdamW(_Fused, AdamW):
+    """AdamW that updates majority kernels chunk by chunk."""
+
+
+_FUSED: dict[type, type] = {kind: kind for kind in (FusedSGD, FusedAdam, FusedAdamW)}
+_FUSED |= {SGD: FusedSGD, Adam: FusedAdam, AdamW: FusedAdamW}
+
+
+def _hook_last(optimizer: Any) -> None:
+    """Set gradients aside after all other pre-hooks, and update the kernels before all other post-hooks."""
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    for hooks, hook in ((before, _set_aside), (after, _update_kernels)):
+        for number in [number for number, known in hooks.items() if known is hook]:
+            del hooks[number]
+    Optimizer.register_step_pre_hook(optimizer, _set_aside)
+    handle = Optimizer.register_step_post_hook(optimizer, _update_kernels)
+    after.move_to_end(handle.id, last=False)
+
+
+def _set_aside(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Pre-hook of ``step``: the optimizer passes over what has no gradient. A closure computes them first."""
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if closure is None:
+        _take_gradients(optimizer)
+        return None
+
+    def evaluate() -> Any:
+        loss = closure()
+        _take_gradients(optimizer)
+        return loss
+
+    return (args[0],), {"closure": evaluate}
+
+
+def _take_gradients(optimizer: Any) -> None:
+    for item, group in _kernels_of(optimizer):
+        if not any(group.get(option) for option in _UNSUPPORTED):
+            item.leaf.take()
 
 
 def _update_kernels(optimizer: Any, *_: Any) -> None:
-    """Post-hook of ``optimizer.step``: it has updated everything but the fused kernels, which have no ``grad``."""
-    # Groups are looked up at each step: ``load_state_dict`` replaces them.
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    """Post-hook of ``step``: it has updated everything else."""
     with torch.no_grad():
-        for item in optimizer._kernels:
-            if item.gradient is not None:
-                item.update(optimizer.state[item.copies], groups[id(item.copies)])
-                item.clear()
+        for item, group in _kernels_of(optimizer):
+            if item.leaf.pending is None:
+                item.leaf.forget()  # torch's fused updates leave no trace
+            else:
+                item.update(optimizer.state[item.copies], group)
+                item.leaf.clear()
+
+
+def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
+    """The fused kernels that ``optimizer`` holds now, each with its group: ``load_state_dict`` replaces these."""
+    pairs = ((_fused_kernel(p), group) for group in optimizer.param_groups for p in group["params"])
+    return [(item, group) for item, group in pairs if item is not None]
+
+
+def _fused_kernel(parameter: Any) -> "FusedKernel | None":
+    leaf = parameter.leaf if type(parameter) is FusedParameter else None
+    return None if leaf is None else leaf.update
 
 
 @dataclass
@@ -150,23 +198,20 @@ class FusedKernel:
 
     kernel: MajorityKernel
     copies: nn.Parameter
+    leaf: MixedLeaf
     _views: tuple[Any, Any] = (None, None)
 
     @property
-    def gradient(self) -> Tensor | None:
-        """g, the gradient of the mixed weight."""
-        return None if self.kernel.leaf is None else self.kernel.leaf.grad
-
-    def clear(self) -> None:
-        """Drop g."""
-        if self.kernel.leaf is not None:
-            self.kernel.leaf.grad = None
+    def has_gradient(self) -> bool:
+        """Whether there is a g, and no gradient of the copies beside it."""
+        return self.leaf.gradient is not None and Tensor.grad.__get__(self.copies) is None  # type: ignore[attr-defined]
 
     def squared_norm(self) -> Tensor:
         """Σ_k |p_k ∘ g|²."""
-        parts, draw = self._parts(), self._draw()
+        gradient, draw = self.leaf.gradient, self._draw()
+        assert gradient is not None
         squares = []
-        for index, part in enumerate(parts):
+        for index, part in enumerate(self._parts(gradient)):
             rows = self._rows(part)
             spread_chunk(part, draw, index, rows)
             squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
@@ -174,23 +219,25 @@ class FusedKernel:
 
     def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
-        kernel, copies = self.kernel, self.copies
-        moments, draw = _state(group, state, copies), self._draw()
-        following = replace(draw, step=draw.step + 1)
+        gradient, draw, copies = self.leaf.pending, self._draw(), self.copies
+        assert gradient is not None
+        moments, following = _state(group, state, copies), replace(draw, step=draw.step + 1)
         if draw.source == "compiled":
-            assert self.gradient is not None
-            assert kernel.leaf is not None
-            compiled.update(group, state, self.gradient, copies, moments, kernel.leaf, (draw, following))
+            assert self.leaf.tensor is not None
+            compiled.update(group, state, gradient, copies, moments, self.leaf.tensor, (draw, following))
         else:
-            self._update_chunks(group, state, moments, draw, following)
+            self._update_chunks(group, state, gradient, moments, (draw, following))
         state.pop("first", None)
         increment_version(copies)  # torch's fused updates do not
-        kernel.set_leaf_draw(copies, following)
+        self.leaf.set_mixed(following)
 
-    def _update_chunks(self, group: Any, state: Any, moments: Any, draw: Draw, following: Draw) -> None:
+    def _update_chunks(
+        self, group: Any, state: Any, gradient: Tensor, moments: Sequence[Tensor], draws: tuple[Draw, Draw]
+    ) -> None:
         apply = _sgd if "dampening" in group else _adam
+        draw, following = draws
         chunks = self._chunks([self.copies, *moments])
-        for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(), chunks, strict=True)):
+        for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(gradient), chunks, strict=True)):
             rows = self._rows(part)
             spread_chunk(part, draw, index, rows)
             apply(group, state, weights, rows, moments)
@@ -198,24 +245,28 @@ class FusedKernel:
 
     def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:
         """For each chunk: its part of the mixed weight, and the rows of each of ``tensors``; views made once."""
-        assert self.kernel.leaf is not None
-        memory = [tensor.data_ptr() for tensor in (self.kernel.leaf, *tensors)]
+        assert self.leaf.tensor is not None
+        memory = [tensor.data_ptr() for tensor in (self.leaf.tensor, *tensors)]
         if self._views[0] != memory:
-            blocks = [tensor.detach().view(len(tensor), -1).split(CHUNK, dim=1) for tensor in tensors]
+            self._views, self.leaf.aliases = (None, None), 0
+            before = uses(self.copies)
+            blocks = [Tensor.detach(tensor).view(len(tensor), -1).split(CHUNK, dim=1) for tensor in tensors]
             rows = [[block.unbind() for block in column] for column in blocks]
-            self._views = memory, list(zip(self.kernel.leaf.detach().view(-1).split(CHUNK), *rows, strict=True))
+            del blocks
+            self._views = memory, list(zip(self.leaf.tensor.detach().view(-1).split(CHUNK), *rows, strict=True))
+            self.leaf.aliases = uses(self.copies) - before
         return self._views[1]
 
-    def _parts(self) -> Sequence[Tensor]:
-        assert self.gradient is not None
-        return self.gradient.contiguous().view(-1).split(CHUNK)
+    @staticmethod
+    def _parts(gradient: Tensor) -> Sequence[Tensor]:
+        return gradient.contiguous().view(-1).split(CHUNK)
 
     def _rows(self, part: Tensor) -> list[Tensor]:
         return [scratch(("gradient", row), part.shape[0], part.dtype) for row in range(len(self.copies))]
 
     def _draw(self) -> Draw:
-        assert self.kernel.leaf_draw is not None
-        return self.kernel.leaf_draw
+        assert self.leaf.draw is not None
+        return self.leaf.draw
 
 
 def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:

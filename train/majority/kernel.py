@@ -1,21 +1,28 @@
 """The majority kernel: e copies of a weight that a layer reads as one (Mazzawi et al. 2024, Eq. 2.1).
 
 It is a parametrization in the sense of ``torch.nn.utils.parametrize``: the layer's parameter becomes the copies, of
-shape ``(expansion, *weight.shape)``, and reading ``layer.weight`` gives Σ_k p_k ∘ copies_k while training and the mean
-of the copies in evaluation. Every read within one optimizer step uses the same p: a ``Clock`` shared by the kernels of
-a model counts the steps, and p is recomputed from (seed, step, kernel) in the backward pass.
+shape ``(expansion, *weight.shape)``, and reading ``layer.weight`` gives Σ_k p_k ∘ copies_k where a training step is
+computed and the mean of the copies elsewhere, from the copies as they are at that moment. Every read within one
+optimizer step uses the same p: a ``Clock`` shared by the kernels of a model counts the steps, and p is recomputed from
+(seed, step, kernel) in the backward pass.
+
+What samples: training mode, as far as gradients are computed. Under ``torch.no_grad`` a pass in training mode takes the
+mean (statistics of batch norms, merged adapters), unless p has been used in this step already (a line search) or an
+input requires a gradient (a checkpointed function, computed again with gradients).
 """
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from collegium.train.majority.clock import Clock
-from collegium.train.majority.draw import Draw, mix
+from collegium.train.majority.draw import Draw
+from collegium.train.majority.guards.gradient import MixedLeaf
+from collegium.train.majority.guards.written import readable
 from collegium.train.majority.operators import mix_compiled, mixed
 
 Mode = Literal["sample", "mean"]
@@ -27,47 +34,68 @@ class MajorityKernel(nn.Module):
     def __init__(self, expansion: int, clock: Clock, index: int) -> None:
         super().__init__()
         self.expansion, self.clock, self.index = expansion, clock, index
-        self.mode: Mode | None = None  # None: sample while training
+        self.mode: Mode | None = None  # None: sample where a training step is computed
         self.override: Callable[[Tensor], Tensor] | None = None
-        self._reset()
+        self.leaf: MixedLeaf | None = None  # what layers read in training, if an optimizer updates the copies itself
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Copies that mix to ``weight`` whatever p is: ``expansion`` times the same."""
         return weight.detach().unsqueeze(0).repeat(self.expansion, *[1] * weight.dim())
 
     def forward(self, copies: Tensor) -> Tensor:
-        """Return the weight, shape ``copies.shape[1:]``: the mixture by the present p, or the mean of the copies."""
+        """Return the weight, shape ``copies.shape[1:]``: the mixture by the present p, or the mean of the copies.
+
+        Outside of a pass it is a tensor that can be written to: all copies take the value.
+        """
         if self.override is not None:
             return self.override(copies)
         if torch.compiler.is_compiling():
-            return mix_compiled(copies, self.clock.number, self.index)[0] if self.samples else copies.mean(0)
-        if self.samples:
-            self.clock.advance_if_updated(self.index, copies)
-        if self._owner is not None and self._owner() is copies and self._is_trained(copies):
-            return self._mixed_leaf(copies)
-        if isinstance(copies, nn.Parameter) and not copies.is_inference():
-            return self._shared(copies)
-        return self._mixed(copies)
+            return self.compiled(copies)
+        if self.clock.in_pass:
+            return self._read_once(copies)
+        if torch.is_inference_mode_enabled() and not copies.is_inference():
+            with torch.inference_mode(False), torch.no_grad():  # what is written into it must be noticed
+                return readable(self.read(copies), copies, self.average)
+        return readable(self.read(copies), copies, self.average)
 
-    def _mixed(self, copies: Tensor) -> Tensor:
-        return mixed(copies, self.draw, self._spent) if self.samples else copies.mean(0)
+    def read(self, copies: Tensor) -> Tensor:
+        """The weight as of now, computed from ``copies``."""
+        if not self.samples:
+            return self.average(copies)
+        self.clock.note_draw(self.index, copies)
+        if self.leaf is not None and self.leaf.replaces(copies):
+            return self.leaf.read(self.draw)
+        return mixed(copies, self.draw)
 
-    def _shared(self, copies: Tensor) -> Tensor:
+    def average(self, copies: Tensor) -> Tensor:
+        """The weight that ``collapse`` leaves."""
+        return copies.mean(0)
+
+    def compiled(self, copies: Tensor) -> Tensor:
+        """``read``, where a graph is traced."""
+        if self.mode == "mean" or not (self.training or self.mode):
+            return self.average(copies)
+        always = self.mode == "sample" or torch.is_grad_enabled()
+        return mix_compiled(copies, self.clock.number, self.index, always)[0]
+
+    def _read_once(self, copies: Tensor) -> Tensor:
         """One tensor for all reads of a pass: T5 and others read a weight several times."""
-        token = (
-            self.clock.seed, self.clock.step, self.samples, copies._version, copies.data_ptr(), copies.requires_grad,
+        if torch._C._are_functorch_transforms_active():  # type: ignore[attr-defined]
+            return self.read(copies)  # a tensor of a transform must not leave it
+        version = 0 if copies.is_inference() else copies._version
+        key = (
+            self.index, self.clock.seed, self.clock.step, self.samples, self.mode, version, copies.requires_grad,
             torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
         )  # fmt: skip
-        if self._token != token or self._source is None or self._source() is not copies or self._spent:
-            self._weight, self._spent = None, []
-            self._weight, self._token, self._source = self._mixed(copies), token, weakref.ref(copies)
-        assert self._weight is not None
-        return self._weight
+        found = self.clock.weights.get(key)
+        if found is None or found[0] is not copies:
+            found = self.clock.weights[key] = copies, self.read(copies)
+        return found[1]
 
     @property
     def samples(self) -> bool:
-        """Whether reading the weight draws p."""
-        return self.training if self.mode is None else self.mode == "sample"
+        """Whether reading the weight now draws p."""
+        return self.training and self.clock.samples if self.mode is None else self.mode == "sample"
 
     @property
     def draw(self) -> Draw:
@@ -79,58 +107,17 @@ class MajorityKernel(nn.Module):
         return f"expansion={self.expansion}, index={self.index}"
 
     def get_extra_state(self) -> Tensor:
-        """Seed, step and whether it has begun, so that a loaded model goes on with the same draws."""
-        return torch.tensor((self.clock.seed, self.clock.step, self.index in self.clock.last_mixed))
+        """Seed, step and whether its p has been used, so that a loaded model goes on with the same draws."""
+        return torch.tensor((self.clock.seed, self.clock.step, self.clock.drawn))
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore them; the next draw is that of the next step."""
-        self.clock.seed, self.clock.step, begun = (int(number) for number in state)
-        self.clock.last_mixed.pop(self.index, None)
-        if begun:
-            self.clock.last_mixed[self.index] = (self.clock.step, None)
+        """Restore them."""
+        self.clock.seed, step, drawn = (int(number) for number in state)
+        self.clock.set_step(step)
+        self.clock.drawn = bool(drawn)
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh = MajorityKernel.__new__(MajorityKernel)
-        fresh.__dict__.update(self.__dict__)
-        fresh._reset()
-        return fresh.__dict__
-
-    def _reset(self) -> None:
-        self._token: Any = None
-        self._weight: Tensor | None = None
-        self._source: weakref.ref[Tensor] | None = None
-        self._spent: list[bool] = []  # whether a backward pass has been through the weight
-        self._owner: weakref.ref[Tensor] | None = None
-        self.leaf: Tensor | None = None
-        self.leaf_draw: Draw | None = None  # the draw that ``leaf`` holds
-        self._leaf_token: Any = None
-
-    # An optimizer that applies p_k ∘ g itself (``fused``) needs g alone: the layer then reads a leaf.
-
-    def use_leaf(self, copies: nn.Parameter | None) -> None:
-        """From now on give layers a leaf tensor, ``leaf``, in place of a function of ``copies``; ``None`` ends it.
-
-        The gradient of the mixed weight then gathers in ``leaf.grad``, and ``copies.grad`` stays ``None``.
-        """
-        self._owner = None if copies is None else weakref.ref(copies)
-        self.leaf, self._leaf_token = None, None
-
-    def _is_trained(self, copies: Tensor) -> bool:
-        return self.samples and copies.requires_grad and torch.is_grad_enabled()
-
-    def _mixed_leaf(self, copies: Tensor) -> Tensor:
-        token = (self.clock.seed, self.clock.step, copies._version)
-        if self.leaf is None or self.leaf.device != copies.device or self.leaf.dtype != copies.dtype:
-            self.leaf, self._leaf_token = torch.empty_like(copies[0]).requires_grad_(), None
-        if self._leaf_token != token:
-            self.leaf_draw, self._leaf_token = self.draw, token
-            with torch.no_grad():
-                mix(copies, self.leaf_draw, out=self.leaf)
-        return self.leaf
-
-    def set_leaf_draw(self, copies: Tensor, draw: Draw) -> None:
-        """Record that ``leaf`` holds the mixture of the present ``copies`` by ``draw`` already."""
-        self.leaf_draw, self._leaf_token = draw, (draw.seed, draw.step, copies._version)
+        return {**self.__dict__, "leaf": None}  # a copied model has an optimizer of its own
 
 
 def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:
@@ -145,21 +132,37 @@ def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:
     return {name: module for name, module in model.named_modules() if isinstance(module, MajorityKernel)}
 
 
+def majority_copies(model: nn.Module) -> list[tuple[MajorityKernel, nn.Parameter]]:
+    """Each majority kernel of ``model`` with the parameter that holds its copies; shared ones once."""
+    found: dict[int, tuple[MajorityKernel, nn.Parameter]] = {}
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and len(module) == 1:
+            kernel = module[0]
+            if isinstance(kernel, MajorityKernel):
+                found.setdefault(id(module.original), (kernel, module.original))  # type: ignore[arg-type]
+    return list(found.values())
+
+
+def majority_clocks(model: nn.Module) -> list[Clock]:
+    """The clocks of the majority kernels of ``model``: one for each call of ``expand``."""
+    return list({id(kernel.clock): kernel.clock for kernel in majority_kernels(model).values()}.values())
+
+
 @contextmanager
 def mixing(model: nn.Module, mode: Mode, *, step: int | None = None) -> Iterator[None]:
     """Context in which all kernels of ``model`` sample (as of ``step``, if given) or take the mean."""
     found = list(majority_kernels(model).values())
     before: list[tuple[MajorityKernel, Mode | None]] = [(kernel, kernel.mode) for kernel in found]
-    clocks = {id(kernel.clock): (kernel.clock, kernel.clock.__getstate__()) for kernel in found}
+    clocks = [(clock, clock.step, clock.drawn) for clock in majority_clocks(model)]
     try:
         for kernel in found:
             kernel.mode = mode
-        for clock, _ in clocks.values():
+        for clock, _, _ in clocks:
             clock.step = clock.step if step is None else step
         yield
     finally:
         for kernel, previous in before:
             kernel.mode = previous
         if step is not None:
-            for clock, state in clocks.values():
-                clock.step, clock.last_mixed = state["step"], state["last_mixed"]
+            for clock, previous_step, drawn in clocks:
+                clock.step, clock.drawn = previous_step, drawn

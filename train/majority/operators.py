@@ -15,53 +15,51 @@ from collegium.train.majority.draw import Draw, mix, spread
 from collegium.train.majority.generators.uniforms import SOURCES
 
 
-def mixed(copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:
-    """Σ_k p_k ∘ copies_k, differentiable; a backward pass appends to the list ``spent``."""
+def mixed(copies: Tensor, draw: Draw) -> Tensor:
+    """Σ_k p_k ∘ copies_k, differentiable."""
     transformed = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
-    return (TransformedMix if transformed else Mix).apply(copies, draw, spent)  # type: ignore[return-value]
+    return (TransformedMix if transformed else Mix).apply(copies, draw)  # type: ignore[return-value]
 
 
 class Mix(torch.autograd.Function):
     """``mixed`` without transforms: torch takes longer for a function that has them than a GPU for small kernels."""
 
     @staticmethod
-    def forward(ctx: Any, copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, copies: Tensor, draw: Draw) -> Tensor:  # type: ignore[override]
         """Mix."""
-        ctx.expansion, ctx.draw, ctx.spent = copies.shape[0], draw, spent
+        ctx.expansion, ctx.draw = copies.shape[0], draw
         return mix(copies, draw)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """Spread."""
-        ctx.spent.append(True)
         if torch.is_grad_enabled():
-            return Spread.apply(gradient, ctx.draw, ctx.expansion), None, None  # type: ignore[return-value]
-        return spread(gradient, ctx.draw, ctx.expansion), None, None
+            return Spread.apply(gradient, ctx.draw, ctx.expansion), None  # type: ignore[return-value]
+        return spread(gradient, ctx.draw, ctx.expansion), None
 
 
 class TransformedMix(torch.autograd.Function):
     """``mixed`` for ``torch.func``."""
 
     @staticmethod
-    def forward(copies: Tensor, draw: Draw, spent: list[bool]) -> Tensor:
+    def forward(copies: Tensor, draw: Draw) -> Tensor:
         """Mix."""
         return mix(copies, draw)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Draw, list[bool]], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Draw], output: Tensor) -> None:
         """Keep the key."""
-        ctx.expansion, ctx.draw, ctx.spent = inputs[0].shape[0], inputs[1], inputs[2]
+        ctx.expansion, ctx.draw = inputs[0].shape[0], inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """Spread."""
-        ctx.spent.append(True)
-        return Spread.apply(gradient, ctx.draw, ctx.expansion), None, None  # type: ignore[return-value]
+        return Spread.apply(gradient, ctx.draw, ctx.expansion), None  # type: ignore[return-value]
 
     @staticmethod
-    def vmap(info: Any, dims: Any, copies: Tensor, draw: Draw, spent: list[bool]) -> tuple[Tensor, int]:  # type: ignore[override]
+    def vmap(info: Any, dims: Any, copies: Tensor, draw: Draw) -> tuple[Tensor, int]:  # type: ignore[override]
         """One p for the whole batch."""
-        return torch.stack([mixed(part, draw, spent) for part in copies.unbind(dims[0])]), 0
+        return torch.stack([mixed(part, draw) for part in copies.unbind(dims[0])]), 0
 
 
 class Spread(torch.autograd.Function):
@@ -80,7 +78,7 @@ class Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         """Mix."""
-        return mixed(gradients, ctx.draw, []), None, None
+        return mixed(gradients, ctx.draw), None, None
 
     @staticmethod
     def vmap(info: Any, dims: Any, gradient: Tensor, draw: Draw, expansion: int) -> tuple[Tensor, int]:  # type: ignore[override]
@@ -89,14 +87,18 @@ class Spread(torch.autograd.Function):
 
 
 @torch.library.custom_op("collegium::mix", mutates_args=())
-def mix_compiled(copies: Tensor, clock: int, index: int) -> tuple[Tensor, Tensor]:
+def mix_compiled(copies: Tensor, clock: int, index: int, always: bool) -> tuple[Tensor, Tensor]:
     """``Mix`` with the present draw of kernel ``index`` of clock number ``clock``, and that draw's seed,
     step and source.
+
+    Unless ``always``, the mean where this step's p has not been used yet.
     """
     found = clock_by_number(clock)
-    found.advance_if_updated(index, copies)
-    source = SOURCES.index(found.source)
-    return mix(copies, found.draw(index)), torch.tensor((found.seed, found.step, source))
+    key = torch.tensor((found.seed, found.step, SOURCES.index(found.source)))
+    if not always and not found.drawn:
+        return copies.mean(0), key
+    found.note_draw(index, copies)
+    return mix(copies, found.draw(index)), key
 
 
 @torch.library.custom_op("collegium::spread", mutates_args=())
@@ -107,7 +109,7 @@ def spread_compiled(gradient: Tensor, key: Tensor, index: int, expansion: int) -
 
 
 @mix_compiled.register_fake
-def _(copies: Tensor, clock: int, index: int) -> tuple[Tensor, Tensor]:
+def _(copies: Tensor, clock: int, index: int, always: bool) -> tuple[Tensor, Tensor]:
     return copies.new_empty(copies.shape[1:]), torch.empty(3, dtype=torch.int64)
 
 
@@ -116,13 +118,13 @@ def _(gradient: Tensor, key: Tensor, index: int, expansion: int) -> Tensor:
     return gradient.new_empty((expansion, *gradient.shape))
 
 
-def _keep_key(ctx: Any, inputs: tuple[Tensor, int, int], output: tuple[Tensor, Tensor]) -> None:
+def _keep_key(ctx: Any, inputs: tuple[Tensor, int, int, bool], output: tuple[Tensor, Tensor]) -> None:
     ctx.expansion, ctx.index = inputs[0].shape[0], inputs[2]
     ctx.save_for_backward(output[1])
 
 
-def _mix_backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
-    return spread_compiled(gradient, *ctx.saved_tensors, ctx.index, ctx.expansion), None, None
+def _mix_backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+    return spread_compiled(gradient, *ctx.saved_tensors, ctx.index, ctx.expansion), None, None, None
 
 
 mix_compiled.register_autograd(_mix_backward, setup_context=_keep_key)

@@ -66,7 +66,7 @@ class Adversarial(Majority):
         """Gradient at uniform p over all microbatches, ascent of p, gradient of the copies at that p."""
         from collegium.train.methods.parametrizations.adversarial import overriding, uniform_gradients
 
-        self.clock.step = step
+        self.clock.set_step(step)
         slopes = uniform_gradients(model, batches, compute_loss, execution, weights)
         with overriding({kernel: self._tilted(kernel, slope) for kernel, slope in slopes.items()}):
             return run_microbatches(model, batches, compute_loss, execution, weights)

@@ -115,7 +115,7 @@ class Majority(Method):
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Forward and backward under the p of this step, the same for all microbatches and processes."""
-        self.clock.step = step
+        self.clock.set_step(step)
         return run_microbatches(model, batches, compute_loss, execution, weights)
 
     @property

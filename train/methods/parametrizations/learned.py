@@ -25,6 +25,8 @@ class LearnedKernel(MajorityKernel):
             self.logits = nn.Parameter(torch.zeros_like(copies))
         return copies
 
-    def forward(self, copies: Tensor) -> Tensor:
+    def average(self, copies: Tensor) -> Tensor:
         """Return Σ_k p_k ∘ copies_k, in training and in evaluation."""
         return (torch.softmax(self.rate * self.logits, 0) * copies).sum(0)
+
+    read = compiled = average

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from collegium.train.majority.parametrization import register, remove
-from collegium.train.majority.targets import kernel_targets
+from collegium.train.majority.targets.choice import kernel_targets
+from collegium.train.majority.targets.parametrization import register, remove
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
 """Put a parametrization in a parameter's place and take it out again, ties and order of parameters included."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from collegium.train.majority.targets import KernelTarget
+from collegium.train.majority.targets.choice import KernelTarget, is_parametrized
 
 
 def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = False) -> Any:
@@ -16,6 +16,11 @@ def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = 
     lists: Any = module.parametrizations
     if not hasattr(lists, "order"):
         lists.order = order  # a parameter that leaves and comes back would be last otherwise
+        if isinstance(module, nn.RNNBase):
+            module.register_forward_pre_hook(_read_weights)
+            module.register_forward_hook(_drop_weights, always_call=True)
+    if isinstance(module, nn.RNNBase):
+        _drop_weights(module)
     return lists[name]
 
 
@@ -30,28 +35,53 @@ def register_shared(targets: Sequence[KernelTarget], kernel: nn.Module) -> nn.Pa
     return parameter
 
 
-def remove(model: nn.Module, kind: type[nn.Module]) -> None:
-    """Replace every parameter parametrized by a ``kind`` by the tensor that it computes, in place."""
+def remove(model: nn.Module, kind: type[nn.Module], where: Callable[[Any], bool] = lambda step: True) -> None:
+    """Replace every parameter parametrized by a ``kind`` by the tensor that it computes, in place.
+
+    ``where`` chooses among these parametrizations.
+    """
     done: set[int] = set()
     for module in list(model.modules()):
-        names = _parametrized(module, kind)
+        names = _parametrized(module, kind, where)
         if names:
             _own_class(module)
         for name in names:
             lists: Any = module.parametrizations
             original, order = lists[name].original, lists.order
             original.grad = None
+            if isinstance(original, nn.Parameter):
+                original.__class__ = nn.Parameter  # no longer one whose gradient is formed on demand
             # The first target computes the tensor into the shared parameter, the others keep it.
             parametrize.remove_parametrizations(module, name, leave_parametrized=id(original) not in done)
             done.add(id(original))
             _reorder(module._parameters, order)
+        if names and isinstance(module, nn.RNNBase) and "parametrizations" not in module._modules:
+            _release_weights(module)
 
 
-def _parametrized(module: nn.Module, kind: type[nn.Module]) -> list[str]:
-    if not parametrize.is_parametrized(module):
-        return []
-    lists: Any = module.parametrizations
-    return [name for name, steps in lists.items() if any(isinstance(step, kind) for step in steps)]
+def _parametrized(module: nn.Module, kind: type[nn.Module], where: Callable[[Any], bool]) -> list[str]:
+    lists: Any = module._modules.get("parametrizations") or ()
+    names = [name for name in lists if is_parametrized(module, name)]
+    return [name for name in names if any(isinstance(step, kind) and where(step) for step in lists[name])]
+
+
+# A recurrent layer computes with a list of its weights, which it fills once; parametrized, once for every call.
+
+
+def _read_weights(module: Any, inputs: Any = None) -> None:
+    module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def _drop_weights(module: Any, inputs: Any = None, output: Any = None) -> None:
+    module._flat_weights = [None] * len(module._flat_weights_names)
+
+
+def _release_weights(module: Any) -> None:
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [n for n, hook in hooks.items() if hook in (_read_weights, _drop_weights)]:
+            del hooks[number]
+            module._forward_hooks_always_called.pop(number, None)
+    module._init_flat_weights()
 
 
 def _own_class(module: nn.Module) -> None:

@@ -1,0 +1,174 @@
+"""What is written into a mixed weight is taken by all copies, or refused; what is read is always what is stored."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from collegium import collapse, expand, fuse
+
+
+def fill_(layer):
+    with torch.no_grad():
+        layer.weight.fill_(0.25)
+
+
+def write_an_entry(layer):
+    with torch.no_grad():
+        layer.weight[1, 2] = 0.75
+
+
+def write_through_a_view(layer):
+    with torch.no_grad():
+        layer.weight.t()[1].unsqueeze(0).copy_(torch.ones(1, 3))
+
+
+def write_out(layer):
+    torch.mul(torch.ones(3, 4), 0.5, out=layer.weight.data)
+
+
+WRITES = {
+    "zeros": lambda layer: nn.init.zeros_(layer.weight),
+    "kaiming": lambda layer: nn.init.kaiming_uniform_(layer.weight),
+    "orthogonal": lambda layer: nn.init.orthogonal_(layer.weight),
+    "truncated": lambda layer: nn.init.trunc_normal_(layer.weight, std=0.02),
+    "reset": lambda layer: layer.reset_parameters(),
+    "clamped data": lambda layer: layer.weight.data.clamp_(-0.01, 0.01),
+    "detached": lambda layer: layer.weight.detach().mul_(0.1),
+    "in-place sum": lambda layer: layer.weight.data.add_(1.0),
+    "assigned data": lambda layer: setattr(layer.weight, "data", torch.full((3, 4), 0.125)),
+    "assigned": lambda layer: setattr(layer, "weight", torch.full((3, 4), 0.125)),
+    "fill": fill_,
+    "entry": write_an_entry,
+    "view": write_through_a_view,
+    "out": write_out,
+    "foreach": lambda layer: torch._foreach_zero_([layer.weight.data]),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_is_taken_by_all_copies(write, fused, training):
+    torch.manual_seed(0)
+    layer = expand(nn.Linear(4, 3), 3, seed=0).train(training)
+    if fused:
+        fuse(torch.optim.SGD(layer.parameters(), lr=0.1), layer)
+    copies = layer.parametrizations.weight.original
+    before, x = copies.clone(), torch.randn(2, 4)
+    layer(x)
+    WRITES[write](layer)
+    assert not torch.equal(copies, before)
+    assert torch.equal(copies[0], copies[1])
+    for mode in (True, False):
+        torch.testing.assert_close(layer.train(mode).weight, copies[0])
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, copies[0], layer.bias))
+    torch.testing.assert_close(collapse(layer).weight, before.new_tensor(copies.detach().numpy()))
+
+
+def test_the_values_written_are_those_that_were_asked_for():
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    nn.init.zeros_(layer.weight)
+    assert layer.weight.abs().max() == 0
+    assert layer.eval().weight.abs().max() == 0
+    write_an_entry(layer.train())
+    torch.testing.assert_close(layer.weight[1, 2], torch.tensor(0.75))
+    write_through_a_view(layer)
+    torch.testing.assert_close(layer.weight[:, 1], torch.ones(3))
+    nn.init.orthogonal_(layer.weight)
+    torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(3), atol=1e-5, rtol=0)
+    with torch.inference_mode():
+        layer.weight.fill_(2.0)
+    torch.testing.assert_close(layer.eval().weight, torch.full((3, 4), 2.0))
+
+
+def test_merged_adapters_are_added_to_the_mean():
+    """``base.weight.data += delta`` in training mode, as adapters are merged."""
+    layer, delta = expand(nn.Linear(4, 3), 3, seed=0), torch.randn(3, 4)
+    mean = layer.parametrizations.weight.original.detach().mean(0)
+    layer.weight.data += delta
+    torch.testing.assert_close(layer.eval().weight, mean + delta)
+
+
+def test_what_cannot_be_written_is_refused():
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    with pytest.raises(RuntimeError, match=r"torch\.no_grad"):
+        layer.weight.zero_()
+    with pytest.raises(ValueError, match="read-only"):
+        layer.weight.detach().numpy()[0, 0] = 1.0
+    with pytest.raises(ValueError, match="keeps its shape"):
+        layer.weight.data = torch.zeros(2, 2)
+    assert layer.weight.abs().max() > 0
+
+
+def test_freezing_the_weight_freezes_its_copies():
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    layer.weight.requires_grad_(False)
+    assert not layer.parametrizations.weight.original.requires_grad
+    layer.weight.requires_grad = True
+    assert layer.parametrizations.weight.original.requires_grad
+
+
+def test_a_detached_weight_is_a_tensor_like_any_other():
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    leaf = layer.weight.detach().requires_grad_()
+    leaf.square().sum().backward()
+    torch.testing.assert_close(leaf.grad, 2 * leaf.detach())
+    assert layer.parametrizations.weight.original.requires_grad
+    assert type(layer.weight + 0) is torch.Tensor
+    assert type(copy.deepcopy(layer.weight.detach())) is torch.Tensor
+
+
+def change_data(copies):
+    copies.data.mul_(0.5)
+
+
+def change_numpy(copies):
+    array = copies.detach().numpy()
+    array[...] = array * np.float32(0.5)
+
+
+def change_storage(copies):
+    torch.tensor([], dtype=torch.float32).set_(copies.untyped_storage()).mul_(0.5)
+
+
+@pytest.mark.parametrize("change", [change_data, change_numpy, change_storage])
+@pytest.mark.parametrize("fused", [False, True])
+def test_changes_that_leave_no_trace_are_read_all_the_same(change, fused):
+    """Exponential averages, clipping of weights, NumPy views: nothing counts such a change."""
+    torch.manual_seed(0)
+    model, x = expand(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), 3, seed=0), torch.randn(5, 4)
+    twin = copy.deepcopy(model)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (model, twin)]
+    if fused:
+        fuse(optimizers[0], model)
+    kept = [parameter.data for parameter in model.parameters()]
+    for _ in range(3):
+        for each, optimizer in zip((model, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            each.train()(x).square().mean().backward()
+            optimizer.step()
+            each.eval()(x)
+            copies = each[0].parametrizations.weight.original
+            if each is model:
+                change(copies)
+            else:
+                with torch.no_grad():
+                    copies.mul_(0.5)
+        torch.testing.assert_close(model(x), twin(x))
+        torch.testing.assert_close(model[0].weight, copies.mean(0))
+    assert len(kept) == 4
+
+
+def test_an_exponential_average_evaluates_to_its_weights():
+    torch.manual_seed(0)
+    model, x = expand(nn.Linear(4, 3), 3, seed=0), torch.randn(5, 4)
+    average = copy.deepcopy(model).eval()
+    average(x)
+    for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
+        mine.data.mul_(0.9).add_(theirs.data, alpha=0.2)
+    expected = nn.functional.linear(x, average.parametrizations.weight.original.mean(0), average.bias)
+    torch.testing.assert_close(average(x), expected)
+    torch.testing.assert_close(collapse(average)(x), expected)

@@ -1,0 +1,208 @@
+"""When p is drawn anew: once for each step of an optimizer, whatever happens within it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from collegium import expand, fuse, set_step
+from collegium.train.majority.draw import probabilities
+from collegium.train.majority.kernel import majority_clocks, majority_kernels, mixing
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def step_of(model):
+    return majority_clocks(model)[0].step
+
+
+def copies_of(layer):
+    return layer.parametrizations.weight.original
+
+
+class Noting(nn.Module):
+    """Notes the first layer's weight and the step of every forward pass."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.steps, self.weights = model, [], []
+        model[0].register_forward_hook(self._note)
+
+    def _note(self, layer, *_):
+        self.steps.append(step_of(self.model))
+        self.weights.append(layer.weight.detach().clone())
+
+    def forward(self, x):
+        return self.model(x).square().mean()
+
+
+class SharpnessAware(torch.optim.Optimizer):
+    """Foret et al. 2021: the gradient at the point that a step uphill leads to."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+        self.base = torch.optim.SGD(self.param_groups, lr=lr)
+
+    def step(self, closure):
+        closure = torch.enable_grad()(closure)
+        closure()
+        uphill = [(p, 0.05 * p.grad) for group in self.param_groups for p in group["params"]]
+        with torch.no_grad():
+            for p, move in uphill:
+                p.add_(move)
+        closure()
+        with torch.no_grad():
+            for p, move in uphill:
+                p.sub_(move)
+        self.base.step()
+
+
+@pytest.mark.parametrize("kind", ["lbfgs", "sharpness-aware"])
+def test_all_passes_of_one_step_have_one_p(kind):
+    noting, x = Noting(expand(network(), 3, seed=0)), torch.randn(16, 4)
+    parameters = noting.model.parameters()
+    optimizer = torch.optim.LBFGS(parameters, max_iter=5) if kind == "lbfgs" else SharpnessAware(parameters, 0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = noting(x)
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
+    first = noting.steps.count(0)
+    assert first > 1
+    assert noting.steps == [0] * first + [1] * (len(noting.steps) - first)
+    p = probabilities(next(iter(majority_kernels(noting.model).values())).draw, 3, (8, 4))
+    assert step_of(noting.model) == 2
+    assert not torch.equal(p, torch.full_like(p, 1 / 3))
+
+
+def test_a_step_that_is_set_is_held_until_the_optimizer_has_taken_it():
+    noting, x = Noting(expand(network(), 3, seed=0)), torch.randn(16, 4)
+    optimizer = torch.optim.LBFGS(noting.model.parameters(), max_iter=4)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = noting(x)
+        loss.backward()
+        return loss
+
+    for step in (5, 9):
+        set_step(noting.model, step)
+        optimizer.step(closure)
+    assert set(noting.steps) == {5, 9}
+
+
+def test_a_line_search_without_gradients_sees_the_p_of_its_step():
+    model, x = expand(network(), 3, seed=0), torch.randn(16, 4)
+    model[1].momentum = 0.0
+    loss = model(x).square().mean()
+    loss.backward()
+    with torch.no_grad():
+        assert torch.equal(model(x).square().mean(), loss)
+
+
+def test_passes_in_training_mode_that_are_not_differentiated_take_the_mean():
+    model, x = expand(network(), 3, seed=0), torch.randn(32, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(x).sum().backward()
+        optimizer.step()
+    mean = copies_of(model[0]).detach().mean(0)
+    update_bn([x], model)
+    expected = (x @ mean.T + model[0].bias.detach()).mean(0)
+    torch.testing.assert_close(model[1].running_mean, expected)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_other_optimizers_and_other_models_do_not_end_the_step(fused):
+    model, x = expand(network(), 3, seed=0), torch.randn(8, 4)
+    other, twin = nn.Linear(4, 3), copy.deepcopy(model)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (model, other, twin)]
+    if fused:
+        fuse(optimizers[0], model)
+    for each in (model, other, twin):
+        each(x).sum().backward()
+    for optimizer in optimizers[1:]:
+        optimizer.step()
+    assert (step_of(model), step_of(twin)) == (0, 1)
+    optimizers[0].step()
+    optimizers[0].step()  # without a pass between
+    assert step_of(model) == 1
+
+
+def test_frozen_copies_with_trained_adapters_have_a_p_for_each_step():
+    model, x = expand(network(), 3, seed=0), torch.randn(8, 4)
+    for layer in (model[0], model[3]):
+        copies_of(layer).requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    noting = Noting(model)
+    for _ in range(3):
+        noting(x).backward()
+        optimizer.step()
+    assert noting.steps == [0, 1, 2]
+    assert not torch.equal(noting.weights[0], noting.weights[1])
+
+
+def by_hand(model, x, set_step=None):
+    for step in range(80):
+        if set_step:
+            set_step(model, step)
+        model(x).square().mean().backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.sub_(0.01 * p.grad)
+
+
+def test_loops_that_never_end_a_step_are_told():
+    model, x = expand(network(), 3, seed=0), torch.randn(8, 4)
+    with pytest.warns(UserWarning, match="still use the p of step 0.*set_step"):
+        by_hand(model, x)
+    model = expand(network(), 3, seed=0)
+    by_hand(model, x, set_step)
+
+
+def test_a_checkpointed_block_is_recomputed_with_the_same_p():
+    from torch.utils.checkpoint import checkpoint
+
+    model, x = expand(network(), 3, seed=0), torch.randn(8, 4)
+    model(x).square().mean().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    for reentrant in (True, False):
+        model.zero_grad()
+        checkpoint(model, x.clone().requires_grad_(), use_reentrant=reentrant).square().mean().backward()
+        torch.testing.assert_close([p.grad for p in model.parameters()], expected)
+
+
+def test_a_pass_that_raises_keeps_nothing():
+    class Failing(nn.Linear):
+        fails = True
+
+        def forward(self, x):
+            out = super().forward(x)
+            if self.fails:
+                raise RuntimeError("an input that is wrong")
+            return out
+
+    model, x = expand(Failing(4, 3), 3, seed=0), torch.randn(2, 4)
+    with pytest.raises(RuntimeError, match="an input that is wrong"):
+        model(x)
+    model.parametrizations.weight.original.data.zero_()
+    assert model.weight.abs().max() == 0
+    model.fails = False
+    torch.testing.assert_close(model(x), model.bias.expand(2, 3))
+
+
+def test_forced_sampling_counts_as_a_draw_of_the_step_alone():
+    model, x = expand(network(), 3, seed=0).eval(), torch.randn(4, 4)
+    with torch.no_grad(), mixing(model, "sample", step=-3):
+        sampled = model(x)
+    assert not torch.equal(sampled, model(x))
+    assert not majority_clocks(model)[0].drawn

@@ -1,0 +1,211 @@
+"""The gradient of a mixed weight, seen where PyTorch looks for that of its copies.
+
+An optimizer that updates the copies itself (``collegium.train.majority.fused``) needs g = ∂L/∂⟨w⟩ alone, of the plain
+model's size: layers read a leaf tensor, the ``MixedLeaf``, in whose ``grad`` g gathers. The copies are then a
+``FusedParameter``, whose own ``grad`` is p_k ∘ g, formed when somebody asks for it: a gradient scaler, clipping,
+``zero_grad`` of the model, sharpness-aware minimization. From then on it is a gradient like any other, which the
+optimizer applies in the plain way. Where nobody asks, it never exists.
+
+A leaf may hold the mixture already when it is read: the update mixes the weight of the next step while the copies are
+in the cache. That is trusted only where nothing can have written to the copies since, however it was written.
+"""
+
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._utils import _rebuild_parameter
+
+from collegium.train.majority.draw import Draw, mix, spread
+
+_use_count: Any = getattr(torch._C, "_storage_Use_Count", None)  # no public name
+_data: Any = Tensor.data
+_grad: Any = Tensor.grad
+
+
+class FusedParameter(nn.Parameter):
+    """Copies whose gradient is formed on demand; otherwise a parameter like any other."""
+
+    leaf: "MixedLeaf | None" = None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """p_k ∘ g for each copy, or what has been assigned."""
+        if self.leaf is not None:
+            self.leaf.expand_gradient()
+        return _grad.__get__(self)
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if self.leaf is not None:
+            self.leaf.clear()
+        _grad.__set__(self, value)
+
+    @grad.deleter
+    def grad(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        FusedParameter.grad.__set__(self, None)
+
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """The copies without history; what is written into them does not count as a change, so it is assumed."""
+        self._touch()
+        return _data.__get__(self)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self._touch()
+        _data.__set__(self, value)
+
+    def detach(self) -> Tensor:
+        """As ``data``: NumPy arrays are made of it."""
+        self._touch()
+        return super().detach()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """As ``data``."""
+        self._touch()
+        return super().numpy(force=force)
+
+    def _touch(self) -> None:
+        if self.leaf is not None:
+            self.leaf.forget()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
+        """A plain parameter: the copied model has no fused optimizer."""
+        if id(self) not in memo:
+            with torch.no_grad():
+                memo[id(self)] = nn.Parameter(self.clone(memory_format=torch.preserve_format), self.requires_grad)
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled as a plain parameter."""
+        return _rebuild_parameter, (self.data, self.requires_grad, OrderedDict())
+
+
+class MixedLeaf:
+    """The tensor that layers read in training in place of a function of ``copies``, and its gradient."""
+
+    def __init__(self, copies: nn.Parameter) -> None:
+        self.tensor: Tensor | None = None
+        self.gradient: Tensor | None = None  # g, as far as it has not been spread over the copies
+        self.draw: Draw | None = None  # by which ``gradient`` is to be spread
+        self.pending: Tensor | None = None  # g, while the optimizer takes its step
+        self.update: Any = None  # the ``FusedKernel`` of the optimizer
+        self.aliases = 0  # tensors of the update that share the copies' memory
+        self._token: Any = None
+        self._hook: _Gather | None = None
+        copies.__class__ = FusedParameter
+        copies.leaf = self  # type: ignore[attr-defined]
+        self._copies = weakref.ref(copies)
+
+    @property
+    def copies(self) -> FusedParameter:
+        """The parameter."""
+        found = self._copies()
+        assert found is not None
+        return found  # type: ignore[return-value]
+
+    def replaces(self, copies: Tensor) -> bool:
+        """Whether a read of ``copies`` may give ``tensor``: only plain backward passes reach its gradient."""
+        return (
+            self._copies() is copies
+            and copies.requires_grad
+            and torch.is_grad_enabled()
+            and updates_in_chunks(copies)
+            and not copies._backward_hooks
+            and not getattr(copies, "_post_accumulate_grad_hooks", None)
+            and not is_distributed()
+        )
+
+    def read(self, draw: Draw) -> Tensor:
+        """The mixture by ``draw`` of the copies as they are."""
+        if self.tensor is None or self._token is None or self._token != self._present(draw):
+            with torch.no_grad():
+                self.renew(mix(self.copies, draw), draw)
+            self.set_mixed(draw)
+        assert self.tensor is not None
+        return self.tensor
+
+    def renew(self, mixed: Tensor, draw: Draw) -> None:
+        """Give layers ``mixed`` from now on; graphs that hold the tensor they had go on with that."""
+        self.tensor, self._hook = mixed.requires_grad_(), _Gather(self, draw)
+        self.tensor.register_post_accumulate_grad_hook(self._hook)
+
+    def set_mixed(self, draw: Draw) -> None:
+        """Record that ``tensor`` holds the mixture of the present copies by ``draw``."""
+        assert self._hook is not None
+        self._hook.draw, self._token = draw, self._present(draw)
+
+    def forget(self) -> None:
+        """The copies may be changed from now on."""
+        self._token = None
+
+    def _present(self, draw: Draw) -> Any:
+        """What a mixture stays right for: its draw, the copies' version, and nobody else who can write to them."""
+        copies = self.copies
+        if uses(copies) > 2 + self.aliases:
+            return None
+        return draw, copies._version, copies.data_ptr()
+
+    def gather(self, gradient: Tensor, draw: Draw) -> None:
+        """Add to g, the gradient by the p of ``draw``."""
+        if self.gradient is not None and self.draw == draw:
+            self.gradient = self.gradient + gradient
+            return
+        self.expand_gradient()  # of another p
+        self.gradient, self.draw = gradient, draw
+
+    def expand_gradient(self) -> None:
+        """Turn g into gradients of the copies, added to those they have."""
+        gradient, self.gradient = self.gradient, None
+        if gradient is None or self.draw is None:
+            return
+        copies = self.copies
+        with torch.no_grad():
+            expanded = spread(gradient, self.draw, len(copies))
+        before = _grad.__get__(copies)
+        _grad.__set__(copies, expanded if before is None else before + expanded)
+
+    def clear(self) -> None:
+        """Drop g."""
+        self.gradient = self.pending = None
+
+    def take(self) -> bool:
+        """Set g aside for the update, so that the optimizer passes the copies over; whether there is any."""
+        if self.pending is not None:  # of a step that did not end
+            self.gradient, self.pending = self.pending, None
+        if self.gradient is None or _grad.__get__(self.copies) is not None:
+            return False
+        self.pending, self.gradient = self.gradient, None
+        return True
+
+
+class _Gather:
+    """Hook of a leaf: hands its gradient to the ``MixedLeaf`` that it belongs to, if there still is one."""
+
+    def __init__(self, leaf: MixedLeaf, draw: Draw) -> None:
+        self.leaf, self.draw = weakref.ref(leaf), draw
+
+    def __call__(self, tensor: Tensor) -> None:
+        leaf, gradient = self.leaf(), tensor.grad
+        tensor.grad = None
+        if leaf is not None and gradient is not None:
+            leaf.gather(gradient, self.draw)
+
+
+def uses(tensor: Tensor) -> int:
+    """How many tensors share the memory of ``tensor``, itself and its storage object included."""
+    return 1 << 30 if _use_count is None else _use_count(tensor.untyped_storage()._cdata)
+
+
+def updates_in_chunks(copies: Tensor) -> bool:
+    """Whether an update chunk by chunk pays for ``copies`` and is what torch's optimizers would compute."""
+    return copies.device.type == "cpu" and copies.dtype in (torch.float32, torch.float64) and copies.is_contiguous()
+
+
+def is_distributed() -> bool:
+    """Whether there are other processes, which need the gradients of the parameters themselves."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

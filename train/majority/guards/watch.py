@@ -1,0 +1,117 @@
+"""What goes wrong between an expanded model and an optimizer or ``save_pretrained``, said when it happens.
+
+* State of the optimizer from before ``expand`` or ``collapse`` has another shape than the parameter; torch's fused
+  updates then write past its end.
+* Copies are named ``….parametrizations.weight.original``: groups that are made by names ending in ``weight`` leave them
+  without weight decay, or out of every optimizer.
+* ``from_pretrained`` does not know these names, and initializes the weights anew.
+"""
+
+import types
+import warnings
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+_resized = WeakIdKeyDictionary()  # parameters whose shape expand or collapse has changed
+_seen: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers whose groups have been looked at
+_hooks: list[Any] = []
+_ELEMENTWISE = tuple(
+    getattr(torch.optim, name)
+    for name in ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"]
+)
+
+
+def watch(parameter: Tensor, *, expanded: bool) -> None:
+    """From now on check ``parameter``, whose shape has been changed, before each step of an optimizer that holds it."""
+    if not _hooks:
+        _hooks.append(register_optimizer_step_pre_hook(_check))
+    _resized[parameter] = expanded
+
+
+def _check(optimizer: Any, *_: Any) -> None:
+    """Pre-hook of every optimizer's step. Raises ``RuntimeError`` for state of another shape."""
+    held = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    found = [(parameter, group) for parameter, group in held if parameter in _resized]
+    if not found:
+        return
+    kind = "expand" if _resized[found[0][0]] else "collapse"
+    for parameter, _ in held:
+        state = optimizer.state.get(parameter)
+        if state and _is_of_another_shape(parameter, state, isinstance(optimizer, _ELEMENTWISE)):
+            raise RuntimeError(
+                f"this {type(optimizer).__name__} has state from before {kind} for a parameter of shape "
+                f"{tuple(parameter.shape)}: make the optimizer after {kind}, or load a state saved after it"
+            )
+    if optimizer not in _seen:
+        _seen.add(optimizer)
+        _check_decay(optimizer, [group for parameter, group in found if _resized[parameter]])
+
+
+def _is_of_another_shape(parameter: Tensor, state: dict[str, Any], elementwise: bool) -> bool:
+    """Whether ``state`` is that of another parameter; other than elementwise optimizers have shapes of their own.
+
+    For these: whether all tensors have the shape that ``parameter`` had, or would have, without copies.
+    """
+    shapes = [value.shape for value in state.values() if isinstance(value, Tensor) and value.dim()]
+    if elementwise:
+        return any(shape != parameter.shape for shape in shapes)
+    if not shapes or parameter.shape in shapes:
+        return False
+    return all(shape in (parameter.shape[1:], shape[:1] + parameter.shape) for shape in shapes)
+
+
+def _check_decay(optimizer: Any, groups: list[dict[str, Any]]) -> None:
+    decays = [group.get("weight_decay", 0) for group in optimizer.param_groups]
+    if any(decays) and any(not group.get("weight_decay", 0) for group in groups):
+        warnings.warn(
+            "copies of kernels are in a group without weight decay, beside groups with it; their names end in "
+            "'.original', not in 'weight': make groups by shape or by module, or by '.parametrizations.' in the name",
+            stacklevel=3,
+        )
+
+
+def guard_saving(model: nn.Module) -> None:
+    """Let the ``save_pretrained`` of ``model`` and of its modules warn as long as they are expanded."""
+    for module in model.modules():
+        if callable(getattr(type(module), "save_pretrained", None)):
+            object.__setattr__(module, "save_pretrained", types.MethodType(save_pretrained, module))
+
+
+def unguard_saving(model: nn.Module) -> None:
+    """Undo ``guard_saving``."""
+    for module in model.modules():
+        if getattr(module.__dict__.get("save_pretrained"), "__func__", None) is save_pretrained:
+            del module.__dict__["save_pretrained"]
+
+
+def save_pretrained(self: Any, *arguments: Any, **named: Any) -> Any:
+    """``save_pretrained`` of the class of ``self``, after a warning."""
+    warnings.warn(
+        "this model is expanded: from_pretrained does not know the names of its copies, and would initialize these "
+        "weights anew. Save collegium.collapse(model), or for going on with the training model.state_dict()",
+        stacklevel=2,
+    )
+    return type(self).save_pretrained(self, *arguments, **named)
+
+
+def warn_of_unheld(modules: Iterable[nn.Module], optimizers: Iterable[Any]) -> None:
+    """Warn of trainable copies in ``modules`` that have a gradient and are in none of ``optimizers``."""
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    names: dict[int, str] = {}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter in _resized and id(parameter) not in held and parameter.grad is not None:
+                names[id(parameter)] = max(name, names.get(id(parameter), ""), key=len)  # from the outermost module
+    if names:
+        listed = ", ".join(list(names.values())[:3]) + (", …" if len(names) > 3 else "")
+        warnings.warn(
+            f"no optimizer that has taken a step holds the copies {listed}: they are not trained. Their names end in "
+            "'.original', not in 'weight'",
+            stacklevel=3,
+        )

@@ -1,0 +1,124 @@
+"""A mixed weight that is written to.
+
+``layer.weight`` of a majority kernel is computed, so that what is written into it would be lost: ``nn.init``,
+``reset_parameters``, ``weight.data.clamp_``. Code outside of a forward pass therefore reads a ``WrittenWeight``. It is
+a tensor like any other, and whatever is written into it, or into a view of it, is taken by all copies: the weight is
+what was written, in training and in evaluation, as after ``layer.weight = value``.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from collegium.train.majority.guards.gradient import FusedParameter
+
+Average = Callable[[Tensor], Tensor]
+
+
+def readable(weight: Tensor, copies: Tensor, average: Average) -> Tensor:
+    """``weight``, mixed from ``copies``, as code outside of a pass may use it; ``average`` gives its ``.data``.
+
+    Where ``copies`` are not the parameter itself (functional calls, shards, inference mode), ``weight`` as it is.
+    """
+    if type(copies) not in (nn.Parameter, FusedParameter) or weight.is_inference() or type(weight) is not Tensor:
+        return weight
+    return _link(weight, weight, copies, average, whole=True)
+
+
+class WrittenWeight(Tensor):
+    """See above. Results of operations are plain tensors, except views."""
+
+    mixed: Tensor  # the whole weight, of which this may be a view
+    copies: Tensor
+    average: Average
+    whole: bool  # whether it stands for the parameter: neither a view nor detached
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call ``func``; store what it has written, and follow its views."""
+        named = kwargs or {}
+        weights = [leaf for leaf in tree_leaves((args, named)) if isinstance(leaf, cls)]
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _OF_THE_PARAMETER and isinstance(args[0], cls) and args[0].whole:
+                return _OF_THE_PARAMETER[func](*args, **named)
+            before = [(weight._version, weight.mixed.grad_fn) for weight in weights]
+            result = func(*args, **named)
+            for weight, (version, history) in zip(weights, before, strict=True):
+                if weight._version != version:
+                    weight._store(recorded=weight.mixed.grad_fn is not history)
+            return tree_map(lambda leaf: _follow(leaf, weights), result)
+
+    def _store(self, *, recorded: bool) -> None:
+        if recorded:
+            raise RuntimeError(
+                "the weight of a majority kernel was written to while gradients are recorded: use torch.no_grad()"
+            )
+        with torch.no_grad():
+            self.copies.copy_(self.mixed.detach().expand_as(self.copies))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A plain tensor."""
+        return copy.deepcopy(self.as_subclass(Tensor), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled as a plain tensor."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+
+def _link(tensor: Tensor, mixed: Tensor, copies: Tensor, average: Average, *, whole: bool = False) -> Tensor:
+    weight = tensor.as_subclass(WrittenWeight)
+    weight.mixed, weight.copies, weight.average, weight.whole = mixed, copies, average, whole
+    return weight
+
+
+def _follow(result: Any, weights: Sequence[WrittenWeight]) -> Any:
+    """``result``, so that what is written into it is stored if it shares the memory of one of ``weights``."""
+    if isinstance(result, np.ndarray):
+        if any(np.shares_memory(result, weight.mixed.detach().numpy()) for weight in weights):
+            result.flags.writeable = False  # an array cannot be followed
+        return result
+    if type(result) is not Tensor:
+        return result
+    for weight in weights:
+        if result.device == weight.mixed.device and _storage(result) == _storage(weight.mixed):
+            return _link(result, weight.mixed, weight.copies, weight.average)
+    return result
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _data(weight: WrittenWeight) -> Tensor:
+    """``.data``: what is stored, which is the mean, not one draw."""
+    with torch.no_grad():
+        mean = weight.average(weight.copies)
+    return _link(mean, mean, weight.copies, weight.average)
+
+
+def _set_data(weight: WrittenWeight, value: Tensor) -> None:
+    if value.shape != weight.mixed.shape:
+        raise ValueError(f"the weight of a majority kernel keeps its shape {tuple(weight.mixed.shape)}")
+    with torch.no_grad():
+        weight.copies.copy_(value.detach().expand_as(weight.copies))
+
+
+def _set_requires_grad(weight: WrittenWeight, value: bool = True) -> WrittenWeight:
+    weight.copies.requires_grad_(value)
+    return weight
+
+
+_OF_THE_PARAMETER: dict[Any, Callable[..., Any]] = {
+    Tensor.data.__get__: _data,  # type: ignore[attr-defined]
+    Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
+    Tensor.requires_grad_: _set_requires_grad,
+    Tensor.requires_grad.__set__: _set_requires_grad,  # type: ignore[attr-defined]
+}
+"""Functions of a weight that concern the parameter behind it."""
