@@ -16,3 +16,10 @@ for name, found in (("primal", answer.primal), ("dual", answer.dual)):
 vector = collegium.find_ensemble(baseline, space={"mode": "vector"}).primal
 assert vector is not None
 print(f"vector  {vector.multiplicity:3} × {vector.widths}")
+
+# Other activations than ReLU are sampled, here to 3 % of ln r.
+smooth = collegium.find_ensemble(baseline | {"activation": "gelu"}, estimator={"relative_error": 0.03})
+assert smooth.primal is not None
+assert smooth.confidence is not None
+span = f"n* from {smooth.confidence.low} to {smooth.confidence.high}"
+print(f"GELU    {smooth.primal.multiplicity:3} × {smooth.primal.width}, {span}")

@@ -30,6 +30,7 @@ def test_an_mlp_is_split(tmp_path: Path) -> None:
     printed = run("search_mlp", tmp_path)
     assert re.search(r"primal +8 × 42 +[0-9,]+ parameters, variance × 0\.69", printed)
     assert "vector" in printed
+    assert re.search(r"GELU +\d+ × \d+, n\* from \d+ to \d+", printed)
 
 
 def test_a_resnet_is_split_by_flops(tmp_path: Path) -> None:
