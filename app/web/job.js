@@ -12,11 +12,16 @@ export function jobName(job) {
   const spec = job.spec ?? {};
   if (job.kind === "study") return spec.title || `study of ${spec.architectures?.length ?? 0} architectures`;
   const baseline = spec.baseline ?? spec.architecture?.baseline;
-  const name = baseline?.preset ?? (baseline?.family === "mlp" ? `MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
+  const name = baseline?.preset ?? (baseline?.family === "mlp" ? `${activation(baseline)}MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
     : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.family ?? spec.architecture?.transformer ?? job.kind);
   if (job.kind !== "training") return name;
   const groupings = (spec.architecture?.stages ?? [spec.architecture ?? {}]).map(grouping);
   return `${spec.method} · ${groupings.every(Boolean) ? `${groupings.join(", ")} of ` : ""}${name} · ${(spec.data?.name ?? "").slice(0, 16)}`;
+}
+
+function activation(baseline) {
+  const name = baseline.activation?.name ?? baseline.activation ?? "relu";
+  return name === "relu" ? "" : `${name} `;
 }
 
 function grouping({ width, widths, multiplicity }) {
