@@ -12,6 +12,7 @@ A layer computes z = √(g/f) W a from f numbers a of the layer below, with W st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,6 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import Discriminator, Field, Tag
-from scipy.special import ndtr
 
 from collegium.search.fields import Strict
 
@@ -52,8 +52,8 @@ class Activation:
             known = ", ".join(get_args(ActivationName))
             raise ValueError(f"no activation is called {self.name!r}; there are {known}")
         if (self.name in PARAMETERS) != (self.parameter is not None):
-            expected = f"has a {PARAMETERS[self.name]}" if self.name in PARAMETERS else "has no parameter"
-            raise ValueError(f"{self.name} {expected}, got {self.parameter}")
+            expected = f"a parameter, {PARAMETERS[self.name]}" if self.name in PARAMETERS else "no parameter"
+            raise ValueError(f"{self.name} takes {expected}; got {self.parameter}")
 
     def __str__(self) -> str:
         """Its posted name, with the parameter: ``identity``, ``elu(1)``."""
@@ -120,10 +120,12 @@ _TITLES: dict[ActivationName, str] = {
     "softplus": "softplus",
     "linear": "identity",
 }
+#: The complementary error function of an array; scipy's would be loaded by whatever reads a specification.
+_erfc = np.vectorize(math.erfc, otypes=[float])
 _FUNCTIONS: dict[ActivationName, Callable[[np.ndarray, float], np.ndarray]] = {
     "relu": lambda z, _: np.maximum(z, 0),
     "leaky_relu": lambda z, slope: np.where(z > 0, z, slope * z),
-    "gelu": lambda z, _: z * ndtr(z),
+    "gelu": lambda z, _: z * _erfc(-z / math.sqrt(2)) / 2,
     "silu": lambda z, _: z / (1 + np.exp(-z)),
     "tanh": lambda z, _: np.tanh(z),
     "elu": lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0))),

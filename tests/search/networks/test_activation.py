@@ -91,8 +91,8 @@ def test_rectified_chains_have_the_gains_of_the_ntk_parameterization():
 def test_unknown_names_and_parameters_are_refused():
     for arguments, words in (
         (("swish",), "no activation is called 'swish'; there are relu, leaky_relu"),
-        (("gelu", 1.0), "gelu has no parameter"),
-        (("elu",), "elu has a alpha"),
+        (("gelu", 1.0), "gelu takes no parameter; got 1.0"),
+        (("elu",), "elu takes a parameter, alpha; got None"),
     ):
         with pytest.raises(ValueError, match=words):
             Activation(*arguments)
