@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from collegium.search.kernel.inputs import KernelInputs, correlation_gram
 from collegium.search.kernel.moments import Moments
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.kernel.receptive_field import input_window
-from collegium.search.networks.activation import Activation
+from collegium.search.networks.activation import Activation, ActivationName
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.mlp import mlp_chain
+from collegium.search.sampling import elementwise
 from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.elementwise import activated, pulled_back
 from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of, module_of_activation
 from collegium.search.sampling.sampler import build_sampler
 from collegium.search.spec import PairSpec
+from collegium.train.models import ensembles
 
 ACTIVATIONS = [
     Activation("relu"),
@@ -135,3 +138,23 @@ def test_stored_estimates_are_told_apart_by_the_activation():
     assert len({KernelPoint.of(chain, (), "unit", KernelInputs()).key for chain in chains}) == len(chains)
     point = KernelPoint.of(chains[1], (), "unit", KernelInputs())
     assert KernelPoint.model_validate(point.model_dump(mode="json")) == point
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_wide_networks_have_the_kernel_of_infinite_width(activation):
+    # every layer's z is N(0, 1) there, up to the factor of a homogeneous φ, and each layer multiplies δ² by χ
+    phi = module_of_activation(activation)
+    z = torch.linspace(-12, 12, 200_001, dtype=torch.float64, requires_grad=True)
+    a = phi(z)
+    (slope,) = torch.autograd.grad(a.sum(), z)
+    weight = torch.exp(-(z.detach() ** 2) / 2)
+    chi = float((weight * slope**2).sum() / (weight * a.detach() ** 2).sum())
+    draws = ConvSampler(mlp(activation, (2000,) * 3), "unit", [[2.0]]).draw(400, torch.Generator().manual_seed(1))
+    expected = sum(chi**power for power in range(4))
+    assert draws.double().mean().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_every_table_has_every_activation():
+    names = set(get_args(ActivationName))
+    assert {activation.name for activation in ACTIVATIONS} == names
+    assert set(elementwise._VALUES) == set(elementwise._PULLBACKS) == set(ensembles.ACTIVATIONS) == names
