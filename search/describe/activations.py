@@ -53,6 +53,8 @@ _FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanhshrink": functional.tanhshrink,
     "softsign": functional.softsign,
 }
+#: The largest constant that a specification holds.
+_LARGEST = 1e12
 _GRID, _TOLERANCE = (-6.0, 6.0, 97), 1e-5
 
 
@@ -122,7 +124,8 @@ def _named(node: fx.Node) -> ActivationLayer | None:
         return None
     if (function, parameters) == ("hardtanh", (0.0, 6.0)):
         function, parameters = "relu6", ()
-    return _layer(function, parameters)
+    bounded = all(abs(each) <= _LARGEST for each in parameters)
+    return _layer(function, parameters) if bounded else _layer("other")
 
 
 def _layer(function: str, parameters: tuple[float, ...] = ()) -> ActivationLayer:

@@ -13,12 +13,12 @@ from torch import fx
 from collegium.search.describe.chains import Chain, Uses, chains_of
 from collegium.search.describe.counts import flops_of, is_recurrent, is_region
 from collegium.search.describe.layers import WeightNode
-from collegium.search.describe.operators import name_of, readers
+from collegium.search.describe.operators import name_of, readers, shape_of
 from collegium.search.describe.trace import Gap, Piece, Trace
 from collegium.search.errors import SampleMismatch
 from collegium.search.fields import MAX_LAYERS
 from collegium.search.networks.families.network import FEWEST_FREE, SINGLE_HIDDEN, Branch
-from collegium.search.networks.families.network_layers import Conv, Layer, Linear, Norm, Reshape, free_widths
+from collegium.search.networks.families.network_layers import Conv, Layer, Linear, Norm, Pad, Pool, Reshape, free_widths
 
 _OF_PARAMETERS = {
     "mul": "a scale of a width that is fixed",
@@ -118,7 +118,10 @@ def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
     part = Part(paths, ledger.take(names), sum(layer.flops for layer in chain.layers), chain.ended)
     if part.parameters != sum(ledger.sizes[ledger.canonical[name]] for name in names):
         return part  # tied weights are counted once
-    built = _built(chain, batch)
+    try:
+        built = _built(chain, batch)
+    except ValueError as error:
+        built = f"its layers have no form in a specification: {error}"
     if isinstance(built, str):
         return replace(part, why=built)
     extents, layers = built
@@ -157,19 +160,27 @@ def _built(chain: Chain, batch: int) -> tuple[tuple[int, ...], tuple[Layer, ...]
             )
         if isinstance(layer.layer, Conv) and layer.repeats != batch:
             return "it is applied to several maps of one sample"
-        if isinstance(layer.layer, Conv) and extents != layer.extents:
-            layers.append(Reshape(kind="reshape", extents=layer.extents))
-        here = _extents(layer, batch)
         own = layer.layer if isinstance(layer.layer, Conv) else _linear(layer, batch)
-        if math.prod(extents) != math.prod(here):
+        before = layer.extents if isinstance(own, Conv) else extents
+        if math.prod(extents) != math.prod(_extents(layer, batch)):
             return "the number of positions changes inside"
-        extents = own.after(layer.extents if isinstance(own, Conv) else extents)
-        layers.append(own)
+        extents = _append(layers, own, extents, before)
+        node, channels = layer.node, layer.channels
         for step in steps:
             if step.layer is not None:
-                layers.append(step.layer)
-                extents = step.layer.after(extents)
+                mapped = isinstance(step.layer, Pad) or (isinstance(step.layer, Pool) and step.layer.kernel is not None)
+                before = shape_of(node)[channels + 1 :] if mapped else extents
+                extents = _append(layers, step.layer, extents, before)
+            node, channels = step.node, step.channels
     return start, tuple(layers)
+
+
+def _append(layers: list[Layer], layer: Layer, extents: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
+    """Add a layer that reads a map of the extents ``before``, after the reshape to these where one is needed."""
+    if extents != before:
+        layers.append(Reshape(kind="reshape", extents=before))
+    layers.append(layer)
+    return layer.after(before)
 
 
 def _linear(layer: WeightNode, batch: int) -> Linear:

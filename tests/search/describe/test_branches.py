@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -149,6 +150,16 @@ def test_tokens_that_become_a_map_and_tokens_again(described: Described):
     assert "a size that the code names" in reasons(named)
 
 
+def test_a_map_that_is_pooled_or_padded_as_a_row(described: Described):
+    for between in (nn.MaxPool1d(2), nn.ConstantPad1d((1, 2), 0.0)):
+        model = nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(2), between, nn.Conv1d(3, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 1)
+        )
+        baseline = described(model, torch.randn(2, 2, 6, 5))
+        assert splits(baseline) == [((2, 3, 4, 2), 1)]
+        assert baseline.branches[0].layers[2].model_dump()["extents"] == (12,)
+
+
 def test_depthwise_layers_tie_their_width_to_a_neighbour(described: Described):
     inverted = nn.Sequential(
         nn.Conv2d(8, 16, 1), nn.ReLU6(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU6(), nn.Conv2d(16, 8, 1)
@@ -274,6 +285,9 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
     hard = nn.Sequential(nn.Linear(3, 4), nn.Hardswish(True), nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 1))
     (branch,) = described(hard, torch.randn(2, 3)).branches
     assert [layer.function for layer in branch.layers if layer.kind == "activation"] == ["hardswish", "hardsigmoid"]
+    unbounded = nn.Sequential(nn.Linear(3, 4), nn.Hardtanh(0, math.inf), nn.Linear(4, 4), nn.Linear(4, 1))
+    (branch,) = described(unbounded, torch.randn(2, 3)).branches
+    assert [layer.function for layer in branch.layers if layer.kind == "activation"] == ["other"]
     leaky = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.2), nn.Linear(4, 4), nn.Softplus(2.0), nn.Linear(4, 1))
     (branch,) = described(leaky, torch.randn(2, 3)).branches
     assert [layer.parameters for layer in branch.layers if layer.kind == "activation"] == [(0.2,), (2.0, 20.0)]
