@@ -311,6 +311,14 @@ def test_every_method_ends_in_a_plain_model(digits_spec, load_and_evaluate, tmp_
         assert load_and_evaluate(tmp_path)["accuracy"] == result.accuracy.test
 
 
+@pytest.mark.parametrize("method", ["majority", "learned", "subset"])
+def test_patterns_that_match_nothing_are_a_fault_of_the_specification(digits_spec, method):
+    spec = digits_spec({"epochs": 1}, method=method, expansion={"copies": 2, "patterns": ["encoder.*"]})
+    with pytest.raises(InvalidSpec, match=r"no module or parameter is named 'encoder\.\*'") as raised:
+        run(spec)
+    assert raised.value.path == ("expansion", "patterns")
+
+
 def test_subset_selection_keeps_the_networks_size(digits_spec):
     result = run(digits_spec({"epochs": 1}, method="subset"))
     assert result["parameters"] == 64 * 24 + 3 * 64 + 24 * 10

@@ -60,6 +60,18 @@ class MajorityOptions(MethodOptions):
         return self.model_copy(update={"initialization": "replicated" if pretrained else "independent"})
 
 
+def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Raise ``InvalidSpec`` where a pattern matches nothing of ``model``, or all together no kernel."""
+    from collegium.train.majority.targets.choice import kernel_targets
+
+    try:
+        found = kernel_targets(model, patterns or None)
+    except ValueError as error:
+        raise InvalidSpec(("expansion", "patterns"), str(error)) from error
+    if patterns and not found:
+        raise InvalidSpec(("expansion", "patterns"), "what they match has no kernel to expand")
+
+
 class Majority(Method):
     """Every kernel is trained as e copies, mixed anew at random in every step; their mean is the trained kernel."""
 
@@ -80,6 +92,7 @@ class Majority(Method):
         from collegium.train.majority.expand import expand
         from collegium.train.majority.kernel import majority_kernels
 
+        check_patterns(model, self.options.patterns)
         expand(
             model,
             self.expansion,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from collegium.train.methods.majority import Patterns
+from collegium.train.methods.majority import Patterns, check_patterns
 from collegium.train.methods.method import Copies, Method, MethodOptions
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
 
@@ -47,6 +47,7 @@ class Subset(Method):
         """Give every hidden layer e times its neurons, in place. Raises ``ValueError`` where there is none."""
         from collegium.train.methods.parametrizations.subset import add_candidates
 
+        check_patterns(model, self.options.patterns)
         add_candidates(model, self.expansion, self.options.patterns, seed)
         return model
 

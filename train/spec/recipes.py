@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.fields import Strict
 from collegium.train.data.catalog import recipe_for
@@ -28,6 +28,9 @@ Factor = Annotated[float, Field(gt=0, le=1)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=64, strict=False)]
 Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=8, strict=False)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
+
+
+_NESTEROV = "nesterov needs a momentum: give a momentum above 0, or leave nesterov out"
 
 
 class RecipeSpec(Strict):
@@ -69,6 +72,13 @@ class RecipeSpec(Strict):
             raise ValueError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
         return name
 
+    @field_validator("nesterov")
+    @classmethod
+    def _accelerates_a_momentum(cls, nesterov: bool | None, info: ValidationInfo) -> bool | None:
+        if nesterov and info.data.get("momentum") == 0:
+            raise ValueError(_NESTEROV)
+        return nesterov
+
 
 class Recipe(Strict):
     """A complete recipe.
@@ -108,6 +118,8 @@ class Recipe(Strict):
     def _consistent(self) -> Recipe:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise strictly")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError(_NESTEROV)
         if self.accumulate > self.batch_size:
             raise ValueError("accumulate must not exceed batch_size")
         if self.warmup_epochs > self.epochs:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from collegium.search.errors import InvalidSpec
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
@@ -104,6 +105,8 @@ def test_options(task):
     assert torch.equal(model[0].parametrizations.weight.original, weight.expand(2, -1, -1))
     corrected = create("majority", correct_scale=True).prepare(task.model(), seed=0)
     torch.testing.assert_close(corrected[0].parametrizations.weight.original[0], weight * 2**0.5)
+    with pytest.raises(InvalidSpec, match="has no kernel to expand"):
+        create("majority", patterns=["1"]).prepare(task.model(), seed=0)
     with pytest.raises(RuntimeError, match="prepare a model first"):
         create("majority").step(model, [task.batch()], task.compute_loss, step=0)
 

@@ -128,3 +128,17 @@ def test_specifications_and_results_do_not_load_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "path"),
+    [
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, ("recipe", "nesterov")),
+        ({"name": "mk-fc-sgd", "nesterov": True}, ()),  # whose momentum is 0
+    ],
+)
+def test_nesterov_without_a_momentum_is_refused(recipe, path):
+    with pytest.raises(ValidationError, match="nesterov needs a momentum") as raised:
+        parse(training(recipe=recipe))
+    assert raised.value.errors()[0]["loc"] == path
+    parse(training(recipe={**recipe, "momentum": 0.9}))
