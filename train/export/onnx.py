@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3
 """Largest difference of logits that is taken for rounding, relative to the largest logit."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 OUTPUT = "scores"  # the name of the logits in every file written so far
 
 
@@ -41,7 +44,7 @@ class Onnx(ExportFormat):
             _export(module, inputs, names, target)
             apart = difference(module, inputs, names, target)
         except OnnxExporterError as error:
-            reason = f"PyTorch could not write this model as ONNX: {str(error).splitlines()[0]}"
+            reason = f"PyTorch could not write this model as ONNX: {_first_line(error)}"
             package.notes.append(Note(kind="onnx_missing", message=reason))
             return
         if apart > TOLERANCE:
@@ -50,6 +53,12 @@ class Onnx(ExportFormat):
             package.notes.append(Note(kind="onnx_missing", message=reason))
             return
         target.rename(folder / "model.onnx")
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without the colours of a terminal."""
+    lines = _COLOUR.sub("", str(error.__cause__ or error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _traceable(package: Package) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
@@ -74,6 +83,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], tar
     import torch
 
     batch = torch.export.Dim("batch")
+    free = tuple({0: batch} for _ in inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations are none of the caller's
         torch.onnx.export(
@@ -85,8 +95,14 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], tar
             external_data=False,
             input_names=names,
             output_names=[OUTPUT],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=(free,) if _takes_any_number(module) else free,
         )
+
+
+def _takes_any_number(module: nn.Module) -> bool:
+    """Whether the inputs are one argument of ``forward``, as ``*inputs``."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
 
 
 def difference(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], path: Path) -> float:

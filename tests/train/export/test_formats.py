@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from collegium.search.errors import InvalidSpec
+from collegium.train.engine import run
 from collegium.train.errors import MissingExtra
 from collegium.train.export import EXPORT_FORMATS, describe_export_formats
 from collegium.train.limits import check_training_cost, require_packages
@@ -42,6 +43,25 @@ def test_a_form_that_the_model_does_not_have_is_refused_before_training(digits_s
 def test_an_unknown_format_is_refused_with_those_that_there_are(digits_spec):
     with pytest.raises(ValueError, match="there are safetensors, onnx, pretrained"):
         digits_spec(formats=["pickle"])
+
+
+def test_what_an_exporter_says_is_plain_text():
+    from collegium.train.export.onnx import _first_line
+
+    error = RuntimeError("\x1b[96mStep 1/3\x1b[0m failed: a size\nNext steps: …")
+    assert _first_line(error) == "Step 1/3 failed: a size"
+    error.__cause__ = ValueError("\x1b[31mthe size is not free\x1b[0m")
+    assert _first_line(error) == "the size is not free"
+    assert _first_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_ensemble_of_models_is_written_as_onnx(digits_spec, tmp_path):
+    """Their average takes any number of inputs, which the exporter counts as one."""
+    result = run(digits_spec({"epochs": 1}, method="ensemble", formats=["safetensors", "onnx"]), artifact_dir=tmp_path)
+    assert result["notes"] == []
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_a_package_that_is_not_installed_is_named_before_training(digits_spec, monkeypatch):
