@@ -64,7 +64,7 @@ class Branch(Strict):
     count: Annotated[int, Field(ge=1, le=10**6)] = 1
     input: Extents = ()
     layers: Layers = ()
-    widths: Annotated[tuple[Width, ...], Field(max_length=MAX_LAYERS + 1, strict=False)] = ()
+    widths: Annotated[tuple[Width, ...], Field(max_length=MAX_LAYERS + 1, strict=False, validate_default=True)] = ()
     paths: Paths = ()
     parameters: Count
     flops: Count

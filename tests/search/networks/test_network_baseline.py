@@ -131,6 +131,40 @@ def test_what_lies_is_refused_by_field(path, value, words):
     assert all(location[: min(2, len(path))] == path[: min(2, len(path))] for location in messages), messages
 
 
+@pytest.mark.parametrize("field", ["name", "input", "layers", "widths", "parameters", "flops", "splittable"])
+def test_a_field_that_is_missing_is_refused(field):
+    wrong = document()
+    del wrong["branches"][0][field]
+    with pytest.raises(InvalidSpec) as found:
+        parse_spec(NetworkBaseline, wrong)
+    assert found.value.path[:2] == ("branches", 0)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_put_in_a_place_is_refused_or_makes_a_whole_baseline(data):
+    changed = document()
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = data.draw(st.sampled_from([path for path in places(changed) if path]))
+        node = changed
+        for step in place[:-1]:
+            node = node[step]
+        node[place[-1]] = data.draw(st.sampled_from([0, -1, 1, 64, 10**9, 10**30, 1.5, None, True, "x", [], {}, [64]]))
+    try:
+        baseline = parse_spec(NetworkBaseline, changed)
+    except InvalidSpec:
+        return
+    assert 0 <= baseline.fixed_cost("parameters") <= baseline.parameters
+    assert str(baseline)
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
 def test_a_chain_with_one_free_width_is_not_to_be_split():
     wrong = document()
     branch = wrong["branches"][0]
