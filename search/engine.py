@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from collegium.search.latency.bench import Bench
 from collegium.search.latency.selection import Costed, cost_answers
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
+from collegium.search.networks.network import Network
 from collegium.search.optimize import built
 from collegium.search.optimize.members import between
 from collegium.search.optimize.near_optimal import near_optimal
@@ -42,6 +43,7 @@ from collegium.search.result import (
 )
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
+from collegium.search.several import run_parts
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.verification import measure_answers, network_notes
 from collegium.versions import versions
@@ -74,19 +76,45 @@ def run(
 
     Raises ``InvalidSpec`` for a specification that is wrong; a result's shortcomings are its ``outcome`` and ``notes``.
     """
-    started = time.perf_counter()
     report(0.0, "reading the specification")
-    whole, report = report, scaled(report, 0.0, NETWORKS_FROM if spec.verify == "network" else 1.0)
+    resources = Resources(load, store, map_shards or compute_here(device), device, images, bench)
     problem = build_problem(spec, images)
+    if len(problem.network.parts) == 1:
+        return _run(problem, resources, report)
+
+    def run_part(part_spec: SearchSpec, part: Network, share: Report) -> SearchResult:
+        return _run(replace(problem, spec=part_spec, network=part), resources, share)
+
+    found = run_parts(spec, problem.network, run_part, report)
+    report(1.0, found.outcome.message)
+    return found
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a search computes with: stored samples, what computes shards, device, images, and what measures times."""
+
+    load: Callable[[str], dict[str, Any] | None] | None
+    store: Callable[[str, dict[str, Any]], None] | None
+    compute: Compute
+    device: str
+    images: np.ndarray | None
+    bench: Bench | None
+
+
+def _run(problem: GroupingProblem, resources: Resources, report: Report) -> SearchResult:
+    started = time.perf_counter()
+    spec, device, images, bench = problem.spec, resources.device, resources.images, resources.bench
+    whole, report = report, scaled(report, 0.0, NETWORKS_FROM if spec.verify == "network" else 1.0)
     costing, report = report, scaled(report, 0.0, TIMES_FROM if problem.counts_costs else 1.0)
     estimator = spec.estimator
     estimation = Estimation(
         relative_error=estimator.relative_error,
         seed=estimator.seed,
         samples=estimator.samples,
-        compute=map_shards or compute_here(device),
-        load=load if estimator.reuse else None,
-        store=store if estimator.reuse else None,
+        compute=resources.compute,
+        load=resources.load if estimator.reuse else None,
+        store=resources.store if estimator.reuse else None,
         device=device.partition(":")[0],
     )
     curve = _curve(problem, estimation, scaled(report, 0.02, 0.7))

@@ -38,6 +38,7 @@ OutcomeKind = Literal[
     "check_inconclusive",
     "verification_inconclusive",
     "times_disagree",
+    "parts_unsearched",
 ]
 #: ``cannot_tell``: the error is so large that a relevant deviation would not have been seen.
 Agreement = Literal["agree", "disagree", "cannot_tell"]
@@ -340,9 +341,9 @@ class SearchResult(Part):
     ``measure`` is time or memory, in milliseconds and bytes, the curve counts parameters. ``recommended`` is the
     hardware-friendly ensemble: the fastest that was measured, or that of the band. ``costs`` has what ensembles cost
     in time and memory, where that was asked for. ``gains`` has the variance gain of each weight layer of the kernel's
-    module. ``reused``
-    counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of the answer
-    does not depend on it.
+    module. ``branches`` has the search of each part of a described network that has several; the answers are then all
+    parts' together, and curve, band and check the largest part's. ``reused`` counts the samples that were not drawn but
+    stored by an earlier search with the same seed; the rest of the answer does not depend on it.
 
     >>> from collegium import SearchResult, find_ensemble
     >>> answer = find_ensemble("resnet50")
@@ -385,8 +386,21 @@ class SearchResult(Part):
     recommended: SolvedEnsemble | None = None
     costs: CostFront | None = None
     gains: tuple[LayerGain, ...] = ()
+    branches: tuple[BranchResult, ...] = ()
 
     @field_validator("seconds")
     @classmethod
     def _not_negative(cls, seconds: float) -> float:
         return max(0.0, seconds)
+
+
+class BranchResult(Part):
+    """The search of one part of a network: the branches ``names``, whose members have so many parameters and FLOPs."""
+
+    names: tuple[str, ...]
+    parameters: int
+    flops: int
+    result: SearchResult
+
+
+SearchResult.model_rebuild()

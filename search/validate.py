@@ -62,6 +62,8 @@ def check_search(spec: SearchSpec, network: Network) -> None:
                 ("space", "widths", index),
                 f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
             )
+    if not network.trained_here:
+        _check_described(spec, network)
     if spec.verify == "network":
         _check_networks(spec, network)
     _check_costs(spec, network)
@@ -73,6 +75,33 @@ def check_search(spec: SearchSpec, network: Network) -> None:
             check_gram(spec.inputs.gram, positions, network.chain.first_groups)
         except ValueError as error:
             raise InvalidSpec(("inputs", "gram"), str(error)) from error
+
+
+def _check_described(spec: SearchSpec, network: Network) -> None:
+    """Refuse what needs the module of a described network, and what speaks of one branch where there are several."""
+    asked: dict[tuple[str, ...], bool] = {
+        ("verify",): spec.verify == "network",
+        ("efficiency",): spec.costs_decide,
+        ("workload",): spec.workload is not None,
+        ("max_latency_ms",): spec.max_latency_ms is not None,
+        ("max_memory_bytes",): spec.max_memory_bytes is not None,
+    }
+    for path, wanted in asked.items():
+        if wanted:
+            raise InvalidSpec(
+                path, "a described network's module is not at hand, so nothing of it can be run: leave it out"
+            )
+    if len(network.parts) == 1:
+        return
+    single: dict[tuple[str, ...], bool] = {
+        ("space", "widths"): spec.space.widths is not None,
+        ("inputs", "gram"): spec.inputs.gram is not None,
+        ("inputs", "data"): spec.inputs.data is not None,
+        ("estimator", "alpha"): spec.estimator.alpha is not None,
+    }
+    for path, wanted in single.items():
+        if wanted:
+            raise InvalidSpec(path, f"this is of one branch, and {len(network.parts)} are searched: leave it out")
 
 
 def _check_networks(spec: SearchSpec, network: Network) -> None:

@@ -33,7 +33,8 @@ def build_network(baseline: Baseline) -> Network:
 def validate_search(spec: SearchSpec) -> Network:
     """Validate a search and cost it analytically, before anything is stored or allocated. Raises ``InvalidSpec``."""
     network = build_network(spec.baseline)
-    check_search(spec, network)
+    for part in network.parts:
+        check_search(spec, part)
     return network
 
 

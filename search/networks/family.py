@@ -70,6 +70,7 @@ FAMILIES: Registry[Family] = Registry(
         "mlp": "collegium.search.networks.families.mlp:MLP",
         "resnext": "collegium.search.networks.families.resnext:RESNEXT",
         "block": "collegium.search.networks.families.block:BLOCK",
+        "network": "collegium.search.networks.families.network_grouping:NETWORK",
     },
 )
 

@@ -108,6 +108,32 @@ class Network(ABC):
         fixed, per_member = self.affine(measure, widths)
         return fixed + multiplicity * per_member
 
+    #: Whether the service can build the network's module: to train it, and to measure it whole or in time.
+    trained_here: ClassVar[bool] = True
+
+    @property
+    def parts(self) -> tuple[Network, ...]:
+        """The network once for each of its parts that are grouped apart, the largest first; itself where there is one.
+
+        In each, what belongs to the others is fixed.
+        """
+        return (self,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What of a network is regrouped, where it is one part of several."""
+        return ()
+
+    @property
+    def unsearched(self) -> tuple[str, ...]:
+        """Why some of the network's layers are left as they are, one sentence for each."""
+        return ()
+
+    @property
+    def rounding_share(self) -> float:
+        """This part's share of the tolerance by which rounding may exceed the baseline's cost."""
+        return 1.0
+
     @property
     def separable(self) -> bool:
         """Whether each stage can be grouped in its own way; always so where there is one.

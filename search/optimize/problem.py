@@ -82,7 +82,7 @@ class GroupingProblem:
     def limits(self) -> tuple[Limit, ...]:
         """The budget, which rounding m may exceed where it is the baseline's own cost, and every other limit."""
         spec = self.spec
-        tolerance = ROUNDING_TOLERANCE if spec.budget is None else 0.0
+        tolerance = ROUNDING_TOLERANCE * self.network.rounding_share if spec.budget is None else 0.0
         budget = Limit(self.measure, self.budget, tolerance)
         return (budget, *(Limit(measure, most, field=field) for field, measure, most in spec.limits))
 

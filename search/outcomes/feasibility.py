@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -146,13 +147,40 @@ def _field(limit: Limit) -> str:
 
 def single_layer(evidence: Evidence) -> Outcome | None:
     """One free layer: grouping changes nothing."""
-    if evidence.problem.network.grouping_matters:
+    network = evidence.problem.network
+    if network.grouping_matters:
         return None
+    if not network.trained_here:
+        return Outcome(
+            kind="nothing_to_gain",
+            message="Grouping has nothing to gain here. " + _reasons(network.unsearched),
+            remedy="Nothing of this network can be split: train it as it is.",
+        )
     return Outcome(
         kind="nothing_to_gain",
         message="Grouping has nothing to gain here: with a single free layer, m members of width n are one layer of "
         "width m·n.",
         remedy="Choose a baseline with two hidden layers or more, such as a bottleneck block.",
+    )
+
+
+#: Reasons that are named in one message.
+NAMED_REASONS = 8
+
+
+def parts_unsearched(evidence: Evidence) -> Outcome | None:
+    """Parts of a described network that stay as they are."""
+    network = evidence.problem.network
+    if not network.unsearched or not network.grouping_matters:
+        return None
+    return Outcome(kind="parts_unsearched", message="Left as it is: " + _reasons(network.unsearched))
+
+
+def _reasons(sentences: Sequence[str]) -> str:
+    named = "; ".join(sentences[:NAMED_REASONS])
+    more = len(sentences) - NAMED_REASONS
+    return (
+        f"{named}; and {more} more." if more > 0 else f"{named}." if named else "It has no layers that could be split."
     )
 
 

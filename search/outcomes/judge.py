@@ -39,6 +39,7 @@ ORDER: tuple[OutcomeKind, ...] = (
     "stages_unknown",
     "equal_groups",
     "times_disagree",
+    "parts_unsearched",
 )
 #: Findings that leave the answer what it is: never the outcome, always a note.
 NOTES: frozenset[OutcomeKind] = frozenset(
@@ -50,6 +51,7 @@ NOTES: frozenset[OutcomeKind] = frozenset(
         "stages_unknown",
         "equal_groups",
         "times_disagree",
+        "parts_unsearched",
     }
 )
 
@@ -199,4 +201,5 @@ RULES: tuple[Callable[[Evidence], Outcome | None], ...] = (
     feasibility.stages_unknown,
     feasibility.equal_groups,
     feasibility.times,
+    feasibility.parts_unsearched,
 )

@@ -1,0 +1,333 @@
+"""A described network as grouping problems: one for each group of branches of the same inner structure.
+
+A group's branches are tied: m members whose widths are those of the smallest branch, times each branch's own scale.
+What no branch of the group accounts for is fixed. Groups share nothing but the budget, so each is solved alone, within
+its own share of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.networks.activation import PARAMETERS, Activation, ActivationName
+from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.families.network import Branch, NetworkBaseline
+from collegium.search.networks.families.network_layers import (
+    ActivationLayer,
+    Conv,
+    Dropout,
+    Linear,
+    Norm,
+    WeightedLayer,
+    placed,
+    weight_layers,
+)
+from collegium.search.networks.family import Family
+from collegium.search.networks.network import Measure, Network, StageGrouping
+
+#: Activations of a description that the samplers know, by their names there.
+ACTIVATIONS: dict[str, ActivationName] = {
+    "relu": "relu",
+    "leaky_relu": "leaky_relu",
+    "gelu": "gelu",
+    "silu": "silu",
+    "tanh": "tanh",
+    "elu": "elu",
+    "softplus": "softplus",
+}
+#: Constants of theirs that mean the same as none.
+USUAL: dict[str, tuple[float, ...]] = {"softplus": (1.0, 20.0), "leaky_relu": (0.01,), "elu": (1.0,)}
+#: Norms behind which a bias has no derivative: they take each channel's mean away.
+CENTRED = ("batch", "instance")
+#: Extent of a map over which a branch is studied: a unit's receptive field is as large whatever it is.
+LARGEST_EXTENT = 64
+
+
+@dataclass(frozen=True)
+class DescribedNetwork(Network):
+    """A described network whose branches of one group are regrouped together; all else is fixed.
+
+    ``branches`` are those of the group, the most frequent of the smallest first: its chain is the one whose kernel is
+    studied. Norms are not in the kernel: at initialization they rescale what the gains keep at unit size. Their scales
+    and shifts are counted.
+    """
+
+    described: NetworkBaseline = field(kw_only=True)
+    branches: tuple[Branch, ...] = field(kw_only=True)
+
+    trained_here: ClassVar[bool] = False
+
+    @cached_property
+    def parts(self) -> tuple[Network, ...]:
+        """The network once for each group that can be searched, the largest first."""
+        found = [_part(self.described, group) for group in searched_groups(self.described)]
+        return tuple(sorted(found, key=lambda part: -part.own_cost("parameters"))) or (self,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The branches that are regrouped."""
+        return tuple(branch.name for branch in self.branches)
+
+    @property
+    def subject(self) -> str:
+        """Branches alone: what stands around them is not in it."""
+        names = ", ".join(self.names[:4]) + (", …" if len(self.names) > 4 else "")
+        return f"the kernel of one branch at initialization ({names}), not of the network"
+
+    @property
+    def grouping_matters(self) -> bool:
+        """False where nothing of the network can be searched."""
+        return bool(self.branches)
+
+    @property
+    def unsearched(self) -> tuple[str, ...]:
+        """Why parts of the network are left as they are, one sentence each."""
+        return tuple(
+            dict.fromkeys(f"{branch.name}: {why}" for branch in self.described.branches if (why := reason(branch)))
+        )
+
+    @property
+    def rounding_share(self) -> float:
+        """This group's share of what all groups cost, and so of the tolerance for rounding."""
+        own = [part.own_cost("parameters") for part in self.parts if isinstance(part, DescribedNetwork)]
+        return self.own_cost("parameters") / sum(own) if self.branches and len(own) > 1 else 1.0
+
+    @property
+    def stage_scales(self) -> tuple[int, ...]:
+        """By how much the branches' widths are multiples of the smallest one's, ascending."""
+        return tuple(sorted({self._scale(branch) for branch in self.branches})) or (1,)
+
+    @property
+    def separable(self) -> bool:
+        """Branches of one scale can be grouped apart from others."""
+        return True
+
+    @property
+    def counted_layers(self) -> range:
+        """Every weight layer of the branch."""
+        return range(len(self.chain.layers))
+
+    def own_cost(self, measure: Measure) -> int:
+        """What the branches of the group cost as they are."""
+        return sum(branch.count * getattr(branch, measure) for branch in self.branches)
+
+    def fixed_cost(self, measure: Measure) -> int:
+        """All but the members: other branches, and the biases of the group's last layers, which members share."""
+        whole = getattr(self.described, measure)
+        return whole - sum(branch.count * self._free(branch, measure) for branch in self.branches)
+
+    def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
+        """One member's share of every branch of the group."""
+        per_member = sum(
+            self.stage_cost(measure, index, [scale * width for width in widths])
+            for index, scale in enumerate(self.stage_scales)
+        )
+        return self.fixed_cost(measure), per_member
+
+    def stage_cost(self, measure: Measure, stage: int, widths: Sequence[int]) -> int:
+        """One member's share of the branches of one scale."""
+        scale = self.stage_scales[stage]
+        return sum(
+            branch.count * member_cost(branch, widths, measure)
+            for branch in self.branches
+            if self._scale(branch) == scale
+        )
+
+    def _free(self, branch: Branch, measure: Measure) -> int:
+        widths = [self._scale(branch) * width for width in self.baseline]
+        return self.multiplicity * member_cost(branch, widths, measure)
+
+    def _scale(self, branch: Branch) -> int:
+        return member_widths(branch)[0] // self.baseline[0]
+
+    def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
+        """None: the module is the user's own. Raises ``InvalidSpec``."""
+        raise InvalidSpec(("baseline",), "a described network has no module here: regroup your own")
+
+    def repeated_channels(self, shape: tuple[int, ...]) -> int | None:
+        """Raises ``SampleMismatch``: no sample is taken."""
+        raise SampleMismatch("cannot be read by a described network", "train the module that was described")
+
+    def title_at(self, widths: Sequence[int], multiplicity: int) -> str:
+        """Such as ``12×10 in layer1.1, layer2.1 of ResNet``."""
+        if (tuple(widths), multiplicity) == (self.baseline, self.multiplicity):
+            return self.title
+        return f"{StageGrouping(tuple(widths), multiplicity)} in {', '.join(self.names)} of {self.title}"
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network gives for a sample."""
+        return self.described.outputs
+
+
+def member_widths(branch: Branch) -> tuple[int, ...]:
+    """The inner widths of one of the members that a branch has."""
+    return tuple(width // branch.multiplicity for width in branch.widths[1:-1])
+
+
+def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
+    """What one member of these inner widths adds to a branch: all but the biases of its last layer.
+
+    Grouped inner layers are those of several members, so that a member's own have no groups.
+    """
+    layers = [replace_groups(layer, branch.multiplicity) for layer in branch.layers]
+    parts = list(placed(layers, (branch.widths[0], *widths, branch.widths[-1]), branch.input))
+    last = parts[-1]
+    shared = (
+        last.outputs if measure == "parameters" and isinstance(last.layer, Conv | Linear) and last.layer.bias else 0
+    )
+    return sum(getattr(part, measure) for part in parts) - shared
+
+
+def replace_groups(layer: Any, members: int) -> Any:
+    """A layer of one member."""
+    if isinstance(layer, Conv) and layer.groups > 1 and members > 1:
+        return layer.model_copy(update={"groups": layer.groups // members})
+    return layer
+
+
+def reason(branch: Branch) -> str | None:
+    """Why a part of a network is not searched; None where it is."""
+    if not branch.splittable:
+        return branch.why
+    inner = weight_layers(branch.layers)[1:-1]
+    if any(isinstance(layer, Conv) and layer.depthwise for layer in inner):
+        return "a depthwise layer ties widths inside of the branch, which is not searched yet"
+    if any(isinstance(layer, Conv) and layer.groups not in (1, branch.multiplicity) for layer in inner):
+        return "its inner layers have different numbers of groups, which is not searched yet"
+    if branch.multiplicity > 1 and not all(isinstance(layer, Conv) and layer.groups > 1 for layer in inner):
+        return "only some of its inner layers have groups, which is not searched yet"
+    for layer in branch.layers:
+        why = _unknown(layer)
+        if why is not None:
+            return why
+    hidden = _biases(branch)
+    if any(hidden) and not all(hidden):
+        return "biases in some layers and not in others are not searched yet"
+    return None
+
+
+def _unknown(layer: Any) -> str | None:
+    match layer:
+        case Conv():
+            square = all(len(set(sizes)) == 1 for sizes in (layer.kernel, layer.stride, layer.padding))
+            if len(layer.kernel) != 2 and math.prod(layer.kernel) > 1:
+                return f"{len(layer.kernel)}-d convolutions are not searched yet"
+            if not square or max(layer.dilation) > 1:
+                return "convolutions that are dilated, or not square, are not searched yet"
+        case ActivationLayer():
+            if layer.function not in ACTIVATIONS:
+                return f"the activation {layer.function!r} is not searched yet"
+            if layer.function == "softplus" and layer.parameters not in ((), USUAL["softplus"]):
+                return "a softplus of another sharpness is not searched yet"
+        case Linear() | Norm() | Dropout():
+            return None
+        case _:
+            return f"a layer of kind {layer.kind!r} inside of a branch is not searched yet"
+    return None
+
+
+def _biases(branch: Branch) -> list[bool]:
+    """Of each weight layer, whether it has a bias that a norm behind it does not take away."""
+    found = []
+    for index, layer in enumerate(branch.layers):
+        if isinstance(layer, Conv | Linear):
+            after = branch.layers[index + 1] if index + 1 < len(branch.layers) else None
+            found.append(layer.bias and not (isinstance(after, Norm) and after.norm in CENTRED))
+    return found
+
+
+def branch_chain(branch: Branch) -> Chain:
+    """The chain of one member: convolutions and dense layers with the activations behind them, norms left out."""
+    layers: list[WeightLayer] = []
+    count = len(weight_layers(branch.layers))
+    for layer in branch.layers:
+        if isinstance(layer, Conv | Linear):
+            out = Free(len(layers)) if len(layers) + 1 < count else branch.widths[-1]
+            layers.append(_weight_layer(layer, out))
+        elif isinstance(layer, ActivationLayer) and layers[-1].activation == "linear":
+            phi = _activation(layer)
+            layers[-1] = replace(layers[-1], activation=phi.name, parameter=phi.parameter)
+    names = tuple(f"n{index + 1}" for index in range(count - 1))
+    height, width = (branch.input if len(branch.input) == 2 else (1, 1)) if _convolves(branch) else (1, 1)
+    extents = min(height, LARGEST_EXTENT), min(width, LARGEST_EXTENT)
+    return Chain(branch.widths[0], *extents, tuple(layers), names, all(_biases(branch)))
+
+
+def _convolves(branch: Branch) -> bool:
+    return any(isinstance(layer, Conv) and math.prod(layer.kernel) > 1 for layer in branch.layers)
+
+
+def _weight_layer(layer: WeightedLayer, out: int | Free) -> WeightLayer:
+    if isinstance(layer, Conv) and len(layer.kernel) == 2:
+        return WeightLayer("conv", out, "linear", layer.kernel[0], layer.stride[0], layer.padding[0])
+    return WeightLayer("conv", out, "linear")  # the same at each position
+
+
+def _activation(layer: ActivationLayer) -> Activation:
+    name = ACTIVATIONS[layer.function]
+    if name not in PARAMETERS:
+        return Activation(name)
+    (parameter,) = layer.parameters or USUAL[name]
+    return Activation("relu") if (name, parameter) == ("leaky_relu", 0.0) else Activation(name, parameter)
+
+
+def searched_groups(baseline: NetworkBaseline) -> list[tuple[Branch, ...]]:
+    """Branches that are searched, those that are tied together; the first of a group has its smallest widths.
+
+    Branches of one ``group`` are tied where their widths are multiples of the smallest one's.
+    """
+    named: dict[str, list[Branch]] = {}
+    for branch in baseline.branches:
+        if reason(branch) is None:
+            named.setdefault(branch.group or branch.name, []).append(branch)
+    found: list[tuple[Branch, ...]] = []
+    for members in named.values():
+        left = sorted(members, key=lambda branch: (member_widths(branch), -branch.count))
+        while left:
+            base = member_widths(left[0])
+            tied = tuple(branch for branch in left if _is_multiple(member_widths(branch), base))
+            left = [branch for branch in left if branch not in tied]
+            found.append(tied)
+    return found
+
+
+def _is_multiple(widths: tuple[int, ...], base: tuple[int, ...]) -> bool:
+    scale = widths[0] // base[0]
+    return widths == tuple(scale * width for width in base)
+
+
+def _part(baseline: NetworkBaseline, group: tuple[Branch, ...]) -> DescribedNetwork:
+    first = group[0]
+    return DescribedNetwork(
+        baseline.name,
+        branch_chain(first),
+        member_widths(first),
+        first.multiplicity,
+        family="network",
+        described=baseline,
+        branches=group,
+    )
+
+
+def _lower(baseline: NetworkBaseline) -> DescribedNetwork:
+    """The network with its largest group of branches; without any, one in which nothing can be grouped."""
+    groups = searched_groups(baseline)
+    if groups:
+        largest = max(groups, key=lambda group: sum(branch.count * branch.parameters for branch in group))
+        return _part(baseline, largest)
+    layers = (WeightLayer("dense", Free(0)), WeightLayer("dense", min(baseline.outputs, 1), "linear"))
+    return DescribedNetwork(baseline.name, Chain(1, 1, 1, layers, ("n1",)), (1,), 1, described=baseline, branches=())
+
+
+NETWORK = Family(
+    summary="any network, as collegium.describe reads it from its module",
+    baseline=NetworkBaseline,
+    lower=_lower,
+    module="",
+)
