@@ -122,7 +122,9 @@ class DescribedNetwork(Network):
         return whole - sum(branch.count * self._free(branch, measure) for branch in self.branches)
 
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
-        """One member's share of every branch of the group."""
+        """One member's share of every branch of the group; without any, one unit that stands for the whole network."""
+        if not self.branches:
+            return getattr(self.described, measure) - 1, widths[0]
         per_member = sum(
             self.stage_cost(measure, index, [scale * width for width in widths])
             for index, scale in enumerate(self.stage_scales)
