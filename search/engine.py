@@ -206,10 +206,11 @@ def _result(
     problem, solved = evidence.problem, evidence.solved
     spec, grouped = problem.spec, problem.network.grouping_matters
     source = curve.log_ratios.source
-    primal, dual = evidence.ensembles
+    primal, dual = (built.with_modules(problem.network, answer) for answer in evidence.ensembles)
     outcome, notes = judge(evidence)
     near = _band(evidence) if grouped else None
     tied = evidence.costed.tied if evidence.costed is not None and evidence.costed.tied is not None else evidence.tied
+    recommended = near.recommended.primal or near.recommended.dual if near and near.recommended else None
     return SearchResult(
         title=problem.network.title,
         space="widths" if spec.space.widths is not None else spec.space.mode,
@@ -240,7 +241,7 @@ def _result(
         stages=spec.space.stages,
         tied_primal=tied[0] if evidence.stages is not None else None,
         tied_dual=tied[1] if evidence.stages is not None else None,
-        recommended=near.recommended.primal or near.recommended.dual if near and near.recommended else None,
+        recommended=built.with_modules(problem.network, recommended),
         costs=None if evidence.costed is None else evidence.costed.front,
         gains=_gains(problem),
     )

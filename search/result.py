@@ -126,6 +126,17 @@ class StageVariance(MemberWidths):
     relative_variance: float
 
 
+class RegroupedBranch(Part):
+    """A branch of a described network in an answer: ``multiplicity`` members of these inner ``widths``.
+
+    ``paths`` names the modules of each occurrence, its convolutions, linear layers and norms in order.
+    """
+
+    paths: tuple[tuple[str, ...], ...]
+    widths: tuple[int, ...]
+    multiplicity: int
+
+
 class SolvedEnsemble(MemberWidths):
     """An m × n ensemble: ``multiplicity`` is the integer to build, ``multiplicity_real`` solves the constraint.
 
@@ -136,7 +147,8 @@ class SolvedEnsemble(MemberWidths):
     ensemble in a few characters. Where ``uniform`` is false, every stage has its own m and n, which ``stages`` lists;
     ``widths`` and ``multiplicity`` are then the first stage's, and ``gap`` is by how much, relatively, no other choice
     for the stages can be better, of those that were measured where time decides. ``latency_ms`` and ``memory_bytes``
-    are those of the search's workload, null where there was none.
+    are those of the search's workload, null where there was none. ``branches`` names the modules of a described network
+    that change, for ``collegium.regroup``.
     """
 
     multiplicity: int
@@ -153,6 +165,7 @@ class SolvedEnsemble(MemberWidths):
     gap: float | None = None
     latency_ms: float | None = None
     memory_bytes: int | None = None
+    branches: tuple[RegroupedBranch, ...] = ()
 
     @property
     def grouping(self) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def _together(
         stages=stages,
         label="; ".join(labels),
         uniform=False,
+        branches=tuple(branch for answer in answers if answer is not None for branch in answer.branches),
     )
 
 

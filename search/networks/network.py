@@ -124,6 +124,10 @@ class Network(ABC):
         """What of a network is regrouped, where it is one part of several."""
         return ()
 
+    def modules(self, stages: Sequence[StageGrouping]) -> tuple[tuple[Any, StageGrouping], ...]:
+        """What of a described network changes where its stages are grouped so: module paths with a grouping each."""
+        return ()
+
     @property
     def unsearched(self) -> tuple[str, ...]:
         """Why some of the network's layers are left as they are, one sentence for each."""

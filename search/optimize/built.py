@@ -18,7 +18,7 @@ from collegium.search.optimize.candidates import StageSolution
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import ROUNDING_LOSS, Solved, lowest
 from collegium.search.optimize.variances import worst_ratio
-from collegium.search.result import CurveRow, SolvedEnsemble, StageVariance
+from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble, StageVariance
 
 #: Relative difference that is taken for rounding errors of the arithmetic.
 EQUAL = 1e-9
@@ -179,6 +179,19 @@ def stage_solution(network: Network, answer: SolvedEnsemble) -> StageSolution:
         relative=tuple(one.relative_variance for one in answer.stages) or (answer.relative_variance or 0.0,),
         gap=answer.gap or 0.0,
     )
+
+
+def with_modules(network: Network, answer: SolvedEnsemble | None) -> SolvedEnsemble | None:
+    """The answer with the modules of a described network that it changes."""
+    if answer is None:
+        return None
+    changed = network.modules(groupings(network, answer))
+    if not changed:
+        return answer
+    branches = tuple(
+        RegroupedBranch(paths=paths, widths=own.widths, multiplicity=own.multiplicity) for paths, own in changed
+    )
+    return answer.model_copy(update={"branches": branches})
 
 
 def better(

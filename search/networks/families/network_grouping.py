@@ -155,6 +155,11 @@ class DescribedNetwork(Network):
         """Raises ``SampleMismatch``: no sample is taken."""
         raise SampleMismatch("cannot be read by a described network", "train the module that was described")
 
+    def modules(self, stages: Sequence[StageGrouping]) -> tuple[tuple[Any, StageGrouping], ...]:
+        """Of every branch of the group the paths of its modules, occurrence by occurrence, with its members."""
+        at = dict(zip(self.stage_scales, stages, strict=True))
+        return tuple((branch.paths, at[self._scale(branch)]) for branch in self.branches if branch.paths)
+
     def title_at(self, widths: Sequence[int], multiplicity: int) -> str:
         """Such as ``12×10 in layer1.1, layer2.1 of ResNet``."""
         if (tuple(widths), multiplicity) == (self.baseline, self.multiplicity):
