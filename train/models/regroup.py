@@ -1,0 +1,299 @@
+"""A module with its branches regrouped as an answer says: m members in the place of one branch.
+
+The first layer of a branch feeds all members, the layers between are grouped, and the last one sums the members. Its
+fan-in is that of all of them, so that weights drawn for that fan-in scale the sum by 1/√m (Littwin et al. 2020, Eq. 4).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
+
+from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.families.network_grouping import member_widths, searched_groups
+from collegium.search.networks.network import StageGrouping
+from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
+from collegium.train.models.grouped import GroupedLayerNorm, GroupedLinear
+
+#: Largest |w| over the root mean square of numbers that are uniform around zero: √3, and room for rounding.
+UNIFORM = 1.75
+#: Fewest numbers by which a uniform distribution is told from a normal one.
+TOLD_APART = 32
+#: Forward passes of each module whose median is its latency.
+TIMED = 7
+
+#: A grouping of one branch by hand: m, and the width of a member or its inner widths.
+Members = tuple[int, int | Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Regrouping:
+    """What ``regroup`` changed: counts before and after, and the modules that are others now, by name.
+
+    ``flops`` are those of the answer, None where a grouping was given by hand. ``latency_ms`` are medians of forward
+    passes of both modules in turn, None without an example input.
+    """
+
+    parameters: tuple[int, int]
+    flops: int | None
+    latency_ms: tuple[float, float] | None
+    modules: tuple[str, ...]
+
+    def __str__(self) -> str:
+        before, after = self.parameters
+        text = f"{len(self.modules)} modules changed; {before:,} parameters before, {after:,} now"
+        if self.latency_ms is not None:
+            text += f"; {self.latency_ms[0]:.3g} ms before, {self.latency_ms[1]:.3g} ms now"
+        return text
+
+
+def regroup(
+    model: nn.Module,
+    member: SolvedEnsemble | CurveRow | Mapping[str, Members],
+    *,
+    baseline: NetworkBaseline | None = None,
+    seed: int = 0,
+    example_input: Tensor | None = None,
+) -> nn.Module:
+    """The same module with every branch of ``member`` replaced by m grouped paths, freshly initialized.
+
+    ``member`` is an answer of a search of ``collegium.describe(model, …)``: its primal, dual or recommended ensemble.
+    With that description as ``baseline`` it may also be a row of the curve, taken with its primal multiplicity, or a
+    grouping by hand: branch name → (m, n) or (m, [n_1, n_2, …]).
+
+    Classes, names, hooks and devices are kept; ``model`` itself is not changed. New weights have the distribution of
+    those in their place, uniform or normal, at the new fan-in, and follow from ``seed``; all other parameters are as
+    they are in ``model``. Linear layers inside a branch become ``GroupedLinear``. What changed is the attribute
+    ``regrouped`` of the result, a ``Regrouping``; ``example_input`` lets it time both modules.
+
+    Raises ``ValueError`` where the module is not the one that was described, or a layer cannot be resized.
+
+    >>> import collegium
+    >>> model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> baseline = collegium.describe(model, torch.randn(1, 64))
+    >>> answer = collegium.find_ensemble(baseline)
+    >>> ensemble = regroup(model, answer.primal)
+    >>> ensemble(torch.randn(2, 64)).shape, ensemble.regrouped.parameters[1] == answer.primal.parameters
+    (torch.Size([2, 10]), True)
+    """
+    branches = _branches(member, baseline)
+    if not branches:
+        raise ValueError("the answer names no modules: search what collegium.describe made of this model")
+    made = copy.deepcopy(model)
+    generator = Generator().manual_seed(seed)
+    changed: list[str] = []
+    for branch in branches:
+        for paths in branch.paths:
+            changed += _regroup_one(made, paths, branch, generator)
+    before, after = _count(model), _count(made)
+    if isinstance(member, SolvedEnsemble) and after != member.parameters:
+        raise ValueError(
+            f"the regrouped module has {after:,} parameters and the answer {member.parameters:,}: this is not the "
+            "module that was described"
+        )
+    timed = None if example_input is None else _latency(model, made, example_input)
+    flops = member.flops if isinstance(member, SolvedEnsemble) else None
+    made.regrouped = Regrouping((before, after), flops, timed, tuple(changed))  # type: ignore[assignment]
+    return made
+
+
+def _branches(
+    member: SolvedEnsemble | CurveRow | Mapping[str, Members], baseline: NetworkBaseline | None
+) -> tuple[RegroupedBranch, ...]:
+    if isinstance(member, SolvedEnsemble):
+        return member.branches
+    if baseline is None:
+        raise ValueError("give the description as 'baseline': only an ensemble of an answer names its modules")
+    if isinstance(member, CurveRow):
+        return _of_row(member, baseline)
+    known = {branch.name: branch for branch in baseline.branches}
+    found = []
+    for name, (multiplicity, widths) in member.items():
+        if name not in known:
+            raise ValueError(f"no branch is called {name!r}; there are {', '.join(known)}")
+        inner = len(known[name].widths) - 2
+        given = (widths,) * inner if isinstance(widths, int) else tuple(widths)
+        if not known[name].splittable or len(given) != inner:
+            why = known[name].why or f"{inner} inner widths are expected, got {len(given)}"
+            raise ValueError(f"{name} cannot be grouped so: {why}")
+        found.append(RegroupedBranch(paths=known[name].paths, widths=given, multiplicity=multiplicity))
+    return tuple(found)
+
+
+def _of_row(row: CurveRow, baseline: NetworkBaseline) -> tuple[RegroupedBranch, ...]:
+    """The row's members in every branch of the one group that was searched."""
+    groups = searched_groups(baseline)
+    if len(groups) != 1 or row.primal_multiplicity is None:
+        raise ValueError("a row of the curve is an ensemble where one group of branches is searched, and m is known")
+    base = member_widths(groups[0][0])
+    found = []
+    for branch in groups[0]:
+        scale = member_widths(branch)[0] // base[0]
+        own = StageGrouping(tuple(scale * width for width in row.widths), row.primal_multiplicity)
+        found.append(RegroupedBranch(paths=branch.paths, widths=own.widths, multiplicity=own.multiplicity))
+    return tuple(found)
+
+
+def _regroup_one(model: nn.Module, paths: Sequence[str], branch: RegroupedBranch, generator: Generator) -> list[str]:
+    """Replace the modules of one occurrence; their names."""
+    m = branch.multiplicity
+    modules = [_submodule(model, path) for path in paths]
+    last = sum(isinstance(module, _ConvNd | nn.Linear) for module in modules) - 1
+    if last != len(branch.widths):
+        raise ValueError(f"{paths[0]}: {last + 1} weight layers where {len(branch.widths) + 1} were described")
+    at, width = -1, 0
+    for path, module in zip(paths, modules, strict=True):
+        if isinstance(module, _ConvNd | nn.Linear):
+            at += 1
+            inputs = _inputs(module) if at == 0 else width
+            width = _outputs(module) if at == last else m * branch.widths[at]
+            groups = m if 0 < at < last else 1
+            made: nn.Module = _resized(path, module, inputs, width, groups, generator)
+        elif at < last:
+            made = _norm(path, module, width, m)
+        else:
+            continue  # a norm of the branch's outputs
+        _replace(model, path, made)
+    return list(paths)
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"the model has no module {path!r}: it is not the one that was described") from None
+
+
+def _replace(model: nn.Module, path: str, made: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, made)
+
+
+def _inputs(module: _ConvNd | nn.Linear) -> int:
+    return module.in_channels if isinstance(module, _ConvNd) else module.in_features
+
+
+def _outputs(module: _ConvNd | nn.Linear) -> int:
+    return module.out_channels if isinstance(module, _ConvNd) else module.out_features
+
+
+def _resized(
+    path: str, module: _ConvNd | nn.Linear, inputs: int, outputs: int, groups: int, generator: Generator
+) -> nn.Module:
+    """A layer of the same class at other sizes, with weights like its own at the new fan-in."""
+    if parametrize.is_parametrized(module) or "weight" not in module._parameters:
+        raise ValueError(f"{path}: its weight is computed from others; regroup before it is parametrized")
+    if isinstance(module, _ConvTransposeNd):
+        raise ValueError(f"{path}: a transposed convolution is not regrouped")
+    weight, bias = module._parameters["weight"], module._parameters["bias"]
+    assert weight is not None
+    if isinstance(module, _ConvNd):
+        shape: tuple[int, ...] = (outputs, inputs // groups, *weight.shape[2:])
+        made: Any = _copied(module)
+        made.in_channels, made.out_channels, made.groups = inputs, outputs, groups
+    elif groups == 1:
+        shape, made = (outputs, inputs), _copied(module)
+        made.in_features, made.out_features = inputs, outputs
+    else:
+        shape = (groups, outputs // groups, inputs // groups)
+        made = GroupedLinear(inputs, outputs, groups, bias=bias is not None, device=weight.device, dtype=weight.dtype)
+        _keep_hooks(module, made)
+        made.train(module.training)
+    old, new = weight[0].numel(), math.prod(shape[1:]) if isinstance(module, _ConvNd) else inputs // groups
+    made.weight = _like(weight, shape, old / new, generator)
+    if bias is not None:
+        made.bias = _like(bias, (outputs,), old / new, generator)
+    return made
+
+
+def _copied(module: nn.Module) -> Any:
+    """A copy that shares nothing which is about to change."""
+    made = copy.copy(module)
+    made.__dict__ = {name: copy.copy(value) for name, value in module.__dict__.items()}
+    return made
+
+
+def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        setattr(new, name, copy.copy(getattr(old, name)))
+
+
+def _like(old: Tensor, shape: tuple[int, ...], growth: float, generator: Generator) -> nn.Parameter:
+    """Numbers distributed as those of ``old``, with ``growth`` times their variance; a constant stays what it is."""
+    made = torch.empty(shape, dtype=old.dtype, device=old.device)
+    if old.device.type != "meta":
+        values = old.detach().float()
+        size = values.square().mean().sqrt().item()
+        if bool((values == values.flatten()[0]).all()):
+            made.fill_(values.flatten()[0].item())
+        else:
+            made.copy_(_drawn(values, size, growth, shape, generator))
+    return nn.Parameter(made, requires_grad=old.requires_grad)
+
+
+def _drawn(values: Tensor, size: float, growth: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    deviation = size * math.sqrt(growth)
+    if values.numel() >= TOLD_APART and values.abs().max().item() <= UNIFORM * size:
+        return (2 * torch.rand(shape, generator=generator) - 1) * math.sqrt(3) * deviation
+    return torch.randn(shape, generator=generator) * deviation
+
+
+def _norm(path: str, module: nn.Module, width: int, members: int) -> nn.Module:
+    """The same norm over the channels of all members, each normalized alone."""
+    made: Any
+    if isinstance(module, _NormBase):
+        made = _copied(module)
+        made.num_features = width
+        for name in ("running_mean", "running_var"):
+            old = module._buffers.get(name)
+            if old is not None:
+                made.register_buffer(name, old.new_full((width,), float(name == "running_var")))
+    elif isinstance(module, nn.GroupNorm):
+        made = _copied(module)
+        made.num_channels, made.num_groups = width, module.num_groups * members
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
+        centered = isinstance(module, nn.LayerNorm)
+        eps = module.eps if module.eps is not None else torch.finfo(torch.float32).eps
+        made = GroupedLayerNorm(width, members, eps=eps, scale=False, shift=False, centered=centered)
+        _keep_hooks(module, made)
+        made.train(module.training)
+    else:
+        raise ValueError(f"{path}: a norm of class {type(module).__name__} cannot be resized")
+    for name in ("weight", "bias"):
+        old = module._parameters.get(name)
+        if old is not None:
+            values = old.detach()
+            constant = old.device.type != "meta" and bool((values == values.flatten()[0]).all())
+            start = values.flatten()[0].item() if constant else float(name == "weight")
+            setattr(made, name, nn.Parameter(old.new_full((width,), start), requires_grad=old.requires_grad))
+    return made
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _latency(before: nn.Module, after: nn.Module, example: Tensor) -> tuple[float, float]:
+    """Median milliseconds of a forward pass of each, in turn."""
+    times: tuple[list[float], list[float]] = [], []
+    with torch.no_grad():
+        for turn in range(TIMED + 1):
+            for model, own in ((before, times[0]), (after, times[1])):
+                started = time.perf_counter()
+                model(example)
+                if example.device.type == "cuda":
+                    torch.cuda.synchronize(example.device)
+                if turn:
+                    own.append(1e3 * (time.perf_counter() - started))
+    return statistics.median(times[0]), statistics.median(times[1])
