@@ -63,9 +63,12 @@ def members_cost(part: Network, measure: Measure) -> int:
 def combined(spec: SearchSpec, parts: Sequence[Network], found: Sequence[SearchResult]) -> SearchResult:
     """One result: the largest part's, with the answers of all parts together and each part's own."""
     first = found[0]
+    given = [(field, measure, getattr(spec, field)) for field, measure in _limited(spec)]
+    limits = [(measure, most) for field, measure, most in given if most is not None and field != "budget"]
+    budget = [(measure, most) for field, measure, most in given if most is not None and field == "budget"]
     primal, dual, recommended = (
-        _together(spec, parts, found, [getattr(each, name) for each in found])
-        for name in ("primal", "dual", "recommended")
+        _together(spec, parts, found, [getattr(each, name) for each in found], bound)
+        for name, bound in (("primal", [*budget, *limits]), ("dual", limits), ("recommended", [*budget, *limits]))
     )
     branches = tuple(
         BranchResult(
@@ -99,8 +102,12 @@ def _together(
     parts: Sequence[Network],
     found: Sequence[SearchResult],
     answers: Sequence[SolvedEnsemble | None],
+    limits: Sequence[tuple[Measure, int]],
 ) -> SolvedEnsemble | None:
-    """The network with every part's answer; a part without one stays as it is. None where no part has any."""
+    """The network with every part's answer; a part without one stays as it is.
+
+    None where no part has any, or what stays as it is exceeds a limit that was given.
+    """
     if not any(answers):
         return None
     first = parts[0]
@@ -109,6 +116,8 @@ def _together(
     for measure in measures:
         own = first.count(measure, first.baseline, first.multiplicity)
         counts[measure] = own + sum(getattr(answer, measure) - own for answer in answers if answer is not None)
+    if not all(answers) and any(counts[measure] > most for measure, most in limits):
+        return None
     measure: Measure = "flops" if spec.efficiency == "flops" else "parameters"
     whole = first.count(measure, first.baseline, first.multiplicity)
     groups = [_stages(*each) for each in zip(parts, found, answers, strict=True)]

@@ -81,7 +81,7 @@ def _check_described(spec: SearchSpec, network: Network) -> None:
     """Refuse what needs the module of a described network, and what speaks of one branch where there are several."""
     asked: dict[tuple[str, ...], bool] = {
         ("verify",): spec.verify == "network",
-        ("efficiency",): spec.costs_decide,
+        ("efficiency",): spec.efficiency in ("latency", "memory"),
         ("workload",): spec.workload is not None,
         ("max_latency_ms",): spec.max_latency_ms is not None,
         ("max_memory_bytes",): spec.max_memory_bytes is not None,

@@ -1,0 +1,168 @@
+"""Described networks are searched as what their branches are: counts, ties, several parts, and what is left alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from collegium.search.errors import InvalidSpec
+from collegium.search.find import find_ensemble
+from collegium.search.networks.build import build_network
+from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.parse import parse_spec
+
+RELU = {"kind": "activation", "function": "relu"}
+NORM = {"kind": "norm", "norm": "batch"}
+LINEAR = {"kind": "linear"}
+
+
+def conv(kernel, groups=1):
+    return {
+        "kind": "conv",
+        "kernel": [kernel, kernel],
+        "stride": [1, 1],
+        "padding": [kernel // 2, kernel // 2],
+        "dilation": [1, 1],
+        "groups": groups,
+    }
+
+
+def dense(name, *widths, **fields):
+    layers = [part for _ in widths[1:-1] for part in (LINEAR, RELU)]
+    cost = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    branch = {"name": name, "layers": [*layers, LINEAR], "widths": list(widths), "splittable": True}
+    return branch | {"parameters": cost, "flops": cost} | fields
+
+
+def bottleneck(name, inputs, width, outputs, extent, groups=1, **fields):
+    layers = [conv(1), NORM, RELU, conv(3, groups), NORM, RELU, conv(1)]
+    cost = inputs * width + 9 * width * width // groups + width * outputs
+    branch = {"name": name, "layers": layers, "input": [extent, extent], "widths": [inputs, width, width, outputs]}
+    branch |= {"parameters": cost + 4 * width, "flops": cost * extent**2, "splittable": True}
+    return branch | fields
+
+
+def described(*branches, fixed=1000):
+    parameters = fixed + sum(each.get("count", 1) * each["parameters"] for each in branches)
+    flops = fixed + sum(each.get("count", 1) * each["flops"] for each in branches)
+    whole = {"family": "network", "name": "net", "input": [3, 8, 8], "outputs": 10, "branches": list(branches)}
+    return whole | {"parameters": parameters, "flops": flops}
+
+
+def network(*branches, fixed=1000):
+    return build_network(parse_spec(NetworkBaseline, described(*branches, fixed=fixed)))
+
+
+WHY = {"name": "ffn", "parameters": 50, "flops": 60, "splittable": False, "why": "a single hidden layer"}
+
+
+def test_one_branch_is_the_mlp_that_it_is():
+    mlp = {"family": "mlp", "inputs": 64, "hidden": [100] * 5, "outputs": 10}
+    own, given = find_ensemble(described(dense("mlp", 64, *[100] * 5, 10), fixed=0)), find_ensemble(mlp)
+    for mine, other in ((own.primal, given.primal), (own.dual, given.dual)):
+        assert (mine.multiplicity, mine.widths, mine.parameters) == (other.multiplicity, other.widths, other.parameters)
+        assert mine.variance == other.variance
+    assert own.outcome == given.outcome
+    assert "not of the network" in own.subject
+
+
+def test_counts_are_the_branches_by_hand():
+    found = network(bottleneck("a", 32, 8, 32, 4, count=3, group="g"), bottleneck("b", 64, 16, 64, 2, group="g"))
+    # a: three occurrences of 32→n→n→32, b: one of 64→2n→2n→64; norms have a scale and a shift for each channel
+    per_member = 3 * (32 * 5 + 9 * 5 * 5 + 5 * 32 + 4 * 5) + (64 * 10 + 9 * 10 * 10 + 10 * 64 + 4 * 10)
+    assert found.affine("parameters", (5, 5)) == (1000, per_member)
+    flops = 3 * 16 * (32 * 5 + 9 * 25 + 5 * 32) + 4 * (64 * 10 + 9 * 100 + 10 * 64)
+    assert found.affine("flops", (5, 5)) == (1000, flops)
+
+
+def test_a_bias_of_the_last_layer_is_shared_by_the_members():
+    branch = dense("mlp", 6, 4, 4, 3)
+    branch["layers"] = [part | {"bias": True} if part["kind"] == "linear" else part for part in branch["layers"]]
+    branch["parameters"] += 4 + 4 + 3
+    found = network(branch, fixed=7)
+    assert found.affine("parameters", (2, 2)) == (7 + 3, 6 * 2 + 2 + 2 * 2 + 2 + 2 * 3)
+    assert found.chain.bias
+
+
+def test_members_that_are_there_already_are_counted_as_members():
+    found = network(bottleneck("a", 256, 128, 256, 4, groups=32))
+    assert (found.multiplicity, found.baseline) == (32, (4, 4))
+    assert found.count("parameters", found.baseline, 32) == found.described.parameters
+
+
+def test_branches_of_one_group_are_tied_where_their_widths_are_multiples():
+    tied = network(bottleneck("a", 32, 8, 32, 4, group="g"), bottleneck("b", 64, 24, 64, 2, group="g"))
+    assert tied.stage_scales == (1, 3)
+    assert [len(part.branches) for part in tied.parts] == [2]
+    apart = network(bottleneck("a", 32, 8, 32, 4, group="g"), bottleneck("b", 64, 12, 64, 2, group="g"))
+    assert sorted(part.names for part in apart.parts) == [("a",), ("b",)]
+
+
+def test_several_parts_are_one_network_within_one_budget():
+    given = described(bottleneck("conv", 256, 64, 256, 4, count=3), dense("mlp", 64, *[100] * 5, 10), WHY)
+    found = find_ensemble(given)
+    alone = [find_ensemble(described(bottleneck("conv", 256, 64, 256, 4, count=3), fixed=48_450)),
+             find_ensemble(described(dense("mlp", 64, *[100] * 5, 10), fixed=210_678))]  # fmt: skip
+    assert [branch.names for branch in found.branches] == [("conv",), ("mlp",)]
+    for branch, one in zip(found.branches, alone, strict=True):
+        assert branch.result.dual.multiplicity == one.dual.multiplicity
+        assert branch.result.dual.widths == one.dual.widths
+    own = [branch.result.primal for branch in found.branches]
+    saved = sum(given["parameters"] - one.parameters for one in own)
+    assert found.primal.parameters == given["parameters"] - saved
+    assert found.primal.parameters <= 1.025 * given["parameters"]
+    assert found.primal.relative_variance == max(one.relative_variance for one in own)
+    assert [stage.multiplicity for stage in found.primal.stages] == [one.multiplicity for one in own]
+    assert any("a single hidden layer" in note.message for note in found.notes)
+
+
+@pytest.mark.parametrize("share", [0.97, 0.8, 0.5])
+@pytest.mark.parametrize("field", ["budget", "max_parameters", "max_flops"])
+def test_a_limit_on_the_whole_is_hard_for_all_parts_together(field, share):
+    given = described(bottleneck("conv", 256, 64, 256, 4, count=3), dense("mlp", 64, *[100] * 5, 10), fixed=20_000)
+    measure = "flops" if field == "max_flops" else "parameters"
+    most = round(share * given[measure])
+    found = find_ensemble(given, **{field: most})
+    assert found.primal is not None
+    for answer in (found.primal, found.dual):
+        bound = answer is found.primal or field != "budget"  # a budget is what the primal may spend
+        assert answer is None or not bound or getattr(answer, measure) <= most
+
+
+def test_nothing_to_gain_says_why():
+    found = find_ensemble(described(WHY))
+    assert found.outcome.kind == "nothing_to_gain"
+    assert "ffn: a single hidden layer" in found.outcome.message
+    assert found.primal is None
+
+
+def test_what_is_not_searched_is_said():
+    odd = copy.deepcopy(bottleneck("odd", 32, 16, 32, 4))
+    odd["layers"][2] = {"kind": "activation", "function": "hardswish"}
+    found = find_ensemble(described(odd, dense("mlp", 64, *[100] * 5, 10)))
+    (note,) = [note for note in found.notes if note.kind == "parts_unsearched"]
+    assert "odd: the activation 'hardswish' is not searched yet" in note.message
+    assert found.primal.multiplicity == 20
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("verify", {"verify": "network"}),
+        ("efficiency", {"efficiency": "latency"}),
+        ("workload", {"workload": {"mode": "inference"}}),
+        ("max_memory_bytes", {"max_memory_bytes": 10**9}),
+    ],
+)
+def test_what_needs_the_module_is_refused_by_its_field(path, asked):
+    with pytest.raises(InvalidSpec) as refused:
+        find_ensemble(described(dense("mlp", 64, *[100] * 5, 10)), **asked)
+    assert refused.value.path == (path,)
+
+
+def test_what_speaks_of_one_branch_is_refused_where_there_are_several():
+    given = described(bottleneck("conv", 256, 64, 256, 4), dense("mlp", 64, *[100] * 5, 10))
+    with pytest.raises(InvalidSpec, match="2 are searched") as refused:
+        find_ensemble(given, space={"widths": [8, 16]})
+    assert refused.value.path == ("space", "widths")
