@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collegium.train.majority.fused import clip_gradient_norm, fuse
     from collegium.train.majority.kernel import majority_kernels
     from collegium.train.majority.targets.report import ExpansionReport, expansion_report
+    from collegium.train.models.regroup import regroup
     from collegium.train.result import StudyResult, TrainingResult
     from collegium.train.run import build_model, run_study, run_training
     from collegium.train.spec.study import StudySpec
@@ -62,6 +63,7 @@ _EXPORTS = {
     "majority_kernels": "collegium.train.majority.kernel",
     "presets": "collegium.search.find",
     "reestimate_norms": "collegium.train.loop.norms",
+    "regroup": "collegium.train.models.regroup",
     "run_study": "collegium.train.run",
     "run_training": "collegium.train.run",
     "set_step": "collegium.train.majority.expand",
@@ -95,6 +97,7 @@ __all__ = [
     "majority_kernels",
     "presets",
     "reestimate_norms",
+    "regroup",
     "run_study",
     "run_training",
     "set_step",

@@ -110,6 +110,12 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
         network = build_network(architecture.baseline)
     except InvalidSpec as problem:
         raise InvalidSpec(("architecture", *problem.path), problem.message) from None
+    if not network.trained_here:
+        raise InvalidSpec(
+            ("architecture", "baseline", "family"),
+            f"a {network.family!r} baseline describes a module that is not at hand: regroup it with "
+            "collegium.regroup(model, answer.primal), and train that",
+        )
     if architecture.stages is not None:
         return GroupedNetwork(network, _stage_groupings(network, architecture.stages))
     multiplicity = architecture.multiplicity

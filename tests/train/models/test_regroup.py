@@ -1,0 +1,205 @@
+"""Regrouped modules: counts of the answer, independent members, weights of the right size, training and export."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import collegium
+from collegium.search.find import find_ensemble
+from collegium.train.models.grouped import GroupedLayerNorm, GroupedLinear
+from collegium.train.models.regroup import regroup
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels=32, width=16):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return torch.relu(x + self.branch(x))
+
+
+def resnet():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        Bottleneck(),
+        Bottleneck(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 5),
+    )
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 4))
+
+
+def answered(model, example):
+    baseline = collegium.describe(model, example)
+    return baseline, find_ensemble(baseline, estimator={"method": "exact"})
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("make", "shape"), [(mlp, (2, 12)), (resnet, (2, 3, 8, 8))])
+def test_the_answers_counts_are_the_modules(make, shape):
+    model, example = make(), torch.randn(shape)
+    _, answer = answered(model, example[:1])
+    before = copy.deepcopy(model.state_dict())
+    for found in (answer.primal, answer.dual):
+        made = regroup(model, found)
+        assert parameters(made) == found.parameters
+        assert made.regrouped.parameters == (parameters(model), found.parameters)
+        assert made(example).shape == model(example).shape
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_names_and_classes_stay_where_a_convolution_has_groups():
+    model = resnet()
+    baseline, _ = answered(model, torch.randn(1, 3, 8, 8))
+    (branch,) = [branch for branch in baseline.branches if branch.splittable]
+    made = regroup(model, {branch.name: (4, 6)}, baseline=baseline)
+    assert list(made.state_dict()) == list(model.state_dict())
+    inner = made[1].branch
+    assert [(layer.in_channels, layer.out_channels, layer.groups) for layer in (inner[0], inner[3], inner[6])] == [
+        (32, 24, 1), (24, 24, 4), (24, 32, 1),
+    ]  # fmt: skip
+    assert inner[1].running_mean.shape == inner[4].weight.shape == (24,)
+    assert branch.count == 2
+    assert made[2].branch[3].groups == 4
+
+
+def test_members_are_independent_and_their_sum_is_the_output():
+    model = mlp()
+    baseline, _ = answered(model, torch.randn(1, 12))
+    (branch,) = [branch for branch in baseline.branches if branch.splittable]
+    made = regroup(model, {branch.name: (3, [5, 7])}, baseline=baseline).double()
+    x = torch.randn(2, 12, dtype=torch.float64)
+    total = made[4].bias.expand(2, 4).clone()
+    for j in range(3):
+        first, last = made[0], made[4]
+        h = torch.relu(x @ first.weight[5 * j : 5 * j + 5].T + first.bias[5 * j : 5 * j + 5])
+        h = torch.relu(h @ made[2].weight[j].T + made[2].bias[7 * j : 7 * j + 7])
+        total = total + h @ last.weight[:, 7 * j : 7 * j + 7].T
+    assert torch.allclose(made(x), total)
+
+
+def test_weights_have_the_size_that_their_fan_in_asks_for():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(200, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 100))
+    for layer in (model[0], model[2], model[4]):
+        nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5)
+        nn.init.zeros_(layer.bias)
+    baseline, _ = answered(model, torch.randn(1, 200))
+    made = regroup(model, {"0": (8, 50)}, baseline=baseline)
+    for weight, fan_in in ((made[0].weight, 200), (made[2].weight, 50), (made[4].weight, 8 * 50)):
+        assert weight.square().mean().item() == pytest.approx(2 / fan_in, rel=0.05)
+    assert made[2].bias.abs().max() == 0
+    uniform = regroup(mlp(), {"0": (3, 8)}, baseline=answered(mlp(), torch.randn(1, 12))[0])
+    assert uniform[2].weight.abs().max() <= 1.1 * 8**-0.5
+    assert not torch.equal(made[0].weight, regroup(model, {"0": (8, 50)}, baseline=baseline, seed=1)[0].weight)
+    assert torch.equal(made[0].weight, regroup(model, {"0": (8, 50)}, baseline=baseline)[0].weight)
+
+
+def test_a_layer_norm_is_of_each_member_alone():
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    baseline, _ = answered(model, torch.randn(1, 6))
+    (branch,) = [branch for branch in baseline.branches if branch.splittable]
+    made = regroup(model, {branch.name: (2, 4)}, baseline=baseline)
+    x = torch.randn(5, 6)
+    h = made[0](x)
+    expected = torch.cat([nn.functional.layer_norm(h[:, :4], (4,)), nn.functional.layer_norm(h[:, 4:], (4,))], 1)
+    assert torch.allclose(made[1](h), expected, atol=1e-6)
+    assert isinstance(made[4], GroupedLayerNorm)
+
+
+def test_it_trains_expands_and_exports():
+    model = mlp()
+    _, answer = answered(model, torch.randn(1, 12))
+    made = regroup(model, answer.primal)
+    x, y = torch.randn(64, 12), torch.randint(0, 4, (64,))
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(made(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    program = torch.export.export(made, (x,))
+    assert torch.allclose(program.module()(x), made(x), atol=1e-6)
+    before = parameters(made)
+    expanded = collegium.expand(made, expansion=2)
+    assert parameters(expanded) > 1.9 * before - 500
+    assert any("2." in name for name, _ in expanded.named_parameters())
+    collegium.collapse(expanded)
+    assert parameters(expanded) == before
+
+
+def test_devices_hooks_and_frozen_weights_are_kept():
+    model = mlp()
+    calls = []
+    model[2].register_forward_hook(lambda *_: calls.append(1))
+    model[4].weight.requires_grad_(False)
+    _, answer = answered(model, torch.randn(1, 12))
+    calls.clear()
+    made = regroup(model, answer.primal)
+    made(torch.randn(1, 12))
+    assert calls == [1]
+    assert not made[4].weight.requires_grad
+    assert made[0].weight.requires_grad
+    with torch.device("meta"):
+        large = mlp()
+    assert regroup(large, answer.primal)[2].weight.device.type == "meta"
+
+
+def test_what_does_not_fit_is_refused_with_its_reason():
+    model = mlp()
+    baseline, answer = answered(model, torch.randn(1, 12))
+    with pytest.raises(ValueError, match="no module '2'"):
+        regroup(nn.Sequential(nn.Linear(12, 4)), answer.primal)
+    other = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 5))
+    with pytest.raises(ValueError, match="not the module that was described"):
+        regroup(other, answer.primal)
+    with pytest.raises(ValueError, match="search what collegium"):
+        regroup(model, find_ensemble("resnet50", estimator={"method": "exact"}).primal)
+    with pytest.raises(ValueError, match="no branch is called 'x'"):
+        regroup(model, {"x": (2, 3)}, baseline=baseline)
+    with pytest.raises(ValueError, match="2 inner widths are expected, got 3"):
+        regroup(model, {"0": (2, [3, 3, 3])}, baseline=baseline)
+    with pytest.raises(ValueError, match="'baseline'"):
+        regroup(model, {"0": (2, 3)})
+    nn.utils.parametrizations.weight_norm(model[2])
+    with pytest.raises(ValueError, match="2: its weight is computed from others"):
+        regroup(model, answer.primal)
+
+
+def test_a_row_of_the_curve_is_an_ensemble_too():
+    model = mlp()
+    baseline, answer = answered(model, torch.randn(1, 12))
+    row = answer.curve[3]
+    assert parameters(regroup(model, row, baseline=baseline)) == row.primal_parameters
+
+
+def test_a_grouped_linear_layer_is_a_block_diagonal_one():
+    layer = GroupedLinear(6, 4, groups=2)
+    dense = torch.block_diag(*layer.weight)
+    x = torch.randn(3, 5, 6)
+    assert torch.allclose(layer(x), x @ dense.T + layer.bias, atol=1e-6)
+    with pytest.raises(ValueError, match="groups = 4 must divide"):
+        GroupedLinear(6, 4, groups=4)
