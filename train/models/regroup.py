@@ -70,7 +70,7 @@ def regroup(
 
     ``member`` is an answer of a search of ``collegium.describe(model, …)``: its primal, dual or recommended ensemble.
     With that description as ``baseline`` it may also be a row of the curve, taken with its primal multiplicity, or a
-    grouping by hand: branch name → (m, n) or (m, [n_1, n_2, …]).
+    grouping by hand: a branch's name, or that of its first module → (m, n) or (m, [n_1, n_2, …]).
 
     Classes, names, hooks and devices are kept; ``model`` itself is not changed. New weights have the distribution of
     those in their place, uniform or normal, at the new fan-in, and follow from ``seed``; all other parameters are as
@@ -118,16 +118,18 @@ def _branches(
     if isinstance(member, CurveRow):
         return _of_row(member, baseline)
     known = {branch.name: branch for branch in baseline.branches}
+    first = {branch.paths[0][0]: branch for branch in baseline.branches if branch.paths}
     found = []
     for name, (multiplicity, widths) in member.items():
-        if name not in known:
+        branch = known.get(name) or first.get(name)
+        if branch is None:
             raise ValueError(f"no branch is called {name!r}; there are {', '.join(known)}")
-        inner = len(known[name].widths) - 2
+        inner = len(branch.widths) - 2
         given = (widths,) * inner if isinstance(widths, int) else tuple(widths)
-        if not known[name].splittable or len(given) != inner:
-            why = known[name].why or f"{inner} inner widths are expected, got {len(given)}"
+        if not branch.splittable or len(given) != inner:
+            why = branch.why or f"{inner} inner widths are expected, got {len(given)}"
             raise ValueError(f"{name} cannot be grouped so: {why}")
-        found.append(RegroupedBranch(paths=known[name].paths, widths=given, multiplicity=multiplicity))
+        found.append(RegroupedBranch(paths=branch.paths, widths=given, multiplicity=multiplicity))
     return tuple(found)
 
 
