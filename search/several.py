@@ -48,6 +48,15 @@ def _limited(spec: SearchSpec) -> tuple[tuple[str, Measure], ...]:
     return ("budget", budget), ("max_parameters", "parameters"), ("max_flops", "flops")
 
 
+def _given(spec: SearchSpec, fields: Sequence[str]) -> list[tuple[Measure, int]]:
+    """Those of ``fields`` that have a limit, as the measure and the most of it."""
+    return [
+        (measure, most)
+        for field, measure in _limited(spec)
+        if field in fields and (most := getattr(spec, field)) is not None
+    ]
+
+
 def _share(parts: Sequence[Network], part: Network, measure: Measure, most: int) -> int:
     costs = [members_cost(each, measure) for each in parts]
     own, whole = members_cost(part, measure), part.count(measure, part.baseline, part.multiplicity)
@@ -63,9 +72,7 @@ def members_cost(part: Network, measure: Measure) -> int:
 def combined(spec: SearchSpec, parts: Sequence[Network], found: Sequence[SearchResult]) -> SearchResult:
     """One result: the largest part's, with the answers of all parts together and each part's own."""
     first = found[0]
-    given = [(field, measure, getattr(spec, field)) for field, measure in _limited(spec)]
-    limits = [(measure, most) for field, measure, most in given if most is not None and field != "budget"]
-    budget = [(measure, most) for field, measure, most in given if most is not None and field == "budget"]
+    budget, limits = _given(spec, ("budget",)), _given(spec, ("max_parameters", "max_flops"))
     primal, dual, recommended = (
         _together(spec, parts, found, [getattr(each, name) for each in found], bound)
         for name, bound in (("primal", [*budget, *limits]), ("dual", limits), ("recommended", [*budget, *limits]))

@@ -63,10 +63,14 @@ class DescribedNetwork(Network):
     trained_here: ClassVar[bool] = False
 
     @cached_property
+    def _parts(self) -> tuple[DescribedNetwork, ...]:
+        found = [_part(self.described, group) for group in searched_groups(self.described)]
+        return tuple(sorted(found, key=lambda part: -part.own_cost("parameters")))
+
+    @property
     def parts(self) -> tuple[Network, ...]:
         """The network once for each group that can be searched, the largest first."""
-        found = [_part(self.described, group) for group in searched_groups(self.described)]
-        return tuple(sorted(found, key=lambda part: -part.own_cost("parameters"))) or (self,)
+        return self._parts or (self,)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ class DescribedNetwork(Network):
     @property
     def rounding_share(self) -> float:
         """This group's share of what all groups cost, and so of the tolerance for rounding."""
-        own = [part.own_cost("parameters") for part in self.parts if isinstance(part, DescribedNetwork)]
+        own = [part.own_cost("parameters") for part in self._parts]
         return self.own_cost("parameters") / sum(own) if self.branches and len(own) > 1 else 1.0
 
     @property
