@@ -39,6 +39,15 @@ def test_a_resnet_is_split_by_flops(tmp_path: Path) -> None:
     assert printed.rstrip().endswith("agree: True")
 
 
+def test_a_module_of_ones_own_is_described_searched_and_regrouped(tmp_path: Path) -> None:
+    printed = run("own_module", tmp_path)
+    assert re.search(r"split +1 +6 +1×1 3×3 1×1 +128→64→64→128", printed)
+    parameters = int(re.search(r"([\d,]+) parameters before, ([\d,]+) now", printed)[2].replace(",", ""))
+    before = (3 * 9 + 1) * 128 + 6 * (2 * 128 * 64 + 9 * 64**2 + 4 * 64 + 128) + 1290
+    assert 0.95 * before < parameters < 1.025 * before
+    assert printed.rstrip().endswith("torch.Size([2, 10])")
+
+
 def test_majority_kernels_train_in_a_loop_of_ones_own(tmp_path: Path) -> None:
     printed = run("majority_kernels", tmp_path)
     parameters, accuracy = re.search(r"([\d,]+) parameters, test accuracy (0\.\d+)", printed).groups()

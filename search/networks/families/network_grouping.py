@@ -54,7 +54,7 @@ class DescribedNetwork(Network):
 
     ``branches`` are those of the group, the most frequent of the smallest first: its chain is the one whose kernel is
     studied. Norms are not in the kernel: at initialization they rescale what the gains keep at unit size. Their scales
-    and shifts are counted.
+    and shifts are counted. Neither is a bias of the last layer alone: it adds the same number to every K.
     """
 
     described: NetworkBaseline = field(kw_only=True)
@@ -217,8 +217,8 @@ def reason(branch: Branch) -> str | None:
         why = _unknown(layer)
         if why is not None:
             return why
-    hidden = _biases(branch)
-    if any(hidden) and not all(hidden):
+    *hidden, last = _biases(branch)
+    if any(hidden) and not (all(hidden) and last):
         return "biases in some layers and not in others are not searched yet"
     return None
 

@@ -91,6 +91,21 @@ def test_a_bias_of_the_last_layer_is_shared_by_the_members():
     assert found.chain.bias
 
 
+def test_biases_that_a_norm_takes_away_are_counted_and_not_in_the_kernel():
+    plain, biased = bottleneck("a", 32, 16, 32, 4), copy.deepcopy(bottleneck("a", 32, 16, 32, 4))
+    for layer in biased["layers"]:
+        if layer["kind"] == "conv":
+            layer["bias"] = True
+    biased["parameters"] += 16 + 16 + 32
+    one, other = find_ensemble(described(plain)), find_ensemble(described(biased))
+    assert one.baseline.variance == other.baseline.variance
+    assert other.baseline.parameters == one.baseline.parameters + 64
+    mixed = copy.deepcopy(plain)
+    mixed["layers"] = [layer for layer in mixed["layers"] if layer["kind"] != "norm"]
+    mixed["layers"][0]["bias"], mixed["parameters"] = True, plain["parameters"] - 64 + 16
+    assert "biases in some layers" in find_ensemble(described(mixed)).outcome.message
+
+
 def test_members_that_are_there_already_are_counted_as_members():
     found = network(bottleneck("a", 256, 128, 256, 4, groups=32))
     assert (found.multiplicity, found.baseline) == (32, (4, 4))
