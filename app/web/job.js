@@ -125,7 +125,7 @@ export async function showJob(main, id, signal, changed) {
   if (!shown && !signal.aborted) await finish();
 }
 
-const trainLinks = (job) => ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => job.result[choice])
+const trainLinks = (job) => ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => job.result[choice] && !job.result.primal?.branches?.length)
   .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice.replace("_", " ")}`));
 
 async function members(job, signal) {

@@ -14,7 +14,7 @@ export function showSearch(job) {
       measuredPick(result) ? ensembleCard("Recommended", measuredPick(result).reason, result.recommended, result, false, "recommended") : null),
     h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`,
       result.subject ? ` The variance is that of ${result.subject}.` : ""),
-    gains(result), stages(result), costs(result),
+    gains(result), branches(result), stages(result), costs(result),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
     h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples${result.reused ? ` (${whole(result.reused)} from earlier searches)` : ""} · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
@@ -103,6 +103,14 @@ function costs(result) {
     details(`All ${found.rows.length} ensembles`, table(["m × n", "of the baseline’s variance", "ms", "parameters", "memory", "best for"], sorted.map((line) => ({
       attributes: line.fronts.length ? { class: "best" } : {}, cells: [line.label, percent(line.relative_variance), time(line.latency_ms, line.latency_error_ms), whole(line.parameters), bytes(line.memory_bytes), line.fronts.join(", ")] })))),
     found.checks.length ? table(["measured whole", "ms", "sum of its parts", "deviation"], found.checks.map((one) => [one.label || `${one.multiplicity}×${widths(one)}`, time(one.whole_ms, one.whole_error_ms), time(one.sum_ms, one.sum_error_ms), percent(one.deviation, 2)])) : null);
+}
+
+function branches(result) {
+  if (!result.branches?.length) return null;
+  const answer = (one) => one ? [`${one.label}`, percent(one.relative_variance)] : ["none", "–"];
+  return h("section", {}, h("h2", {}, "Branches"), h("p", {}, "Each is a search of its own, within its share of the budget; curve, band and check on this page are those of the first."),
+    table(["branches", "parameters", "baseline", "primal", "of its variance", "dual", "of its variance", "how it ended"], result.branches.map((one) =>
+      [one.names.join(", "), whole(one.parameters), `${one.result.baseline.multiplicity}×${widths(one.result.baseline)}`, ...answer(one.result.primal), ...answer(one.result.dual), one.result.outcome.message])));
 }
 
 function curves(result) {

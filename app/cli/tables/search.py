@@ -21,6 +21,8 @@ def search_table(result: dict[str, Any]) -> RenderableType:
     """The baseline and both ensembles, then the estimates that they follow from."""
     parts: list[RenderableType] = [_outcome(result), Text(), _ensembles(result), Text()]
     parts += [Text.from_markup(line) for line in _lines(result)]
+    if result.get("branches"):
+        parts += [Text(), _branches(result["branches"])]
     if result["correlations"]:
         parts += [Text(), _correlations(result)]
     if result.get("verification"):
@@ -71,6 +73,21 @@ def _ensembles(result: dict[str, Any]) -> RenderableType:
             number(answer["efficiency"], 3),
             number(answer["multiplicity_real"]) if answer.get("uniform", True) else "",
         )
+    return table
+
+
+def _branches(branches: list[dict[str, Any]]) -> RenderableType:
+    """What each part of a network is split into, on its own."""
+    table = grid("branches", "parameters", "baseline", "primal", "of its variance", "dual", "of its variance")
+    for branch in branches:
+        found = branch["result"]
+        base, cells = found["baseline"], []
+        for name in ("primal", "dual"):
+            answer = found[name]
+            cells += ["none", ""] if answer is None else [grouping(answer), _relative(answer)]
+        names = ", ".join(branch["names"][:3]) + (", …" if len(branch["names"]) > 3 else "")
+        own = f"{base['multiplicity']} × {widths(base)}"
+        table.add_row(escape(names), count(branch["parameters"]), own, *cells)
     return table
 
 
