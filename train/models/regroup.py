@@ -79,11 +79,12 @@ def regroup(
 
     Raises ``ValueError`` where the module is not the one that was described, or a layer cannot be resized.
 
-    >>> import collegium
+    >>> import collegium, torch
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10))
     >>> baseline = collegium.describe(model, torch.randn(1, 64))
     >>> answer = collegium.find_ensemble(baseline)
-    >>> ensemble = regroup(model, answer.primal)
+    >>> ensemble = collegium.regroup(model, answer.primal)
     >>> ensemble(torch.randn(2, 64)).shape, ensemble.regrouped.parameters[1] == answer.primal.parameters
     (torch.Size([2, 10]), True)
     """
