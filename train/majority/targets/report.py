@@ -13,6 +13,11 @@ class ExpansionReport:
     """``expanded``: the names of kernels; ``left``: the names of all other parameters, each with the reason.
 
     Printed, it lists the kernels and, by reason, what is left; biases and norms are counted.
+
+    >>> from collegium import ExpansionReport
+    >>> print(ExpansionReport(("head.weight",), {"head.bias": "a bias or a scale: it has one axis"}))
+    expanded (1): head.weight
+    left (1): head.bias: a bias or a scale: it has one axis
     """
 
     expanded: tuple[str, ...]
