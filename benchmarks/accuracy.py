@@ -62,13 +62,13 @@ def resnext() -> Setting:
             _staged("own stages' dual 11×4, 11×7, 19×8", network, own),
             Candidate("thinner 1×20d", network, (20, 20), 1),
         ),
-        rates=(0.2, 0.4, 0.8, 1.6),
+        rates=(0.1, 0.2, 0.4, 0.8, 1.6),
         epochs=12,
         batch=64,
         images=4000,
         halved=True,
         adam=False,
-        tuning_seeds=3,
+        tuning_seeds=1,
     )
 
 
