@@ -56,7 +56,14 @@ from torch import Tensor, nn
 from collegium.train.majority.clock import Clock, detach_clocks, one_pass
 from collegium.train.majority.generators.uniforms import SOURCES, Source
 from collegium.train.majority.guards.watch import guard_saving, unguard_saving, watch
-from collegium.train.majority.kernel import MajorityKernel, majority_clocks, majority_copies, majority_kernels, mixing
+from collegium.train.majority.kernel import (
+    MajorityKernel,
+    is_sharded,
+    majority_clocks,
+    majority_copies,
+    majority_kernels,
+    mixing,
+)
 from collegium.train.majority.targets.choice import KernelTarget, Rules, kernel_targets
 from collegium.train.majority.targets.parametrization import register_shared, remove
 
@@ -143,6 +150,7 @@ def collapse(model: nn.Module) -> nn.Module:
 
     Classes and parameter names are those from before ``expand``; parameters keep their identity and their ties. Batch
     norms have gathered their statistics under sampled weights: estimate them again (``collegium.train.loop.norms``).
+    Raises ``ValueError`` for a model that is sharded.
 
     >>> import torch
     >>> from collegium import collapse, expand
@@ -155,12 +163,10 @@ def collapse(model: nn.Module) -> nn.Module:
     """
     kernels = list(majority_kernels(model).values())
     copies = [parameter for _, parameter in majority_copies(model)]
-    for parameter in copies:
-        if hasattr(parameter, "placements"):
-            raise ValueError(
-                "the copies are sharded (DTensor): load the full state_dict (get_model_state_dict with "
-                "full_state_dict) into an expanded model that is not, and collapse that"
-            )
+    if any(is_sharded(parameter, kernel.expansion) for kernel, parameter in majority_copies(model)):
+        raise ValueError(
+            "the copies are sharded (FSDP): load the full state_dict into an expanded model that is not, and collapse it"
+        )
     with mixing(model, "mean"), one_pass(majority_clocks(model), model):
         remove(model, MajorityKernel)
     for kernel in kernels:

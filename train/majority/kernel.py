@@ -53,6 +53,10 @@ class MajorityKernel(nn.Module):
             return self.compiled(copies)
         if self.clock.in_pass:
             return self._read_once(copies)
+        if copies.dim() < 2:
+            raise RuntimeError(
+                "the weight of a majority kernel that FSDP has sharded is read outside of its forward pass"
+            )
         if torch.is_inference_mode_enabled() and not copies.is_inference():
             with torch.inference_mode(False), torch.no_grad():  # what is written into it must be noticed
                 return readable(self.read(copies), copies, self.average)
@@ -141,6 +145,11 @@ def majority_copies(model: nn.Module) -> list[tuple[MajorityKernel, nn.Parameter
             if isinstance(kernel, MajorityKernel):
                 found.setdefault(id(module.original), (kernel, module.original))  # type: ignore[arg-type]
     return list(found.values())
+
+
+def is_sharded(copies: Tensor, expansion: int) -> bool:
+    """Whether ``copies`` are those of one process among several, as FSDP leaves them between passes."""
+    return hasattr(copies, "placements") or not isinstance(copies, nn.Parameter) or copies.shape[:1] != (expansion,)
 
 
 def majority_clocks(model: nn.Module) -> list[Clock]:

@@ -2,6 +2,7 @@
 
 import copy
 import socket
+import warnings
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from collegium import expand
+from collegium import collapse, expand
 from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
 
 STEPS = 3
+SHARDED = ("fully_shard", "FSDP", "FSDP with parameters")
 pytestmark = pytest.mark.slow
 
 
@@ -49,6 +51,61 @@ def train(name, *, rank=0, world=1, parts=1):
     ).draw
 
 
+def shard(model, kind):
+    """``model`` sharded over the processes by one of three interfaces."""
+    if kind == "fully_shard":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        for module in (model[0], model[2], model):
+            fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
+        return model
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    options = {"device_id": torch.device("cpu"), "use_orig_params": kind == "FSDP with parameters"}
+    return FullyShardedDataParallel(model, **options)
+
+
+def full_state(running, kind):
+    if kind == "fully_shard":
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(running, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with FullyShardedDataParallel.summon_full_params(running):
+        state = {name: value.clone() for name, value in running.state_dict().items()}
+    return {name.replace("_fsdp_wrapped_module.", ""): value for name, value in state.items()}
+
+
+def train_in_a_plain_loop(running, *, rank=0, world=1):
+    """Every step's number, as the clock of the kernels has it."""
+    optimizer = torch.optim.SGD(running.parameters(), lr=0.5, momentum=0.9)
+    clock, steps = next(iter(majority_kernels(running).values())).clock, []
+    for step in range(STEPS):
+        batch = tuple(part.chunk(world)[rank] for part in data(step))
+        optimizer.zero_grad()
+        compute_loss(running, batch)[0].backward()
+        steps.append(clock.step)
+        optimizer.step()
+    return steps
+
+
+def train_sharded(kind, rank):
+    """Steps, state, outputs in evaluation, and what ``collapse`` says of the shards."""
+    warnings.simplefilter("ignore")  # of torch about its own interfaces
+    running = shard(expand(network(), 3, seed=7), kind)
+    steps = train_in_a_plain_loop(running, rank=rank, world=2)
+    with torch.no_grad():
+        outputs = running.eval()(data(9)[0])
+    try:
+        collapse(running)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    return steps, full_state(running, kind), outputs, said
+
+
 def run(rank, port, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
@@ -59,6 +116,7 @@ def run(rank, port, folder):
         for name in ("majority", "adversarial_majority"):
             for parts in (1, 2):
                 found[name, parts] = train(name, rank=rank, world=2, parts=parts)
+        found |= {kind: train_sharded(kind, rank) for kind in SHARDED}
         torch.save(found, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
@@ -87,3 +145,16 @@ def test_processes_share_p_and_reproduce_the_whole_batch(results, name, parts):
     alone, _ = train(name)
     for distributed, single in zip(first, copy.deepcopy(alone), strict=True):
         torch.testing.assert_close(distributed, single, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SHARDED)
+def test_sharded_copies_are_drawn_in_every_step_and_take_the_steps_of_one_process(results, kind):
+    steps, state, outputs, said = results[0][kind]
+    assert steps == results[1][kind][0] == [0, 1, 2]
+    assert "sharded" in said
+    alone = expand(network(), 3, seed=7)
+    train_in_a_plain_loop(alone)
+    torch.testing.assert_close(state, dict(alone.state_dict()), rtol=1e-4, atol=1e-5)
+    whole = expand(network(), 3, seed=1)
+    whole.load_state_dict(state)
+    torch.testing.assert_close(collapse(whole)(data(9)[0]), outputs)
