@@ -165,7 +165,8 @@ def collapse(model: nn.Module) -> nn.Module:
     copies = [parameter for _, parameter in majority_copies(model)]
     if any(is_sharded(parameter, kernel.expansion) for kernel, parameter in majority_copies(model)):
         raise ValueError(
-            "the copies are sharded (FSDP): load the full state_dict into an expanded model that is not, and collapse it"
+            "the copies are sharded (FSDP): load the full state_dict into an expanded model that is not, "
+            "and collapse that"
         )
     with mixing(model, "mean"), one_pass(majority_clocks(model), model):
         remove(model, MajorityKernel)
