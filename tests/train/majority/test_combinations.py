@@ -1,7 +1,7 @@
 """Modules × wrappers × optimizers: what is read is the mean of what is stored, and a resumed run is a whole one.
 
-For every combination: evaluation equals the plain network with the mean of the copies; ``collapse`` leaves that network,
-with its names, their order and their parameters; a run that is saved and resumed in a new process's objects ends in the
+For every combination: evaluation equals the plain network with the mean of the copies; ``collapse`` leaves that
+network, with its names, their order and their parameters; a run that is saved and resumed with new objects ends in the
 weights of a whole one, bit for bit. A few combinations are fast tests, the product is slow.
 """
 
