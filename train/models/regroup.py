@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_grouping import member_widths, searched_groups
+from collegium.search.networks.families.network_layers import Conv
 from collegium.search.networks.network import StageGrouping
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
 from collegium.train.models.grouped import GroupedLayerNorm, GroupedLinear
@@ -130,6 +131,8 @@ def _branches(
         if not branch.splittable or len(given) != inner:
             why = branch.why or f"{inner} inner widths are expected, got {len(given)}"
             raise ValueError(f"{name} cannot be grouped so: {why}")
+        if any(isinstance(layer, Conv) and layer.depthwise for layer in branch.layers):
+            raise ValueError(f"{name} cannot be grouped: a depthwise layer ties widths inside of it")
         found.append(RegroupedBranch(paths=branch.paths, widths=given, multiplicity=multiplicity))
     return tuple(found)
 

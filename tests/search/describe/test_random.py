@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from collegium.search.networks.families.network import NetworkBaseline
+from collegium.train.models.regroup import regroup
 
 ACTIVATIONS: list[Callable[[], nn.Module]] = [
     nn.ReLU,
@@ -154,6 +156,59 @@ def check(seed: int, described: Callable[..., Any]) -> None:
         if branch.splittable:
             found[branch.widths] += branch.count
     assert found == expected, str(baseline)
+
+
+def check_regrouped(seed: int, described: Callable[..., Any]) -> None:
+    """Every branch as members by hand: the output's shape, the names that stay, and a step of training."""
+    model, example, _ = made(seed)
+    baseline: NetworkBaseline = described(model, example)
+    draw = random.Random(seed)
+    wanted = {
+        branch.name: (draw.randint(1, 3), [draw.randint(1, 4) for _ in branch.widths[1:-1]])
+        for branch in baseline.branches
+        if branch.splittable
+    }
+    if not wanted:
+        return
+    regrouped = regroup(model, wanted, baseline=baseline).train()
+    assert list(regrouped.state_dict()) == list(model.state_dict())
+    batch = torch.cat([example, example + 1])  # batch norms need two samples
+    output = regrouped(batch)
+    assert output.shape == model(batch).shape
+    output.square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in regrouped.parameters())
+    for branch in baseline.branches:
+        for paths in branch.paths if branch.name in wanted else ():
+            m, widths = wanted[branch.name]
+            weights = [w for path in paths if (w := regrouped.get_submodule(path).weight).dim() > 1]
+            assert [weight.numel() for weight in weights] == [
+                inputs * outputs * members * kernel
+                for (inputs, outputs), members, kernel in zip(
+                    pairwise([branch.widths[0], *widths, branch.widths[-1]]),
+                    [m] * len(weights),
+                    kernels(branch),
+                    strict=True,
+                )
+            ]
+
+
+def kernels(branch: Any) -> list[int]:
+    return [
+        math.prod(layer.kernel) if layer.kind == "conv" else 1
+        for layer in branch.layers
+        if layer.kind in ("conv", "linear")
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_modules_are_regrouped(seed: int, described: Callable[..., Any]):
+    check_regrouped(seed, described)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4, 100))
+def test_a_hundred_random_modules_are_regrouped(seed: int, described: Callable[..., Any]):
+    check_regrouped(seed, described)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -189,6 +189,17 @@ def test_what_does_not_fit_is_refused_with_its_reason():
         regroup(model, answer.primal)
 
 
+def test_a_depthwise_layer_is_refused_by_hand_too():
+    model = nn.Sequential(
+        nn.Conv1d(4, 6, 1), nn.ReLU(), nn.Conv1d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv1d(6, 5, 1), nn.ReLU(),
+        nn.Conv1d(5, 4, 1),
+    )  # fmt: skip
+    baseline, answer = answered(model, torch.randn(1, 4, 9))
+    assert "a depthwise layer ties widths" in answer.outcome.message
+    with pytest.raises(ValueError, match="a depthwise layer ties widths"):
+        regroup(model, {"0": (2, [3, 3, 2])}, baseline=baseline)
+
+
 def test_a_row_of_the_curve_is_an_ensemble_too():
     model = mlp()
     baseline, answer = answered(model, torch.randn(1, 12))
