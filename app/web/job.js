@@ -13,7 +13,7 @@ export function jobName(job) {
   if (job.kind === "study") return spec.title || `study of ${spec.architectures?.length ?? 0} architectures`;
   const baseline = spec.baseline ?? spec.architecture?.baseline;
   const name = baseline?.preset ?? (baseline?.family === "mlp" ? `${activation(baseline)}MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
-    : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.family ?? spec.architecture?.transformer ?? job.kind);
+    : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.name ?? baseline?.family ?? spec.architecture?.transformer ?? job.kind);
   if (job.kind !== "training") return name;
   const groupings = (spec.architecture?.stages ?? [spec.architecture ?? {}]).map(grouping);
   return `${spec.method} · ${groupings.every(Boolean) ? `${groupings.join(", ")} of ` : ""}${name} · ${(spec.data?.name ?? "").slice(0, 16)}`;
@@ -125,7 +125,7 @@ export async function showJob(main, id, signal, changed) {
   if (!shown && !signal.aborted) await finish();
 }
 
-const trainLinks = (job) => ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => job.result[choice] && !job.result.primal?.branches?.length)
+const trainLinks = (job) => ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => job.result[choice] && job.spec.baseline?.family !== "network")
   .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice.replace("_", " ")}`));
 
 async function members(job, signal) {

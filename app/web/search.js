@@ -63,7 +63,7 @@ function gains(result) {
 
 function stages(result) {
   const found = [["primal", result.primal], ["dual", result.dual]].filter(([, one]) => one?.stages?.length > 1);
-  if (!found.length) return null;
+  if (!found.length || result.branches?.length) return null;
   return table(["variance over the baseline’s", ...found[0][1].stages.map((_, index) => `stage ${index + 1}`)], found.map(([name, one]) =>
     [name, ...one.stages.map((stage) => `${stage.multiplicity}×${widths(stage)}: ${percent(stage.relative_variance)}`)]));
 }
@@ -109,8 +109,8 @@ function branches(result) {
   if (!result.branches?.length) return null;
   const answer = (one) => one ? [`${one.label}`, percent(one.relative_variance)] : ["none", "–"];
   return h("section", {}, h("h2", {}, "Branches"), h("p", {}, "Each is a search of its own, within its share of the budget; curve, band and check on this page are those of the first."),
-    table(["branches", "parameters", "baseline", "primal", "of its variance", "dual", "of its variance", "how it ended"], result.branches.map((one) =>
-      [one.names.join(", "), whole(one.parameters), `${one.result.baseline.multiplicity}×${widths(one.result.baseline)}`, ...answer(one.result.primal), ...answer(one.result.dual), one.result.outcome.message])));
+    table(["branches", "parameters", "baseline", "primal", "of its variance", "dual", "of its variance"], result.branches.map((one) =>
+      [one.names.join(", "), whole(one.parameters), `${one.result.baseline.multiplicity}×${widths(one.result.baseline)}`, ...answer(one.result.primal), ...answer(one.result.dual)])));
 }
 
 function curves(result) {

@@ -110,12 +110,7 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
         network = build_network(architecture.baseline)
     except InvalidSpec as problem:
         raise InvalidSpec(("architecture", *problem.path), problem.message) from None
-    if not network.trained_here:
-        raise InvalidSpec(
-            ("architecture", "baseline", "family"),
-            f"a {network.family!r} baseline describes a module that is not at hand: regroup it with "
-            "collegium.regroup(model, answer.primal), and train that",
-        )
+    _require_module(network, ("architecture", "baseline", "family"))
     if architecture.stages is not None:
         return GroupedNetwork(network, _stage_groupings(network, architecture.stages))
     multiplicity = architecture.multiplicity
@@ -125,6 +120,16 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
         widths = network.baseline
         multiplicity = network.multiplicity if multiplicity is None else multiplicity
     return GroupedNetwork.tied(network, widths, 1 if multiplicity is None else multiplicity)
+
+
+def _require_module(network: Network, path: Location) -> None:
+    """Refuse a network whose module is its user's own."""
+    if not network.trained_here:
+        raise InvalidSpec(
+            path,
+            f"a {network.family!r} baseline describes a module that is not at hand: regroup it with "
+            "collegium.regroup(model, answer.primal), and train that",
+        )
 
 
 def _stage_groupings(network: Network, stages: Sequence[StageGroupingSpec]) -> tuple[StageGrouping, ...]:
@@ -200,6 +205,7 @@ def architecture_from_search(
     """
     baseline = SearchSpec.model_validate_json(json.dumps(search)).baseline
     choice = architecture.choice
+    _require_module(build_network(baseline), ("architecture", "search"))
     if isinstance(choice, Grouping):
         return _chosen(baseline, choice)
     answer = result.get(choice) or _stored_recommendation(choice, result)

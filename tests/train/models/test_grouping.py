@@ -182,3 +182,22 @@ def test_an_answer_whose_stages_are_grouped_each_in_its_own_way_is_described_by_
     assert groupings(group_network(dual)) == WIDTHS
     chosen = SearchedArchitecture.model_validate({"search": "j", "choice": {"stages": STAGES}})
     assert groupings(group_network(architecture_from_search(chosen, {"baseline": RESNEXT}, result))) == WIDTHS
+
+
+def test_a_described_network_is_its_users_own_to_train():
+    layers = [part for _ in range(2) for part in ({"kind": "linear"}, {"kind": "activation", "function": "relu"})]
+    branch = {"name": "mlp", "layers": [*layers, {"kind": "linear"}], "widths": [64, 100, 100, 10], "splittable": True}
+    branch |= {"parameters": 17400, "flops": 17400}
+    described = {"family": "network", "name": "MLP", "input": [64], "outputs": 10, "branches": [branch]}
+    described |= {"parameters": 17400, "flops": 17400}
+    with pytest.raises(InvalidSpec, match="collegium.regroup") as raised:
+        group_network(BaselineArchitecture.model_validate({"baseline": described}))
+    assert raised.value.path == ("architecture", "baseline", "family")
+    result = {
+        "primal": {"widths": [17, 17], "multiplicity": 20, "stages": [{"widths": [17, 17], "multiplicity": 20}] * 2}
+    }
+    for choice in ("primal", {"width": 17, "multiplicity": 20}):
+        asked = SearchedArchitecture.model_validate({"search": "j", "choice": choice})
+        with pytest.raises(InvalidSpec, match="collegium.regroup") as raised:
+            architecture_from_search(asked, {"baseline": described}, result)
+        assert raised.value.path == ("architecture", "search")
