@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 _resized = WeakIdKeyDictionary()  # parameters whose shape expand or collapse has changed
+_checked: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers whose state is as it should be
 _seen: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers whose groups have been looked at
 _hooks: list[Any] = []
 _ELEMENTWISE = tuple(
@@ -32,13 +33,17 @@ def watch(parameter: Tensor, *, expanded: bool) -> None:
     if not _hooks:
         _hooks.append(register_optimizer_step_pre_hook(_check))
     _resized[parameter] = expanded
+    _checked.clear()
 
 
 def _check(optimizer: Any, *_: Any) -> None:
     """Pre-hook of every optimizer's step. Raises ``RuntimeError`` for state of another shape."""
+    if optimizer in _checked:
+        return
     held = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
     found = [(parameter, group) for parameter, group in held if parameter in _resized]
     if not found:
+        _checked.add(optimizer)
         return
     kind = "expand" if _resized[found[0][0]] else "collapse"
     for parameter, _ in held:
@@ -48,8 +53,10 @@ def _check(optimizer: Any, *_: Any) -> None:
                 f"this {type(optimizer).__name__} has state from before {kind} for a parameter of shape "
                 f"{tuple(parameter.shape)}: make the optimizer after {kind}, or load a state saved after it"
             )
+    _checked.add(optimizer)
     if optimizer not in _seen:
         _seen.add(optimizer)
+        optimizer.register_load_state_dict_post_hook(_checked.discard)
         _check_decay(optimizer, [group for parameter, group in found if _resized[parameter]])
 
 

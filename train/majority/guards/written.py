@@ -64,8 +64,8 @@ class WrittenWeight(Tensor):
             self.copies.copy_(self.mixed.detach().expand_as(self.copies))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        """A plain tensor."""
-        return copy.deepcopy(self.as_subclass(Tensor), memo)
+        """A plain tensor without history, as a copied parameter has none."""
+        return copy.deepcopy(self.as_subclass(Tensor).detach(), memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled as a plain tensor."""

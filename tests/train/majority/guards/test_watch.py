@@ -130,3 +130,14 @@ def test_saving_an_expanded_model_is_commented():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert collapse(model).save_pretrained("folder") == ["0.weight", "0.bias"]
+
+
+def test_state_that_is_loaded_later_is_checked_again():
+    plain, model = network(), expand(network(), 3)
+    optimizers = [torch.optim.Adam(each.parameters(), fused=True) for each in (plain, model)]
+    for each, optimizer in zip((plain, model), optimizers, strict=True):
+        step(each, optimizer)
+        step(each, optimizer)
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    with pytest.raises(RuntimeError, match="load a state saved after it"):
+        step(model, optimizers[1])
