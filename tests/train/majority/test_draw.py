@@ -1,6 +1,8 @@
 """p has the flat Dirichlet's law, depends on its key alone, and is never formed to mix or to spread."""
 
+import gc
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -228,10 +230,19 @@ def test_without_triton_a_whole_tensor_has_the_same_law(whole, e):
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+@pytest.fixture(scope="module")
+def built():
+    """Triton is imported and has built its launcher, which warns of matters of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        probabilities(Draw(0, 0, 0), 3, (10,), "cuda")
+        gc.collect()
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("e", [2, 3, 4, 8])
-def test_a_gpu_draws_the_numbers_of_philox(e):
+def test_a_gpu_draws_the_numbers_of_philox(built, e):
     if not philox.runs_triton(torch.device("cuda")):
         pytest.fail("Triton cannot build its kernels here: install a C compiler and Python's headers")
     n, draw = 5000, Draw(8, 9, 10)
@@ -246,7 +257,7 @@ def test_a_gpu_draws_the_numbers_of_philox(e):
 @needs_gpu
 @pytest.mark.parametrize("compiles", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_gpu_spreads_what_it_mixes_and_repeats_itself(monkeypatch, compiles, dtype):
+def test_a_gpu_spreads_what_it_mixes_and_repeats_itself(built, monkeypatch, compiles, dtype):
     monkeypatch.setattr(philox, "runs_triton", lambda device: compiles and philox._triton_compiles())
     draw, copies = Draw(8, 9, 10), copies_like(3, 3001).cuda().to(dtype)
     p = spread(torch.ones_like(copies[0]), draw, 3)

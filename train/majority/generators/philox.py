@@ -56,7 +56,8 @@ def _launch(name: str, given: Tensor, out: Tensor, state: int, expansion: int, e
         return
     # A fixed bit on top keeps the type of the key, for which Triton would compile again.
     key = state & _KEY | _KEY + 1
-    with torch.cuda.device(given.device) if given.is_cuda else nullcontext():
+    elsewhere = given.is_cuda and given.device.index != torch.cuda.current_device()
+    with torch.cuda.device(given.device) if elsewhere else nullcontext():
         _kernels()[name][(programs,)](
             given, out, key, elements, E=expansion, SHARE=share, BLOCK=_BLOCK, WIDE=given.dtype == torch.float64
         )
