@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collegium.train.majority.expand import collapse, expand, set_step
     from collegium.train.majority.fused import clip_gradient_norm, fuse
     from collegium.train.majority.kernel import majority_kernels
+    from collegium.train.majority.per_copy import PerCopy
     from collegium.train.majority.targets.report import ExpansionReport, expansion_report
     from collegium.train.models.regroup import regroup
     from collegium.train.result import StudyResult, TrainingResult
@@ -42,6 +43,7 @@ _EXPORTS = {
     "ExpansionReport": "collegium.train.majority.targets.report",
     "InvalidSpec": "collegium.search.errors",
     "NotTraceable": "collegium.search.errors",
+    "PerCopy": "collegium.train.majority.per_copy",
     "RemoteJob": "collegium.app.client.client",
     "SearchResult": "collegium.search.result",
     "SearchSpec": "collegium.search.spec",
@@ -76,6 +78,7 @@ __all__ = [
     "ExpansionReport",
     "InvalidSpec",
     "NotTraceable",
+    "PerCopy",
     "RemoteJob",
     "SearchResult",
     "SearchSpec",

@@ -6,14 +6,14 @@ In reading order:
 ``expand``           the method on one page: expand, mix, step, collapse
 ``kernel``           one weight as a mixture of copies
 ``draw``             the random numbers p, recomputed instead of stored
-``uniforms``         independent numbers from a key, on a processor
-``philox``           the same on a GPU, inside the ``triton_kernels`` that mix
-``table``            numbers read from tables: an option, and its limits
-``clock``            which optimizer step it is
-``targets``          which parameters of a model are kernels
-``parametrization``  how a parameter is replaced by its copies, and put back
+``generators``       what makes them: independent numbers on processors and GPUs, or a table of quantiles
+``clock``            which optimizer step it is, and what one pass is
+``targets``          which parameters are kernels, why others are not, and how copies take a parameter's place
+``guards``           what is written into a weight, what looks for gradients, what optimizers get wrong
 ``operators``        mixing as a differentiable operator, also for ``torch.compile`` and ``torch.func``
 ``fused``            gradient, optimizer update and the next mixture in one pass, for CPUs
+``compiled``         the same made by ``torch.compile``
+``per_copy``         optimizers for matrices
 ``diagnostics``      how much mixing changes the loss, how far copies are apart
 ==================== =============================================================================================
 """

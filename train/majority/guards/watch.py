@@ -36,6 +36,11 @@ def watch(parameter: Tensor, *, expanded: bool) -> None:
     _checked.clear()
 
 
+def is_expanded(parameter: Tensor) -> bool:
+    """Whether ``parameter`` is the copies of a kernel."""
+    return bool(_resized.get(parameter, False))
+
+
 def _check(optimizer: Any, *_: Any) -> None:
     """Pre-hook of every optimizer's step. Raises ``RuntimeError`` for state of another shape."""
     if optimizer in _checked:

@@ -1,0 +1,83 @@
+"""Optimizers for matrices take the steps that they take over separate matrices."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from collegium import PerCopy, collapse, expand, fuse
+
+MUON = getattr(torch.optim, "Muon", None)
+KINDS = {
+    "adam": lambda p, **options: torch.optim.Adam(p, **options),
+    "adafactor": lambda p, **options: torch.optim.Adafactor(p, **options),  # its factors depend on the axes
+} | ({"muon": MUON} if MUON else {})
+
+
+def network():
+    torch.manual_seed(0)
+    return expand(nn.Sequential(nn.Linear(4, 6, bias=False), nn.Tanh(), nn.Linear(6, 3, bias=False)), 3, seed=0)
+
+
+def backward(model, step):
+    model(torch.randn(5, 4, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_copy_takes_the_step_of_a_matrix_of_its_own(kind, fused):
+    model, twin = network(), network()
+    optimizer = PerCopy(model.parameters(), KINDS[kind], lr=0.05)
+    if fused:
+        assert fuse(optimizer, model) is optimizer
+    matrices = [nn.Parameter(row.clone()) for copies in twin.parameters() for row in copies.detach()]
+    separate = KINDS[kind](matrices, lr=0.05)
+    for step in range(3):
+        for group in (*optimizer.param_groups, *separate.param_groups):
+            group["lr"] = 0.05 / (step + 1)
+        for each in (model, twin):
+            each.zero_grad()
+            backward(each, step)
+        optimizer.step()
+        gradients = [row for copies in twin.parameters() for row in copies.grad]
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.grad = gradient
+        separate.step()
+        with torch.no_grad():
+            for copies, rows in zip(twin.parameters(), (matrices[:3], matrices[3:]), strict=True):
+                copies.copy_(torch.stack(list(rows)))
+        twin[0].parametrizations.weight[0].clock.set_step(step + 1)
+        for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_ends_in_the_same_weights(kind):
+    def run(steps, first=0, states=None):
+        model = network()
+        optimizer = PerCopy(model.parameters(), KINDS[kind], lr=0.05)
+        if states:
+            model.load_state_dict(states[0])
+            optimizer.load_state_dict(states[1])
+        for step in range(first, first + steps):
+            optimizer.zero_grad()
+            backward(model, step)
+            optimizer.step()
+        return model, optimizer
+
+    whole, _ = run(4)
+    half = run(2)
+    rest, _ = run(2, 2, copy.deepcopy([part.state_dict() for part in half]))
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), rest.parameters(), strict=True))
+
+
+def test_collapse_is_noticed():
+    model = network()
+    optimizer = PerCopy(model.parameters(), torch.optim.SGD, lr=0.1)
+    collapse(model)
+    backward(model, 0)
+    with pytest.raises(RuntimeError, match="expanded or collapsed: make the optimizer after that"):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="all its groups when it is made"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
