@@ -199,7 +199,7 @@ class _Picked:
             for row in self.choices
             if max(row.members)[0] > 1 and row.relative <= bound and row.within(self.limits) and not row.baseline
         ]
-        best = min(within, key=self._hardware, default=None)
+        best = min(within, key=lambda row: self._hardware(row, primal), default=None)
         found = self._ensemble(best)
         if best is None or found is None:
             return None
@@ -208,9 +208,12 @@ class _Picked:
         reason = self._reason(own, loss, len(within), best)
         return Recommendation(widths=found.widths, reason=reason, loss=loss, primal=found, dual=None)
 
-    def _hardware(self, row: Row) -> tuple[float, float]:
-        """What the recommended row has least of: time, or unevenness and memory."""
-        return (row.costs["latency"], 0.0) if "latency" in row.costs else (-self._grain(row), row.costs["memory"])
+    def _hardware(self, row: Row, primal: SolvedEnsemble) -> tuple[float, ...]:
+        """What the recommended row has least of: time, or unevenness, and then memory unless it is the primal."""
+        if "latency" in row.costs:
+            return (row.costs["latency"],)
+        own = row.groupings(self.network) == built.groupings(self.network, primal)
+        return (-self._grain(row), not own, row.costs["memory"])
 
     def _grain(self, row: Row) -> int:
         return min(grain(one.widths) for one in row.groupings(self.network))
@@ -222,6 +225,8 @@ class _Picked:
         how = "measured" if timed else "counted"
         if own and others == 1:
             return f"the primal itself, at {spent}: no other {how} ensemble has {near}"
+        if own and not timed:
+            return f"the primal itself, at {spent}: none of {others} counted ensembles with {near} has evener widths"
         where = "the primal itself" if own else f"{100 * abs(loss):.1f} % {'more' if loss > 0 else 'less'} variance"
         first = "the fastest" if timed else f"widths of a multiple of {self._grain(best)}, the evenest"
         return f"{where}, {first} of {others} {how} ensembles with {near} than the primal: {spent}"

@@ -36,6 +36,7 @@ from collegium.search.optimize.candidates import (
 )
 from collegium.search.optimize.knapsack import undominated
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
+from collegium.search.optimize.near_optimal import LANES, grain
 from collegium.search.optimize.stages import StageProblem
 from collegium.search.progress import Report, discard, scaled
 
@@ -58,15 +59,18 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class StageAnswers:
-    """The primal, the dual, and the fastest stages that are nearly as smooth as the primal; None for none."""
+    """The primal, the dual, and hardware-friendly stages that are nearly as smooth as the primal; None for none.
+
+    These are the fastest, or of least memory with widths that are multiples of ``LANES`` where no time decides.
+    """
 
     primal: StageSolution | None
     dual: StageSolution | None
-    fastest: StageSolution | None = None
+    friendly: StageSolution | None = None
 
     def __iter__(self) -> Iterator[StageSolution]:
         """Those that there are."""
-        return (one for one in (self.primal, self.dual, self.fastest) if one is not None)
+        return (one for one in (self.primal, self.dual, self.friendly) if one is not None)
 
     def chosen(self) -> Iterator[tuple[int, StageGrouping, float]]:
         """Every stage of each, by index, with its grouping and its variance over the baseline's."""
@@ -79,7 +83,7 @@ class CostedStages:
     """Both problems over stages by ``cost``, within ``limits``, of which the first is what the primal may spend.
 
     ``tied`` are the m × n of all stages that were timed, the baseline first; of these every stage's time is known.
-    ``tolerance`` is that of the variance within which the fastest ensemble is wanted.
+    ``tolerance`` is that of the variance within which a hardware-friendly ensemble is wanted.
     """
 
     problem: StageProblem
@@ -183,7 +187,7 @@ class CostedStages:
         return [(1 + budget.tolerance) * left * one / sum(own) for one in own]
 
     def _answers(self, tables: Sequence[Candidates]) -> StageAnswers:
-        """Both problems, and the fastest stages near the primal, among what ``tables`` hold."""
+        """Both problems, and the hardware-friendly stages near the primal, among what ``tables`` hold."""
         limits, costs = self.limits, self._costs
         primal = smoothest([self._within_share(*one) for one in enumerate(tables)], costs, limits)
         kept = [
@@ -191,11 +195,13 @@ class CostedStages:
             for one in tables
         ]
         dual = cheapest(kept, self.cost, costs, limits[1:])  # the budget, which is the first, binds the primal alone
-        if primal is None or self._timed is None:
+        if primal is None:
             return StageAnswers(primal, dual)
         bound = min((1 + self.tolerance) * max(primal.relative) * (1 + EQUAL), 1 - EQUAL)
-        near = [one.where(one.relative <= bound) for one in tables]
-        return StageAnswers(primal, dual, cheapest(near, "latency", costs, limits))
+        smooth = tables if self._timed is not None else [self._table(stage, even_alone=True) for stage in self._stages]
+        near = [one.where(one.relative <= bound) for one in smooth]
+        saved: CostName = "memory" if self._timed is None else "latency"
+        return StageAnswers(primal, dual, cheapest(near, saved, costs, limits))
 
     def _within_share(self, stage: int, table: Candidates) -> Candidates:
         if self._shares is None:
@@ -205,11 +211,13 @@ class CostedStages:
 
     def _tables(self, *, known: bool = False) -> list[Candidates]:
         """The candidates of every stage of which no other is as good in all; ``known``: those that were measured."""
-        return [self._table(stage, known) for stage in self._stages]
+        return [self._table(stage, known=known) for stage in self._stages]
 
-    def _table(self, stage: int, known: bool) -> Candidates:
+    def _table(self, stage: int, *, known: bool = False, even_alone: bool = False) -> Candidates:
         widths, single = self._members[stage]
         places = self._grid(stage)
+        if even_alone:
+            places = [one for one in places if grain(widths[one[0]]) >= LANES]
         if known and self._timed is not None:
             places = [one for one in places if self._timed.knows(stage, StageGrouping(widths[one[0]], one[1]))]
         table = np.array(places, int).reshape(-1, 2)
@@ -274,7 +282,7 @@ class CostedStages:
     def _finer(self, found: StageAnswers) -> list[set[Place]]:
         """Every m around what was chosen, in widths around it, at about the chosen variance."""
         new: list[set[Place]] = [set() for _ in self._stages]
-        for stage, grouping, relative in found.chosen():
+        for stage, grouping, relative in replace(found, friendly=None).chosen():
             widths, single = self._members[stage]
             at = widths.index(grouping.widths)
             for near in range(max(0, at - NEAR_WIDTHS), min(len(widths), at + NEAR_WIDTHS + 1)):
