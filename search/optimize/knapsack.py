@@ -17,10 +17,12 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 #: Relative gap at which the integer program stops, and nodes after which it does so with a larger one.
 GAP, MOST_NODES = 1e-6, 20_000
+#: Times that the program is solved again at the scale of what was found, where its gap is too large.
+REFINED = 3
 #: Multiple of what every stage at its best would give, within which the best choice is sought first.
 FAR = 100.0
 #: Choices that the solver's rounding took beyond a bound, which are ruled out one by one; then all bounds are lowered.
-MOST_CUTS, LOWERED = 6, 1e-6
+MOST_CUTS, LOWERED, ROUNDED = 16, 1e-6, 2e-6
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,19 @@ def choose(objective: Sequence[StageSum], bounds: Sequence[Bound]) -> Choice | N
         value = max(one.at(best) for one in objective)
         return Choice(best, value, value)
     least = _least(objective)
-    found = _kept(objective, bounds, FAR * least) if least > 0 else None
     # candidates that are far from what the best could reach are left out at first: they spoil the program's scale
-    return found if found is not None and found.value <= FAR * least else _kept(objective, bounds, np.inf)
+    scale = least
+    found = _kept(objective, bounds, FAR * least, scale) if least > 0 else None
+    if found is None or found.value > FAR * least:
+        scale = max(float(np.abs(np.concatenate(one.terms)).max()) for one in objective)
+        found = _kept(objective, bounds, np.inf, scale)
+    for _ in range(REFINED):
+        if found is None or least <= 0 or scale <= 2 * found.value:
+            break
+        scale = found.value
+        finer = _kept(objective, bounds, scale * (1 + 1e-9), scale)
+        found = replace(found, bound=scale) if finer is None else finer
+    return found
 
 
 def _least(objective: Sequence[StageSum]) -> float:
@@ -99,8 +111,11 @@ def _least(objective: Sequence[StageSum]) -> float:
     return max(one.lowest for one in objective)
 
 
-def _kept(objective: Sequence[StageSum], bounds: Sequence[Bound], most: float) -> Choice | None:
-    """The best choice that keeps the bounds, of candidates with which the objective can be at most ``most``."""
+def _kept(objective: Sequence[StageSum], bounds: Sequence[Bound], most: float, scale: float) -> Choice | None:
+    """The best choice that keeps the bounds, of candidates with which the objective can be at most ``most``.
+
+    The solver's own absolute gap, some 10⁻⁶, is that of the objective over ``scale``.
+    """
     sums = [*objective, *(bound.sum for bound in bounds)]
     limited = [*(Bound(one, most) for one in objective), *bounds]
     kept = []
@@ -112,10 +127,11 @@ def _kept(objective: Sequence[StageSum], bounds: Sequence[Bound], most: float) -
     cuts: list[tuple[int, ...]] = []
     bound = math.inf
     for attempt in range(MOST_CUTS + 2):
-        found = _program(objective, bounds, kept, cuts, max(0, attempt - MOST_CUTS) * LOWERED)
+        found = _program(objective, bounds, kept, scale, cuts, max(0, attempt - MOST_CUTS) * LOWERED)
         if found is None:
             return None
-        bound = min(bound, found.bound)  # that of lowered bounds is none
+        if attempt <= MOST_CUTS:
+            bound = found.bound  # what was ruled out is no choice; lowered limits, below, rule out some
         # beyond a bound by no more than the solver's rounding, but a limit is a limit
         if all(limit.holds(found.chosen) for limit in bounds):
             return replace(found, bound=bound)
@@ -139,6 +155,7 @@ def _program(
     objective: Sequence[StageSum],
     bounds: Sequence[Bound],
     kept: Sequence[np.ndarray],
+    scale: float,
     cuts: Sequence[tuple[int, ...]],
     lowered: float,
 ) -> Choice | None:
@@ -156,14 +173,15 @@ def _program(
         # beyond the least of every stage, which is exact where little is left
         least = np.array([float(bound.sum.terms[stage][kept[stage]].min()) for stage in stages])
         terms, left = row(bound.sum) - least[stage_of], bound.most - bound.sum.fixed - float(least.sum())
-        scale = max(float(terms.max()), left, 1e-300)
-        below = (left - lowered * abs(bound.most)) / scale
-        constraints.append(LinearConstraint(np.pad(terms / scale, (0, extra))[None], ub=below))
+        unit = max(float(terms.max()), left, 1e-12 * abs(bound.most), 1e-300)
+        # less than none is rounding; the solver counts to a millionth, so that it is given one more, and then one less
+        below = (max(left, 0.0) - lowered * abs(bound.most)) / unit + (0.0 if lowered else ROUNDED)
+        constraints.append(LinearConstraint(np.pad(terms / unit, (0, extra))[None], ub=below))
     for cut in cuts:
         taken = np.concatenate([kept[stage] == cut[stage] for stage in stages]).astype(float)
         constraints.append(LinearConstraint(np.pad(taken, (0, extra))[None], ub=len(kept) - 1))
     rows = np.stack([row(one) for one in objective])
-    scale = _least(objective) or max(float(np.abs(rows).max()), 1e-300)
+    scale = max(scale, 1e-300)
     if extra:  # every sum of the objective is at most the last variable
         most: Any = [-one.fixed / scale for one in objective]
         below = np.hstack([rows / scale, -np.ones((len(rows), 1))])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collegium.search.optimize.knapsack import Bound, StageSum, choose, undominated
+from collegium.search.optimize.knapsack import GAP, Bound, StageSum, choose, undominated
 
 
 def combinations(sizes):
@@ -45,7 +45,7 @@ def test_no_combination_is_better(seed, sizes, objectives, bounds, spread, room)
     assert found.chosen in feasible
     assert found.value == max(one.at(found.chosen) for one in objective)
     assert found.value == pytest.approx(best, rel=1e-5)
-    assert found.bound <= best * (1 + 1e-9)
+    assert found.bound <= best * (1 + 2 * GAP)  # the solver counts to that share
     assert found.gap <= 1e-5
 
 
