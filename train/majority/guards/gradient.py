@@ -12,6 +12,7 @@ in the cache. That is trusted only where nothing can have written to the copies 
 
 import weakref
 from collections import OrderedDict
+from functools import wraps
 from typing import Any
 
 import torch
@@ -58,16 +59,6 @@ class FusedParameter(nn.Parameter):
         self._touch()
         _data.__set__(self, value)
 
-    def detach(self) -> Tensor:
-        """As ``data``: NumPy arrays are made of it."""
-        self._touch()
-        return super().detach()
-
-    def numpy(self, *, force: bool = False) -> Any:
-        """As ``data``."""
-        self._touch()
-        return super().numpy(force=force)
-
     def _touch(self) -> None:
         if self.leaf is not None:
             self.leaf.forget()
@@ -82,6 +73,27 @@ class FusedParameter(nn.Parameter):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled as a plain parameter."""
         return _rebuild_parameter, (self.data, self.requires_grad, OrderedDict())
+
+
+def _touching(name: str) -> Any:
+    """The method ``name``, whose result shares the memory of the copies, as ``data`` does."""
+    method = getattr(nn.Parameter, name)
+
+    @wraps(method)
+    def call(self: FusedParameter, *arguments: Any, **named: Any) -> Any:
+        self._touch()
+        return method(self, *arguments, **named)
+
+    return call
+
+
+_ALIASING = (
+    "detach", "numpy", "untyped_storage", "storage", "view", "view_as", "reshape", "flatten", "ravel", "unflatten",
+    "unbind", "chunk", "split", "narrow", "select", "squeeze", "unsqueeze", "transpose", "t", "permute", "movedim",
+    "swapaxes", "diagonal", "expand", "expand_as", "as_strided", "__getitem__", "__iter__", "__array__", "__dlpack__",
+)  # fmt: skip
+for _name in _ALIASING:
+    setattr(FusedParameter, _name, _touching(_name))
 
 
 class MixedLeaf:
@@ -197,7 +209,7 @@ class _Gather:
 
 def uses(tensor: Tensor) -> int:
     """How many tensors share the memory of ``tensor``, itself and its storage object included."""
-    return 1 << 30 if _use_count is None else _use_count(tensor.untyped_storage()._cdata)
+    return 1 << 30 if _use_count is None else _use_count(Tensor.untyped_storage(tensor)._cdata)
 
 
 def updates_in_chunks(copies: Tensor) -> bool:
