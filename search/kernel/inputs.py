@@ -261,9 +261,10 @@ def _taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
 
 def _conv_taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
     rows, columns = np.divmod(np.arange(after.positions), after.width)
-    down, right = np.divmod(np.arange(layer.kernel**2), layer.kernel)
-    row = (rows + after.top)[:, None] * layer.stride - layer.padding + down - before.top
-    column = (columns + after.left)[:, None] * layer.stride - layer.padding + right - before.left
+    high, wide = layer.along(0), layer.along(1)
+    down, right = np.divmod(np.arange(high.kernel * wide.kernel), wide.kernel)
+    row = (rows + after.top)[:, None] * high.stride - high.padding + high.dilation * down - before.top
+    column = (columns + after.left)[:, None] * wide.stride - wide.padding + wide.dilation * right - before.left
     inside = (row >= 0) & (row < before.height) & (column >= 0) & (column < before.width)
     return np.where(inside, row * before.width + column, before.positions)
 

@@ -70,6 +70,8 @@ class KernelPoint(BaseModel):
         for layer in chain["layers"]:
             if layer["parameter"] is None:
                 del layer["parameter"]  # as before activations had parameters
+            if layer["dilation"] == 1:
+                del layer["dilation"]
         content = {
             "version": ESTIMATOR_VERSION,
             "chain": chain,

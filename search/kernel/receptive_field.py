@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.networks.chain import Axis, Chain, WeightLayer
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _map_sizes(chain: Chain) -> list[tuple[int, int]]:
     sizes = [(chain.height, chain.width)]
     for layer in chain.layers:
         height, width = sizes[-1]
-        sizes.append((layer.output_size(height), layer.output_size(width)))
+        sizes.append((layer.output_size(height, 0), layer.output_size(width, 1)))
     if min(min(size) for size in sizes) < 1:
         raise ValueError(f"a feature map is empty: sizes {sizes}")
     return sizes
@@ -65,16 +65,16 @@ def _seen_by(layer: WeightLayer, out: Window, size: tuple[int, int]) -> Window:
         case "dense":
             return Window(0, 0, *size)
         case "conv":
-            top, height = _span(layer, out.top, out.height, size[0])
-            left, width = _span(layer, out.left, out.width, size[1])
+            top, height = _span(layer.along(0), out.top, out.height, size[0])
+            left, width = _span(layer.along(1), out.left, out.width, size[1])
             return Window(top, left, height, width)
     assert_never(layer.kind)
 
 
-def _span(layer: WeightLayer, start: int, length: int, size: int) -> tuple[int, int]:
+def _span(axis: Axis, start: int, length: int, size: int) -> tuple[int, int]:
     """First input coordinate and extent that outputs ``start … start + length − 1`` read, inside ``0 … size − 1``."""
-    first = start * layer.stride - layer.padding
-    last = (start + length - 1) * layer.stride - layer.padding + layer.kernel - 1
+    first = start * axis.stride - axis.padding
+    last = (start + length - 1) * axis.stride - axis.padding + axis.reach - 1
     low, high = max(first, 0), min(last, size - 1)
     if low > high:
         raise ValueError("the unit reads nothing but padding")

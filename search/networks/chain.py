@@ -22,42 +22,75 @@ class Free:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A convolution's sizes along one axis of a map."""
+
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """Positions from the first to the last that one unit reads."""
+        return self.dilation * (self.kernel - 1) + 1
+
+
+#: A size along the rows and along the columns of a map; one number where both are equal.
+Sizes = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
 class WeightLayer:
     """One convolution or dense layer and the activation after it, with its ``parameter`` where it has one.
 
-    A dense layer reads its whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding`` or
-    ``groups``. What depends on the kind is asked of the layer, or matched with every kind named, so that a further kind
-    is refused until it is given a meaning there. Raises ``ValueError`` for an unknown kind or activation.
+    Sizes of a convolution are one number, or one along the rows and one along the columns. A dense layer reads its
+    whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding``, ``dilation`` or ``groups``. What
+    depends on the kind is asked of the layer, or matched with every kind named, so that a further kind is refused until
+    it is given a meaning there. Raises ``ValueError`` for an unknown kind or activation.
     """
 
     kind: Literal["conv", "dense"]
     out: int | Free
     activation: ActivationName = "relu"
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
+    kernel: Sizes = 1
+    stride: Sizes = 1
+    padding: Sizes = 0
     groups: int = 1
     parameter: float | None = None
+    dilation: Sizes = 1
 
     def __post_init__(self) -> None:
         if self.kind not in ("conv", "dense"):
             raise ValueError(f"no layer is of kind {self.kind!r}; there are conv, dense")
         Activation(self.activation, self.parameter)
-        if self.kind == "dense" and (self.kernel, self.stride, self.padding, self.groups) != (1, 1, 0, 1):
-            raise ValueError("a dense layer has no kernel, stride, padding or groups")
+        geometry = (self.kernel, self.stride, self.padding, self.groups, self.dilation)
+        if self.kind == "dense" and geometry != (1, 1, 0, 1, 1):
+            raise ValueError("a dense layer has no kernel, stride, padding, groups or dilation")
 
     @property
     def phi(self) -> Activation:
         """The activation after this layer."""
         return Activation(self.activation, self.parameter)
 
-    def output_size(self, size: int) -> int:
-        """Spatial extent after this layer, from the extent ``size`` before it."""
+    def along(self, axis: int) -> Axis:
+        """A convolution's sizes along the rows (axis 0) or the columns (axis 1) of a map."""
+        sizes = (self.kernel, self.stride, self.padding, self.dilation)
+        return Axis(*(size if isinstance(size, int) else size[axis] for size in sizes))
+
+    @property
+    def kernel_sizes(self) -> tuple[int, int]:
+        """Rows and columns of the kernel."""
+        return self.along(0).kernel, self.along(1).kernel
+
+    def output_size(self, size: int, axis: int = 0) -> int:
+        """Spatial extent after this layer along an axis, from the extent ``size`` before it."""
         match self.kind:
             case "dense":
                 return 1
             case "conv":
-                return (size + 2 * self.padding - self.kernel) // self.stride + 1
+                own = self.along(axis)
+                return (size + 2 * own.padding - own.reach) // own.stride + 1
         assert_never(self.kind)
 
     def taps(self, height: int, width: int) -> int:
@@ -66,7 +99,7 @@ class WeightLayer:
             case "dense":
                 return height * width
             case "conv":
-                return self.kernel**2
+                return self.kernel_sizes[0] * self.kernel_sizes[1]
         assert_never(self.kind)
 
 
@@ -124,7 +157,7 @@ class Chain:
         for layer in self.layers:
             _, height, width = shapes[-1]
             out = self._value(layer.out, widths)
-            shapes.append((out, layer.output_size(height), layer.output_size(width)))
+            shapes.append((out, layer.output_size(height, 0), layer.output_size(width, 1)))
         return shapes
 
     def fan_ins(self, widths: Sequence[int]) -> list[int]:

@@ -106,7 +106,8 @@ class ConvSampler:
         if law_is_cheaper(shape, self._inputs) if self._hidden == "cheaper" else self._hidden == "law":
             return GaussianLayer
         high = shape.kernel[0] > 1 and shape.out_size[0] >= 2 * (shape.kernel[0] - 1)
-        return StripLayer if high and shape.stride == 1 and self._inputs == 1 else DrawnLayer
+        plain = shape.stride == shape.dilation == (1, 1)
+        return StripLayer if high and plain and self._inputs == 1 else DrawnLayer
 
     def _batch(self) -> int:
         numbers = sum(_numbers(*layers, self._inputs) for layers in pairwise(self._shapes))

@@ -68,7 +68,9 @@ class NtkConv2d(nn.Conv2d):
     """A convolution √(gain/fan_in) W ∗ x + b: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
     def __init__(self, channels: int, layer: WeightLayer, out: int, gain: float, *, bias: bool):
-        super().__init__(channels, out, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=bias)
+        super().__init__(
+            channels, out, layer.kernel, layer.stride, layer.padding, layer.dilation, layer.groups, bias=bias
+        )
         self.scale = sqrt(gain / self.weight[0].numel())
 
     def reset_parameters(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from collegium.search.kernel.receptive_field import Window, windows
 from collegium.search.networks.activation import Activation
-from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.networks.chain import Axis, Chain, WeightLayer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ConvShape:
     group_in: int
     group_out: int
     kernel: tuple[int, int]
-    stride: int
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
     pad: tuple[int, int, int, int]
     in_size: tuple[int, int]
     out_size: tuple[int, int]
@@ -100,20 +101,21 @@ def _on_window(
 ) -> ConvShape:
     match layer.kind:
         case "dense":
-            kernel = (before.height, before.width)
+            high, wide = Axis(before.height, 1, 0, 1), Axis(before.width, 1, 0, 1)
         case "conv":
-            kernel = (layer.kernel, layer.kernel)
+            high, wide = layer.along(0), layer.along(1)
         case _:
             assert_never(layer.kind)
-    rows = _pads(before.top, before.height, after.top, after.height, kernel[0], layer.stride, layer.padding)
-    columns = _pads(before.left, before.width, after.left, after.width, kernel[1], layer.stride, layer.padding)
+    rows = _pads(before.top, before.height, after.top, after.height, high)
+    columns = _pads(before.left, before.width, after.left, after.width, wide)
     return ConvShape(
         in_channels=groups * group_in,
         groups=groups,
         group_in=group_in,
         group_out=group_out,
-        kernel=kernel,
-        stride=layer.stride,
+        kernel=(high.kernel, wide.kernel),
+        stride=(high.stride, wide.stride),
+        dilation=(high.dilation, wide.dilation),
         pad=rows + columns,
         in_size=(before.height, before.width),
         out_size=(after.height, after.width),
@@ -122,12 +124,10 @@ def _on_window(
     )
 
 
-def _pads(
-    start: int, length: int, out_start: int, out_length: int, kernel: int, stride: int, padding: int
-) -> tuple[int, int]:
+def _pads(start: int, length: int, out_start: int, out_length: int, axis: Axis) -> tuple[int, int]:
     """Zeros before and after the window, so that its first output starts at its first (padded) position."""
-    first = out_start * stride - padding
-    last = first + (out_length - 1) * stride + kernel
+    first = out_start * axis.stride - axis.padding
+    last = first + (out_length - 1) * axis.stride + axis.reach
     return start - first, max(last - start - length, 0)
 
 
@@ -144,9 +144,9 @@ class Patches:
         self._map = (samples, inputs, height, width, shape.in_channels)
         self._rows = (samples * shape.groups, inputs * shape.positions, shape.fan_in)
         self._taps = (samples, shape.groups, inputs, *shape.out_size, *shape.kernel, shape.group_in)
-        pointwise = shape.kernel == (1, 1) and shape.stride == 1
+        pointwise = shape.kernel == (1, 1) and shape.stride == (1, 1)
         self._is_map = (
-            (pointwise or shape.kernel == shape.in_size)
+            (pointwise or (shape.kernel == shape.in_size and shape.dilation == (1, 1)))
             and not any(shape.pad)
             and shape.groups == 1
             and shape.in_channels == shape.group_in
@@ -173,14 +173,15 @@ class Patches:
         if self._is_map:
             return patches.reshape(self._map)
         shape, taps = self._shape, patches.reshape(self._taps)
-        rows, columns = (shape.stride * size for size in shape.out_size)
+        (down, right), (high, wide) = shape.stride, shape.dilation
+        rows, columns = down * shape.out_size[0], right * shape.out_size[1]
         across = self._across.zero_()
         for i in range(shape.kernel[0]):
-            across[:, :, :, i : i + rows : shape.stride] += taps[:, :, :, :, :, i]
+            across[:, :, :, high * i : high * i + rows : down] += taps[:, :, :, :, :, i]
         used = self._summed.zero_()[..., : shape.groups * shape.group_in]
         grouped = used.unflatten(-1, (shape.groups, shape.group_in)).permute(0, 4, 1, 2, 3, 5)
         for j in range(shape.kernel[1]):
-            grouped[:, :, :, :, j : j + columns : shape.stride] += across[:, :, :, :, :, j]
+            grouped[:, :, :, :, wide * j : wide * j + columns : right] += across[:, :, :, :, :, j]
         return self._inside(self._summed)
 
     def _inside(self, padded: Tensor) -> Tensor:
@@ -190,5 +191,6 @@ class Patches:
     def _strides(self) -> tuple[int, ...]:
         """Strides of the padded map seen as (sample, group, input, row, column, tap row, tap column, channel)."""
         sample, per_input, row, column, channel = self._padded.stride()
-        step = self._shape.stride
-        return sample, self._shape.group_in, per_input, step * row, step * column, row, column, channel
+        (down, right), (high, wide) = self._shape.stride, self._shape.dilation
+        steps = down * row, right * column, high * row, wide * column
+        return sample, self._shape.group_in, per_input, *steps, channel

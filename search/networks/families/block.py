@@ -206,7 +206,7 @@ def _advance(
 ) -> tuple[int, tuple[int, int]]:
     """Channels and extent after a layer. Raises ``InvalidSpec`` where it does not fit the map before it."""
     out = tuple(baseline.widths.values())[layer.out.index] if isinstance(layer.out, Free) else layer.out
-    if layer.kind == "conv" and layer.padding >= layer.kernel:
+    if layer.kind == "conv" and layer.along(0).padding >= layer.along(0).kernel:
         raise InvalidSpec((*path, "padding"), f"padding must be below the kernel's size, {layer.kernel}")
     if channels % layer.groups or out % layer.groups:
         raise InvalidSpec(

@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.activation import PARAMETERS, Activation, ActivationName
-from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.chain import Chain, Free, Sizes, WeightLayer
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_layers import (
     ActivationLayer,
@@ -44,8 +45,8 @@ ACTIVATIONS: dict[str, ActivationName] = {
 USUAL: dict[str, tuple[float, ...]] = {"softplus": (1.0, 20.0), "leaky_relu": (0.01,), "elu": (1.0,)}
 #: Norms behind which a bias has no derivative: they take each channel's mean away.
 CENTRED = ("batch", "instance")
-#: Extent of a map over which a branch is studied: a unit's receptive field is as large whatever it is.
-LARGEST_EXTENT = 64
+#: Most positions of a unit's receptive field: its Gram matrix has their square.
+MOST_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -220,17 +221,25 @@ def reason(branch: Branch) -> str | None:
     *hidden, last = _biases(branch)
     if any(hidden) and not (all(hidden) and last):
         return "biases in some layers and not in others are not searched yet"
+    return _unseen(branch)
+
+
+def _unseen(branch: Branch) -> str | None:
+    """Why the receptive field of the branch's unit cannot be studied."""
+    try:
+        positions = input_window(branch_chain(branch), "unit").positions
+    except ValueError as error:
+        return f"its kernel cannot be evaluated: {error}"
+    if positions > MOST_POSITIONS:
+        return f"a unit reads {positions} positions, and {MOST_POSITIONS} are the most that are searched"
     return None
 
 
 def _unknown(layer: Any) -> str | None:
     match layer:
         case Conv():
-            square = all(len(set(sizes)) == 1 for sizes in (layer.kernel, layer.stride, layer.padding))
-            if len(layer.kernel) != 2 and math.prod(layer.kernel) > 1:
-                return f"{len(layer.kernel)}-d convolutions are not searched yet"
-            if not square or max(layer.dilation) > 1:
-                return "convolutions that are dilated, or not square, are not searched yet"
+            if len(layer.kernel) > 2 and math.prod(layer.kernel) > 1:
+                return "three-dimensional convolutions are not searched yet"
         case ActivationLayer():
             if layer.function not in ACTIVATIONS:
                 return f"the activation {layer.function!r} is not searched yet"
@@ -265,9 +274,9 @@ def branch_chain(branch: Branch) -> Chain:
             phi = _activation(layer)
             layers[-1] = replace(layers[-1], activation=phi.name, parameter=phi.parameter)
     names = tuple(f"n{index + 1}" for index in range(count - 1))
-    height, width = (branch.input if len(branch.input) == 2 else (1, 1)) if _convolves(branch) else (1, 1)
-    extents = min(height, LARGEST_EXTENT), min(width, LARGEST_EXTENT)
-    return Chain(branch.widths[0], *extents, tuple(layers), names, all(_biases(branch)))
+    spatial = _convolves(branch)
+    height, width = (*branch.input, 1)[:2] if spatial else (1, 1)
+    return Chain(branch.widths[0], height, width, tuple(layers), names, all(_biases(branch)))
 
 
 def _convolves(branch: Branch) -> bool:
@@ -275,9 +284,16 @@ def _convolves(branch: Branch) -> bool:
 
 
 def _weight_layer(layer: WeightedLayer, out: int | Free) -> WeightLayer:
-    if isinstance(layer, Conv) and len(layer.kernel) == 2:
-        return WeightLayer("conv", out, "linear", layer.kernel[0], layer.stride[0], layer.padding[0])
-    return WeightLayer("conv", out, "linear")  # the same at each position
+    if not isinstance(layer, Conv) or math.prod(layer.kernel) == 1 == math.prod(layer.stride):
+        return WeightLayer("conv", out, "linear")  # the same at each position
+    kernel, stride, dilation = (_sizes(sizes, 1) for sizes in (layer.kernel, layer.stride, layer.dilation))
+    return WeightLayer("conv", out, "linear", kernel, stride, _sizes(layer.padding, 0), dilation=dilation)
+
+
+def _sizes(sizes: tuple[int, ...], other: int) -> Sizes:
+    """Rows and columns; those of a sequence are its positions, in one column."""
+    high, wide = (*sizes, other)[:2]
+    return high if high == wide else (high, wide)
 
 
 def _activation(layer: ActivationLayer) -> Activation:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import pairwise
 
 import pytest
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.find import find_ensemble as find_and_check
+from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.parse import parse_spec
@@ -187,3 +189,45 @@ def test_what_speaks_of_one_branch_is_refused_where_there_are_several():
     with pytest.raises(InvalidSpec, match="2 are searched") as refused:
         find_ensemble(given, space={"widths": [8, 16]})
     assert refused.value.path == ("space", "widths")
+
+
+def convolution(kernel, **sizes):
+    given = {"stride": [1] * len(kernel), "padding": [0] * len(kernel), "dilation": [1] * len(kernel)} | sizes
+    return {"kind": "conv", "kernel": kernel} | given
+
+
+def branch_of(*layers, extents):
+    """A branch 32 → 24 → 24 → 32 of three convolutions with rectifiers between them; its map keeps its extents."""
+    widths = [32, 24, 24, 32]
+    cost = sum(a * b * math.prod(layer["kernel"]) for (a, b), layer in zip(pairwise(widths), layers, strict=True))
+    parts = [part for layer in layers for part in (layer, RELU)][:-1]
+    branch = {"name": "b", "layers": parts, "input": extents, "widths": widths, "splittable": True}
+    return branch | {"parameters": cost, "flops": cost * math.prod(extents)}
+
+
+def test_a_sequences_convolution_is_that_of_one_column():
+    middle = convolution([5], padding=[8], dilation=[4])
+    audio = branch_of(convolution([1]), middle, convolution([1]), extents=[99])
+    found = network(audio)
+    assert [layer.kernel for layer in found.chain.layers] == [1, (5, 1), 1]
+    assert found.chain.layers[1].dilation == (4, 1)
+    assert input_window(found.chain, "unit").positions == 17
+    assert found.chain.fan_ins((24, 24)) == [32, 120, 24]
+    assert find_ensemble(described(audio)).primal.relative_variance < 1
+
+
+def test_a_kernel_of_one_row_is_the_sequence_that_it_is():
+    wide = [convolution([1, 1]), convolution([1, 3], padding=[0, 1]), convolution([1, 1])]
+    long = [convolution([1]), convolution([3], padding=[1]), convolution([1])]
+    one, other = (find_ensemble(described(branch_of(*wide, extents=[1, 9]))),
+                  find_ensemble(described(branch_of(*long, extents=[9]))))  # fmt: skip
+    assert one.baseline.variance == pytest.approx(other.baseline.variance, rel=1e-12)
+    assert (one.primal.label, one.dual.label) == (other.primal.label, other.dual.label)
+
+
+def test_what_reads_too_much_is_left_alone_with_the_reason():
+    wide = branch_of(convolution([1]), convolution([2001], padding=[1000]), convolution([1]), extents=[5000])
+    cube, middle = convolution([1] * 3), convolution([3] * 3, padding=[1] * 3)
+    solid = branch_of(cube, middle, cube, extents=[5] * 3)
+    assert "a unit reads 2001 positions" in find_ensemble(described(wide)).outcome.message
+    assert "three-dimensional convolutions are not searched" in find_ensemble(described(solid)).outcome.message

@@ -14,9 +14,9 @@ from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of
 
 
-def conv(out, kernel=1, *, stride=1, padding=None, groups=1, activation="relu"):
+def conv(out, kernel=1, *, stride=1, padding=None, groups=1, activation="relu", dilation=1):
     padding = kernel // 2 if padding is None else padding
-    return WeightLayer("conv", out, activation, kernel, stride, padding, groups)
+    return WeightLayer("conv", out, activation, kernel, stride, padding, groups, dilation=dilation)
 
 
 def dense(out, activation="relu"):
@@ -67,6 +67,38 @@ CASES = {
         None,
     ),
     "dense on top": (chain_of(25, 5, conv(6, 3), conv(4, 3), dense(7), dense(3, "linear")), "unit", None),
+    "one-dimensional": (
+        Chain(
+            30,
+            12,
+            1,
+            (
+                conv(6),
+                conv(5, (5, 1), padding=(2, 0)),
+                conv(4, (3, 1), stride=(2, 1), padding=(1, 0)),
+                conv(1, activation="linear"),
+            ),
+            (),
+        ),
+        "unit",
+        None,
+    ),
+    "oblong and dilated": (
+        chain_of(
+            90,
+            9,
+            conv(6, 3, dilation=2, padding=2),
+            conv(5, (1, 3), stride=(2, 1), padding=(0, 3), dilation=(1, 3)),
+            conv(1, (3, 2), padding=(1, 0), activation="linear"),
+        ),
+        "unit",
+        None,
+    ),
+    "dilated and pooled": (
+        chain_of(36, 6, conv(5), conv(6, 3, stride=(1, 2), padding=2, dilation=2), conv(3, activation="linear")),
+        "pooled",
+        None,
+    ),
     "pair": (chain_of(50, 7, conv(6), conv(5, 3), conv(1, 3, activation="linear")), "unit", 0.5),
     "pooled pair": (chain_of(40, 4, conv(6, 3), conv(5, 3, stride=2), conv(1, activation="linear")), "pooled", -0.3),
     "biases": (chain_of(32, 8, conv(6), conv(7, 3), conv(1, 3, activation="linear"), bias=True), "unit", None),
@@ -235,3 +267,20 @@ def test_an_accelerator_draws_the_same_law():
     gram = gram_of(chain, "unit")
     found = estimate(ConvSampler(chain, "unit", gram, device="cuda").draw(200_000, generator(10, "cuda")))
     assert abs(found.log_ratio - log_moment_ratio(chain, (), gram)) < 3.5 * found.standard_error
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [((3, 1), 1), (3, 2), ((1, 5), (1, 2))])
+def test_the_closed_form_holds_for_oblong_and_dilated_kernels(kernel, dilation):
+    layers = conv(4), conv(5, kernel, dilation=dilation, padding=2), conv(1, activation="linear")
+    chain = chain_of(40, 9, *layers)
+    gram = gram_of(chain, "unit")
+    left = inputs_with_gram(chain, "unit", gram, None)[0].float()
+    plain = estimate(kernel_samples(module_of(chain, (), "unit"), left, left, 8_000, generator(3), chunk=250))
+    assert abs(log_moment_ratio(chain, (), gram) - plain.log_ratio) < 4 * plain.standard_error
+
+
+def test_a_layer_along_one_axis_is_the_square_one_where_the_map_has_no_other():
+    """A 3×3 kernel on one column reads padding beside it: its weights there have no effect, but for the fan-in."""
+    rows = Chain(20, 9, 1, (conv(6), conv(5, (3, 1), padding=(1, 0)), conv(1, activation="linear")), ())
+    assert input_window(rows, "unit").positions == 3
+    assert rows.fan_ins(()) == [20, 18, 5]
