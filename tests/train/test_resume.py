@@ -23,6 +23,7 @@ SCHEDULES = {
     "warm-up": {"schedule": "cosine", "warmup_epochs": 2.0},
 }
 TRAINING = [name for name in METHODS.names if METHODS[name].trains]
+PLACES = [("event", 1), ("event", 4), ("report", 0), ("report", 3)]  # which callback stops, at which of its calls
 FAST = [("majority", "adam", "cosine"), ("majority", "sgd", "step")]
 
 
@@ -46,18 +47,22 @@ def cases():
     for method in TRAINING:
         for optimizer in OPTIMIZERS:
             for schedule in SCHEDULES:
-                marks = () if (method, optimizer, schedule) in FAST else pytest.mark.slow
-                yield pytest.param(method, optimizer, schedule, marks=marks)
+                fast = (method, optimizer, schedule) in FAST
+                places = PLACES[1:2] if fast else PLACES
+                name, marks = f"{method}-{optimizer}-{schedule}", () if fast else pytest.mark.slow
+                yield pytest.param(method, optimizer, schedule, places, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("method", "optimizer", "schedule"), list(cases()))
-def test_a_training_stopped_after_any_save_ends_in_the_same_weights(digits_spec, tmp_path, method, optimizer, schedule):
+@pytest.mark.parametrize(("method", "optimizer", "schedule", "places"), list(cases()))
+def test_a_training_stopped_after_any_save_ends_in_the_same_weights(
+    digits_spec, tmp_path, method, optimizer, schedule, places
+):
     """Saves: in the middle of an epoch, as its metrics are recorded, at its end, at a report, and before the first."""
     recipe = {"epochs": 3, "batch_size": 256, "metric_steps": 1, **OPTIMIZERS[optimizer], **SCHEDULES[schedule]}
     spec = digits_spec(recipe, method=method)
     run(spec, artifact_dir=tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
-    for place, (who, call) in enumerate([("event", 1), ("event", 4), ("report", 0), ("report", 3)]):
+    for place, (who, call) in enumerate(places):
         kept = {"checkpoint_dir": tmp_path / f"kept-{place}", "pace": EVERY_STEP}
         for _ in range(2):  # stopped, resumed and stopped again
             with pytest.raises(Stop):

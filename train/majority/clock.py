@@ -132,7 +132,7 @@ class Clock:
             self.weights.clear()
             self._outermost = module
             self._samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
-            self._passes += 1
+            self._passes += module.training and self._samples
 
     def leave(self, module: nn.Module) -> None:
         """``module`` returns: end the pass that it began."""

@@ -169,6 +169,17 @@ def test_loops_that_never_end_a_step_are_told():
     by_hand(model, x, set_step)
 
 
+def test_long_evaluations_are_no_reason_to_warn():
+    model, x = expand(nn.Linear(4, 3), 3, seed=0), torch.randn(2, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model.train()(x).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            for _ in range(1100):
+                model.eval()(x)
+
+
 def test_a_checkpointed_block_is_recomputed_with_the_same_p():
     from torch.utils.checkpoint import checkpoint
 
