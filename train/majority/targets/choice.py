@@ -1,7 +1,7 @@
 """Which parameters of a model are kernels, which modules share each of them, and why others are not expanded."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -36,8 +36,13 @@ def kernel_targets(model: nn.Module, include: Rules | None = None, exclude: Rule
     return choose_kernels(model, include, exclude).groups
 
 
-def choose_kernels(model: nn.Module, include: Rules | None = None, exclude: Rules = ()) -> KernelChoice:
-    """The kernels of ``model``.
+def choose_kernels(
+    model: nn.Module,
+    include: Rules | None = None,
+    exclude: Rules = (),
+    is_expanded: Callable[[nn.Module, str], bool] = lambda module, name: False,
+) -> KernelChoice:
+    """The kernels of ``model``; those that ``is_expanded`` says are expanded already are listed as that.
 
     ``include`` and ``exclude`` are module types and shell patterns for qualified names of modules or parameters, or a
     single one. What they say of a module holds for all that is in it. Recurrent weights are kernels where ``include``
@@ -53,6 +58,9 @@ def choose_kernels(model: nn.Module, include: Rules | None = None, exclude: Rule
     chosen: dict[int, list[KernelTarget]] = {}
     names: dict[int, list[str]] = {}
     for full, ancestors, module, name in _weights(model):
+        if is_expanded(module, name):
+            found.expanded.append(full)
+            continue
         reason = _reason(full, ancestors, module, name, wanted, unwanted)
         if reason:
             found.left[full] = reason
@@ -91,7 +99,8 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, list[tuple[str, nn.Module]
     """Every parameter, and every kernel's name without one: full name, modules around it, module, own name."""
     modules = dict(model.named_modules())
     for prefix, module in modules.items():
-        names = dict.fromkeys((*module._parameters, *_default_names(module)))
+        replaced: Any = module._modules.get("parametrizations") or ()
+        names = dict.fromkeys((*replaced, *module._parameters, *_default_names(module)))
         ancestors = [(above, modules[above]) for above in _prefixes(prefix) if above in modules]
         if any(isinstance(above, nn.utils.parametrize.ParametrizationList) for _, above in ancestors):
             continue
@@ -143,9 +152,10 @@ def _other_reason(
     full: str, module: nn.Module, name: str, wanted: tuple[Rule, ...] | None, covered: bool
 ) -> str | None:
     """Why a parameter that is no kernel by default is not expanded, or None."""
-    parameter = module._parameters[name]
-    assert parameter is not None
-    kind = type(module).__name__
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        return "parametrized"
+    kind = type(module).__name__.removeprefix("Parametrized" if "parametrizations" in module._modules else "")
     if isinstance(module, _EMBEDDINGS):
         return "an embedding"
     if isinstance(module, _NORMS):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from collegium.train.majority.targets.choice import Rules, choose_kernels
+from collegium.train.majority.kernel import MajorityKernel
+from collegium.train.majority.targets.choice import Rules, choose_kernels, is_parametrized
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ExpansionReport:
 
 
 def expansion_report(model: nn.Module, *, include: Rules | None = None, exclude: Rules = ()) -> ExpansionReport:
-    """What ``expand`` would do to a plain ``model`` with these rules, without doing it.
+    """What ``expand`` would do to ``model`` with these rules, without doing it; of an expanded model, what it has done.
 
     Raises ``ValueError`` as ``expand`` does: where a rule matches nothing, or a chosen weight cannot be replaced.
 
@@ -47,8 +48,12 @@ def expansion_report(model: nn.Module, *, include: Rules | None = None, exclude:
     >>> expansion_report(model, include=[torch.nn.Linear, torch.nn.LSTM]).expanded
     ('encoder.weight_ih_l0', 'encoder.weight_hh_l0', 'head.weight')
     """
-    found = choose_kernels(model, include, exclude)
+    found = choose_kernels(model, include, exclude, _is_expanded)
     return ExpansionReport(tuple(found.expanded), dict(found.left))
+
+
+def _is_expanded(module: nn.Module, name: str) -> bool:
+    return is_parametrized(module, name) and isinstance(module.parametrizations[name][0], MajorityKernel)  # type: ignore[index]
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:

@@ -98,6 +98,16 @@ def test_the_report_says_why_each_parameter_is_left():
     assert expansion_report(Network(), include="head.0").left["head.1.weight"] == "not covered by include"
 
 
+def test_the_report_of_an_expanded_model():
+    rules = {"include": ["encoder", "head", "*.gate_up_proj"], "exclude": "head.1"}
+    before = expansion_report(Network(), **rules)
+    after = expansion_report(expand(Network(), 2, **rules), **rules)
+    assert set(after.expanded) == set(before.expanded)
+    assert after.left == before.left
+    plain = expansion_report(expand(Network(), 2, include=["encoder", "head"]))
+    assert set(plain.expanded) == {"encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.0.weight", "head.1.weight"}
+
+
 def test_tied_kernels_and_tied_embeddings_in_the_report():
     model = nn.ModuleDict(
         {"embed": nn.Embedding(4, 4), "head": nn.Linear(4, 4), "a": nn.Linear(4, 4), "b": nn.Linear(4, 4)}
