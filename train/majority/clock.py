@@ -52,6 +52,7 @@ class Clock:
         self.weights: dict[Any, tuple[Tensor, Tensor]] = {}  # of this pass: copies and what they are mixed to
         self._outermost: Any = None
         self._samples = False
+        # The expanded module, and modules in it that are called on their own: their optimizers end steps.
         self.modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.ended = 0  # steps that an optimizer has ended
@@ -131,6 +132,7 @@ class Clock:
         if self._outermost is None or self._outermost is module:  # the latter after an interrupt
             self.weights.clear()
             self._outermost = module
+            self.modules.add(module)
             self._samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
             self._passes += module.training and self._samples
 
@@ -141,9 +143,9 @@ class Clock:
             self.weights.clear()
 
     def attach(self, modules: list[nn.Module]) -> None:
-        """Begin and end passes where any of ``modules`` is called; an optimizer of theirs ends steps."""
+        """Begin and end passes where any of ``modules`` is called; the first contains the others."""
         for module in modules:
-            hooks = _PassHooks(self, module)
+            hooks = _PassHooks(self, module if module is modules[0] else None)
             module.register_forward_pre_hook(hooks.enter)
             module.register_forward_hook(hooks.leave, always_call=True)
 
@@ -151,13 +153,14 @@ class Clock:
 class _PassHooks:
     """Forward hooks of a module with kernels. Copied with the module, they join the copy to its own clock."""
 
-    def __init__(self, clock: Clock, module: nn.Module) -> None:
-        self.__setstate__({"clock": clock, "module": module})
+    def __init__(self, clock: Clock, root: nn.Module | None) -> None:
+        self.__setstate__({"clock": clock, "root": root})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.clock: Clock = state["clock"]
-        self.clock.modules.add(state["module"])
+        if state["root"] is not None:
+            self.clock.modules.add(state["root"])
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         self.clock.enter(module, inputs)

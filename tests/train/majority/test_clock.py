@@ -138,6 +138,17 @@ def test_other_optimizers_and_other_models_do_not_end_the_step(fused):
     assert step_of(model) == 1
 
 
+def test_parts_of_a_model_go_their_own_way():
+    model, x = expand(network(), 3, seed=0), torch.randn(8, 4)
+    part = copy.deepcopy(model[0])
+    for each, step in ((part, 1), (model[3], 1)):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+        each(x if each is part else torch.randn(2, 8)).sum().backward()
+        optimizer.step()
+        assert step_of(each) == step
+    assert step_of(part) == 1
+
+
 def test_frozen_copies_with_trained_adapters_have_a_p_for_each_step():
     model, x = expand(network(), 3, seed=0), torch.randn(8, 4)
     for layer in (model[0], model[3]):
