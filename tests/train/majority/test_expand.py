@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from collegium import collapse, expand, set_step
 from collegium.train.majority.draw import probabilities
@@ -380,52 +379,6 @@ def test_deepcopy_goes_its_own_way():
     assert torch.equal(first(x), second(x))
 
 
-def test_functional_call_and_its_transforms():
-    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-    def loss(values, x):
-        return torch.func.functional_call(model, values, (x,)).square().mean()
-
-    gradients = torch.func.grad(loss)(parameters, x)
-    model(x).square().mean().backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad)
-    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x[:, None])
-    torch.testing.assert_close({name: value.mean(0) for name, value in each.items()}, gradients)
-    stacked = {name: torch.stack([value, 2 * value]) for name, value in parameters.items()}
-    both = torch.func.vmap(loss, in_dims=(0, None))(stacked, x)
-    torch.testing.assert_close(both[0], loss(parameters, x))
-
-
-def test_second_derivatives():
-    model, x = expand(nn.Linear(3, 2).double(), 3, seed=0), torch.randn(4, 3, dtype=torch.float64)
-    copies = originals(model)[0]
-
-    def loss(values):
-        named = {"parametrizations.weight.original": values, "bias": model.bias}
-        return torch.func.functional_call(model, named, (x,)).pow(3).sum()
-
-    assert torch.autograd.gradgradcheck(loss, (copies.detach().requires_grad_(),))
-
-
-def test_autocast_keeps_copies_in_full_precision():
-    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = model(x)
-    assert out.dtype == torch.bfloat16
-    out.sum().backward()
-    for copies in originals(model):
-        assert copies.grad.dtype == torch.float32
-        assert copies.grad.abs().max() > 0
-
-
-def test_half_precision_copies():
-    model = expand(nn.Linear(4, 3).to(torch.bfloat16), 3, seed=0)
-    model(torch.randn(2, 4, dtype=torch.bfloat16)).sum().backward()
-    assert originals(model)[0].grad.dtype == torch.bfloat16
-
-
 def test_reading_a_weight_often_draws_once():
     class Twice(nn.Linear):
         def forward(self, x):
@@ -457,17 +410,6 @@ def test_variance_of_the_mixture_is_two_over_e_plus_one():
         p = probabilities(originals_draw(), e, (100_000,)).double()
         assert float(p.square().sum(0).mean()) == pytest.approx(2 / (e + 1), rel=0.01)
         assert math.isclose(float(p.sum(0).mean()), 1, rel_tol=1e-6)
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointed_activations_are_computed_again_with_the_same_p(reentrant):
-    torch.manual_seed(0)
-    plain = expand(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)), 3, seed=0)
-    checkpointed, x = copy.deepcopy(plain), torch.randn(7, 5, requires_grad=True)
-    plain(x).square().sum().backward()
-    checkpoint(checkpointed, x, use_reentrant=reentrant).square().sum().backward()
-    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
-        assert torch.equal(one.grad, other.grad)
 
 
 def test_draws_from_the_table_are_a_choice():

@@ -1,0 +1,78 @@
+"""Majority kernels under transforms of torch: functional calls, higher derivatives, precisions, recomputation."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from collegium import expand
+
+
+def mlp(*widths):
+    torch.manual_seed(0)
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def originals(model):
+    return [parameter for name, parameter in model.named_parameters() if name.endswith(".original")]
+
+
+def test_functional_call_and_its_transforms():
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(values, x):
+        return torch.func.functional_call(model, values, (x,)).square().mean()
+
+    gradients = torch.func.grad(loss)(parameters, x)
+    model(x).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x[:, None])
+    torch.testing.assert_close({name: value.mean(0) for name, value in each.items()}, gradients)
+    stacked = {name: torch.stack([value, 2 * value]) for name, value in parameters.items()}
+    both = torch.func.vmap(loss, in_dims=(0, None))(stacked, x)
+    torch.testing.assert_close(both[0], loss(parameters, x))
+
+
+def test_second_derivatives():
+    model, x = expand(nn.Linear(3, 2).double(), 3, seed=0), torch.randn(4, 3, dtype=torch.float64)
+    copies = originals(model)[0]
+
+    def loss(values):
+        named = {"parametrizations.weight.original": values, "bias": model.bias}
+        return torch.func.functional_call(model, named, (x,)).pow(3).sum()
+
+    assert torch.autograd.gradgradcheck(loss, (copies.detach().requires_grad_(),))
+
+
+def test_autocast_keeps_copies_in_full_precision():
+    model, x = expand(mlp(4, 8, 3), 3, seed=0), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    for copies in originals(model):
+        assert copies.grad.dtype == torch.float32
+        assert copies.grad.abs().max() > 0
+
+
+def test_half_precision_copies():
+    model = expand(nn.Linear(4, 3).to(torch.bfloat16), 3, seed=0)
+    model(torch.randn(2, 4, dtype=torch.bfloat16)).sum().backward()
+    assert originals(model)[0].grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_activations_are_computed_again_with_the_same_p(reentrant):
+    torch.manual_seed(0)
+    plain = expand(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)), 3, seed=0)
+    checkpointed, x = copy.deepcopy(plain), torch.randn(7, 5, requires_grad=True)
+    plain(x).square().sum().backward()
+    checkpoint(checkpointed, x, use_reentrant=reentrant).square().sum().backward()
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
