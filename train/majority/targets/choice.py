@@ -23,12 +23,14 @@ _RECURRENT = nn.RNNBase | nn.RNNCellBase
 class KernelChoice:
     """``groups``: the targets of each kernel, one or all that share the parameter, in the order of the modules.
 
-    ``expanded``: the qualified names of their parameters; ``left``: those of all others, each with the reason.
+    ``expanded``: the qualified names of their parameters; ``left``: those of all others, each with the reason;
+    ``already``: those that have been expanded before.
     """
 
     groups: list[list[KernelTarget]] = field(default_factory=list)
     expanded: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    already: list[str] = field(default_factory=list)
 
 
 def kernel_targets(model: nn.Module, include: Rules | None = None, exclude: Rules = ()) -> list[list[KernelTarget]]:
@@ -59,7 +61,7 @@ def choose_kernels(
     names: dict[int, list[str]] = {}
     for full, ancestors, module, name in _weights(model):
         if is_expanded(module, name):
-            found.expanded.append(full)
+            found.already.append(full)
             continue
         reason = _reason(full, ancestors, module, name, wanted, unwanted)
         if reason:

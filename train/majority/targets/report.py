@@ -49,7 +49,9 @@ def expansion_report(model: nn.Module, *, include: Rules | None = None, exclude:
     ('encoder.weight_ih_l0', 'encoder.weight_hh_l0', 'head.weight')
     """
     found = choose_kernels(model, include, exclude, _is_expanded)
-    return ExpansionReport(tuple(found.expanded), dict(found.left))
+    if found.already:
+        return ExpansionReport(tuple(found.already), found.left | dict.fromkeys(found.expanded, "not chosen by expand"))
+    return ExpansionReport(tuple(found.expanded), found.left)
 
 
 def _is_expanded(module: nn.Module, name: str) -> bool:

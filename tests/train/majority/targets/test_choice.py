@@ -104,8 +104,9 @@ def test_the_report_of_an_expanded_model():
     after = expansion_report(expand(Network(), 2, **rules), **rules)
     assert set(after.expanded) == set(before.expanded)
     assert after.left == before.left
-    plain = expansion_report(expand(Network(), 2, include=["encoder", "head"]))
-    assert set(plain.expanded) == {"encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.0.weight", "head.1.weight"}
+    without_rules = expansion_report(expand(Network(), 2, include=["encoder", "head.0"]))
+    assert set(without_rules.expanded) == {"encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.0.weight"}
+    assert without_rules.left["head.1.weight"] == "not chosen by expand"
 
 
 def test_tied_kernels_and_tied_embeddings_in_the_report():
