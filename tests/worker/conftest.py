@@ -83,11 +83,14 @@ class JobClient:
     def children_running(self, parent: Job, count: int = 1) -> list[Job]:
         """The running children of a job, once there are so many."""
 
-        def running() -> list[Job]:
-            return [child for child in self.store.children(parent.id) if child.status == "running"]
+        found: list[Job] = []
 
-        self.wait_until(lambda: len(running()) >= count, f"{count} children run")
-        return running()
+        def running() -> bool:
+            found[:] = [child for child in self.store.children(parent.id) if child.status == "running"]
+            return len(found) >= count
+
+        self.wait_until(running, f"{count} children run")
+        return found  # as they were seen: one may have ended since
 
     def files(self, job: Job) -> dict[str, bytes]:
         return {found.name: self._read(found.location) for found in self.store.artifacts(job.id)}

@@ -21,7 +21,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from collegium.search.networks.families.network import NetworkBaseline
-from collegium.search.networks.families.network_grouping import member_widths, searched_groups
+from collegium.search.networks.families.network_chains import member_widths
+from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.networks.families.network_layers import Conv
 from collegium.search.networks.network import StageGrouping
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble

@@ -7,46 +7,18 @@ its own share of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
 from collegium.search.errors import InvalidSpec, SampleMismatch
-from collegium.search.kernel.receptive_field import input_window
-from collegium.search.networks.activation import PARAMETERS, Activation, ActivationName
-from collegium.search.networks.chain import Chain, Free, Sizes, WeightLayer
+from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.network import Branch, NetworkBaseline
-from collegium.search.networks.families.network_layers import (
-    ActivationLayer,
-    Conv,
-    Dropout,
-    Linear,
-    Norm,
-    WeightedLayer,
-    placed,
-    weight_layers,
-)
+from collegium.search.networks.families.network_chains import branch_chain, member_widths, reason, searched
+from collegium.search.networks.families.network_layers import Conv, Linear, placed
 from collegium.search.networks.family import Family
 from collegium.search.networks.network import Measure, Network, StageGrouping
-
-#: Activations of a description that the samplers know, by their names there.
-ACTIVATIONS: dict[str, ActivationName] = {
-    "relu": "relu",
-    "leaky_relu": "leaky_relu",
-    "gelu": "gelu",
-    "silu": "silu",
-    "tanh": "tanh",
-    "elu": "elu",
-    "softplus": "softplus",
-}
-#: Constants of theirs that mean the same as none.
-USUAL: dict[str, tuple[float, ...]] = {"softplus": (1.0, 20.0), "leaky_relu": (0.01,), "elu": (1.0,)}
-#: Norms behind which a bias has no derivative: they take each channel's mean away.
-CENTRED = ("batch", "instance")
-#: Most positions of a unit's receptive field: its Gram matrix has their square.
-MOST_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -92,9 +64,12 @@ class DescribedNetwork(Network):
     @property
     def unsearched(self) -> tuple[str, ...]:
         """Why parts of the network are left as they are, one sentence each."""
-        return tuple(
-            dict.fromkeys(f"{branch.name}: {why}" for branch in self.described.branches if (why := reason(branch)))
-        )
+        said = {}
+        for branch in self.described.branches:
+            if why := reason(branch):
+                pieces = ", ".join(piece.name for piece in searched(branch))
+                said[f"{branch.name}: {why}" + (f"; {pieces} are searched alone" if pieces else "")] = None
+        return tuple(said)
 
     @property
     def rounding_share(self) -> float:
@@ -177,11 +152,6 @@ class DescribedNetwork(Network):
         return self.described.outputs
 
 
-def member_widths(branch: Branch) -> tuple[int, ...]:
-    """The inner widths of one of the members that a branch has."""
-    return tuple(width // branch.multiplicity for width in branch.widths[1:-1])
-
-
 def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
     """What one member of these inner widths adds to a branch: all but the biases of its last layer.
 
@@ -203,107 +173,6 @@ def replace_groups(layer: Any, members: int) -> Any:
     return layer
 
 
-def reason(branch: Branch) -> str | None:
-    """Why a part of a network is not searched; None where it is."""
-    if not branch.splittable:
-        return branch.why
-    inner = weight_layers(branch.layers)[1:-1]
-    if any(isinstance(layer, Conv) and layer.depthwise for layer in inner):
-        return "a depthwise layer ties widths inside of the branch, which is not searched yet"
-    if any(isinstance(layer, Conv) and layer.groups not in (1, branch.multiplicity) for layer in inner):
-        return "its inner layers have different numbers of groups, which is not searched yet"
-    if branch.multiplicity > 1 and not all(isinstance(layer, Conv) and layer.groups > 1 for layer in inner):
-        return "only some of its inner layers have groups, which is not searched yet"
-    for layer in branch.layers:
-        why = _unknown(layer)
-        if why is not None:
-            return why
-    *hidden, last = _biases(branch)
-    if any(hidden) and not (all(hidden) and last):
-        return "biases in some layers and not in others are not searched yet"
-    return _unseen(branch)
-
-
-def _unseen(branch: Branch) -> str | None:
-    """Why the receptive field of the branch's unit cannot be studied."""
-    try:
-        positions = input_window(branch_chain(branch), "unit").positions
-    except ValueError as error:
-        return f"its kernel cannot be evaluated: {error}"
-    if positions > MOST_POSITIONS:
-        return f"a unit reads {positions} positions, and {MOST_POSITIONS} are the most that are searched"
-    return None
-
-
-def _unknown(layer: Any) -> str | None:
-    match layer:
-        case Conv():
-            if len(layer.kernel) > 2 and math.prod(layer.kernel) > 1:
-                return "three-dimensional convolutions are not searched yet"
-        case ActivationLayer():
-            if layer.function not in ACTIVATIONS:
-                return f"the activation {layer.function!r} is not searched yet"
-            if layer.function == "softplus" and layer.parameters not in ((), USUAL["softplus"]):
-                return "a softplus of another sharpness is not searched yet"
-        case Linear() | Norm() | Dropout():
-            return None
-        case _:
-            return f"a layer of kind {layer.kind!r} inside of a branch is not searched yet"
-    return None
-
-
-def _biases(branch: Branch) -> list[bool]:
-    """Of each weight layer, whether it has a bias that a norm behind it does not take away."""
-    found = []
-    for index, layer in enumerate(branch.layers):
-        if isinstance(layer, Conv | Linear):
-            after = branch.layers[index + 1] if index + 1 < len(branch.layers) else None
-            found.append(layer.bias and not (isinstance(after, Norm) and after.norm in CENTRED))
-    return found
-
-
-def branch_chain(branch: Branch) -> Chain:
-    """The chain of one member: convolutions and dense layers with the activations behind them, norms left out."""
-    layers: list[WeightLayer] = []
-    count = len(weight_layers(branch.layers))
-    for layer in branch.layers:
-        if isinstance(layer, Conv | Linear):
-            out = Free(len(layers)) if len(layers) + 1 < count else branch.widths[-1]
-            layers.append(_weight_layer(layer, out))
-        elif isinstance(layer, ActivationLayer) and layers[-1].activation == "linear":
-            phi = _activation(layer)
-            layers[-1] = replace(layers[-1], activation=phi.name, parameter=phi.parameter)
-    names = tuple(f"n{index + 1}" for index in range(count - 1))
-    spatial = _convolves(branch)
-    height, width = (*branch.input, 1)[:2] if spatial else (1, 1)
-    return Chain(branch.widths[0], height, width, tuple(layers), names, all(_biases(branch)))
-
-
-def _convolves(branch: Branch) -> bool:
-    return any(isinstance(layer, Conv) and math.prod(layer.kernel) > 1 for layer in branch.layers)
-
-
-def _weight_layer(layer: WeightedLayer, out: int | Free) -> WeightLayer:
-    if not isinstance(layer, Conv) or math.prod(layer.kernel) == 1 == math.prod(layer.stride):
-        return WeightLayer("conv", out, "linear")  # the same at each position
-    kernel, stride, dilation = (_sizes(sizes, 1) for sizes in (layer.kernel, layer.stride, layer.dilation))
-    return WeightLayer("conv", out, "linear", kernel, stride, _sizes(layer.padding, 0), dilation=dilation)
-
-
-def _sizes(sizes: tuple[int, ...], other: int) -> Sizes:
-    """Rows and columns; those of a sequence are its positions, in one column."""
-    high, wide = (*sizes, other)[:2]
-    return high if high == wide else (high, wide)
-
-
-def _activation(layer: ActivationLayer) -> Activation:
-    name = ACTIVATIONS[layer.function]
-    if name not in PARAMETERS:
-        return Activation(name)
-    (parameter,) = layer.parameters or USUAL[name]
-    return Activation("relu") if (name, parameter) == ("leaky_relu", 0.0) else Activation(name, parameter)
-
-
 def searched_groups(baseline: NetworkBaseline) -> list[tuple[Branch, ...]]:
     """Branches that are searched, those that are tied together; the first of a group has its smallest widths.
 
@@ -311,8 +180,8 @@ def searched_groups(baseline: NetworkBaseline) -> list[tuple[Branch, ...]]:
     """
     named: dict[str, list[Branch]] = {}
     for branch in baseline.branches:
-        if reason(branch) is None:
-            named.setdefault(branch.group or branch.name, []).append(branch)
+        for piece in searched(branch):
+            named.setdefault(piece.group or piece.name, []).append(piece)
     found: list[tuple[Branch, ...]] = []
     for members in named.values():
         left = sorted(members, key=lambda branch: (member_widths(branch), -branch.count))

@@ -231,3 +231,45 @@ def test_what_reads_too_much_is_left_alone_with_the_reason():
     solid = branch_of(cube, middle, cube, extents=[5] * 3)
     assert "a unit reads 2001 positions" in find_ensemble(described(wide)).outcome.message
     assert "three-dimensional convolutions are not searched" in find_ensemble(described(solid)).outcome.message
+
+
+def test_a_branch_with_a_pool_is_searched_in_pieces():
+    pool = {
+        "kind": "pool",
+        "function": "max",
+        "kernel": [2, 2],
+        "stride": [2, 2],
+        "padding": [0, 0],
+        "dilation": [1, 1],
+    }
+    same = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
+    kernel = {"kind": "conv", "kernel": [3, 3], **same}
+    layers = [
+        kernel,
+        RELU,
+        kernel,
+        RELU,
+        kernel,
+        RELU,
+        pool,
+        kernel,
+        RELU,
+        kernel,
+        RELU,
+        pool,
+        LINEAR | {"positions": 4},
+    ]
+    widths = [3, 16, 16, 24, 32, 32, 10]
+    upper, lower = 9 * (3 * 16 + 16 * 16 + 16 * 24), 9 * (24 * 32 + 32 * 32)
+    vgg = {"name": "vgg", "layers": layers, "input": [8, 8], "widths": widths, "splittable": True}
+    vgg |= {"parameters": upper + lower + 320, "flops": 64 * upper + 16 * lower + 4 * 320}
+    vgg |= {"paths": [["0", "2", "4", "7", "9", "13"]]}
+    found = find_ensemble(described(vgg, fixed=0), estimator={"method": "auto", "relative_error": 0.1})
+    assert found.primal.branches[0].paths == (("0", "2", "4"),)
+    assert found.primal.widths != (16, 16)
+    n, m = found.primal.width, found.primal.multiplicity
+    assert found.primal.parameters == 9 * m * (3 * n + n * n + n * 24) + lower + 320
+    (note,) = [note for note in found.notes if note.kind == "parts_unsearched"]
+    assert (
+        "vgg: a layer of kind 'pool' inside of a branch is not searched yet; 0 … 4 are searched alone" in note.message
+    )
