@@ -20,6 +20,9 @@ from collegium.search.networks.families.network_layers import Conv, Linear, plac
 from collegium.search.networks.family import Family
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
+#: Share of the parameters below which a part that is left as it is goes without saying.
+SMALL = 0.01
+
 
 @dataclass(frozen=True)
 class DescribedNetwork(Network):
@@ -63,10 +66,14 @@ class DescribedNetwork(Network):
 
     @property
     def unsearched(self) -> tuple[str, ...]:
-        """Why parts of the network are left as they are, one sentence each."""
-        said = {}
-        for branch in self.described.branches:
-            if why := reason(branch):
+        """Why parts of the network are left as they are, one sentence each, the largest first.
+
+        Parts of less than 1 % of the parameters, such as norms, are named by the description alone.
+        """
+        said: dict[str, None] = {}
+        for branch in sorted(self.described.branches, key=lambda each: -each.count * each.parameters):
+            why = reason(branch)
+            if why is not None and branch.count * branch.parameters >= SMALL * self.described.parameters:
                 pieces = ", ".join(piece.name for piece in searched(branch))
                 said[f"{branch.name}: {why}" + (f"; {pieces} are searched alone" if pieces else "")] = None
         return tuple(said)
