@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,3 +72,21 @@ def test_a_study_compares_the_ensemble_with_its_baseline(tmp_path: Path) -> None
     ]  # fmt: skip
     assert all(float(row[2]) > 0.3 for row in rows)
     assert (tmp_path / "study").is_dir()
+
+
+@pytest.mark.slow
+def test_the_notebook_on_networks_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = json.loads((ROOT / "examples" / "own_networks.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {"__name__": "notebook"}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), found)
+    assert found["vit_answer"].outcome.kind == "nothing_to_gain"
+    assert found["resnet_answer"].primal.label == "12×10"
+    for name in ("unet", "resnet", "audio"):
+        answer = found[f"{name}_answer"]
+        wanted = answer.dual if name == "audio" else answer.primal
+        counted = sum(parameter.numel() for parameter in found[f"split_{name}"].parameters())
+        assert counted == wanted.parameters
+    assert found["split_unet"](found["images"]).shape == found["unet"](found["images"]).shape
