@@ -1,6 +1,7 @@
 // A new request: a preset or a template fills the JSON editor, choices edit it, and the service validates it.
 
 import { Problem, get, post } from "./api.js";
+import { described } from "./described.js";
 import { h, whole } from "./dom.js";
 
 const BLOCK = {
@@ -8,10 +9,16 @@ const BLOCK = {
   layers: [{ type: "conv", out: "n", kernel: 3 }, { type: "relu" }, { type: "conv", out: "n", kernel: 3 }, { type: "relu" }, { type: "conv", out: 64, kernel: 1 }],
   widths: { n: 64 },
 };
+const hidden = [{ kind: "linear", bias: true }, { kind: "activation", function: "relu" }];
+const DESCRIBED = {
+  family: "network", name: "what collegium describe writes: paste yours", input: [64], outputs: 10, parameters: 17_610, flops: 17_400,
+  branches: [{ name: "0 … 4", layers: [...hidden, ...hidden, { kind: "linear", bias: true }], widths: [64, 100, 100, 10], parameters: 17_610, flops: 17_400, splittable: true }],
+};
 const TEMPLATES = {
   mlp: { title: "an MLP", spec: { baseline: { family: "mlp", inputs: 784, hidden: [500, 500, 500, 500, 500], outputs: 10 } } },
   resnext: { title: "a ResNeXt", spec: { baseline: { family: "resnext", layout: "cifar", depth: 29, cardinality: 1, base_width: 64, classes: 10 } } },
   block: { title: "a block", spec: { baseline: BLOCK } },
+  described: { title: "your own network", spec: { baseline: DESCRIBED } },
   training: { title: "a training", to: "/v1/trainings", spec: { architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 }, method: "vanilla", data: { name: "digits" }, recipe: { name: "digits" }, seed: 0 } },
   study: { title: "a study", to: "/v1/studies", spec: { title: "Baseline against ensemble", architectures: [{ name: "1×100", architecture: { baseline: { preset: "mlp-digits-6x100" } } }, { name: "21×16", architecture: { baseline: { preset: "mlp-digits-6x100" }, width: 16, multiplicity: 21 } }], methods: [{ method: "vanilla" }], data: { name: "digits" }, seeds: [0, 1, 2] } },
 };
@@ -41,6 +48,7 @@ export async function showForm(main, wanted, posted) {
   let target = WHERE.search;
   const editor = h("textarea", { id: "spec", spellcheck: "false", rows: 14, "aria-label": "Specification as JSON", "aria-describedby": "wrong" });
   const wrong = h("div", { id: "wrong", "aria-live": "polite" });
+  const parts = h("div.described", { "aria-live": "polite" });
   const where = h("code", {}, target);
   const submit = h("button.button.primary", { type: "submit" }, "Start");
   const title = h("h1", {}), purpose = h("p.muted", {});
@@ -88,6 +96,12 @@ export async function showForm(main, wanted, posted) {
   function reflect() {
     let spec;
     try { spec = JSON.parse(editor.value); } catch { return; }
+    if (spec?.family === "network" && !spec.baseline) { // a description alone is the baseline of a search
+      spec = { baseline: spec };
+      editor.value = pretty(spec);
+    }
+    parts.replaceChildren();
+    try { parts.append(described(spec?.baseline) ?? ""); } catch { /* what is wrong with it is said once it is sent */ }
     const family = spec.baseline?.family ?? presets.find((one) => one.name === spec.baseline?.preset)?.baseline.family;
     for (const select of options.flatMap((row) => [...row.querySelectorAll("select")])) {
       const value = select.dataset.path.split(".").reduce((node, key) => node?.[key] ?? (key === "name" && typeof node === "string" ? node : undefined), spec);
@@ -137,7 +151,7 @@ export async function showForm(main, wanted, posted) {
   editor.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(event); });
   main.replaceChildren(h("form.new", { onsubmit: send },
     title, purpose,
-    cards, own, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, h("p.actions", {}, submit)));
+    cards, own, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, parts, h("p.actions", {}, submit)));
   if (wanted.get("from")) {
     const job = await get(`/v1/jobs/${encodeURIComponent(wanted.get("from"))}`);
     load(job.spec, WHERE[job.kind] ?? WHERE.search);
