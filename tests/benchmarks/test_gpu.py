@@ -117,7 +117,8 @@ def test_every_section_runs_on_a_processor(report):
     assert found["machine"]["memory_bytes"] is None
     statuses = {name: section["status"] for name, section in found["sections"].items()}
     assert statuses == {
-        "marked_tests": "skipped", "sampling": "ok", "steps": "ok", "throughput": "ok", "jobs": "ok",
+        "marked_tests": "skipped", "sampling": "ok", "steps": "ok", "throughput": "ok", "networks": "ok",
+        "latency": "ok", "jobs": "ok",
     }  # fmt: skip
     assert printed.startswith(f"# {found['machine']['device']}")
     assert all(f"## {section['title']}\n" in printed for section in found["sections"].values())
@@ -135,13 +136,34 @@ def test_both_ways_of_sampling_have_rates(report):
 
 @pytest.mark.slow
 def test_steps_of_all_contenders_have_times(report):
-    rows = rows_of(report, "steps")
+    every = rows_of(report, "steps")
+    rows, profiles = [row for row in every if "precision" in row], [row for row in every if "contender" in row]
+    assert len(rows) + len(profiles) == len(every)
+    assert [row["contender"] for row in profiles] == ["plain", "majority", "obvious", "without Triton"]
+    assert all(row["ms a step"] > 0 and row["operators"] > 0 for row in profiles)
     assert [(row["network"].split()[0], row["precision"]) for row in rows] == [
         ("ResNet-50", "bf16"), ("T5-small,", "bf16"), ("fully", "fp32"), ("fully", "fp32"),
     ]  # fmt: skip
     for row in rows:
         assert all(row[f"{name} ms"] > 0 for name in ("plain", "majority", "obvious"))
         assert row["majority %"] == pytest.approx(100 * (row["majority ms"] / row["plain ms"] - 1))
+
+
+@pytest.mark.slow
+def test_whole_networks_are_measured(report):
+    rows = rows_of(report, "networks")
+    assert [row["m × n"] for row in rows] == ["1×32", "9×8", "5×8"]
+    assert [row["ratio"] == 1 for row in rows] == [True, False, False]
+    assert all(row["draws"] >= 2 and row["ms a draw"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_search_by_latency_measures_nothing_again(report):
+    rows = rows_of(report, "latency")
+    assert {"primal", "dual"} <= {row["answer"] for row in rows}
+    for row in rows:
+        assert row["ms"] > 0
+        assert row["again s"] < row["cold s"]
 
 
 @pytest.mark.slow
