@@ -44,11 +44,10 @@ def measure(baseline: dict[str, Any], title: str, workload: dict[str, Any], benc
         seconds.append(time.perf_counter() - started)
     assert found.costs is not None
     checks = {(each.multiplicity, each.widths): each for each in found.costs.checks}
-    named = {
-        (each.multiplicity, each.widths): name
-        for name, each in (("dual", found.dual), ("primal", found.primal))
-        if each is not None
-    }
+    named: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+    for name, each in (("primal", found.primal), ("dual", found.dual)):
+        if each is not None:
+            named.setdefault((each.multiplicity, each.widths), []).append(name)
     rows = []
     for row in found.costs.rows:
         key = (row.multiplicity, row.widths)
@@ -59,7 +58,7 @@ def measure(baseline: dict[str, Any], title: str, workload: dict[str, Any], benc
             {
                 "workload": title,
                 "m × n": row.label,
-                "answer": named.get(key, ""),
+                "answer": ", ".join(named.get(key, ())),
                 "variance": row.relative_variance,
                 "ms": row.latency_ms,
                 "± ms": row.latency_error_ms,
