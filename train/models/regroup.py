@@ -30,8 +30,8 @@ from collegium.train.models.grouped import GroupedLayerNorm, GroupedLinear
 
 #: Largest |w| over the root mean square of numbers that are uniform around zero: √3, and room for rounding.
 UNIFORM = 1.75
-#: Fewest numbers by which a uniform distribution is told from a normal one.
-TOLD_APART = 32
+#: Fewest numbers by which a uniform distribution is distinguished from a normal one.
+FEWEST_NUMBERS = 32
 #: Forward passes of each module whose median is its latency.
 TIMED = 7
 
@@ -251,7 +251,7 @@ def _like(old: Tensor, shape: tuple[int, ...], growth: float, generator: Generat
 
 def _drawn(values: Tensor, size: float, growth: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
     deviation = size * math.sqrt(growth)
-    if values.numel() >= TOLD_APART and values.abs().max().item() <= UNIFORM * size:
+    if values.numel() >= FEWEST_NUMBERS and values.abs().max().item() <= UNIFORM * size:
         return (2 * torch.rand(shape, generator=generator) - 1) * math.sqrt(3) * deviation
     return torch.randn(shape, generator=generator) * deviation
 

@@ -138,6 +138,10 @@ class DescribedNetwork(Network):
         """None: the module is the user's own. Raises ``InvalidSpec``."""
         raise InvalidSpec(("baseline",), "a described network has no module here: regroup your own")
 
+    def arguments_of(self, stages: Sequence[StageGrouping]) -> dict[str, Any]:
+        """None, as of one m × n. Raises ``InvalidSpec``."""
+        return self.arguments(self.baseline, self.multiplicity)
+
     def repeated_channels(self, shape: tuple[int, ...]) -> int | None:
         """Raises ``SampleMismatch``: no sample is taken."""
         raise SampleMismatch("cannot be read by a described network", "train the module that was described")

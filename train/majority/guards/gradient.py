@@ -2,9 +2,9 @@
 
 An optimizer that updates the copies itself (``collegium.train.majority.fused``) needs g = ∂L/∂⟨w⟩ alone, of the plain
 model's size: layers read a leaf tensor, the ``MixedLeaf``, in whose ``grad`` g gathers. The copies are then a
-``FusedParameter``, whose own ``grad`` is p_k ∘ g, formed when somebody asks for it: a gradient scaler, clipping,
+``FusedParameter``, whose own ``grad`` is p_k ∘ g, formed when it is read: by a gradient scaler, clipping,
 ``zero_grad`` of the model, sharpness-aware minimization. From then on it is a gradient like any other, which the
-optimizer applies in the plain way. Where nobody asks, it never exists.
+optimizer applies in the plain way. Unless it is read, it is never formed.
 
 A leaf may hold the mixture already when it is read: the update mixes the weight of the next step while the copies are
 in the cache. That is trusted only where nothing can have written to the copies since, however it was written.
@@ -155,7 +155,7 @@ class MixedLeaf:
         self._token = None
 
     def _present(self, draw: Draw) -> Any:
-        """What a mixture stays right for: its draw, the copies' version, and nobody else who can write to them."""
+        """For what a mixture is valid: its draw and the copies' version, while no other tensor shares their memory."""
         copies = self.copies
         if uses(copies) > 2 + self.aliases:
             return None
