@@ -249,13 +249,17 @@ def _cheaper(evidence: Evidence) -> str:
 
 
 def single_member(evidence: Evidence) -> Outcome | None:
-    """One member is the best that the limits allow: no ensemble."""
+    """One member, in every stage, is the best that the limits allow: no ensemble."""
     primal = evidence.ensembles[0]
-    if primal is None or not primal.uniform or primal.multiplicity > 1 or is_baseline(evidence.solved, primal):
+    if primal is None or is_baseline(evidence.solved, primal):
         return None
+    groupings = [primal] if primal.uniform else primal.stages
+    if any(one.multiplicity > 1 for one in groupings):
+        return None
+    widths = ", ".join(named_widths(one.widths) for one in groupings)
     return Outcome(
         kind="single_member",
-        message=f"A single network of width {named_widths(primal.widths)} is the smoothest within the limits, with "
+        message=f"A single network of width {widths} is the smoothest within the limits, with "
         f"{percent(primal.relative_variance or 0.0)} of the baseline's variance: no ensemble of two or more members is "
         "smoother there.",
         remedy="Raise the budget, or allow narrower members.",
