@@ -135,7 +135,9 @@ def _require_files(name: str, data_format: DataFormat, folders: Folders) -> None
         raise DataError(f"{name} is read from a data folder, and none was named", "name the folder that holds it")
     missing = missing_files(name, folders.data)
     if missing:
-        raise DataError(f"{name} is not in the data folder", f"put {' or '.join(missing)} there")
+        raise DataError(
+            f"{name} is not in the data folder", f"put {' or '.join(missing)} there{data_format.source(name)}"
+        )
 
 
 def _unknown(name: str, folders: Folders) -> str:

@@ -69,6 +69,10 @@ class DataFormat(ABC):
         """Files or folders below the data folder, any one of which is enough; none where nothing is read."""
         return ()
 
+    def source(self, name: str) -> str:
+        """Where the files of ``name`` can be had: the end of the sentence that asks for them."""
+        return ""
+
     def finds(self, name: str, folders: Folders) -> bool:
         """Whether the files of ``name``, which is no format's own name, are of this format."""
         return False

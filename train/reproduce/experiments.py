@@ -39,7 +39,7 @@ EXPERIMENTS = {
 ALIASES = {"label-noise": "noise", "table2": "t5"}
 
 #: Inputs of the data sets that fully connected networks are trained on.
-INPUTS = {"digits": 64, "synthetic": 16, "mnist": 784, "cifar10": 3072, "cifar100": 3072}
+INPUTS = {"digits": 64, "synthetic": 16, "mnist": 784, "fashion-mnist": 784, "cifar10": 3072, "cifar100": 3072}
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_an_upload_is_found_by_its_id(tmp_path):
     assert (data.kind, data.shape, data.classes) == ("features", (4,), 2)
 
 
-@pytest.mark.parametrize("name", ["nothing", "mnist", "cifar10", "imagenet32"])
+@pytest.mark.parametrize("name", ["nothing", "mnist", "fashion-mnist", "cifar10", "imagenet32"])
 def test_data_that_is_not_there_is_refused_with_what_would_be_right(tmp_path, name):
     with pytest.raises(DataError) as caught:
         load(spec(name), tmp_path, tmp_path)
@@ -179,7 +179,10 @@ def test_a_folder_of_no_known_format_is_refused_with_the_layouts(tmp_path):
 def test_formats_are_described_without_reading_any_data():
     described = {item["name"]: item for item in describe_formats()}
     assert list(described) == list(DATA_FORMATS.names)
-    assert {data["name"]: data["files"] for data in described["idx"]["data"]} == {"mnist": ["mnist"]}
+    assert {data["name"]: data["files"] for data in described["idx"]["data"]} == {
+        "mnist": ["mnist"],
+        "fashion-mnist": ["fashion-mnist"],
+    }
     assert described["text-folder"]["options"]["properties"]["input_length"]["default"] == 128
     json.dumps(list(described.values()))
 

@@ -27,14 +27,20 @@ FILES = {
 
 
 class Idx(DataFormat):
-    """MNIST in a folder of its name."""
+    """MNIST, or Fashion-MNIST, in a folder of its name."""
 
-    summary = "MNIST: grey images of 28 × 28 in the IDX format"
-    names = ("mnist",)
+    summary = "MNIST and Fashion-MNIST: grey images of 28 × 28 in the IDX format"
+    names = ("mnist", "fashion-mnist")
 
     def files(self, name: str) -> tuple[str, ...]:
         """One folder with the four published files."""
         return (name,)
+
+    def source(self, name: str) -> str:
+        """Fashion-MNIST is a package of Debian."""
+        if name != "fashion-mnist":
+            return ""
+        return "; Debian's package dataset-fashion-mnist has it, in /usr/share/datasets, which then is the data folder"
 
     def sample(self, spec: DataSpec) -> Sample:
         """An image of one channel."""
@@ -47,7 +53,7 @@ class Idx(DataFormat):
     def load(self, spec: DataSpec, folders: Folders) -> Arrays:
         """The published splits."""
         assert folders.data is not None
-        return load_mnist(folders.data / spec.name)
+        return load_mnist(folders.data / spec.name, spec.name)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -71,11 +77,11 @@ def _read(file, name: str) -> np.ndarray:
     data = file.read(size + 1)
     if len(data) != size:
         raise DataError(f"{name} holds {min(len(data), size)} of {size} values", "fetch it again")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.frombuffer(bytearray(data), np.uint8).reshape(shape)  # writable, as torch wants it
 
 
-def load_mnist(folder: Path) -> Arrays:
-    """MNIST from a folder with the four published files; images become ``(samples, 1, 28, 28)``."""
+def load_mnist(folder: Path, name: str = "mnist") -> Arrays:
+    """MNIST, or data of its format, from a folder with the four published files; images of ``(samples, 1, 28, 28)``."""
     arrays = {key: read_idx(_find(folder, name)) for key, name in FILES.items()}
     return Arrays(
         x_train=arrays["x_train"][:, None],
@@ -84,7 +90,7 @@ def load_mnist(folder: Path) -> Arrays:
         y_test=arrays["y_test"].astype(np.int64),
         classes=10,
         summary={"source": "IDX"},
-    ).checked("mnist")
+    ).checked(name)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -8,8 +8,10 @@ import struct
 import numpy as np
 import pytest
 
+from collegium.train.data.catalog import load
 from collegium.train.data.formats.idx import load_mnist, read_idx
 from collegium.train.errors import DataError
+from collegium.train.spec.data import DataSpec
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -61,3 +63,19 @@ def test_a_missing_mnist_file_is_named(tmp_path, rng):
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="t10k-labels"):
         load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_a_data_set_is_the_folder_of_its_name(tmp_path, rng, name, recwarn):
+    (tmp_path / name).mkdir()
+    arrays = write_mnist(tmp_path / name, rng, ".gz")
+    data = load(DataSpec(name=name), tmp_path)
+    assert (data.shape, len(data.train), len(data.test)) == ((1, 28, 28), 6, 3)
+    np.testing.assert_array_equal(data.test.y, arrays["y_test"])
+    assert not list(recwarn)
+
+
+def test_where_fashion_mnist_can_be_had_is_said(tmp_path):
+    with pytest.raises(DataError) as caught:
+        load(DataSpec(name="fashion-mnist"), tmp_path)
+    assert "put fashion-mnist there; Debian's package dataset-fashion-mnist has it" in str(caught.value.remedy)
