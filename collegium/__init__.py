@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collegium.search.describe.describe import describe
     from collegium.search.errors import InvalidSpec, NotTraceable
     from collegium.search.find import find_ensemble, presets
+    from collegium.search.regroup.regroup import regroup
     from collegium.search.result import SearchResult
     from collegium.search.spec import SearchSpec
     from collegium.train.errors import TrainingError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collegium.train.majority.kernel import majority_kernels
     from collegium.train.majority.per_copy import PerCopy
     from collegium.train.majority.targets.report import ExpansionReport, expansion_report
-    from collegium.train.models.regroup import regroup
     from collegium.train.result import StudyResult, TrainingResult
     from collegium.train.run import build_model, run_study, run_training
     from collegium.train.spec.study import StudySpec
@@ -65,7 +65,7 @@ _EXPORTS = {
     "majority_kernels": "collegium.train.majority.kernel",
     "presets": "collegium.search.find",
     "reestimate_norms": "collegium.train.loop.norms",
-    "regroup": "collegium.train.models.regroup",
+    "regroup": "collegium.search.regroup.regroup",
     "run_study": "collegium.train.run",
     "run_training": "collegium.train.run",
     "set_step": "collegium.train.majority.expand",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from collegium.search.networks.families.network import NetworkBaseline
-from collegium.train.models.regroup import regroup
+from collegium.search.regroup.regroup import regroup
 
 ACTIVATIONS: list[Callable[[], nn.Module]] = [
     nn.ReLU,

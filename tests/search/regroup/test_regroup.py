@@ -10,8 +10,8 @@ from torch import nn
 
 import collegium
 from collegium.search.find import find_ensemble
-from collegium.train.models.grouped import GroupedLayerNorm, GroupedLinear
-from collegium.train.models.regroup import regroup
+from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
+from collegium.search.regroup.regroup import regroup
 
 
 class Bottleneck(nn.Module):
@@ -111,6 +111,35 @@ def test_weights_have_the_size_that_their_fan_in_asks_for():
     assert uniform[2].weight.abs().max() <= 1.1 * 8**-0.5
     assert not torch.equal(made[0].weight, regroup(model, {"0": (8, 50)}, baseline=baseline, seed=1)[0].weight)
     assert torch.equal(made[0].weight, regroup(model, {"0": (8, 50)}, baseline=baseline)[0].weight)
+
+
+def test_all_else_starts_anew_or_is_kept_as_asked():
+    model = resnet()
+    model.register_parameter("table", nn.Parameter(torch.arange(6.0)))
+    with torch.no_grad():  # a norm behind a branch that was trained
+        model[1].branch[7].bias.normal_()
+        model[1].branch[7].running_mean.normal_()
+    _, answer = answered(model, torch.randn(1, 3, 8, 8))
+    fresh, again, other = (regroup(model, answer.primal, seed=seed) for seed in (0, 0, 1))
+    assert not bool((fresh[0].weight == model[0].weight).any())
+    assert not bool((fresh[5].bias == model[5].bias).any())
+    assert fresh[0].weight.abs().max() <= 27**-0.5
+    assert torch.equal(fresh[1].branch[7].bias, torch.zeros(32))
+    assert torch.equal(fresh[1].branch[7].running_mean, torch.zeros(32))
+    assert all(map(torch.equal, fresh.parameters(), again.parameters()))
+    assert not torch.equal(fresh[0].weight, other[0].weight)
+    assert torch.equal(fresh.table, model.table)
+    assert fresh.regrouped.kept == ("table",)
+    assert "numbers kept of 1 parameters (table)" in str(fresh.regrouped)
+    kept = regroup(model, answer.primal, keep="rest")
+    assert torch.equal(kept[0].weight, model[0].weight)
+    assert torch.equal(kept[1].branch[7].bias, model[1].branch[7].bias)
+    assert "0.weight" in kept.regrouped.kept
+    assert "1.branch.7.bias" in kept.regrouped.kept
+    assert not any(".branch.3" in name for name in kept.regrouped.kept)
+    assert torch.equal(kept[1].branch[3].weight, fresh[1].branch[3].weight)
+    with pytest.raises(ValueError, match="keep is one of 'nothing', 'rest', got 'all'"):
+        regroup(model, answer.primal, keep="all")
 
 
 def test_a_layer_norm_is_of_each_member_alone():

@@ -2,6 +2,7 @@
 
 The first layer of a branch feeds all members, the layers between are grouped, and the last one sums the members. Its
 fan-in is that of all of them, so that weights drawn for that fan-in scale the sum by 1/√m (Littwin et al. 2020, Eq. 4).
+All other parameters are drawn anew as well, or kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,16 +26,15 @@ from collegium.search.networks.families.network_chains import member_widths
 from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.networks.families.network_layers import Conv
 from collegium.search.networks.network import StageGrouping
+from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
+from collegium.search.regroup.laws import draw_anew, fan_in, fill, law
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
-from collegium.train.models.grouped import GroupedLayerNorm, GroupedLinear
 
-#: Largest |w| over the root mean square of numbers that are uniform around zero: √3, and room for rounding.
-UNIFORM = 1.75
-#: Fewest numbers by which a uniform distribution is distinguished from a normal one.
-FEWEST_NUMBERS = 32
 #: Forward passes of each module whose median is its latency.
 TIMED = 7
 
+#: What of the given module's numbers stays: none of them, or those outside of the branches.
+Keep = Literal["nothing", "rest"]
 #: A grouping of one branch by hand: m, and the width of a member or its inner widths.
 Members = tuple[int, int | Sequence[int]]
 
@@ -43,18 +43,23 @@ Members = tuple[int, int | Sequence[int]]
 class Regrouping:
     """What ``regroup`` changed: counts before and after, and the modules that are others now, by name.
 
-    ``flops`` are those of the answer, None where a grouping was given by hand. ``latency_ms`` are medians of forward
-    passes of both modules in turn, None without an example input.
+    ``kept`` names the parameters outside of the branches that have the given module's numbers still. ``flops`` are
+    those of the answer, None where a grouping was given by hand. ``latency_ms`` are medians of forward passes of both
+    modules in turn, None without an example input.
     """
 
     parameters: tuple[int, int]
     flops: int | None
     latency_ms: tuple[float, float] | None
     modules: tuple[str, ...]
+    kept: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         before, after = self.parameters
         text = f"{len(self.modules)} modules changed; {before:,} parameters before, {after:,} now"
+        if self.kept:
+            names = ", ".join(self.kept[:4]) + (", …" if len(self.kept) > 4 else "")
+            text += f"; numbers kept of {len(self.kept)} parameters ({names})"
         if self.latency_ms is not None:
             text += f"; {self.latency_ms[0]:.3g} ms before, {self.latency_ms[1]:.3g} ms now"
         return text
@@ -66,6 +71,7 @@ def regroup(
     *,
     baseline: NetworkBaseline | None = None,
     seed: int = 0,
+    keep: Keep = "nothing",
     example_input: Tensor | None = None,
 ) -> nn.Module:
     """The same module with every branch of ``member`` replaced by m grouped paths, freshly initialized.
@@ -75,11 +81,18 @@ def regroup(
     grouping by hand: a branch's name, or that of its first module → (m, n) or (m, [n_1, n_2, …]).
 
     Classes, names, hooks and devices are kept; ``model`` itself is not changed. New weights have the distribution of
-    those in their place, uniform or normal, at the new fan-in, and follow from ``seed``; all other parameters are as
-    they are in ``model``. Linear layers inside a branch become ``GroupedLinear``. What changed is the attribute
-    ``regrouped`` of the result, a ``Regrouping``; ``example_input`` lets it time both modules.
+    those in their place, uniform or normal, at the new fan-in, and follow from ``seed``. Linear layers inside a branch
+    become ``GroupedLinear``.
 
-    Raises ``ValueError`` where the module is not the one that was described, or a layer cannot be resized.
+    All else starts anew as well: PyTorch's layers by the distribution that they have in ``model``, modules of other
+    classes by their own ``reset_parameters``. What cannot (frozen parameters, those of modules without one) keeps its
+    numbers and is named in the report; with ``keep="rest"`` everything outside of the branches does. The distribution
+    is that of the numbers given: give a newly built model, not a trained one, for its own initialization.
+
+    What changed is the attribute ``regrouped`` of the result, a ``Regrouping``; ``example_input`` lets it time both
+    modules.
+
+    Raises ``ValueError`` where the module is not the one that was described, or a layer cannot be resized or drawn.
 
     >>> import collegium, torch
     >>> from torch import nn
@@ -90,10 +103,14 @@ def regroup(
     >>> ensemble(torch.randn(2, 64)).shape, ensemble.regrouped.parameters[1] == answer.primal.parameters
     (torch.Size([2, 10]), True)
     """
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep is one of {', '.join(map(repr, get_args(Keep)))}, got {keep!r}")
     branches = _branches(member, baseline)
     if not branches:
         raise ValueError("the answer names no modules: search what collegium.describe made of this model")
     made = copy.deepcopy(model)
+    within = {path for branch in branches for paths in branch.paths for path in _replaced(made, paths)}
+    kept = draw_anew(made, seed, within) if keep == "nothing" else _outside(made, within)
     generator = Generator().manual_seed(seed)
     changed: list[str] = []
     for branch in branches:
@@ -107,7 +124,7 @@ def regroup(
         )
     timed = None if example_input is None else _latency(model, made, example_input)
     flops = member.flops if isinstance(member, SolvedEnsemble) else None
-    made.regrouped = Regrouping((before, after), flops, timed, tuple(changed))  # type: ignore[assignment]
+    made.regrouped = Regrouping((before, after), flops, timed, tuple(changed), tuple(kept))  # type: ignore[assignment]
     return made
 
 
@@ -175,6 +192,17 @@ def _regroup_one(model: nn.Module, paths: Sequence[str], branch: RegroupedBranch
     return list(paths)
 
 
+def _replaced(model: nn.Module, paths: Sequence[str]) -> Sequence[str]:
+    """The modules of a branch from its first weight layer to its last; a norm of its outputs stays."""
+    weighted = [index for index, path in enumerate(paths) if isinstance(_submodule(model, path), _ConvNd | nn.Linear)]
+    return paths[: weighted[-1] + 1] if weighted else ()
+
+
+def _outside(model: nn.Module, within: set[str]) -> list[str]:
+    """Parameters of other modules than these."""
+    return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in within]
+
+
 def _submodule(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
@@ -217,10 +245,10 @@ def _resized(
         made = GroupedLinear(inputs, outputs, groups, bias=bias is not None, device=weight.device, dtype=weight.dtype)
         _keep_hooks(module, made)
         made.train(module.training)
-    old, new = weight[0].numel(), math.prod(shape[1:]) if isinstance(module, _ConvNd) else inputs // groups
-    made.weight = _like(weight, shape, old / new, generator)
+    growth = fan_in(module), math.prod(shape[1:]) if isinstance(module, _ConvNd) else inputs // groups
+    made.weight = _like(path, weight, shape, growth, generator)
     if bias is not None:
-        made.bias = _like(bias, (outputs,), old / new, generator)
+        made.bias = _like(path, bias, (outputs,), growth, generator)
     return made
 
 
@@ -236,24 +264,19 @@ def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
         setattr(new, name, copy.copy(getattr(old, name)))
 
 
-def _like(old: Tensor, shape: tuple[int, ...], growth: float, generator: Generator) -> nn.Parameter:
-    """Numbers distributed as those of ``old``, with ``growth`` times their variance; a constant stays what it is."""
+def _like(
+    path: str, old: Tensor, shape: tuple[int, ...], fan_ins: tuple[int | None, int], generator: Generator
+) -> nn.Parameter:
+    """Numbers distributed as those of ``old``, whose variance is that of the old fan-in, at the new one."""
     made = torch.empty(shape, dtype=old.dtype, device=old.device)
+    before, after = fan_ins
+    assert before is not None
     if old.device.type != "meta":
-        values = old.detach().float()
-        size = values.square().mean().sqrt().item()
-        if bool((values == values.flatten()[0]).all()):
-            made.fill_(values.flatten()[0].item())
-        else:
-            made.copy_(_drawn(values, size, growth, shape, generator))
+        try:
+            fill(made, law(old, before / after, before), generator)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be drawn anew: {error}") from None
     return nn.Parameter(made, requires_grad=old.requires_grad)
-
-
-def _drawn(values: Tensor, size: float, growth: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    deviation = size * math.sqrt(growth)
-    if values.numel() >= FEWEST_NUMBERS and values.abs().max().item() <= UNIFORM * size:
-        return (2 * torch.rand(shape, generator=generator) - 1) * math.sqrt(3) * deviation
-    return torch.randn(shape, generator=generator) * deviation
 
 
 def _norm(path: str, module: nn.Module, width: int, members: int) -> nn.Module:
