@@ -7,6 +7,7 @@ recognised by its values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 
 from collegium.search.describe.operators import arguments, is_pointwise, name_of, readers, shape_of
+from collegium.search.networks.activation import SELU_ALPHA, SELU_SCALE
 from collegium.search.networks.families.network_layers import ActivationLayer
 
 #: Operators of one function, with the arguments that are its constants.
@@ -47,6 +49,9 @@ _FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "mish": functional.mish,
     "hardswish": functional.hardswish,
+    "selu": functional.selu,
+    "elu": functional.elu,
+    "softplus": functional.softplus,
     "sigmoid": torch.sigmoid,
     "hardsigmoid": functional.hardsigmoid,
     "tanh": torch.tanh,
@@ -119,13 +124,22 @@ def _named(node: fx.Node) -> ActivationLayer | None:
         function, constants = _NAMED[name]
         parameters = tuple(float(given[constant]) for constant in constants)
         if name == "elu" and (given["scale"], given["input_scale"]) != (1, 1):
-            return None
+            return _scaled_elu(parameters[0], float(given["scale"]), float(given["input_scale"]))
     else:
         return None
     if (function, parameters) == ("hardtanh", (0.0, 6.0)):
         function, parameters = "relu6", ()
     bounded = all(abs(each) <= _LARGEST for each in parameters)
     return _layer(function, parameters) if bounded else _layer("other")
+
+
+def _scaled_elu(alpha: float, scale: float, input_scale: float) -> ActivationLayer | None:
+    """The SELU or CELU that an ELU with scales is, as decompositions write them; None for any other."""
+    if math.isclose(alpha, SELU_ALPHA) and math.isclose(scale, SELU_SCALE) and input_scale == 1:
+        return _layer("selu")
+    if scale == 1 and alpha > 0 and math.isclose(input_scale, 1 / alpha):
+        return _layer("celu", (alpha,))
+    return None
 
 
 def _layer(function: str, parameters: tuple[float, ...] = ()) -> ActivationLayer:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -23,21 +24,34 @@ from pydantic import Discriminator, Field, Tag
 
 from collegium.search.fields import Strict
 
-ActivationName = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "elu", "softplus", "linear"]
+ActivationName = Literal[
+    "relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "tanh", "elu", "selu", "celu",
+    "softplus", "linear",
+]  # fmt: skip
 #: As they are posted: ``identity`` is the activation of a linear layer.
-PostedName = Literal["relu", "leaky_relu", "gelu", "silu", "tanh", "elu", "softplus", "identity"]
+PostedName = Literal[
+    "relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "tanh", "elu", "selu", "celu",
+    "softplus", "identity",
+]  # fmt: skip
 
 #: Activations with a parameter: what it is called.
-PARAMETERS: dict[ActivationName, str] = {"leaky_relu": "negative_slope", "elu": "alpha"}
+PARAMETERS: dict[ActivationName, str] = {"leaky_relu": "negative_slope", "elu": "alpha", "celu": "alpha"}
+#: α and the scale of SELU, with which E φ(z)² = 1 at z ~ N(0, 1) (Klambauer et al. 2017).
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 #: |z| beyond which a standard Gaussian has no weight, and the points of a Gauss–Legendre rule on each side of zero.
 REACH, POINTS = 12.0, 160
+#: |z| other than 0 at which an activation's derivatives jump.
+_KINKS: dict[ActivationName, tuple[float, ...]] = {"relu6": (6.0,), "hardswish": (3.0,)}
 
 
 @dataclass(frozen=True)
 class Activation:
     """One activation: its name and, where ``PARAMETERS`` lists one, its parameter.
 
-    ``gelu`` is z Φ(z), ``silu`` z / (1 + e^−z), ``elu`` α (e^z − 1) below zero, ``softplus`` ln(1 + e^z), ``linear`` z.
+    ``relu6`` is a rectifier that ends at 6, ``gelu`` z Φ(z), ``gelu_tanh`` its approximation by a tanh, ``silu``
+    z / (1 + e^−z), ``mish`` z tanh ln(1 + e^z), ``hardswish`` z times (z + 3) / 6 between 0 and 1; ``elu`` is
+    α (e^z − 1) below zero, ``celu`` α (e^(z/α) − 1), ``selu`` 1.0507 times the ELU of α = 1.6733; ``softplus`` is
+    ln(1 + e^z), ``linear`` z.
     Raises ``ValueError`` for an unknown name, and for a parameter that is missing or that there is not.
 
     >>> print(Activation("leaky_relu", 0.1), round(Activation("gelu").gain_after, 4))
@@ -113,10 +127,16 @@ class Activation:
 _TITLES: dict[ActivationName, str] = {
     "relu": "ReLU",
     "leaky_relu": "leaky ReLU",
+    "relu6": "ReLU6",
     "gelu": "GELU",
+    "gelu_tanh": "GELU (tanh)",
     "silu": "SiLU",
+    "mish": "Mish",
+    "hardswish": "hard swish",
     "tanh": "tanh",
     "elu": "ELU",
+    "selu": "SELU",
+    "celu": "CELU",
     "softplus": "softplus",
     "linear": "identity",
 }
@@ -125,10 +145,16 @@ _erfc = np.vectorize(math.erfc, otypes=[float])
 _FUNCTIONS: dict[ActivationName, Callable[[np.ndarray, float], np.ndarray]] = {
     "relu": lambda z, _: np.maximum(z, 0),
     "leaky_relu": lambda z, slope: np.where(z > 0, z, slope * z),
+    "relu6": lambda z, _: np.clip(z, 0, 6),
     "gelu": lambda z, _: z * _erfc(-z / math.sqrt(2)) / 2,
+    "gelu_tanh": lambda z, _: z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2,
     "silu": lambda z, _: z / (1 + np.exp(-z)),
+    "mish": lambda z, _: z * np.tanh(np.logaddexp(0, z)),
+    "hardswish": lambda z, _: z * np.clip(z + 3, 0, 6) / 6,
     "tanh": lambda z, _: np.tanh(z),
     "elu": lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0))),
+    "selu": lambda z, _: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0))),
+    "celu": lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0) / alpha)),
     "softplus": lambda z, _: np.logaddexp(0, z),
     "linear": lambda z, _: z,
 }
@@ -136,16 +162,19 @@ _FUNCTIONS: dict[ActivationName, Callable[[np.ndarray, float], np.ndarray]] = {
 
 @lru_cache(maxsize=256)
 def mean_square(activation: Activation) -> float:
-    """E φ(z)² at z ~ N(0, 1), to rounding: by quadrature on either side of zero, where φ is smooth.
+    """E φ(z)² at z ~ N(0, 1), to rounding: by quadrature between zero and what other kinks φ has.
 
     >>> round(mean_square(Activation("relu")), 12), round(mean_square(Activation("tanh")), 6)
     (0.5, 0.394294)
     """
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
-    z = REACH * (nodes + 1) / 2
-    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    both = activation(z) ** 2 + activation(-z) ** 2
-    return float((weights * density * both).sum() * REACH / 2)
+    total = 0.0
+    for low, high in pairwise((0.0, *_KINKS.get(activation.name, ()), REACH)):
+        z = (high - low) * (nodes + 1) / 2 + low
+        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        both = activation(z) ** 2 + activation(-z) ** 2
+        total += float((weights * density * both).sum() * (high - low) / 2)
+    return total
 
 
 NegativeSlope = Annotated[float, Field(ge=-1, le=1)]
@@ -172,8 +201,15 @@ class Elu(Strict):
     alpha: Alpha = 1.0
 
 
+class Celu(Strict):
+    """z above zero, ``alpha`` · (e^(z / alpha) − 1) below."""
+
+    name: Literal["celu"]
+    alpha: Alpha = 1.0
+
+
 def _form(value: Any) -> str | None:
-    if isinstance(value, PlainActivation | LeakyRelu | Elu):
+    if isinstance(value, PlainActivation | LeakyRelu | Elu | Celu):
         value = {"name": value.name}
     if isinstance(value, str):
         return "name" if value in get_args(PostedName) else None
@@ -188,7 +224,8 @@ PostedActivation = Annotated[
     Annotated[PostedName, Tag("name")]
     | Annotated[PlainActivation, Tag("plain")]
     | Annotated[LeakyRelu, Tag("leaky_relu")]
-    | Annotated[Elu, Tag("elu")],
+    | Annotated[Elu, Tag("elu")]
+    | Annotated[Celu, Tag("celu")],
     Discriminator(
         _form,
         custom_error_type="unknown_activation",
@@ -198,7 +235,7 @@ PostedActivation = Annotated[
 ]
 
 
-def lowered(posted: PostedName | PlainActivation | LeakyRelu | Elu) -> Activation:
+def lowered(posted: PostedName | PlainActivation | LeakyRelu | Elu | Celu) -> Activation:
     """The activation that is meant; a leaky rectifier that does not leak is a rectifier.
 
     >>> print(lowered("elu"), lowered(LeakyRelu(name="leaky_relu", negative_slope=0.0)))
@@ -207,14 +244,16 @@ def lowered(posted: PostedName | PlainActivation | LeakyRelu | Elu) -> Activatio
     match posted:
         case LeakyRelu(negative_slope=slope):
             return Activation("leaky_relu", slope) if slope else Activation("relu")
-        case Elu(alpha=alpha):
-            return Activation("elu", alpha)
+        case Elu(alpha=alpha) | Celu(alpha=alpha):
+            return Activation(posted.name, alpha)
         case PlainActivation(name=name):
             return lowered(name)
         case "leaky_relu":
             return lowered(LeakyRelu(name=posted))
         case "elu":
             return lowered(Elu(name=posted))
+        case "celu":
+            return lowered(Celu(name=posted))
         case "identity":
             return Activation("linear")
         case _:

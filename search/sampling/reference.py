@@ -128,14 +128,26 @@ def module_of_activation(activation: Activation) -> nn.Module:
             return nn.ReLU()
         case "leaky_relu":
             return nn.LeakyReLU(parameter)
+        case "relu6":
+            return nn.ReLU6()
         case "gelu":
             return nn.GELU()
+        case "gelu_tanh":
+            return nn.GELU(approximate="tanh")
         case "silu":
             return nn.SiLU()
+        case "mish":
+            return nn.Mish()
+        case "hardswish":
+            return nn.Hardswish()
         case "tanh":
             return nn.Tanh()
         case "elu":
             return nn.ELU(parameter)
+        case "selu":
+            return nn.SELU()
+        case "celu":
+            return nn.CELU(parameter)
         case "softplus":
             return nn.Softplus()
         case "linear":

@@ -18,10 +18,16 @@ from torch.nn import functional
 ACTIVATIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "relu": lambda z, _: functional.relu(z),
     "leaky_relu": lambda z, slope: functional.leaky_relu(z, slope),
+    "relu6": lambda z, _: functional.relu6(z),
     "gelu": lambda z, _: functional.gelu(z),
+    "gelu_tanh": lambda z, _: functional.gelu(z, approximate="tanh"),
     "silu": lambda z, _: functional.silu(z),
+    "mish": lambda z, _: functional.mish(z),
+    "hardswish": lambda z, _: functional.hardswish(z),
     "tanh": lambda z, _: torch.tanh(z),
     "elu": lambda z, alpha: functional.elu(z, alpha),
+    "selu": lambda z, _: functional.selu(z),
+    "celu": lambda z, alpha: functional.celu(z, alpha),
     "softplus": lambda z, _: functional.softplus(z),
     "linear": lambda z, _: z,
 }

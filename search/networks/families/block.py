@@ -47,7 +47,10 @@ class DenseLayer(Strict):
 class PlainLayer(Strict):
     """An activation without a parameter; ``linear`` is the identity."""
 
-    type: Literal["relu", "gelu", "silu", "tanh", "softplus", "linear", "identity"]
+    type: Literal[
+        "relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "tanh", "selu", "softplus", "linear",
+        "identity",
+    ]  # fmt: skip
 
 
 class LeakyReluLayer(Strict):
@@ -64,8 +67,15 @@ class EluLayer(Strict):
     alpha: Alpha = 1.0
 
 
+class CeluLayer(Strict):
+    """z above zero, ``alpha`` · (e^(z / alpha) − 1) below."""
+
+    type: Literal["celu"]
+    alpha: Alpha = 1.0
+
+
 BlockLayer = Annotated[
-    ConvLayer | DenseLayer | PlainLayer | LeakyReluLayer | EluLayer,
+    ConvLayer | DenseLayer | PlainLayer | LeakyReluLayer | EluLayer | CeluLayer,
     Field(discriminator="type"),
 ]
 Path = tuple[str | int, ...]
@@ -162,8 +172,8 @@ def _lower(baseline: BlockBaseline) -> BlockNetwork:
                 _activate(layers, lowered("identity" if layer.type == "linear" else layer.type), path)
             case LeakyReluLayer(negative_slope=slope):
                 _activate(layers, lowered(LeakyRelu(name="leaky_relu", negative_slope=slope)), path)
-            case EluLayer(alpha=alpha):
-                _activate(layers, Activation("elu", alpha), path)
+            case EluLayer(alpha=alpha) | CeluLayer(alpha=alpha):
+                _activate(layers, Activation(layer.type, alpha), path)
             case ConvLayer() | DenseLayer():
                 layers.append(_weight_layer(layer, names, path))
                 channels, shape = _advance(layers[-1], channels, shape, baseline, path)

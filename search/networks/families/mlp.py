@@ -22,8 +22,8 @@ class MlpBaseline(FamilyBaseline):
     """A fully connected network ``inputs → hidden… → outputs`` with one ``activation``, ReLU unless another is given.
 
     ``activation`` is a name, or an object with the name and a parameter: ``{"name": "leaky_relu", "negative_slope":
-    0.1}``. The kernel of one that is not positively homogeneous (GELU, SiLU, tanh, ELU, softplus) is sampled, and
-    depends on the inputs' mean square, as that of biases does.
+    0.1}``. The kernel of one that is not positively homogeneous (all but ReLU, leaky ReLU and the identity) is sampled,
+    and depends on the inputs' mean square, as that of biases does.
 
     ``bias`` gives every unit a bias, zero at initialization, which counts as a parameter and enters the kernel. The
     kernel's variance then depends on the mean square of the inputs, 1 unless ``inputs.gram`` gives another (as

@@ -33,14 +33,27 @@ from collegium.search.networks.families.network_layers import (
 ACTIVATIONS: dict[str, ActivationName] = {
     "relu": "relu",
     "leaky_relu": "leaky_relu",
+    "relu6": "relu6",
     "gelu": "gelu",
+    "gelu_tanh": "gelu_tanh",
     "silu": "silu",
+    "mish": "mish",
+    "hardswish": "hardswish",
     "tanh": "tanh",
     "elu": "elu",
+    "selu": "selu",
+    "celu": "celu",
     "softplus": "softplus",
 }
 #: Constants of theirs that mean the same as none.
-USUAL: dict[str, tuple[float, ...]] = {"softplus": (1.0, 20.0), "leaky_relu": (0.01,), "elu": (1.0,)}
+USUAL: dict[str, tuple[float, ...]] = {
+    "softplus": (1.0, 20.0),
+    "leaky_relu": (0.01,),
+    "elu": (1.0,),
+    "celu": (1.0,),
+}
+#: Constants between which an activation is searched; at α = 0 an ELU is a rectifier, and a CELU nothing.
+RANGES: dict[str, tuple[float, float]] = {"leaky_relu": (-1.0, 1.0), "elu": (0.0, 10.0), "celu": (1e-3, 10.0)}
 #: Norms behind which a bias has no derivative: they take each channel's mean away.
 CENTRED = ("batch", "instance")
 #: Most positions of a unit's receptive field: its Gram matrix has their square.
@@ -117,10 +130,25 @@ def reason(branch: Branch) -> str | None:
         why = _unknown(layer)
         if why is not None:
             return why
+    if _composed(branch):
+        return "two activations in a row, which are a third one, are not searched yet"
     *hidden, last = _biases(branch)
     if any(hidden) and not (all(hidden) and last):
         return "biases in some layers and not in others are not searched yet"
     return _unseen(branch)
+
+
+def _composed(branch: Branch) -> bool:
+    """Whether a weight layer is followed by two activations that are not one and the same rectifier."""
+    found: list[ActivationLayer] = []
+    for layer in branch.layers:
+        if isinstance(layer, Conv | Linear):
+            found = []
+        elif isinstance(layer, ActivationLayer):
+            found.append(layer)
+            if any(each != found[0] or each.function not in ("relu", "relu6") for each in found[1:]):
+                return True
+    return False
 
 
 def _unseen(branch: Branch) -> str | None:
@@ -144,6 +172,9 @@ def _unknown(layer: Any) -> str | None:
                 return f"the activation {layer.function!r} is not searched yet"
             if layer.function == "softplus" and layer.parameters not in ((), USUAL["softplus"]):
                 return "a softplus of another sharpness is not searched yet"
+            low, high = RANGES.get(layer.function, (-math.inf, math.inf))
+            if not all(low <= constant <= high for constant in layer.parameters):
+                return f"the activation {layer.function!r} is searched with a constant from {low:g} to {high:g}"
         case Linear() | Norm() | Dropout():
             return None
         case _:
@@ -200,4 +231,4 @@ def _activation(layer: ActivationLayer) -> Activation:
     if name not in PARAMETERS:
         return Activation(name)
     (parameter,) = layer.parameters or USUAL[name]
-    return Activation("relu") if (name, parameter) == ("leaky_relu", 0.0) else Activation(name, parameter)
+    return Activation("relu") if name in ("leaky_relu", "elu") and parameter == 0 else Activation(name, parameter)

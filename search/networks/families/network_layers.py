@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.fields import MAX_LAYERS, Strict, Width
 
@@ -89,6 +89,18 @@ class Norm(Strict):
         return extents
 
 
+#: Constants that a function has; the others have none.
+CONSTANTS = {
+    "leaky_relu": 1,
+    "elu": 1,
+    "celu": 1,
+    "hardtanh": 2,
+    "softplus": 2,
+    "hardshrink": 1,
+    "softshrink": 1,
+}
+
+
 class ActivationLayer(Strict):
     """An elementwise function; ``parameters`` are its constants in the order in which PyTorch's function takes them.
 
@@ -104,6 +116,14 @@ class ActivationLayer(Strict):
     parameters: Annotated[
         tuple[Annotated[float, Field(ge=-1e12, le=1e12)], ...], Field(max_length=4, strict=False)
     ] = ()
+
+    @field_validator("parameters")
+    @classmethod
+    def _constants_of_the_function(cls, parameters: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        expected = CONSTANTS.get(info.data.get("function", ""), 0)
+        if parameters and len(parameters) != expected and "function" in info.data:
+            raise ValueError(f"{info.data['function']} has {expected or 'no'} constant{'s' * (expected != 1)}")
+        return parameters
 
     def after(self, extents: tuple[int, ...]) -> tuple[int, ...]:
         """The same extents."""

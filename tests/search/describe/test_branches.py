@@ -275,6 +275,10 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
         "gelu": nn.GELU(),
         "logsigmoid": nn.LogSigmoid(),
         "mish": nn.Mish(inplace=True),
+        "selu": nn.SELU(inplace=True),
+        "celu": nn.CELU(0.3),
+        "softplus": lambda x: torch.log1p(x.exp()),
+        "elu": lambda x: torch.where(x > 0, x, x.clamp(max=0).expm1()),
     }
     for name, form in forms.items():
         model = Calls(

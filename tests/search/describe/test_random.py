@@ -22,6 +22,12 @@ ACTIVATIONS: list[Callable[[], nn.Module]] = [
     nn.SiLU,
     nn.Tanh,
     lambda: nn.LeakyReLU(0.1),
+    nn.ReLU6,
+    nn.Hardswish,
+    nn.Mish,
+    nn.SELU,
+    lambda: nn.CELU(0.5),
+    lambda: nn.GELU("tanh"),
     nn.Identity,
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,11 +23,19 @@ ALL = [
     Activation("relu"),
     Activation("leaky_relu", 0.2),
     Activation("leaky_relu", -0.7),
+    Activation("relu6"),
     Activation("gelu"),
+    Activation("gelu_tanh"),
     Activation("silu"),
+    Activation("mish"),
+    Activation("hardswish"),
     Activation("tanh"),
     Activation("elu", 1.0),
     Activation("elu", 2.5),
+    Activation("selu"),
+    Activation("celu", 1.0),
+    Activation("celu", 0.05),
+    Activation("celu", 2.5),
     Activation("softplus"),
     Activation("linear"),
 ]
@@ -44,8 +53,9 @@ def test_mean_squares_are_the_integral_over_a_standard_gaussian(activation):
     def integrand(z: float) -> float:
         return float(activation(np.array(z))) ** 2 * norm.pdf(z)
 
-    halves = [integrate.quad(integrand, *ends, epsabs=1e-13)[0] for ends in ((-30, 0), (0, 30))]
-    assert mean_square(activation) == pytest.approx(sum(halves), rel=1e-11)
+    ends = [-30, -6, -3, 0, 3, 6, 30]
+    parts = [integrate.quad(integrand, *each, epsabs=1e-14, limit=200)[0] for each in pairwise(ends)]
+    assert mean_square(activation) == pytest.approx(sum(parts), rel=1e-11)
 
 
 def test_mean_squares_in_closed_form():
@@ -53,6 +63,13 @@ def test_mean_squares_in_closed_form():
     below = math.exp(2) * norm.cdf(-2) - 2 * math.exp(0.5) * norm.cdf(-1) + 0.5  # E (e^z − 1)² 1[z < 0]
     for alpha in (0.3, 1.0, 4.0):
         assert mean_square(Activation("elu", alpha)) == pytest.approx(0.5 + alpha**2 * below, rel=1e-12)
+    assert mean_square(Activation("selu")) == pytest.approx(1, rel=1e-12)  # what its constants were chosen for
+    for alpha in (0.2, 3.0):  # α² E (e^(z/α) − 1)² 1[z < 0], by completing the square
+        once, twice = (math.exp((k / alpha) ** 2 / 2) * norm.cdf(-k / alpha) for k in (1, 2))
+        expected = 0.5 + alpha**2 * (twice - 2 * once + 0.5)
+        assert mean_square(Activation("celu", alpha)) == pytest.approx(expected, rel=1e-11)
+    beyond = 36 * norm.sf(6) - (6 * norm.pdf(6) + norm.sf(6))  # 36 in the place of z²
+    assert mean_square(Activation("relu6")) == pytest.approx(0.5 + beyond, rel=1e-12)
     for slope in (-1.0, 0.1, 0.8):
         assert mean_square(Activation("leaky_relu", slope)) == pytest.approx((1 + slope**2) / 2, rel=1e-12)
 
@@ -118,6 +135,9 @@ def mlp_with(activation):
         ),
         ({"name": "leaky_relu", "negative_slope": 0.0}, Activation("relu"), "MLP 8→[6, 5]→2"),
         ({"name": "elu", "alpha": 0.5}, Activation("elu", 0.5), "ELU (0.5) MLP 8→[6, 5]→2"),
+        ({"name": "celu", "alpha": 0.5}, Activation("celu", 0.5), "CELU (0.5) MLP 8→[6, 5]→2"),
+        ("celu", Activation("celu", 1.0), "CELU (1) MLP 8→[6, 5]→2"),
+        ("hardswish", Activation("hardswish"), "hard swish MLP 8→[6, 5]→2"),
         ("identity", Activation("linear"), "identity MLP 8→[6, 5]→2"),
     ],
     ids=str,
@@ -132,7 +152,7 @@ def test_a_posted_activation_is_lowered_to_every_hidden_layer(posted, meant, tit
 @pytest.mark.parametrize(
     ("posted", "path", "words"),
     [
-        ("swish", ("activation",), "give one of 'relu', 'leaky_relu', 'gelu'"),
+        ("swish", ("activation",), "give one of 'relu', 'leaky_relu', 'relu6'"),
         (None, ("activation",), "give one of"),
         (["gelu"], ("activation",), "give one of"),
         ({"name": "swish"}, ("activation",), "give one of"),
@@ -141,6 +161,8 @@ def test_a_posted_activation_is_lowered_to_every_hidden_layer(posted, meant, tit
         ({"name": "leaky_relu", "negative_slope": 3}, ("activation", "negative_slope"), "less than or equal to 1"),
         ({"name": "leaky_relu", "negative_slope": "0.1"}, ("activation", "negative_slope"), "number"),
         ({"name": "elu", "alpha": 0}, ("activation", "alpha"), "greater than 0"),
+        ({"name": "celu", "alpha": 0}, ("activation", "alpha"), "greater than 0"),
+        ({"name": "selu", "alpha": 1}, ("activation", "alpha"), "not permitted"),
     ],
     ids=str,
 )
@@ -154,6 +176,7 @@ def test_a_wrong_activation_is_refused_by_its_field(posted, path, words):
 
 def test_activations_of_a_block_are_layers_of_it():
     kinds = ["gelu", {"type": "leaky_relu", "negative_slope": 0.2}, {"type": "elu"}, "identity", "linear", "softplus"]
+    kinds += ["relu6", "mish", {"type": "celu", "alpha": 2.0}, "selu"]
     layers = []
     for kind in kinds:
         layers += [{"type": "dense", "out": "n"}, kind if isinstance(kind, dict) else {"type": kind}]
@@ -171,6 +194,10 @@ def test_activations_of_a_block_are_layers_of_it():
         "identity",
         "identity",
         "softplus",
+        "relu6",
+        "mish",
+        "celu(2)",
+        "selu",
         "identity",
     ]
     twice = block | {

@@ -162,11 +162,54 @@ def test_nothing_to_gain_says_why():
 
 def test_what_is_not_searched_is_said():
     odd = copy.deepcopy(bottleneck("odd", 32, 16, 32, 4))
-    odd["layers"][2] = {"kind": "activation", "function": "hardswish"}
+    odd["layers"][2] = {"kind": "activation", "function": "sigmoid"}
     found = find_ensemble(described(odd, dense("mlp", 64, *[100] * 5, 10)))
     (note,) = [note for note in found.notes if note.kind == "parts_unsearched"]
-    assert "odd: the activation 'hardswish' is not searched yet" in note.message
+    assert "odd: the activation 'sigmoid' is not searched yet" in note.message
     assert found.primal.multiplicity == 20
+
+
+@pytest.mark.parametrize(
+    ("functions", "meant"),
+    [
+        (["hardswish"], "hardswish"),
+        (["selu"], "selu"),
+        (["relu6", "relu6"], "relu6"),
+        ([{"function": "celu", "parameters": [0.5]}], "celu(0.5)"),
+        ([{"function": "celu"}], "celu(1)"),
+        ([{"function": "elu", "parameters": [0.0]}], "relu"),
+        ([{"function": "celu", "parameters": [0.0]}], "is searched with a constant from 0.001 to 10"),
+        ([{"function": "elu", "parameters": [1e11]}], "is searched with a constant from 0 to 10"),
+        (["relu", "tanh"], "two activations in a row"),
+        (["tanh", "tanh"], "two activations in a row"),
+        (["sigmoid"], "the activation 'sigmoid' is not searched yet"),
+    ],
+    ids=str,
+)
+def test_activations_are_those_of_the_chain_or_the_reason(functions, meant):
+    given = [each if isinstance(each, dict) else {"function": each} for each in functions]
+    branch = copy.deepcopy(dense("mlp", 6, 5, 4, 3))
+    branch["layers"][1:2] = [{"kind": "activation", **each} for each in given]
+    found = network(branch)
+    if found.branches:
+        assert str(found.chain.layers[0].phi) == meant
+        assert found.unsearched == ()
+    else:
+        (why,) = found.unsearched
+        assert meant in why
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters", "words"),
+    [("tanh", [1.0], "tanh has no constants"), ("celu", [1.0, 2.0], "celu has 1 constant"),
+     ("softplus", [1.0], "softplus has 2 constants")],
+)  # fmt: skip
+def test_constants_that_an_activation_does_not_have_are_refused(function, parameters, words):
+    branch = copy.deepcopy(dense("mlp", 6, 5, 4, 3))
+    branch["layers"][1] = {"kind": "activation", "function": function, "parameters": parameters}
+    with pytest.raises(InvalidSpec, match=words) as refused:
+        network(branch)
+    assert refused.value.path == ("branches", 0, "layers", 1, "parameters")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ ACTIVATIONS = [
     Activation("tanh"),
     Activation("elu", 1.5),
     Activation("softplus"),
+    Activation("relu6"),
+    Activation("gelu_tanh"),
+    Activation("mish"),
+    Activation("hardswish"),
+    Activation("selu"),
+    Activation("celu", 0.4),
     Activation("linear"),
 ]
 
@@ -66,7 +72,7 @@ def mlp(activation: Activation, widths: tuple[int, ...], bias: bool = False, inp
     return mlp_chain(inputs, len(widths), 1, bias, activation).at(widths)
 
 
-@pytest.mark.parametrize("widths", [(3, 5, 4), (20, 20, 20)], ids=str)
+@pytest.mark.parametrize("widths", [(3, 5, 4), pytest.param((20, 20, 20), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_mlps_have_the_law_of_all_weights_drawn(activation, widths):
     agree(mlp(activation, widths), "unit", np.array([[2.0]]), 60_000, 8_000)

@@ -23,9 +23,19 @@ FUNCTIONS = {
     "tanh": torch.tanh,
     "elu": lambda z: functional.elu(z, 0.5),
     "softplus": functional.softplus,
+    "relu6": functional.relu6,
+    "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
+    "mish": functional.mish,
+    "hardswish": functional.hardswish,
+    "selu": functional.selu,
+    "celu": lambda z: functional.celu(z, 0.5),
     "identity": lambda z: z,
 }
-POSTED = {"leaky_relu": {"name": "leaky_relu", "negative_slope": 0.3}, "elu": {"name": "elu", "alpha": 0.5}}
+POSTED = {
+    "leaky_relu": {"name": "leaky_relu", "negative_slope": 0.3},
+    "elu": {"name": "elu", "alpha": 0.5},
+    "celu": {"name": "celu", "alpha": 0.5},
+}
 
 
 def mlp(name: str, hidden=(9, 7, 5), bias=False):
