@@ -4,7 +4,7 @@ A built-in extension is one file and one line in its registry's table. Another p
 and a line in its ``pyproject.toml``::
 
     [project.entry-points."collegium.methods"]
-    ema = "my_package.ema:Ema"
+    lookahead = "my_package.lookahead:Lookahead"
 
 Tables are read by the API process too, which never loads torch: a module that defines an extension imports torch
 inside the functions that use it.

@@ -62,6 +62,7 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
     check_data_options(spec.data)
     check_formats(spec)
     method = spec.new_method()
+    method.check(spec.merged_recipe())
     _check_validation(spec, method)
     if size is None:
         return None

@@ -289,7 +289,7 @@ def test_precision_schedules_and_clipping_train(digits_spec, fields):
 
 TRAINED = {
     "vanilla": 1, "majority": 3, "adversarial": 3, "adversarial_majority": 3, "learned": 6,
-    "ensemble": 3, "distilled": 1, "soup": 3,
+    "ensemble": 3, "distilled": 1, "soup": 3, "ema": 1, "swa": 1, "sam": 1,
 }  # fmt: skip
 """Plain models whose parameters are trained by each method; subset selection expands hidden layers alone."""
 

@@ -92,7 +92,8 @@ class Loop:
             rank=runtime.rank,
             world=runtime.world,
         )
-        self._rate = rate_at(self.recipe, self.batches.steps)
+        rate, steps = rate_at(self.recipe, self.batches.steps), self.recipe.epochs * self.batches.steps
+        self._rate = method.rates(rate, steps=steps)
         self.model = method.prepare(model, seed=derive_seed(seed, 10))
         self._optimizer = method.optimizer(self.model, make_optimizer(self.model, self.recipe))
         self.position = Position()

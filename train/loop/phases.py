@@ -126,7 +126,7 @@ def _collapsed(
     context: TrainingContext, method: Method, loop: Loop, history: dict[str, list[dict[str, Any]]]
 ) -> Trained:
     """The outcome of a method's loop; what concerns the expanded model is measured before it is collapsed."""
-    trained = parameters(loop.model)
+    trained = sum(parameter.numel() for parameter in loop.model.parameters() if parameter.requires_grad)
     sampled = sampled_scores(context, method, loop.model)
     diagnostics = diagnose(context, loop.model)
     model = method.finish(loop.model)

@@ -34,6 +34,9 @@ METHODS: Registry[type[Method]] = Registry(
         "ensemble": f"{_HERE}.ensemble:Ensemble",
         "distilled": f"{_HERE}.distilled:Distilled",
         "soup": f"{_HERE}.soup:Soup",
+        "ema": f"{_HERE}.ema:Ema",
+        "swa": f"{_HERE}.swa:Swa",
+        "sam": f"{_HERE}.sam:Sam",
     },
 )
 

@@ -5,6 +5,7 @@ The loop owns data, schedule, clipping, checkpoints and metrics, and runs the sa
 
     model = method.prepare(model, seed=seed)                     # once; again before loading a checkpoint
     optimizer = method.optimizer(model, optimizer)               # may fuse work into the update
+    rate = method.rates(rate, steps=steps)                       # the learning rate of each step
     for step, batches in enumerate(...):                         # batches: the microbatches of this step
         optimizer.zero_grad(set_to_none=True)
         output = method.step(model, batches, compute_loss, step=step, execution=execution)
@@ -45,6 +46,8 @@ from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
+
+    from collegium.train.spec.recipes import Recipe
 
 Evaluate = Callable[["nn.Module"], float]
 """Accuracy of a model on the validation split, its batch norms estimated anew."""
@@ -114,6 +117,9 @@ class Method:
         """Memory while training: tensors as large as the plain model that are kept besides those that are trained."""
         return self.independent_models
 
+    def check(self, recipe: Recipe) -> None:
+        """Raise ``InvalidSpec`` where an option does not go with ``recipe``; asked when a training is posted."""
+
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
         """Turn a plain ``model`` into the one that is trained, in place where possible; callers use what it returns."""
         return model
@@ -121,6 +127,10 @@ class Method:
     def optimizer(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
         """The optimizer to use: ``optimizer`` itself or a drop-in replacement with the same state_dict."""
         return optimizer
+
+    def rates(self, rate: Callable[[int], float], *, steps: int) -> Callable[[int], float]:
+        """The learning rate of each of ``steps`` optimizer steps, counted from 0; by default ``rate``, the recipe's."""
+        return rate
 
     def step(
         self,

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 TOY = '''
-"""An exponential moving average of the weights."""
+"""A moving average of the weights, as another package would write it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pydantic import Field
 from collegium.train.methods.method import Method, MethodOptions
 
 
-class EmaOptions(MethodOptions):
+class DragOptions(MethodOptions):
     """How fast the average forgets."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="weight of the average so far")
 
 
-class Ema(Method):
+class Drag(Method):
     """The weights are trained as usual; their moving average is the trained model."""
 
-    name = "ema"
+    name = "drag"
     summary = "plain training, and the moving average of its weights as the trained model"
-    Options = EmaOptions
+    Options = DragOptions
     kept_models = 1
 
     def prepare(self, model, *, seed):
@@ -68,19 +68,20 @@ LISTED = """
 from collegium.train.methods import METHODS, describe_methods
 from collegium.train.limits import check_training_cost
 
-assert METHODS.names[-1] == "ema"
+assert METHODS.names[-1] == "drag"
 assert not METHODS.broken()
 described = describe_methods()[-1]
-assert (described["name"], described["options"][0]["name"], described["options"][0]["default"]) == ("ema", "decay", 0.9)
+option = described["options"][0]
+assert (described["name"], option["name"], option["default"]) == ("drag", "decay", 0.9)
 schema = TrainingSpec.model_json_schema()
-assert schema["properties"]["method"]["enum"][-1] == "ema"
-assert '"title": "EmaOptions"' in json.dumps(schema["properties"]["expansion"])
+assert schema["properties"]["method"]["enum"][-1] == "drag"
+assert '"title": "DragOptions"' in json.dumps(schema["properties"]["expansion"])
 assert training().new_method().options.decay == 0.9
 for options, path in (({"copies": 3}, "copies"), (3, "copies"), ({"decay": 1.0}, "decay"), ({"soup": "x"}, "soup")):
     assert refusal(expansion=options) == [("expansion", path)], options
 assert refusal(method="majority", expansion={"decay": 0.5}) == [("expansion", "decay")]
-vanilla, ema = (check_training_cost(training(method=method)) for method in ("vanilla", "ema"))
-assert ema.bytes - vanilla.bytes == 4 * vanilla.parameters
+vanilla, drag = (check_training_cost(training(method=method)) for method in ("vanilla", "drag"))
+assert drag.bytes - vanilla.bytes == 4 * vanilla.parameters
 assert "torch" not in sys.modules
 """
 
@@ -125,7 +126,7 @@ whole, resumed, vanilla = weights("whole"), weights("resumed"), weights("vanilla
 assert whole.keys() == vanilla.keys()
 assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 assert not any(torch.equal(whole[name], vanilla[name]) for name in whole)
-assert (result["method"], result["expansion"], result["models"]) == ("ema", 1, 1)
+assert (result["method"], result["expansion"], result["models"]) == ("drag", 1, 1)
 
 early = run(training(recipe={"epochs": 60, "patience": 2, "learning_rate": 0.05}), artifact_dir=folder / "early")
 rows = json.loads((folder / "early" / "metrics.json").read_text())["history"]["training"]
@@ -145,7 +146,7 @@ MLP = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [24, 24], "outputs"
 
 
 def training(**fields):
-    spec = {"architecture": MLP, "data": {"name": "digits", "validation": 0.2}, "method": "ema", "seed": 1, **fields}
+    spec = {"architecture": MLP, "data": {"name": "digits", "validation": 0.2}, "method": "drag", "seed": 1, **fields}
     return TrainingSpec.model_validate_json(json.dumps(spec))
 
 
@@ -166,7 +167,7 @@ def run_with_toy(tmp_path):
     metadata.mkdir(parents=True)
     (package / "toy.py").write_text(TOY)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[collegium.methods]\nema = toy:Ema\n")
+    (metadata / "entry_points.txt").write_text("[collegium.methods]\ndrag = toy:Drag\n")
 
     def run(*code, **more):
         path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
@@ -197,8 +198,8 @@ def test_a_method_that_loads_torch_when_imported_is_refused_by_name(run_with_toy
     )
     code = """
         from collegium.train.methods import METHODS, describe_methods
-        assert "ema" not in [described["name"] for described in describe_methods()]
-        assert "import torch inside" in METHODS.broken()["ema"]
+        assert "drag" not in [described["name"] for described in describe_methods()]
+        assert "import torch inside" in METHODS.broken()["drag"]
         assert refusal() == [("method",)]
     """
     run_with_toy(textwrap.dedent(code))
