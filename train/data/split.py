@@ -18,7 +18,7 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
     """
     kept, y_kept, held_out = choose_samples(arrays.y_train, arrays.classes, spec)
     x_train = torch.from_numpy(np.ascontiguousarray(arrays.x_train[kept]))
-    test = slice(None, spec.limit)
+    test = slice(None, test_limit(spec))
     return Dataset(
         name=spec.name,
         kind=arrays.kind,
@@ -37,6 +37,11 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
             "replaced_labels": int((y_kept != arrays.y_train[kept]).sum()) if spec.label_noise else 0,
         },
     )
+
+
+def test_limit(spec: DataSpec) -> int | None:
+    """How many test samples are kept; None for all."""
+    return spec.limit if spec.test_limit is None else spec.test_limit
 
 
 def choose_samples(y: np.ndarray, classes: int, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

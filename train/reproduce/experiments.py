@@ -36,6 +36,8 @@ EXPERIMENTS = {
     ),
     "t5": ("collegium.train.reproduce.t5", "Mazzawi et al. 2024, Table 2, in small: fine-tuning T5 on synthetic text"),
 }
+#: Names with options of their own → the module of their command.
+COMMANDS = {"majority": "collegium.train.reproduce.majority.command"}
 ALIASES = {"label-noise": "noise", "table2": "t5"}
 
 #: Inputs of the data sets that fully connected networks are trained on.
@@ -95,8 +97,12 @@ def reproduce(name: str, options: Options) -> Reproduction:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment from the command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        return import_module(COMMANDS[words[0]]).main(words[1:])
     parser = argparse.ArgumentParser(prog="collegium reproduce", description=__doc__)
     about = "; ".join(f"{name}: {line}" for name, (_, line) in EXPERIMENTS.items())
+    about += f"; with options of their own (NAME --help): {', '.join(COMMANDS)}"
     parser.add_argument("name", choices=[*EXPERIMENTS, *ALIASES], help=about)
     parser.add_argument("--data", default="digits", help="data set to train on")
     parser.add_argument(
@@ -107,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--effort", type=float, default=1.0, help="below 1: shorter sweeps and trainings")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     if given.data not in INPUTS:
         parser.error(f"argument --data: these experiments run on {', '.join(INPUTS)}, not on {given.data!r}")
     missing = " or ".join(missing_files(given.data, given.data_dir))

@@ -22,6 +22,7 @@ class _Data(Strict):
     validation: Fraction = 0.0
     label_noise: Fraction = 0.0
     limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    test_limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     seed: Seed = 0
 
 
@@ -44,8 +45,8 @@ class DataSpec(_with_options(_Data)):
 
     ``validation`` is the fraction of the training samples that is held out. ``label_noise`` is the fraction of the
     remaining training labels that is replaced by labels drawn uniformly from the other classes; validation and test
-    labels stay clean. ``limit`` keeps that many training and test samples. All choices follow from ``seed`` alone, so
-    that trainings with different seeds share one split.
+    labels stay clean. ``limit`` keeps that many training and test samples, ``test_limit`` that many test samples
+    in its place. All choices follow from ``seed`` alone, so that trainings with different seeds share one split.
     """
 
     @model_serializer(mode="wrap")

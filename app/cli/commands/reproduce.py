@@ -14,7 +14,7 @@ from collegium.jobs.subprocesses import environment, python
 
 #: What each computes, and the program that does.
 SEARCH = ("figure2", "figure3", "theorem1", "lemma1", "alpha", "table1", "table2", "network")
-TRAIN = ("figure4", "table5", "noise", "t5")
+TRAIN = ("figure4", "table5", "noise", "t5", "majority")
 ALIASES = {"label-noise": "noise"}
 
 

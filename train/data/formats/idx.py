@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ class Idx(DataFormat):
     def load(self, spec: DataSpec, folders: Folders) -> Arrays:
         """The published splits."""
         assert folders.data is not None
-        return load_mnist(folders.data / spec.name, spec.name)
+        folder = folders.data / spec.name
+        return _load_once(folder, spec.name, tuple(_stamp(_find(folder, file)) for file in FILES.values()))
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -91,6 +93,17 @@ def load_mnist(folder: Path, name: str = "mnist") -> Arrays:
         classes=10,
         summary={"source": "IDX"},
     ).checked(name)
+
+
+@lru_cache(maxsize=1)
+def _load_once(folder: Path, name: str, stamps: tuple[tuple[int, int], ...]) -> Arrays:
+    """What was read last, for a process that trains on it many times; ``stamps`` change when the files do."""
+    return load_mnist(folder, name)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _find(folder: Path, name: str) -> Path:

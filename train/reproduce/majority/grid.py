@@ -1,0 +1,69 @@
+"""Learning rate and number of epochs, by a search that ends where the best of them is not at the end of what was tried.
+
+A point (i, j) stands for the rate r·2^i and the j-th number of epochs. The neighbours of the best point are tried until
+none is better; only a stated bound ends the search otherwise, and the choice then says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Point = tuple[int, int]
+#: Validation accuracy; −∞ where the training diverged.
+Scores = Mapping[Point, float]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Steps of the rate and of the number of epochs beyond which nothing is tried, both ends included."""
+
+    rates: tuple[int, int]
+    lengths: tuple[int, int]
+
+    def __contains__(self, point: Point) -> bool:
+        return self.rates[0] <= point[0] <= self.rates[1] and self.lengths[0] <= point[1] <= self.lengths[1]
+
+
+def best_point(scores: Scores) -> Point | None:
+    """Where the score is highest; of equals, the shortest training, then the lowest rate. None where all diverged.
+
+    >>> best_point({(0, 3): 0.8, (1, 3): 0.81, (1, 4): 0.81})
+    (1, 3)
+    """
+    tried = [point for point, score in scores.items() if score > -math.inf]
+    return min(tried, key=lambda point: (-scores[point], point[1], point[0]), default=None)
+
+
+def untried(scores: Scores, bounds: Bounds, *, diagonal: bool = True) -> list[Point]:
+    """Neighbours of the best point that are still to be tried; none where the choice is made.
+
+    Where everything diverged, the next lower rate. ``diagonal`` neighbours differ in rate and epochs.
+
+    >>> untried({(-1, 3): 0.8, (0, 3): 0.7, (-1, 2): 0.6}, Bounds((-6, 6), (0, 3)), diagonal=False)
+    [(-2, 3)]
+    """
+    best = best_point(scores)
+    if best is None:
+        lowest = min(scores)
+        return [point for point in [(lowest[0] - 1, lowest[1])] if point in bounds]
+    steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i or j) and (diagonal or not (i and j))]
+    around = [(best[0] + i, best[1] + j) for i, j in steps]
+    return [point for point in around if point in bounds and point not in scores]
+
+
+def reached(point: Point, bounds: Bounds) -> tuple[str, ...]:
+    """Which bounds a chosen point lies at, in words; a dimension without a choice has none.
+
+    >>> reached((6, 2), Bounds((-6, 6), (0, 9)))
+    ('highest rate',)
+    """
+    found = []
+    for step, (low, high), (first, last) in (
+        (point[0], bounds.rates, ("lowest rate", "highest rate")),
+        (point[1], bounds.lengths, ("fewest epochs", "most epochs")),
+    ):
+        if low < high:
+            found += [first] * (step == low) + [last] * (step == high)
+    return tuple(found)
