@@ -79,3 +79,11 @@ def test_where_fashion_mnist_can_be_had_is_said(tmp_path):
     with pytest.raises(DataError) as caught:
         load(DataSpec(name="fashion-mnist"), tmp_path)
     assert "put fashion-mnist there; Debian's package dataset-fashion-mnist has it" in str(caught.value.remedy)
+
+
+def test_files_that_change_are_read_again(tmp_path, rng):
+    (tmp_path / "mnist").mkdir()
+    for _ in range(2):
+        arrays = write_mnist(tmp_path / "mnist", rng)
+        data = load(DataSpec(name="mnist"), tmp_path)
+        np.testing.assert_array_equal(data.test.x[:, 0], arrays["x_test"])

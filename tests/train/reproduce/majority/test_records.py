@@ -1,0 +1,63 @@
+"""Rows survive kills, and those of several shards are one study."""
+
+import json
+
+import pytest
+
+from collegium.train.reproduce.majority.cells import Cell
+from collegium.train.reproduce.majority.records import InUse, Records
+from collegium.train.reproduce.majority.training import Training
+
+CELL = Cell("A1", "Adam", 1000, 0.2)
+
+
+def row(seed, accuracy=0.8):
+    return Training(CELL, "vanilla", 1e-3, 8, seed, tuning=False).row() | {"accuracy": [1.0, 0.9, accuracy]}
+
+
+def test_what_a_kill_left_of_a_row_is_discarded_and_written_anew(tmp_path):
+    records = Records(tmp_path, "a.jsonl")
+    records.append(row(0))
+    records.append(row(1))
+    records.close()
+    whole = (tmp_path / "a.jsonl").read_bytes()
+    for end in range(whole.index(b"\n") + 1, len(whole)):
+        (tmp_path / "a.jsonl").write_bytes(whole[:end])
+        again = Records(tmp_path, "a.jsonl")
+        assert len(again) == 1
+        again.append(row(1))
+        again.close()
+        assert (tmp_path / "a.jsonl").read_bytes() == whole
+
+
+def test_files_of_shards_are_read_together_and_a_repeated_training_counts_once(tmp_path):
+    for file, seeds in (("shard-1-of-2.jsonl", (0, 1)), ("shard-2-of-2.jsonl", (1, 2))):
+        records = Records(tmp_path, file)
+        for seed in seeds:
+            if row(seed) not in list(records):
+                records.append(row(seed))
+        records.close()
+    copied = (tmp_path / "shard-1-of-2.jsonl").read_bytes()
+    (tmp_path / "copied.jsonl").write_bytes(copied)
+    merged = Records(tmp_path)
+    assert sorted(one["seed"] for one in merged.of(CELL, "vanilla")) == [0, 1, 2]
+    assert len(merged) == 3
+    with pytest.raises(RuntimeError, match="to be read"):
+        merged.append(row(3))
+
+
+def test_two_processes_do_not_write_to_one_file(tmp_path):
+    first = Records(tmp_path, "a.jsonl")
+    with pytest.raises(InUse, match=r"a\.jsonl"):
+        Records(tmp_path, "a.jsonl")
+    first.close()
+    Records(tmp_path, "a.jsonl").close()
+
+
+@pytest.mark.parametrize(
+    "line", ["no json", "[]", json.dumps({"architecture": "A1"}), json.dumps({**row(0), "rate": "x"})]
+)
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(json.dumps(row(0)) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2"):
+        Records(tmp_path)
