@@ -54,7 +54,7 @@ ARCHITECTURES = {
     "CNN": _resnet(3, layout="imagenet", blocks=[1, 1], block="basic", base_width=16),
     "ResNeXt-29": _resnet(8, layout="cifar", depth=29, cardinality=4, base_width=4),
 }
-OPTIMIZERS = {"Adam": 0, "SGD": 1}
+OPTIMIZERS = {"Adam": 0, "SGD": 2}
 NOISE = {0.0: 0, 0.2: 0, 0.4: 1, 0.1: 3}
 
 

@@ -44,6 +44,9 @@ ENTRANTS: dict[str, Entrant] = {
         "majority", {"copies": 3, "initialization": "independent", "correct_scale": True}, cost=1.6, rank=2
     ),
     "ensemble": Entrant("ensemble", {"copies": 3}, by_curve=False, models=3, rank=2),
+    "ema": Entrant("ema", cost=1.2, rank=2),
+    "sam": Entrant("sam", cost=2, rank=2),
+    "swa": Entrant("swa", by_curve=False, cost=1.2, rank=4),
     "soup": Entrant("soup", {"copies": 3, "soup": "greedy"}, by_curve=False, models=3, rank=5),
     "distilled": Entrant("distilled", {"copies": 3}, by_curve=False, models=4, rank=5),
     "adversarial": Entrant("adversarial", {"copies": 3, "initialization": "independent"}, cost=4, rank=4),

@@ -26,14 +26,21 @@ class Bounds:
         return self.rates[0] <= point[0] <= self.rates[1] and self.lengths[0] <= point[1] <= self.lengths[1]
 
 
-def best_point(scores: Scores) -> Point | None:
-    """Where the score is highest; of equals, the shortest training, then the lowest rate. None where all diverged.
+#: Validation accuracy by which a longer training has to be better: a flat end of a curve is no reason to go on.
+TOLERANCE = 0.001
 
-    >>> best_point({(0, 3): 0.8, (1, 3): 0.81, (1, 4): 0.81})
+
+def best_point(scores: Scores) -> Point | None:
+    """The shortest training within ``TOLERANCE`` of the highest score, at the rate that is best there.
+
+    Of equals, the lowest rate. None where all diverged.
+
+    >>> best_point({(0, 3): 0.8, (1, 3): 0.81, (1, 4): 0.8105})
     (1, 3)
     """
-    tried = [point for point, score in scores.items() if score > -math.inf]
-    return min(tried, key=lambda point: (-scores[point], point[1], point[0]), default=None)
+    highest = max(scores.values())
+    good = [point for point, score in scores.items() if -math.inf < score and score >= highest - TOLERANCE]
+    return min(good, key=lambda point: (point[1], -scores[point], point[0]), default=None)
 
 
 def untried(scores: Scores, bounds: Bounds, *, diagonal: bool = True) -> list[Point]:

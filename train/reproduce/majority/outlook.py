@@ -77,7 +77,7 @@ def _seconds(cell: Cell, name: str, epochs: int) -> float:
     image = _operations(cell.architecture) / OPERATIONS_A_SECOND
     steps = epochs * math.ceil(cell.trained_images / batch)
     training = steps * (STEP_SECONDS + 3 * batch * image) * entrant.cost * entrant.models
-    return 0.5 + training + min(epochs, 32) * VALIDATION * (image + 4e-6)
+    return 0.5 + training + min(epochs, 8) * VALIDATION * (image + 4e-6)
 
 
 @cache

@@ -11,8 +11,8 @@ from collegium.train.reproduce.majority.cells import TEST, Cell
 from collegium.train.reproduce.majority.entrants import ENTRANTS
 from collegium.train.spec.training import TrainingSpec
 
-CURVE = 32
-"""Evaluations on validation images in one training, at most; a power of two."""
+CURVE, FINAL_CURVE = 8, 16
+"""Evaluations on validation images, at most: of a training that serves the choice (a power of two), and of others."""
 DIGITS = 5
 
 
@@ -45,8 +45,8 @@ class Training:
 
     @property
     def evaluate_every(self) -> int:
-        """Epochs between two evaluations: every number of epochs that is tried within ``CURVE`` is one of them."""
-        return -(-self.epochs // CURVE)
+        """Epochs between two evaluations."""
+        return -(-self.epochs // (CURVE if self.tuning else FINAL_CURVE))
 
     def spec(self) -> TrainingSpec:
         """As the service takes it. One that serves the choice evaluates a single test image, which is not kept."""

@@ -147,7 +147,7 @@ def test_a_training_evaluates_at_every_number_of_epochs_below_it_that_matters():
     for step in range(lengths.most + 1):
         training = Training(CELL, REFERENCE, 1e-3, lengths.epochs(step), 0, tuning=True)
         assert training.epochs / training.evaluate_every <= CURVE
-        near = [lengths.epochs(below) for below in range(max(0, step - 5), step + 1)]
+        near = [lengths.epochs(below) for below in range(max(0, step - 3), step + 1)]
         assert all(epochs % training.evaluate_every == 0 for epochs in near)
 
 
