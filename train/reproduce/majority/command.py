@@ -30,7 +30,7 @@ OUTLOOK_EVERY = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, resume or report the study; the exit status: 0, 2 for wrong arguments."""
+    """Run, resume or report the study; the exit status: 0, 2 for wrong arguments, 130 where it was interrupted."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
@@ -49,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"argument --records: {error}")
     print(outlook(planned, records, processes=given.processes), file=sys.stderr, flush=True)
     told = _Told(planned, records, given.processes)
-    seconds = 60 * given.minutes
     try:
-        run_all(planned, records, data_dir, processes=given.processes, seconds=seconds, told=told)
+        run_all(planned, records, data_dir, processes=given.processes, seconds=60 * given.minutes, told=told)
+    except KeyboardInterrupt:
+        print(f"stopped; what has ended is in {given.records}, and the same command goes on", file=sys.stderr)
+        return 130
     finally:
         records.close()
     print(write_report(planned, Records(given.records), given.output))
