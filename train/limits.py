@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location
+from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
@@ -36,10 +37,14 @@ TRANSFORMER_DEFAULTS = {
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """``parameters`` of a plain model, and the numbers that its forward pass leaves for each sample (``features``)."""
+    """``parameters`` of a plain model, and the numbers that its forward pass leaves for each sample (``features``).
+
+    ``family`` is the block family; a transformer has none.
+    """
 
     parameters: int
     features: int
+    family: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
     check_formats(spec)
     method = spec.new_method()
     method.check(spec.merged_recipe())
+    if spec.merged_recipe().dropout:
+        _check_dropout(spec, size)
     _check_validation(spec, method)
     if size is None:
         return None
@@ -81,7 +88,7 @@ def _network_size(spec: TrainingSpec) -> NetworkSize | None:
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
         ensemble = group_network(architecture)
-        size = NetworkSize(ensemble.parameters, ensemble.features)
+        size = NetworkSize(ensemble.parameters, ensemble.features, ensemble.network.family)
     elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
         size = _transformer(architecture, spec)
     else:
@@ -104,26 +111,37 @@ def _check_validation(spec: TrainingSpec, method: Method) -> None:
         raise InvalidSpec(("recipe", "patience"), message)
 
 
+def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:
+    if isinstance(spec.architecture, TransformerArchitecture):
+        message = "transformers have dropout of their own: set it in architecture.config, such as dropout_rate of T5"
+        raise InvalidSpec(("recipe", "dropout"), message)
+    family = None if size is None else size.family
+    if family is not None and not FAMILIES[family].dropout:
+        raise InvalidSpec(("recipe", "dropout"), f"networks of the family {family} have no dropout: leave it out")
+
+
 def check_study_cost(spec: StudySpec) -> None:
     """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
     for index, architecture in enumerate(spec.architectures):
-        places: dict[str | int, Location] = {"architecture": ("architectures", index)}
+        places: dict[Location, Location] = {("architecture",): ("architectures", index)}
         with _at(places):  # once for each architecture: counting a large network takes longer than everything else
             size = _network_size(spec.training(architecture, spec.methods[0], spec.recipes[0]))
         for rank, method in enumerate(spec.methods):
-            places["expansion"] = () if method.expansion is None else ("methods", rank)
-            for recipe in spec.recipes:
-                with _at(places):
+            places["expansion",] = () if method.expansion is None else ("methods", rank)
+            own = {("recipe", field): ("methods", rank) for field in method.recipe.model_dump(exclude_none=True)}
+            for column, recipe in enumerate(spec.recipes):
+                with _at({**places, ("recipe",): ("recipes", column), **own}):
                     _check(spec.training(architecture, method, recipe), size, MAX_BYTES)
 
 
 @contextmanager
-def _at(places: Mapping[str | int, Location]) -> Iterator[None]:
+def _at(places: Mapping[Location, Location]) -> Iterator[None]:
     """Name a field of a training by its place in the study, where it has another one there."""
     try:
         yield
     except InvalidSpec as error:
-        raise InvalidSpec((*places.get(error.path[0], ()), *error.path), error.message) from None
+        place = places.get(error.path[:2], places.get(error.path[:1], ()))
+        raise InvalidSpec((*place, *error.path), error.message) from None
 
 
 def check_data_options(data: DataSpec) -> None:

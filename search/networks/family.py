@@ -42,13 +42,15 @@ class Family:
     """A family of networks.
 
     ``lower`` turns a baseline into its network, by arithmetic alone, and raises ``InvalidSpec`` with a path that begins
-    with ``baseline``. ``module`` names the ``nn.Module`` whose arguments are ``Network.arguments``.
+    with ``baseline``. ``module`` names the ``nn.Module`` whose arguments are ``Network.arguments``;
+    ``dropout`` says whether it takes the fraction ``dropout`` besides.
     """
 
     summary: str
     baseline: type[FamilyBaseline]
     lower: Callable[[Any], Network]
     module: str
+    dropout: bool = False
 
     def __post_init__(self) -> None:
         self.baseline.family_name()

@@ -24,6 +24,9 @@ SCHEDULES = {
 }
 TRAINING = [name for name in METHODS.names if METHODS[name].trains]
 PLACES = [("event", 1), ("event", 4), ("report", 0), ("report", 3)]  # which callback stops, at which of its calls
+RANDOM = {
+    "dropout": {"dropout": 0.3},
+}
 FAST = [("majority", "adam", "cosine"), ("majority", "sgd", "step")]
 
 
@@ -59,7 +62,10 @@ def test_a_training_stopped_after_any_save_ends_in_the_same_weights(
 ):
     """Saves: in the middle of an epoch, as its metrics are recorded, at its end, at a report, and before the first."""
     recipe = {"epochs": 3, "batch_size": 256, "metric_steps": 1, **OPTIMIZERS[optimizer], **SCHEDULES[schedule]}
-    spec = digits_spec(recipe, method=method)
+    assert_resumed_equals_whole(digits_spec(recipe, method=method), tmp_path, places)
+
+
+def assert_resumed_equals_whole(spec, tmp_path, places):
     run(spec, artifact_dir=tmp_path / "whole")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     for place, (who, call) in enumerate(places):
@@ -71,3 +77,14 @@ def test_a_training_stopped_after_any_save_ends_in_the_same_weights(
         resumed = load_file(tmp_path / f"resumed-{place}" / "model.safetensors")
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(whole[name], resumed[name]) for name in whole), (who, call)
+
+
+@pytest.mark.parametrize("random", RANDOM)
+@pytest.mark.parametrize(
+    "method", [name if name == "sam" else pytest.param(name, marks=pytest.mark.slow) for name in TRAINING]
+)
+def test_a_resumed_training_draws_the_same_units_and_samples(digits_spec, tmp_path, method, random):
+    spec = digits_spec(
+        {"epochs": 3, "batch_size": 256, "accumulate": 2, "metric_steps": 1, **RANDOM[random]}, method=method
+    )
+    assert_resumed_equals_whole(spec, tmp_path, PLACES[1:])

@@ -27,6 +27,9 @@ from collegium.train.result import Note
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
 from collegium.train.spec.training import TrainingSpec
 
+#: Fields that recipes have only had since there were checkpoints.
+LATER_RECIPE_FIELDS = ("dropout",)
+
 
 @dataclass(frozen=True)
 class TrainingRequest:
@@ -104,7 +107,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     if isinstance(spec.architecture, BaselineArchitecture):
         requested = group_network(spec.architecture)
         ensemble, channels = fitted(requested, data)
-        plan = blueprint(ensemble)
+        plan = blueprint(ensemble, dropout=runtime.recipe.dropout)
         if ensemble.outputs != requested.outputs:
             message = (
                 f"The head has {ensemble.outputs} outputs, for the data's classes, in place of {requested.outputs}."
@@ -131,5 +134,8 @@ def fingerprint(spec: TrainingSpec) -> str:
     omitted: dict[str, Any] = {"formats": True, "diagnostics": True}
     if getattr(spec.architecture, "stages", None) is None:  # as in the checkpoints from before stages could be given
         omitted["architecture"] = {"stages": True, "origin": {"choice": {"stages": True}}}
+    absent = {name: True for name in LATER_RECIPE_FIELDS if getattr(spec.recipe, name) is None}
+    if absent:  # as in those from before the recipe had these fields
+        omitted["recipe"] = absent
     text = spec.model_dump_json(exclude=omitted)
     return hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()

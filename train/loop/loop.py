@@ -101,7 +101,7 @@ class Loop:
         self._resumed = self._restore()
         self._running, self._stepper, self._execution = runtime.setup(self.model, self._optimizer)
         self._sum = self._new_sum()
-        self._draws = data.kind == "tokens"  # the only models here with dropout
+        self._draws = data.kind == "tokens" or self.recipe.dropout > 0  # transformers may have dropout of their own
 
     @property
     def step(self) -> int:

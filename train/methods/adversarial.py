@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from collegium.train.methods.majority import Majority, MajorityOptions
-from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, repeated_randomness, run_microbatches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,7 +67,9 @@ class Adversarial(Majority):
         from collegium.train.methods.parametrizations.adversarial import overriding, uniform_gradients
 
         self.clock.set_step(step)
+        repeat = repeated_randomness()
         slopes = uniform_gradients(model, batches, compute_loss, execution, weights)
+        repeat()
         with overriding({kernel: self._tilted(kernel, slope) for kernel, slope in slopes.items()}):
             return run_microbatches(model, batches, compute_loss, execution, weights)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from collegium.train.methods.method import Method, MethodOptions
-from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
+from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, repeated_randomness, run_microbatches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,11 +52,11 @@ class Sam(Method):
         weights: Sequence[float] | None = None,
     ) -> StepOutput:
         """Gradient at θ, the move to θ + ε̂, gradient there, and back to θ exactly."""
-        with _repeated_randomness() as repeat:
-            run_microbatches(model, batches, compute_loss, execution, weights)  # ∇L(θ)
-            with _displaced(model, self.options.rho), _kept_statistics(model):  # θ + ε̂
-                repeat()
-                return run_microbatches(model, batches, compute_loss, execution, weights)  # ∇L(θ + ε̂)
+        repeat = repeated_randomness()
+        run_microbatches(model, batches, compute_loss, execution, weights)  # ∇L(θ)
+        with _displaced(model, self.options.rho), _kept_statistics(model):  # θ + ε̂
+            repeat()
+            return run_microbatches(model, batches, compute_loss, execution, weights)  # ∇L(θ + ε̂)
 
 
 @contextmanager
@@ -92,19 +92,3 @@ def _kept_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, before in zip(norms, tracking, strict=True):
             norm.track_running_stats = before
-
-
-@contextmanager
-def _repeated_randomness() -> Iterator[Any]:
-    """Context whose value, when it is called, sets the random generators back to where they were on entering."""
-    import torch
-
-    cpu = torch.get_rng_state()
-    devices = [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-
-    def repeat() -> None:
-        torch.set_rng_state(cpu)
-        for state in devices:
-            torch.cuda.set_rng_state(state)
-
-    yield repeat

@@ -87,3 +87,28 @@ def run_microbatches(
 def _mark_last(batches: Sequence[Any], shares: Sequence[float]) -> Iterator[tuple[bool, Any, float]]:
     for index, (batch, share) in enumerate(zip(batches, shares, strict=True)):
         yield index == len(batches) - 1, batch, share
+
+
+def repeated_randomness() -> Callable[[], None]:
+    """A function that sets torch's random generators back to where they are now, for a second pass over a batch.
+
+    Both passes of a step then have the same dropout, hence the same loss as a function of the weights.
+
+    >>> import torch
+    >>> repeat = repeated_randomness()
+    >>> first = torch.rand(3)
+    >>> repeat()
+    >>> torch.equal(torch.rand(3), first)
+    True
+    """
+    import torch
+
+    cpu = torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def repeat() -> None:
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+    return repeat

@@ -41,9 +41,13 @@ class Blueprint:
             return create(**self.arguments)
 
 
-def blueprint(ensemble: GroupedNetwork) -> Blueprint:
-    """The module of an architecture; its parameters number ``ensemble.parameters``."""
-    return Blueprint(FAMILIES[ensemble.network.family].module, ensemble.arguments)
+def blueprint(ensemble: GroupedNetwork, *, dropout: float = 0.0) -> Blueprint:
+    """The module of an architecture; its parameters number ``ensemble.parameters``.
+
+    ``dropout`` is for families whose modules take one.
+    """
+    given = {"dropout": dropout} if dropout else {}
+    return Blueprint(FAMILIES[ensemble.network.family].module, {**ensemble.arguments, **given})
 
 
 @contextmanager

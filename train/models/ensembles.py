@@ -105,7 +105,7 @@ class MlpEnsemble(nn.Module):
     parameterization (Eq. 3). The members share the output's bias.
 
     Another ``activation`` than a ReLU, with its ``parameter``, comes with the variance ``gains`` of all layers, which
-    take the place of 2 and 1.
+    take the place of 2 and 1. In training mode each hidden activation is set to zero with the probability ``dropout``.
     """
 
     def __init__(
@@ -118,8 +118,10 @@ class MlpEnsemble(nn.Module):
         activation: str = "relu",
         parameter: float | None = None,
         gains: Sequence[float] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.members, self.inputs, self.outputs = members, inputs, outputs
         self.activation, self.parameter = _known(activation), parameter
         scales = [math.sqrt(gain) for gain in gains or (*[2.0] * len(hidden), 1.0)]
@@ -147,7 +149,7 @@ class MlpEnsemble(nn.Module):
         return last(h.transpose(0, 1).flatten(1) * (1 / math.sqrt(self.members)))
 
     def _activated(self, z: Tensor) -> Tensor:
-        return ACTIVATIONS[self.activation](z, self.parameter)
+        return self.dropout(ACTIVATIONS[self.activation](z, self.parameter))
 
 
 class ChainEnsemble(nn.Module):
@@ -157,11 +159,13 @@ class ChainEnsemble(nn.Module):
     ``stride``, ``padding`` and ``groups``; ``inputs`` counts the flattened features of a dense layer. The members of a
     convolution are groups of one grouped convolution, those of a dense layer the blocks of a block-diagonal matrix.
     Weights start as N(0, 2/fan_in) before a ReLU and N(0, 1/fan_in) elsewhere, unless a layer has a variance ``gain``
-    of its own; another ``activation`` than a ReLU, with its ``parameter``, goes with ``relu`` false.
+    of its own; another ``activation`` than a ReLU, with its ``parameter``, goes with ``relu`` false. In training mode
+    what each layer but the last leaves, after its activation, is set to zero with the probability ``dropout``.
     """
 
-    def __init__(self, layers: Sequence[dict[str, Any]], members: int = 1) -> None:
+    def __init__(self, layers: Sequence[dict[str, Any]], members: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.members = members
         self.activations = [
             ("relu" if layer["relu"] else _known(layer.get("activation", "linear")), layer.get("parameter"))
@@ -189,9 +193,11 @@ class ChainEnsemble(nn.Module):
         """Logits ``(batch, outputs)`` of inputs ``(batch, channels, height, width)``."""
         if not self.shared_input:
             x = x.repeat(1, self.members, 1, 1)
-        for layer, (activation, parameter) in zip(self.layers, self.activations, strict=True):
+        for index, (layer, (activation, parameter)) in enumerate(zip(self.layers, self.activations, strict=True)):
             x = self._dense(layer, x) if isinstance(layer, MemberLinear) else layer(x)
             x = ACTIVATIONS[activation](x, parameter)
+            if index + 1 < len(self.layers):
+                x = self.dropout(x)
         logits = x.mean((2, 3)).unflatten(1, (self.members, -1))  # (batch, m, outputs)
         return logits.sum(1) * (1 / math.sqrt(self.members))
 

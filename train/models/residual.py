@@ -81,8 +81,10 @@ class ResNet(nn.Module):
 
     ``block`` is the kind of the residual blocks. ``stem_kernel`` 7 is the ImageNet stem, with stride 2 and a max-pool
     after it. ``stages`` gives each stage's blocks as ``{inputs, widths, outputs, stride}``, and ``groups`` the groups
-    of all blocks, or of those of each stage. Raises ``ValueError`` for an unknown kind of block, or where ``groups``
-    are not as many as the stages.
+    of all blocks, or of those of each stage. In training mode the averaged features that the head reads are set to zero
+    with the probability ``dropout``: behind the last batch norm, whose statistics it would change.
+
+    Raises ``ValueError`` for an unknown kind of block, or where ``groups`` are not as many as the stages.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ResNet(nn.Module):
         stages: Sequence[Sequence[dict[str, Any]]],
         groups: int | Sequence[int],
         classes: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         large = stem_kernel == 7
@@ -108,6 +111,8 @@ class ResNet(nn.Module):
         for name, blocks, paths in zip(self.stages, stages, members, strict=True):
             self.add_module(name, nn.Sequential(*(residual_block(block, groups=paths, **each) for each in blocks)))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(stages[-1][-1]["outputs"], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -120,4 +125,5 @@ class ResNet(nn.Module):
             x = self.maxpool(x)
         for name in self.stages:
             x = getattr(self, name)(x)
-        return self.fc(self.avgpool(x).flatten(1))
+        x = self.avgpool(x).flatten(1)
+        return self.fc(self.dropout(x) if hasattr(self, "dropout") else x)

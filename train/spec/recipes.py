@@ -55,6 +55,7 @@ class RecipeSpec(Strict):
     warmup_epochs: Annotated[float, Field(ge=0, le=1000)] | None = None
     final_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     label_smoothing: Fraction | None = None
+    dropout: Fraction | None = None
     augment: Augmentations | None = None
     precision: Precision | None = None
     channels_last: bool | None = None
@@ -86,7 +87,9 @@ class Recipe(Strict):
     Rates: ``learning_rate`` is that of the whole batch. ``schedule`` ``step`` multiplies it by ``factor`` every
     ``step_epochs`` epochs, ``multistep`` at each of ``milestones``, ``cosine`` lets it fall to ``final_rate`` times
     its start; a linear warm-up of ``warmup_epochs`` comes first. ``accumulate`` splits a batch into that many parts
-    whose gradients are added. ``patience`` stops after so many evaluations without a better validation loss.
+    whose gradients are added. ``dropout`` is the probability with which hidden activations are set to zero in training:
+    those of every hidden layer of an MLP, of every layer of a block but the last, and the features that the head of a
+    residual network reads. ``patience`` stops after so many evaluations without a better validation loss.
     """
 
     epochs: Epochs = 60
@@ -104,6 +107,7 @@ class Recipe(Strict):
     warmup_epochs: Annotated[float, Field(ge=0, le=1000)] = 0.0
     final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     label_smoothing: Fraction = 0.0
+    dropout: Fraction = 0.0
     augment: Augmentations = ()
     precision: Precision = "fp32"
     channels_last: bool = False

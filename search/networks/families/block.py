@@ -257,4 +257,5 @@ BLOCK = Family(
     baseline=BlockBaseline,
     lower=_lower,
     module="collegium.train.models.ensembles:ChainEnsemble",
+    dropout=True,
 )

@@ -125,4 +125,5 @@ MLP = Family(
     baseline=MlpBaseline,
     lower=_lower,
     module="collegium.train.models.ensembles:MlpEnsemble",
+    dropout=True,
 )

@@ -381,4 +381,5 @@ RESNEXT = Family(
     baseline=ResNextBaseline,
     lower=_lower,
     module="collegium.train.models.residual:ResNet",
+    dropout=True,
 )
