@@ -9,6 +9,7 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.family import FAMILIES
+from collegium.train.data.arrays import Kind
 from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
@@ -70,6 +71,9 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
     method.check(spec.merged_recipe())
     if spec.merged_recipe().dropout:
         _check_dropout(spec, size)
+    sample = known_sample(spec.data)
+    if sample is not None:
+        check_mixing(spec, sample.kind)
     _check_validation(spec, method)
     if size is None:
         return None
@@ -118,6 +122,15 @@ def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:
     family = None if size is None else size.family
     if family is not None and not FAMILIES[family].dropout:
         raise InvalidSpec(("recipe", "dropout"), f"networks of the family {family} have no dropout: leave it out")
+
+
+def check_mixing(spec: TrainingSpec, kind: Kind) -> None:
+    """Refuse mixed samples of a ``kind`` that has none. Raises ``InvalidSpec`` with the field's path."""
+    recipe = spec.merged_recipe()
+    if recipe.mixup and kind == "tokens":
+        raise InvalidSpec(("recipe", "mixup"), "tokens cannot be mixed: leave it out")
+    if recipe.cutmix and kind != "image":
+        raise InvalidSpec(("recipe", "cutmix"), f"{spec.data.name} has no images: leave it out, or use mixup")
 
 
 def check_study_cost(spec: StudySpec) -> None:

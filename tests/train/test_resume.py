@@ -26,6 +26,8 @@ TRAINING = [name for name in METHODS.names if METHODS[name].trains]
 PLACES = [("event", 1), ("event", 4), ("report", 0), ("report", 3)]  # which callback stops, at which of its calls
 RANDOM = {
     "dropout": {"dropout": 0.3},
+    "mixup": {"mixup": 0.4},
+    "cutmix": {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1},
 }
 FAST = [("majority", "adam", "cosine"), ("majority", "sgd", "step")]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collegium.train.data.dataset import Augment, Batch, Preprocessing, Split
+from collegium.train.data.mixing import Mixing
 
 
 def permutation(count: int, seed: int, epoch: int) -> Tensor:
@@ -29,7 +30,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 class TrainingBatches:
-    """Batches of one epoch after another, augmented and normalized, on the device that trains.
+    """Batches of one epoch after another, augmented, normalized and mixed, on the device that trains.
 
     ``rank`` of ``world`` processes takes every ``world``-th sample of each batch. The random numbers of a batch follow
     from the seed and the step.
@@ -44,16 +45,18 @@ class TrainingBatches:
         seed: int,
         device: torch.device,
         augment: Augment | None = None,
+        mixing: Mixing | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._split, self._preprocessing, self._augment = split, preprocessing, augment
         self._size, self._seed, self._rank, self._world = batch_size, seed, rank, world
+        self._mixing = mixing
         self._generator = torch.Generator(device)
         self.steps = steps_per_epoch(len(split), batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, … of one epoch."""
+        """Batches ``start``, ``start + 1``, … of one epoch; the labels of mixed ones are shares of all classes."""
         order = permutation(len(self._split), self._seed, epoch)[: self.steps * self._size]
         order = order[start * self._size :]
         size = self._size
@@ -65,7 +68,10 @@ class TrainingBatches:
             if augment is not None:
                 self._generator.manual_seed(derive_seed(self._seed, step, 2, self._rank))
                 x = augment(x.float(), self._generator)
-            yield self._preprocessing(x), y
+            batch = self._preprocessing(x), y
+            if self._mixing is not None:
+                batch = self._mixing(batch, seed=derive_seed(self._seed, step, 4, self._rank))
+            yield batch
             step += 1
 
     def _shard(self, order: Tensor) -> tuple[Tensor, int]:

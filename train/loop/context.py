@@ -16,7 +16,7 @@ from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
 from collegium.train.errors import DoesNotFit
-from collegium.train.limits import check_training_cost, require_packages
+from collegium.train.limits import check_mixing, check_training_cost, require_packages
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
@@ -28,7 +28,7 @@ from collegium.train.spec.architecture import BaselineArchitecture, SearchedArch
 from collegium.train.spec.training import TrainingSpec
 
 #: Fields that recipes have only had since there were checkpoints.
-LATER_RECIPE_FIELDS = ("dropout",)
+LATER_RECIPE_FIELDS = ("dropout", "mixup", "cutmix")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     _check_memory(spec, runtime)
     require_packages(spec)
     data = load(spec.data, request.data_dir, request.datasets_dir)
+    check_mixing(spec, data.kind)
     notes: list[Note] = []
     ensemble, plan = None, None
     if isinstance(spec.architecture, BaselineArchitecture):

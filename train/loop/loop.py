@@ -19,10 +19,11 @@ from torch import nn
 from collegium.train.data.augment import compose
 from collegium.train.data.batches import TrainingBatches, derive_seed
 from collegium.train.data.dataset import Augment, Batch, Dataset
+from collegium.train.data.mixing import Mixing
 from collegium.train.errors import Diverged
 from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.checkpoint import Checkpoints
-from collegium.train.loop.metrics import Metrics, MetricSum
+from collegium.train.loop.metrics import Metrics, MetricSum, labels_of
 from collegium.train.loop.optimization import make_optimizer, rate_at
 from collegium.train.loop.runtime import Runtime, used_memory
 from collegium.train.loop.task import Task, evaluate
@@ -89,6 +90,7 @@ class Loop:
             seed=seed,
             device=runtime.device,
             augment=augmentation(data, self.recipe),
+            mixing=mixing(data, self.recipe),
             rank=runtime.rank,
             world=runtime.world,
         )
@@ -159,7 +161,7 @@ class Loop:
         self._stepper.step()
         self.method.after_step(self.model, step=step)
         logits = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
-        self._sum.add(logits, batch[1], output.loss)
+        self._sum.add(logits, labels_of(batch[1]), output.loss)
 
     def _end_epoch(self, entered: float, first: int) -> None:
         position, recipe = self.position, self.recipe
@@ -276,6 +278,13 @@ class Loop:
 def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
     """The recipe's augmentation of training images; None for other data."""
     return compose(recipe.augment) if data.kind == "image" else None
+
+
+def mixing(data: Dataset, recipe: Recipe) -> Mixing | None:
+    """The recipe's mixing of training samples, or None."""
+    if not recipe.mixup and not recipe.cutmix:
+        return None
+    return Mixing(data.classes, recipe.mixup, recipe.cutmix)
 
 
 def _microbatches(batch: Batch, parts: int) -> tuple[list[Batch], list[float] | None]:

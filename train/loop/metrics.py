@@ -29,10 +29,20 @@ class Metrics:
 
 
 def loss_of(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy of logits ``(…, classes)`` and labels ``(…)``; labels of −100 do not count."""
+    """Mean cross entropy of logits ``(…, classes)`` and labels ``(…)``; labels of −100 do not count.
+
+    Labels of mixed samples are ``(batch, classes)``, the classes' shares.
+    """
+    if labels.is_floating_point():
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
     if labels.ndim > 1:
         logits, labels = logits.flatten(0, -2), labels.flatten()
     return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
+
+
+def labels_of(labels: Tensor) -> Tensor:
+    """One class for each sample: that with the largest share in a mixed one. Other labels as they are."""
+    return labels.argmax(1) if labels.is_floating_point() else labels
 
 
 def count(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.fields import Strict
 from collegium.train.data.catalog import recipe_for
@@ -25,6 +25,16 @@ Rate = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, le=10)]
 Factor = Annotated[float, Field(gt=0, le=1)]
+
+
+def _off_or_mixing(alpha: float) -> float:
+    if 0 < alpha < LEAST_ALPHA:
+        raise ValueError(f"give 0, which switches it off, or at least {LEAST_ALPHA}")
+    return alpha
+
+
+LEAST_ALPHA = 0.001
+Alpha = Annotated[float, Field(ge=0, le=1000), AfterValidator(_off_or_mixing)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=64, strict=False)]
 Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=8, strict=False)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
@@ -56,6 +66,8 @@ class RecipeSpec(Strict):
     final_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     label_smoothing: Fraction | None = None
     dropout: Fraction | None = None
+    mixup: Alpha | None = None
+    cutmix: Alpha | None = None
     augment: Augmentations | None = None
     precision: Precision | None = None
     channels_last: bool | None = None
@@ -89,7 +101,9 @@ class Recipe(Strict):
     its start; a linear warm-up of ``warmup_epochs`` comes first. ``accumulate`` splits a batch into that many parts
     whose gradients are added. ``dropout`` is the probability with which hidden activations are set to zero in training:
     those of every hidden layer of an MLP, of every layer of a block but the last, and the features that the head of a
-    residual network reads. ``patience`` stops after so many evaluations without a better validation loss.
+    residual network reads. ``mixup`` and ``cutmix`` are the α of Beta(α, α), by which samples are mixed in pairs; where
+    both are given, each batch is mixed by one of them. ``patience`` stops after so many evaluations without a better
+    validation loss.
     """
 
     epochs: Epochs = 60
@@ -108,6 +122,8 @@ class Recipe(Strict):
     final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     label_smoothing: Fraction = 0.0
     dropout: Fraction = 0.0
+    mixup: Alpha = 0.0
+    cutmix: Alpha = 0.0
     augment: Augmentations = ()
     precision: Precision = "fp32"
     channels_last: bool = False
