@@ -277,7 +277,8 @@ class Loop:
 
 def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
     """The recipe's augmentation of training images; None for other data."""
-    return compose(recipe.augment) if data.kind == "image" else None
+    already = getattr(data.train, "augments", frozenset())  # of samples that are augmented as they are decoded
+    return compose([name for name in recipe.augment if name not in already]) if data.kind == "image" else None
 
 
 def mixing(data: Dataset, recipe: Recipe) -> Mixing | None:

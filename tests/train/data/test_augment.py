@@ -6,6 +6,10 @@ import pytest
 import torch
 
 from collegium.train.data.augment import AUGMENTATIONS, PAD, compose, flip, pad_crop, random_resized_crop
+from collegium.train.data.dataset import ArraySplit, Dataset
+from collegium.train.data.decoding import DecodedSplit
+from collegium.train.loop.loop import augmentation
+from collegium.train.spec.recipes import Recipe
 
 
 @pytest.fixture
@@ -56,3 +60,14 @@ def test_compose_applies_in_order_and_none_for_nothing(images):
     expected = pad_crop(flip(images, generator), generator)
     assert both is not None
     assert torch.equal(both(images, torch.Generator().manual_seed(3)), expected)
+
+
+def test_what_is_done_while_images_are_decoded_is_not_done_again(images):
+    """A folder's images are cropped as they are read; those in memory are cropped in the batch."""
+    recipe, labels = Recipe(augment=("random_resized_crop", "flip")), torch.zeros(64, dtype=torch.int64)
+    for train, steps in ((DecodedSplit((), labels), ("flip",)), (ArraySplit(images, labels), recipe.augment)):
+        data = Dataset("made", "image", (3, 12, 10), 2, train, None, train)
+        expected = compose(steps)(images, torch.Generator().manual_seed(1))
+        assert torch.equal(augmentation(data, recipe)(images, torch.Generator().manual_seed(1)), expected)
+    decoded = Dataset("made", "image", (3, 12, 10), 2, DecodedSplit((), labels), None, train)
+    assert augmentation(decoded, Recipe(augment=("random_resized_crop",))) is None
