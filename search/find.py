@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import describe_presets
 from collegium.search.parse import parse_spec
 from collegium.search.progress import Report, discard
@@ -15,6 +16,7 @@ from collegium.search.spec import SearchSpec
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
 
 def find_ensemble(
@@ -23,6 +25,8 @@ def find_ensemble(
     report: Report = discard,
     device: str = "cpu",
     images: np.ndarray | None = None,
+    model: nn.Module | None = None,
+    example_input: Any = None,
     **fields: Any,
 ) -> SearchResult:
     """The m × n grouping of a baseline whose kernel varies least at the same cost, and the one that costs least.
@@ -33,6 +37,11 @@ def find_ensemble(
     ``report(fraction, message)`` is called as the search advances, and ends it by raising. Samples, where there are
     any, are drawn on ``device``, and times measured there. ``images`` of shape ``(images, channels, height, width)``
     are the data that ``inputs.data`` names.
+
+    With ``model``, the module that ``baseline`` describes, nothing need be known of its layers: the kernel of the whole
+    network, as it is and regrouped, is measured by autograd over draws of its initialization (``estimator.method``
+    ``plain``), as ``network`` of the specification says and for ``network.max_seconds`` at most. Its inputs are the
+    samples of ``example_input``, or random ones.
 
     The result's ``primal`` and ``dual`` are ensembles (Littwin et al. 2020, Eq. 10–14) or None, and its ``outcome``
     says in a sentence how the search ended. Raises ``InvalidSpec`` with the path of a field that is wrong.
@@ -47,10 +56,35 @@ def find_ensemble(
     >>> find_ensemble("resnet50", efficiency="flops").dual.efficiency > 1
     True
     """
+    if model is not None:
+        return _measure(baseline, fields, model, example_input, report, device)
+    if example_input is not None:
+        raise InvalidSpec(("example_input",), "it goes with 'model', the module that is measured")
     from collegium.search.engine import run
 
     spec = parse_spec(SearchSpec, search_document(baseline, **fields))
     return run(spec, report=report, device=device, images=images)
+
+
+def _measure(
+    baseline: str | Mapping[str, Any] | BaseModel,
+    fields: dict[str, Any],
+    model: nn.Module,
+    example_input: Any,
+    report: Report,
+    device: str,
+) -> SearchResult:
+    """The search by method ``plain``, which a model is given for."""
+    from collegium.search.whole_network.plain.search import search_module
+
+    document = search_document(baseline, **fields)
+    estimator = document.setdefault("estimator", {})
+    if isinstance(estimator, dict):
+        document["estimator"] = {"method": "plain", **estimator}
+    spec = parse_spec(SearchSpec, document)
+    if spec.estimator.method != "plain":
+        raise InvalidSpec(("estimator", "method"), "a model that is given is measured by 'plain': leave it out")
+    return search_module(spec, model, example_input, report=report, device=device)
 
 
 def search_document(baseline: str | Mapping[str, Any] | BaseModel, **fields: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Alpha(Part):
 
     value: float | None
     standard_error: float | None
-    method: Literal["exact", "monte_carlo", "given"]
+    method: Literal["exact", "monte_carlo", "given", "plain"]
     window: FitWindow | None
     r_squared: float | None
     points: tuple[AlphaPoint, ...]
@@ -193,7 +193,8 @@ class CurveRow(MemberWidths):
 
     ``variance`` is that of a single member. ``primal_*`` are at the budget's count, ``dual_*`` at the baseline's
     variance; ``*_real`` is before rounding m, the others are the integer ensemble's, and ``primal_variance`` is at the
-    real m. ``*_relative_variance`` is the integer ensemble's over the baseline's, in the stage where that is largest.
+    real m. ``*_relative_variance`` is the integer ensemble's over the baseline's, in the stage where that is largest;
+    ``primal_standard_error`` is the error of the primal's, where whole networks were measured.
     ``objective`` is the primal objective (Eq. 12), in the worst stage, relative to the optimum: 1 at n*. Null where
     that side has no ensemble at this width.
     """
@@ -215,6 +216,7 @@ class CurveRow(MemberWidths):
     primal_relative_variance: float | None = None
     primal_budget_share: float | None = None
     dual_relative_variance: float | None = None
+    primal_standard_error: float | None = None
 
 
 class Recommendation(MemberWidths):
@@ -346,17 +348,19 @@ class Verification(Part):
 class SearchResult(Part):
     """The answer to a search.
 
-    ``variance_from`` is the source of the curve's variances: the closed form, a smooth fit through sampled
-    points (``smooth``), or a given α. ``outcome`` is how the search ended; ``notes`` are further findings. ``subject``
-    says what the variances are the variances of. The primal costs at most ``1 + budget_tolerance`` times the budget;
-    the tolerance is 0 where the budget was given. ``stages`` is that of the space; where it is ``own``, the curve and
-    the band are those of one m × n for all stages, whose answers are ``tied_primal`` and ``tied_dual``. Where
-    ``measure`` is time or memory, in milliseconds and bytes, the curve counts parameters. ``recommended`` is the
-    hardware-friendly ensemble: the fastest that was measured, or that of the band. ``costs`` has what ensembles cost
-    in time and memory, where that was asked for. ``gains`` has the variance gain of each weight layer of the kernel's
-    module. ``branches`` has the search of each part of a described network that has several; the answers are then all
-    parts' together, and curve, band and check the largest part's. ``reused`` counts the samples that were not drawn but
-    stored by an earlier search with the same seed; the rest of the answer does not depend on it.
+    ``variance_from`` is the source of the curve's variances: the closed form, a smooth fit through sampled points
+    (``smooth``), a given α, or the whole ``network`` of each row, measured at its primal's m by method ``plain`` (a
+    row's ``variance`` is then m times that, and its ratio's error ``primal_standard_error``). ``outcome`` is how the
+    search ended; ``notes`` are further findings. ``subject`` says what the variances are the variances of. The primal
+    costs at most ``1 + budget_tolerance`` times the budget; the tolerance is 0 where the budget was given. ``stages``
+    is that of the space; where it is ``own``, the curve and the band are those of one m × n for all stages, whose
+    answers are ``tied_primal`` and ``tied_dual``. Where ``measure`` is time or memory, in milliseconds and bytes, the
+    curve counts parameters. ``recommended`` is the hardware-friendly ensemble: the fastest that was measured, or that
+    of the band. ``costs`` has what ensembles cost in time and memory, where that was asked for. ``gains`` has the
+    variance gain of each weight layer of the kernel's module. ``branches`` has the search of each part of a described
+    network that has several; the answers are then all parts' together, and curve, band and check the largest part's.
+    ``reused`` counts the samples that were not drawn but stored by an earlier search with the same seed; the rest of
+    the answer does not depend on it.
 
     >>> from collegium import SearchResult, find_ensemble
     >>> answer = find_ensemble("resnet50")
@@ -368,8 +372,8 @@ class SearchResult(Part):
 
     title: str
     space: Literal["scaled", "vector", "widths"]
-    method: Literal["exact", "monte_carlo", "given"]
-    variance_from: Literal["closed_form", "smooth", "sampled", "alpha"]
+    method: Literal["exact", "monte_carlo", "given", "plain"]
+    variance_from: Literal["closed_form", "smooth", "sampled", "alpha", "network"]
     measure: CostName
     budget: int | float
     alpha: Alpha

@@ -63,11 +63,13 @@ class EstimatorSpec(Strict):
     """How the moments of the kernel are found.
 
     ``auto`` uses the closed form where there is one, with a short Monte Carlo check, and Monte Carlo elsewhere.
+    ``plain`` measures a module that is at hand as a whole network, as ``network`` of the specification says; it is for
+    ``collegium.find_ensemble(baseline, model=model)`` alone.
     ``relative_error`` is the asked relative standard error of ln r; ``samples`` fixes the number of samples instead.
     ``reuse`` takes up samples that an earlier search stored, and stores these; the answer is the same without.
     """
 
-    method: Literal["auto", "exact", "monte_carlo", "given"] = "auto"
+    method: Literal["auto", "exact", "monte_carlo", "given", "plain"] = "auto"
     alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
     relative_error: Annotated[float, Field(ge=1e-4, le=0.5)] = 0.01
     samples: Annotated[int, Field(ge=100, le=100_000_000)] | None = None

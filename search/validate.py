@@ -37,6 +37,12 @@ def check_network(network: Network) -> None:
 
 def check_search(spec: SearchSpec, network: Network) -> None:
     """Refuse a search that is inconsistent with its baseline, or too large. Raises ``InvalidSpec``."""
+    if spec.estimator.method == "plain":
+        raise InvalidSpec(
+            ("estimator", "method"),
+            "'plain' measures a module, which is not at hand here: call collegium.find_ensemble(baseline, model=model) "
+            "where it is, or use 'auto'",
+        )
     if spec.space.stages == "own" and not network.separable:
         raise InvalidSpec(
             ("space", "stages"), f"the family {network.family!r} cannot group its stages apart: leave it 'tied'"

@@ -153,10 +153,11 @@ def _law_of(name: str, module: nn.Module, parameter: nn.Parameter) -> Fill | str
     return "reset" if _constant(parameter) == "kept" and _resettable(module) else _constant(parameter)
 
 
-def _constant(parameter: nn.Parameter) -> str:
+def _constant(parameter: nn.Parameter) -> Fill | str:
     """What is constant stays what it is, whatever starts it; there is nothing to keep."""
-    values = parameter.detach()
-    return "nothing" if parameter.numel() > 1 and bool((values == values.flatten()[0]).all()) else "kept"
+    values = parameter.detach().flatten()
+    constant = parameter.numel() > 1 and bool((values == values[0]).all())
+    return Fill("constant", values[0].item(), 0.0) if constant else "kept"
 
 
 def _resets(module: nn.Module, laws: _Laws, name: str) -> bool:

@@ -306,7 +306,8 @@ def _norm(path: str, module: nn.Module, width: int, members: int) -> nn.Module:
             values = old.detach()
             constant = old.device.type != "meta" and bool((values == values.flatten()[0]).all())
             start = values.flatten()[0].item() if constant else float(name == "weight")
-            setattr(made, name, nn.Parameter(old.new_full((width,), start), requires_grad=old.requires_grad))
+            filled = torch.empty(width, dtype=old.dtype, device=old.device).fill_(start)
+            setattr(made, name, nn.Parameter(filled, requires_grad=old.requires_grad))
     return made
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from collegium.search.networks.family import FAMILIES
 from collegium.search.networks.network import Network, StageGrouping
@@ -18,6 +18,63 @@ if TYPE_CHECKING:
 #: Parameters of all draws that are computed at once on a device: those of small networks share their overhead.
 PARAMETERS_AT_ONCE = {"cpu": 100_000, "cuda": 100_000_000}
 MOST_AT_ONCE = 64
+
+
+class Measured(Protocol):
+    """What is measured whole: a module that can be built again and again, under a name.
+
+    ``plain``: gradients are formed as autograd forms them, and parameters drawn by no law but the module's own.
+    """
+
+    plain: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """Such as ``baseline`` or ``primal``."""
+        ...
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The free widths of a member."""
+        ...
+
+    @property
+    def multiplicity(self) -> int:
+        """The number of members."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Logits of the network."""
+        ...
+
+    @property
+    def key(self) -> int:
+        """A number that candidates with the same module share."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The network in a few words."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The grouping in a few characters."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole network."""
+        ...
+
+    def at_once(self, device: str) -> int:
+        """Draws to compute at once on ``device``."""
+        ...
+
+    def build(self) -> nn.Module:
+        """The module at initialization."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +90,13 @@ class Candidate:
     multiplicity: int
     stages: tuple[StageGrouping, ...] | None = None
 
+    plain: ClassVar[bool] = False
+
+    @property
+    def outputs(self) -> int:
+        """Logits that the network gives."""
+        return self.network.outputs
+
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """Those of the family's module."""
@@ -40,7 +104,7 @@ class Candidate:
             return self.network.arguments(self.widths, self.multiplicity)
         return self.network.arguments_of(self.stages)
 
-    @cached_property
+    @property
     def key(self) -> int:
         """A number that candidates with the same module share, in every process."""
         content = [self.network.family, self.arguments]

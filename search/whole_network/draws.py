@@ -15,7 +15,7 @@ import numpy as np
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.progress import Report
-from collegium.search.whole_network.candidate import Candidate
+from collegium.search.whole_network.candidate import Measured
 from collegium.search.whole_network.spec import NetworkKernelSpec
 from collegium.search.whole_network.statistics import FEWEST_DRAWS, RelativeVariance, ratio, relative_variance
 
@@ -32,7 +32,7 @@ FEWEST_AT_ALL, MOST_DRAWS = 2, 200_000
 class Series:
     """The draws of one network so far, by their indices."""
 
-    candidate: Candidate
+    candidate: Measured
     grams: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -90,7 +90,7 @@ class Work:
     _own: threading.local = field(default_factory=threading.local)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, baseline: Candidate) -> bool:
+    def check(self, baseline: Measured) -> bool:
         """Whether the network has batch norms. Raises ``InvalidSpec`` where one draw of it cannot be computed."""
         from collegium.search.whole_network.kernel import NetworkKernel
 
@@ -137,7 +137,7 @@ class Work:
             series.grams.update(zip(indices, grams, strict=True))
             self.spent += time.thread_time() - started
 
-    def _kernel(self, candidate: Candidate) -> NetworkKernel:
+    def _kernel(self, candidate: Measured) -> NetworkKernel:
         """This thread's own."""
         from collegium.search.whole_network.kernel import NetworkKernel
 

@@ -57,7 +57,8 @@ _CONSTANTS = {"zeros": Fill("constant", 0.0, 0.0), "ones": Fill("constant", 1.0,
 class Initialization:
     """The distribution of a module's parameters: each drawn alone where its initializer is known.
 
-    A parameter whose values come about in another way is taken from a module that is built anew for each draw. With
+    A parameter whose values come about in another way is taken from a module that is built anew for each draw; those
+    that the module names in an attribute ``kept`` are the same in each. With
     ``by_fan_in``, plain convolutions and linear layers have weights N(0, gain / fan_in) instead: gain 2, and 1 in the
     last layer. Layers of other classes keep their own.
     """
@@ -66,7 +67,10 @@ class Initialization:
         self._build, self._device = build, device
         with _recording() as recorded:
             self.module = build()
-        self._fills = {name: recorded.fill(value) for name, value in self.module.named_parameters()}
+        kept = set(getattr(self.module, "kept", ()))
+        self._kept = {n: p.detach().to(device, copy=True) for n, p in self.module.named_parameters() if n in kept}
+        named = {name: value for name, value in self.module.named_parameters() if name not in kept}
+        self._fills = {name: recorded.fill(value) for name, value in named.items()}
         if by_fan_in:
             self._fills |= _fan_in_fills(self.module)
         self._shapes = {name: value.shape for name, value in self.module.named_parameters()}
@@ -83,6 +87,8 @@ class Initialization:
         """
         drawn = {}
         others = self._rebuilt(seed) if None in self._fills.values() else {}
+        for name, value in self._kept.items():
+            drawn[name] = value if into is None else into[name].copy_(value)
         for name, fill in self._fills.items():
             drawn[name] = torch.empty(self._shapes[name], device=self._device) if into is None else into[name]
             if fill is None:
@@ -100,7 +106,7 @@ class Initialization:
         unknown = [name for name, fill in self._fills.items() if fill is None]
         variances = {name: fill.variance for name, fill in self._fills.items() if fill is not None}
         variances |= self._estimated(unknown) if unknown else {}
-        return {name: variances[name] or 1.0 for name in self._fills}
+        return {name: variances.get(name) or 1.0 for name in (*self._fills, *self._kept)}
 
     def _estimated(self, names: list[str]) -> dict[str, float]:
         """Mean variance of a parameter's elements over modules built from seeds of their own."""

@@ -12,7 +12,7 @@ from torch.func import functional_call, replace_all_batch_norm_modules_, vjp, vm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from collegium.search.whole_network.candidate import Candidate
+from collegium.search.whole_network.candidate import Measured
 from collegium.search.whole_network.contraction import Contraction, choose, product
 from collegium.search.whole_network.initialization import Initialization
 from collegium.search.whole_network.replay import Replay
@@ -27,23 +27,23 @@ class NetworkKernel:
     without, each input is computed alone. One object serves one thread.
     """
 
-    def __init__(self, candidate: Candidate, spec: NetworkKernelSpec, batch: np.ndarray, device: str) -> None:
+    def __init__(self, candidate: Measured, spec: NetworkKernelSpec, batch: np.ndarray, device: str) -> None:
         ntk = spec.parameterization == "ntk"
         self._initialization = Initialization(
             lambda: _without_norms(candidate.build()) if spec.norm == "none" else candidate.build(),
-            by_fan_in=ntk or spec.norm == "none",
+            by_fan_in=(ntk or spec.norm == "none") and not candidate.plain,
             device=device,
         )
         self._rates = self._initialization.rates() if ntk else {}
         self._module = _as_trained(self._initialization.module).to(device)
-        self._outputs = min(spec.outputs, candidate.network.outputs)
+        self._outputs = min(spec.outputs, candidate.outputs)
         self.normed = any(isinstance(module, _BatchNorm) for module in self._module.modules())
         batches = [batch] if self.normed else np.split(batch[: spec.inputs], spec.inputs)
         self._batches = [_on(device, images) for images in batches]
         #: Of each input measured, the batch that it is in and its row there.
         self._entries = [(0, i) if self.normed else (i, 0) for i in range(spec.inputs)]
         self._together = candidate.at_once(device) > 1
-        self._contractions: list[Contraction] | None = None
+        self._contractions: list[Contraction] | None = [] if candidate.plain else None
         self._device = torch.device(device)
         self._replay: Replay | None = None
 
@@ -96,7 +96,7 @@ class NetworkKernel:
 
         def gradient(output: int, batch: int, row: int) -> _Gradient:
             logits, x, columns = passes[batch]
-            wanted = [*whole.values(), x]  # every layer is on the way to x
+            wanted = [*whole.values(), *([x] if columns else ())]  # every layer is on the way to x
             found = torch.autograd.grad(logits[row, output], wanted, retain_graph=True, materialize_grads=True)
             factors = zip(columns, (each.delta for each in contractions), strict=True)
             return dict(zip(whole, found, strict=False)), list(factors)
@@ -146,8 +146,9 @@ def _seed(seed: int, index: int) -> int:
 def _on(device: str, images: np.ndarray) -> Tensor:
     """Images on a device, in the layout that its convolutions prefer."""
     x = torch.from_numpy(images).to(device)
-    x = x.contiguous(memory_format=torch.channels_last) if min(x.shape[2:], default=1) > 1 else x
-    return x.requires_grad_()
+    if x.dim() == 4 and min(x.shape[2:]) > 1:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_() if x.is_floating_point() else x
 
 
 def _without_norms(module: nn.Module) -> nn.Module:

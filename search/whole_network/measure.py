@@ -10,7 +10,7 @@ import numpy as np
 
 from collegium.search.kernel.inputs import DEFAULT_CORRELATION
 from collegium.search.progress import Report, discard
-from collegium.search.whole_network.candidate import Candidate
+from collegium.search.whole_network.candidate import Candidate, Measured
 from collegium.search.whole_network.draws import Series, Work, single_threads
 from collegium.search.whole_network.images import gaussian_fields, images_of_data, sample_shape
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
@@ -55,12 +55,12 @@ def measure_networks(
     series = {candidate.key: Series(candidate) for candidate in candidates}
     with single_threads(cores if device == "cpu" else 1) as pool:
         work.run(list(series.values()), pool, report)
-    rows = _rows(candidates, series, spec)
+    rows = network_rows(candidates, series, spec)
     seconds = clock() - started
     measured = NetworkVerification(
         networks=rows,
         outcome="measured" if all(row.converged for row in rows) else "not_converged",
-        statement=_statement(rows, spec, shape, normed, images is not None),
+        statement=statement(rows, spec, shape, normed, images is not None),
         parameterization=spec.parameterization,
         norm="batch" if normed else "none",
         images=spec.images,
@@ -79,14 +79,15 @@ def measure_networks(
     return measured
 
 
-def _rows(
-    candidates: Sequence[Candidate], series: dict[int, Series], spec: NetworkKernelSpec
+def network_rows(
+    candidates: Sequence[Measured], series: dict[int, Series], spec: NetworkKernelSpec
 ) -> tuple[MeasuredNetwork, ...]:
+    """The row of each candidate from its draws, by its key; the first one is the baseline."""
     baseline = series[candidates[0].key]
     return tuple(_row(candidate, series[candidate.key], baseline, spec) for candidate in candidates)
 
 
-def _row(candidate: Candidate, series: Series, baseline: Series, spec: NetworkKernelSpec) -> MeasuredNetwork:
+def _row(candidate: Measured, series: Series, baseline: Series, spec: NetworkKernelSpec) -> MeasuredNetwork:
     variance = series.variance
     compared = ratio(variance, baseline.variance)
     if series is baseline or compared is None:
@@ -114,7 +115,7 @@ def _row(candidate: Candidate, series: Series, baseline: Series, spec: NetworkKe
     )
 
 
-def _statement(
+def statement(
     rows: Sequence[MeasuredNetwork], spec: NetworkKernelSpec, shape: tuple[int, ...], normed: bool, data: bool
 ) -> str:
     """Of what the figures speak, and what was not reached."""

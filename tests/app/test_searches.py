@@ -138,6 +138,14 @@ WRONG = [
 ]
 
 
+def test_what_needs_the_module_is_refused_with_what_to_do(api: TestClient, mlp: dict[str, Any]) -> None:
+    answer = post(api, mlp | {"estimator": {"method": "plain"}})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["path"] == "estimator.method"
+    assert "collegium.find_ensemble(baseline, model=model)" in error["message"]
+
+
 def test_a_wrong_field_is_named_and_nothing_is_stored(api: TestClient, services: Services) -> None:
     services.settings.data_dir.mkdir()
     for spec, path in WRONG:

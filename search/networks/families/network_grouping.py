@@ -7,7 +7,7 @@ its own share of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -185,14 +185,15 @@ def replace_groups(layer: Any, members: int) -> Any:
 
 
 def searched_groups(baseline: NetworkBaseline) -> list[tuple[Branch, ...]]:
-    """Branches that are searched, those that are tied together; the first of a group has its smallest widths.
+    """Branches that are searched, or their pieces, those that are tied together."""
+    return tied_groups(piece for branch in baseline.branches for piece in searched(branch))
 
-    Branches of one ``group`` are tied where their widths are multiples of the smallest one's.
-    """
+
+def tied_groups(branches: Iterable[Branch]) -> list[tuple[Branch, ...]]:
+    """Branches by group, where their widths are multiples of the smallest one's; the first of a tuple has these."""
     named: dict[str, list[Branch]] = {}
-    for branch in baseline.branches:
-        for piece in searched(branch):
-            named.setdefault(piece.group or piece.name, []).append(piece)
+    for branch in branches:
+        named.setdefault(branch.group or branch.name, []).append(branch)
     found: list[tuple[Branch, ...]] = []
     for members in named.values():
         left = sorted(members, key=lambda branch: (member_widths(branch), -branch.count))
