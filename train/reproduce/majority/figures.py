@@ -40,7 +40,7 @@ def curves_figure(found: Sequence[Line]) -> Figure:
         panels[0][column].set_title(name, fontsize="medium")
     panels[0][0].set_ylabel("accuracy, %: validation, training dotted")
     panels[1][0].set_ylabel("loss")
-    panels[0][0].legend(fontsize="x-small")
+    _legend(panels[0][0])
     return figure
 
 
@@ -72,6 +72,10 @@ def sharpness_figure(found: Sequence[Line]) -> Figure:
     panel.set_xlabel("stochastic sharpness Δ on the training images")
     panel.set_ylabel("test accuracy over vanilla, points")
     panel.grid(alpha=0.3)
+    _legend(panel)
+    return figure
+
+
+def _legend(panel: Axes) -> None:
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize="x-small")
-    return figure

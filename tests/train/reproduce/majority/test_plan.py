@@ -1,8 +1,5 @@
 """What is wanted follows from what is recorded, in whatever order it was."""
 
-import math
-import random
-
 import pytest
 
 from collegium.train.limits import check_training_cost
@@ -14,42 +11,6 @@ from collegium.train.reproduce.majority.records import Records
 from collegium.train.reproduce.majority.training import CURVE, Training
 
 CELL = Cell("A1", "Adam", 1000, 0.2)
-
-
-def result(training, best=(2e-3, 16)):
-    """A row as a training would leave it, were accuracy highest at the ``best`` rate and epochs."""
-    if training.rate > 0.05:
-        return training.row() | {"failure": "diverged"}
-    lengths = [epochs for epochs in training.cell.lengths.all() if epochs < training.epochs]
-    curve = ENTRANTS[training.entrant].reads_curve(training.cell)
-    ends = [training.epochs, *(lengths if curve else [])]
-
-    def accuracy(epochs):
-        return 0.9 - 0.01 * math.hypot(math.log2(training.rate / best[0]), math.log2(epochs / best[1]))
-
-    if training.tuning:
-        return training.row() | {
-            "validation": {str(epochs): [accuracy(epochs), 1.0] for epochs in ends},
-            "seconds": 1.0,
-        }
-    return training.row() | {
-        "accuracy": [1, 0.9, accuracy(training.epochs)],
-        "seconds": 1.0,
-        "sharpness": None,
-        "curve": [],
-    }
-
-
-def run(planned, folder, *, processes=1, seed=0, **fields):
-    """Complete ``planned``; trainings end in a random order."""
-    records, order, running = Records(folder, "a.jsonl"), random.Random(seed), {}
-    while True:
-        for training in next_trainings(planned, records, running, processes - len(running)):
-            running[training.key] = training
-        if not running:
-            return records
-        ended = running.pop(order.choice(list(running)))
-        records.append(result(ended, **fields))
 
 
 def test_every_method_in_every_setting_is_planned_once_and_the_cheap_and_telling_ones_come_first():
@@ -80,11 +41,11 @@ def test_words_choose_settings_and_methods_and_plain_training_stays():
 
 
 @pytest.mark.parametrize("best", [(2e-3, 16), (1e-3, 64), (2.5e-4, 512), (1.6e-2, 4)])
-def test_the_choice_is_the_best_point_and_does_not_depend_on_the_order(tmp_path, best):
+def test_the_choice_is_the_best_point_and_does_not_depend_on_the_order(tmp_path, best, complete):
     planned = [Unit(CELL, REFERENCE, seeds=3)]
     found = []
     for processes in (1, 4):
-        records = run(planned, tmp_path / str(processes), processes=processes, seed=processes, best=best)
+        records = complete(planned, tmp_path / str(processes), processes=processes, seed=processes, best=best)
         choice = planned[0].chosen(records)
         assert (choice.rate, choice.epochs, choice.at_bounds) == (*best, ())
         found.append({row["seed"] for row in planned[0].finished(records)})
@@ -92,15 +53,15 @@ def test_the_choice_is_the_best_point_and_does_not_depend_on_the_order(tmp_path,
     assert found == [{0, 1, 2}] * 2
 
 
-def test_a_choice_at_a_bound_says_so(tmp_path):
+def test_a_choice_at_a_bound_says_so(tmp_path, complete):
     planned = [Unit(CELL, REFERENCE, seeds=1)]
-    choice = planned[0].chosen(run(planned, tmp_path, best=(1e-9, 16)))
+    choice = planned[0].chosen(complete(planned, tmp_path, best=(1e-9, 16)))
     assert choice.at_bounds == ("lowest rate",)
 
 
-def test_seeds_of_the_choice_are_none_of_those_that_are_compared(tmp_path):
+def test_seeds_of_the_choice_are_none_of_those_that_are_compared(tmp_path, complete):
     planned = units(["A1", "Adam", "1000", "20%"])
-    records = run(planned, tmp_path)
+    records = complete(planned, tmp_path)
     tuning = {row["seed"] for row in records if row["tuning"]}
     compared = {row["seed"] for row in records if not row["tuning"]}
     assert tuning == {TUNING_SEED, TUNING_SEED + 1}
@@ -116,20 +77,20 @@ def test_seeds_of_the_choice_are_none_of_those_that_are_compared(tmp_path):
     assert far.trainings == len(records)
 
 
-def test_long_training_is_three_times_what_was_chosen_and_has_a_rate_of_its_own(tmp_path):
+def test_long_training_is_three_times_what_was_chosen_and_has_a_rate_of_its_own(tmp_path, complete):
     planned = units(["A1", "Adam", "1000", "20%", LONG])
-    records = run(planned, tmp_path)
+    records = complete(planned, tmp_path)
     long = next(unit for unit in planned if unit.name == LONG)
     assert long.chosen(records).epochs == 3 * 16
     assert {row["epochs"] for row in records.of(CELL, LONG)} == {48}
     assert len({row["rate"] for row in records.of(CELL, LONG) if row["tuning"]}) >= 3
 
 
-def test_methods_without_a_curve_wait_for_plain_training_and_try_each_number_of_epochs(tmp_path):
+def test_methods_without_a_curve_wait_for_plain_training_and_try_each_number_of_epochs(tmp_path, complete):
     ensemble = Unit(CELL, "ensemble", seeds=2)
     assert ensemble.wanted(Records(tmp_path / "none")) == []
     planned = [Unit(CELL, REFERENCE, seeds=2), ensemble]
-    records = run(planned, tmp_path, processes=3)
+    records = complete(planned, tmp_path, processes=3)
     assert ensemble.chosen(records).epochs == 16
     tried = {row["epochs"] for row in records.of(CELL, "ensemble") if row["tuning"]}
     assert tried == {8, 16, 32}
@@ -165,7 +126,7 @@ def test_methods_of_one_seed_share_images_wrong_labels_and_initialization(name):
             assert other.seed != spec.seed
 
 
-def test_the_outlook_shrinks_as_trainings_end(tmp_path):
+def test_the_outlook_shrinks_as_trainings_end(tmp_path, result):
     planned = units(["A1", "Adam", "1000", "20%", "ensemble"])
     before = outlook(planned, Records(tmp_path))
     records = Records(tmp_path, "a.jsonl")

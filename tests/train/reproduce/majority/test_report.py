@@ -1,0 +1,54 @@
+"""Tables say what was found, how far the study is, and where a choice lies at a bound."""
+
+import random
+
+import pytest
+from scipy.stats import ttest_rel
+
+from collegium.train.reproduce.majority.entrants import LONG, REFERENCE
+from collegium.train.reproduce.majority.lines import lines
+from collegium.train.reproduce.majority.plan import units
+from collegium.train.reproduce.majority.records import Records
+from collegium.train.reproduce.majority.report import markdown, write_report
+
+WORDS = ["A1", "Adam", "1000", "20%", LONG, "ensemble"]
+
+
+def gain(method, seed):
+    """Seeds differ by more than methods do."""
+    noise = random.Random(f"{method} {seed}").gauss(0, 0.001)
+    return 0.02 * (seed % 3) + 0.004 * (method == "ensemble") + noise
+
+
+def test_differences_are_paired_and_to_both_plain_trainings(complete, tmp_path):
+    planned = units(WORDS)
+    records = complete(planned, tmp_path, gain=gain)
+    found = {line.unit.name: line for line in lines(planned, records)}
+    assert set(found) == {REFERENCE, LONG, "ensemble"}
+    accuracies = {name: [100 * line.rows[seed]["accuracy"][2] for seed in range(10)] for name, line in found.items()}
+    for reference, difference in ((REFERENCE, found["ensemble"].to_plain), (LONG, found["ensemble"].to_long)):
+        low, high = ttest_rel(accuracies["ensemble"], accuracies[reference]).confidence_interval(0.95)
+        assert (difference.mean - difference.half, difference.mean + difference.half) == pytest.approx((low, high))
+    assert found["ensemble"].to_plain.sign == 1
+    assert found["ensemble"].error == pytest.approx(100 - sum(accuracies["ensemble"]) / 10)
+    text = markdown(planned, records)
+    assert "3 of 3 methods × settings" in text
+    assert f"| ensemble | 1 | {found['ensemble'].to_plain.mean:+.2f} | 1 | 0 | 1 |" in text
+    assert "bound" not in text
+
+
+def test_a_choice_at_a_bound_is_marked_and_named(complete, tmp_path):
+    planned = units(["A1", "Adam", "1000", "20%", REFERENCE])
+    text = markdown(planned, complete(planned, tmp_path, best=(1e-9, 16)))
+    assert "7.81e-06*" in text
+    assert "A1 Adam 1000 20%, vanilla: lowest rate" in text
+
+
+def test_what_has_not_been_trained_at_all_seeds_is_no_line(complete, result, tmp_path):
+    planned = units(WORDS)
+    records = complete(planned[:1], tmp_path / "some", gain=gain)
+    assert [line.unit.name for line in lines(planned, records)] == [REFERENCE]
+    nothing = Records(tmp_path / "none")
+    assert lines(planned, nothing) == []
+    assert "0 of 3 methods" in write_report(planned, nothing, tmp_path / "out")
+    assert (tmp_path / "out" / "majority-sharpness.svg").exists()
