@@ -2,8 +2,9 @@
 
 import random
 
+import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 from collegium.train.reproduce.majority.entrants import LONG, REFERENCE
 from collegium.train.reproduce.majority.lines import lines
@@ -32,9 +33,19 @@ def test_differences_are_paired_and_to_both_plain_trainings(complete, tmp_path):
     assert found["ensemble"].to_plain.sign == 1
     assert found["ensemble"].error == pytest.approx(100 - sum(accuracies["ensemble"]) / 10)
     text = markdown(planned, records)
+    plain, long = (f"{one.mean:+.2f}" for one in (found["ensemble"].to_plain, found["ensemble"].to_long))
     assert "3 of 3 methods × settings" in text
-    assert f"| ensemble | 1 | {found['ensemble'].to_plain.mean:+.2f} | 1 | 0 | 1 |" in text
+    assert f"| ensemble | 1 | {plain} | {plain} | 1 | 0 | {long} |" in text
     assert "bound" not in text
+
+
+def test_the_interval_over_settings_is_that_of_their_means(complete, tmp_path):
+    planned = units(["A1", "A2", "Adam", "1000", "0%", "20%", "ensemble"])
+    records = complete(planned, tmp_path, gain=gain)
+    means = [line.to_plain.mean for line in lines(planned, records) if line.unit.name == "ensemble"]
+    assert len(means) == 4
+    half = float(np.std(means, ddof=1)) / 2 * t.ppf(0.975, 3)
+    assert f"| ensemble | 4 | {np.mean(means):+.2f} ± {half:.2f} |" in markdown(planned, records)
 
 
 def test_a_choice_at_a_bound_is_marked_and_named(complete, tmp_path):
