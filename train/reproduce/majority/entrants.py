@@ -46,6 +46,7 @@ ENTRANTS: dict[str, Entrant] = {
     "ensemble": Entrant("ensemble", {"copies": 3}, by_curve=False, models=3, rank=2),
     "ema": Entrant("ema", cost=1.2, rank=2),
     "sam": Entrant("sam", cost=2, rank=2),
+    "dropout": Entrant("vanilla", recipe={"dropout": 0.2}, cost=1.2, rank=3),
     "swa": Entrant("swa", by_curve=False, cost=1.2, rank=4),
     "soup": Entrant("soup", {"copies": 3, "soup": "greedy"}, by_curve=False, models=3, rank=5),
     "distilled": Entrant("distilled", {"copies": 3}, by_curve=False, models=4, rank=5),
