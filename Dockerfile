@@ -20,7 +20,7 @@ COPY migrations migrations
 COPY search search
 COPY train train
 COPY worker worker
-RUN pip install -c constraints.txt '.[transformers,onnx,s3]'
+RUN pip install -c constraints.txt '.[transformers,onnx,s3,augment]'
 
 FROM python:3.12-slim-bookworm
 RUN apt-get update \

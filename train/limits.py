@@ -9,8 +9,8 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.family import FAMILIES
-from collegium.train.data.arrays import Kind
 from collegium.train.data.catalog import foreign_options, known_sample
+from collegium.train.data.format import Sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods.method import Method
@@ -73,7 +73,7 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
         _check_dropout(spec, size)
     sample = known_sample(spec.data)
     if sample is not None:
-        check_mixing(spec, sample.kind)
+        check_samples(spec, sample)
     _check_validation(spec, method)
     if size is None:
         return None
@@ -124,13 +124,16 @@ def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:
         raise InvalidSpec(("recipe", "dropout"), f"networks of the family {family} have no dropout: leave it out")
 
 
-def check_mixing(spec: TrainingSpec, kind: Kind) -> None:
-    """Refuse mixed samples of a ``kind`` that has none. Raises ``InvalidSpec`` with the field's path."""
-    recipe = spec.merged_recipe()
-    if recipe.mixup and kind == "tokens":
+def check_samples(spec: TrainingSpec, sample: Sample) -> None:
+    """Refuse what the recipe does to samples of another kind. Raises ``InvalidSpec`` with the field's path."""
+    recipe, name = spec.merged_recipe(), spec.data.name
+    if recipe.mixup and sample.kind == "tokens":
         raise InvalidSpec(("recipe", "mixup"), "tokens cannot be mixed: leave it out")
-    if recipe.cutmix and kind != "image":
-        raise InvalidSpec(("recipe", "cutmix"), f"{spec.data.name} has no images: leave it out, or use mixup")
+    if recipe.cutmix and sample.kind != "image":
+        raise InvalidSpec(("recipe", "cutmix"), f"{name} has no images: leave it out, or use mixup")
+    if "randaugment" in recipe.augment and (sample.kind != "image" or sample.shape[0] not in (1, 3)):
+        what = "no images" if sample.kind != "image" else f"images of {sample.shape[0]} channels"
+        raise InvalidSpec(("recipe", "augment"), f"{name} has {what}, and randaugment takes grey and colour images")
 
 
 def check_study_cost(spec: StudySpec) -> None:
@@ -173,7 +176,11 @@ def check_formats(spec: TrainingSpec) -> None:
 
 
 def require_packages(spec: TrainingSpec) -> None:
-    """Raise ``MissingExtra`` where an export format needs a package that is not installed here."""
+    """Raise ``MissingExtra`` where an export format or the recipe needs a package that is not installed here."""
+    if "randaugment" in spec.merged_recipe().augment:
+        from collegium.train.data.randaugment import require_kornia
+
+        require_kornia()
     for name in spec.formats:
         EXPORT_FORMATS[name]().require_packages()
 

@@ -27,6 +27,7 @@ PLACES = [("event", 1), ("event", 4), ("report", 0), ("report", 3)]  # which cal
 RANDOM = {
     "dropout": {"dropout": 0.3},
     "mixup": {"mixup": 0.4},
+    "randaugment": {"augment": ["randaugment"]},
     "cutmix": {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1},
 }
 FAST = [("majority", "adam", "cosine"), ("majority", "sgd", "step")]

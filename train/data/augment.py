@@ -7,7 +7,7 @@ independently for every image. Nothing loops over images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -84,11 +84,11 @@ AUGMENTATIONS: dict[str, Augment] = {
 }
 
 
-def compose(names: Sequence[str]) -> Augment | None:
+def compose(names: Sequence[str], augmentations: Mapping[str, Augment] = AUGMENTATIONS) -> Augment | None:
     """The named augmentations one after the other, or None for none."""
     if not names:
         return None
-    steps = [AUGMENTATIONS[name] for name in names]
+    steps = [augmentations[name] for name in names]
 
     def apply(images: Tensor, generator: torch.Generator) -> Tensor:
         for step in steps:

@@ -15,8 +15,9 @@ from torch import nn
 from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
+from collegium.train.data.format import Sample
 from collegium.train.errors import DoesNotFit
-from collegium.train.limits import check_mixing, check_training_cost, require_packages
+from collegium.train.limits import check_samples, check_training_cost, require_packages
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
@@ -28,7 +29,7 @@ from collegium.train.spec.architecture import BaselineArchitecture, SearchedArch
 from collegium.train.spec.training import TrainingSpec
 
 #: Fields that recipes have only had since there were checkpoints.
-LATER_RECIPE_FIELDS = ("dropout", "mixup", "cutmix")
+LATER_RECIPE_FIELDS = ("dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     _check_memory(spec, runtime)
     require_packages(spec)
     data = load(spec.data, request.data_dir, request.datasets_dir)
-    check_mixing(spec, data.kind)
+    check_samples(spec, Sample(data.kind, data.shape))
     notes: list[Note] = []
     ensemble, plan = None, None
     if isinstance(spec.architecture, BaselineArchitecture):

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from collegium.train.data.augment import compose
+from collegium.train.data.augment import AUGMENTATIONS, compose
 from collegium.train.data.batches import TrainingBatches, derive_seed
 from collegium.train.data.dataset import Augment, Batch, Dataset
 from collegium.train.data.mixing import Mixing
+from collegium.train.data.randaugment import RandAugment, value_range
 from collegium.train.errors import Diverged
 from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.checkpoint import Checkpoints
@@ -277,8 +278,14 @@ class Loop:
 
 def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
     """The recipe's augmentation of training images; None for other data."""
+    if data.kind != "image":
+        return None
     already = getattr(data.train, "augments", frozenset())  # of samples that are augmented as they are decoded
-    return compose([name for name in recipe.augment if name not in already]) if data.kind == "image" else None
+    steps = dict(AUGMENTATIONS)
+    if "randaugment" in recipe.augment:
+        span = value_range(data.train)
+        steps["randaugment"] = RandAugment(recipe.augment_operations, recipe.augment_magnitude, *span)
+    return compose([name for name in recipe.augment if name not in already], steps)
 
 
 def mixing(data: Dataset, recipe: Recipe) -> Mixing | None:

@@ -17,7 +17,7 @@ from collegium.train.data.format import GENERIC_RECIPE
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "step", "multistep", "cosine"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Augmentation = Literal["flip", "pad_crop", "random_resized_crop", "color"]
+Augmentation = Literal["flip", "pad_crop", "random_resized_crop", "color", "randaugment"]
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
@@ -37,6 +37,8 @@ LEAST_ALPHA = 0.001
 Alpha = Annotated[float, Field(ge=0, le=1000), AfterValidator(_off_or_mixing)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=64, strict=False)]
 Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=8, strict=False)]
+Operations = Annotated[int, Field(ge=1, le=15)]
+Magnitude = Annotated[int, Field(ge=1, le=29)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
 
 
@@ -69,6 +71,8 @@ class RecipeSpec(Strict):
     mixup: Alpha | None = None
     cutmix: Alpha | None = None
     augment: Augmentations | None = None
+    augment_operations: Operations | None = None
+    augment_magnitude: Magnitude | None = None
     precision: Precision | None = None
     channels_last: bool | None = None
     compile: bool | None = None
@@ -102,7 +106,8 @@ class Recipe(Strict):
     whose gradients are added. ``dropout`` is the probability with which hidden activations are set to zero in training:
     those of every hidden layer of an MLP, of every layer of a block but the last, and the features that the head of a
     residual network reads. ``mixup`` and ``cutmix`` are the α of Beta(α, α), by which samples are mixed in pairs; where
-    both are given, each batch is mixed by one of them. ``patience`` stops after so many evaluations without a better
+    both are given, each batch is mixed by one of them. ``augment_operations`` and ``augment_magnitude``, the latter in
+    thirtieths, are N and M of ``randaugment``. ``patience`` stops after so many evaluations without a better
     validation loss.
     """
 
@@ -125,6 +130,8 @@ class Recipe(Strict):
     mixup: Alpha = 0.0
     cutmix: Alpha = 0.0
     augment: Augmentations = ()
+    augment_operations: Operations = 2
+    augment_magnitude: Magnitude = 10
     precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False

@@ -171,10 +171,12 @@ def test_a_fraction_out_of_range_is_refused(value):
         training({"baseline": MLP}, dropout=value)
 
 
-def test_a_training_that_names_no_dropout_goes_on_from_checkpoints_from_before_there_was_one():
+def test_a_training_that_names_no_later_field_of_recipes_goes_on_from_checkpoints_from_before():
     spec = training({"baseline": MLP})
     document = json.loads(spec.model_dump_json(exclude={"formats": True, "diagnostics": True}))
-    del document["architecture"]["stages"], document["recipe"]["dropout"]
+    del document["architecture"]["stages"]
+    for field in ("dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude"):
+        assert document["recipe"].pop(field) is None
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     assert fingerprint(spec) == hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()
     assert fingerprint(training({"baseline": MLP}, dropout=0.1)) != fingerprint(spec)
