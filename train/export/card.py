@@ -19,6 +19,9 @@ PURPOSE = {
     "manifest.json": "size and hash of every file, versions, seed and specification",
 }
 
+REGULARIZERS = ("dropout", "mixup", "cutmix", "label_smoothing")
+"""Fields of a recipe that the card lists where they are given."""
+
 
 def model_card(description: Mapping[str, Any], metrics: Mapping[str, Any], files: Sequence[str]) -> str:
     """The card as Markdown, from the description in ``config.json`` and the metrics in ``metrics.json``."""
@@ -80,6 +83,9 @@ def _training(description: Mapping[str, Any]) -> str:
         f"{data.get('test', '?')} test samples; {data.get('replaced_labels', 0)} training labels replaced",
         f"* augmentation: {', '.join(recipe['augment']) or 'none'}; seed {description['seed']}",
     ]
+    given = [f"{name.replace('_', ' ')} {recipe[name]:g}" for name in REGULARIZERS if recipe.get(name)]
+    if given:
+        lines.append(f"* {', '.join(given)}")
     return "\n".join(lines)
 
 

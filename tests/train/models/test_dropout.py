@@ -119,6 +119,7 @@ def test_trainings_drop_units_and_evaluate_without(digits_spec, tmp_path, load_a
     assert result["loss"]["train"] != without["loss"]["train"]
     assert result["accuracy"]["test"] > 0.5
     assert json.loads((tmp_path / "config.json").read_text())["collegium"]["arguments"]["dropout"] == 0.2
+    assert "\n* dropout 0.2\n" in (tmp_path / "README.md").read_text()
     assert load_and_evaluate(tmp_path)["accuracy"] == result["accuracy"]["test"]
 
 
