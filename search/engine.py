@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from collegium.search.attention.search import search_block
 from collegium.search.curve.source import Curve, Exact, Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.alpha import exact_points, fit_alpha
@@ -18,6 +19,7 @@ from collegium.search.latency.bench import Bench
 from collegium.search.latency.selection import Costed, cost_answers
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
+from collegium.search.networks.families.attention import AttentionNetwork
 from collegium.search.networks.network import Network
 from collegium.search.optimize import built
 from collegium.search.optimize.members import between
@@ -79,6 +81,8 @@ def run(
     report(0.0, "reading the specification")
     resources = Resources(load, store, map_shards or compute_here(device), device, images, bench)
     problem = build_problem(spec, images)
+    if isinstance(problem.network, AttentionNetwork):
+        return search_block(spec, problem.network, report, device)
     if len(problem.network.parts) == 1:
         return _run(problem, resources, report)
 

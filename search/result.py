@@ -39,6 +39,7 @@ OutcomeKind = Literal[
     "verification_inconclusive",
     "times_disagree",
     "parts_unsearched",
+    "no_optimum",
 ]
 #: ``cannot_tell``: the error is so large that a relevant deviation would not have been seen.
 Agreement = Literal["agree", "disagree", "cannot_tell"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from collegium.search.attention.search import check_block
 from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.closed_form import has_closed_form
 from collegium.search.kernel.inputs import check_gram
@@ -11,6 +12,7 @@ from collegium.search.kernel.receptive_field import input_window
 from collegium.search.latency.memory import memory_bytes
 from collegium.search.latency.parts import check_workload, divided
 from collegium.search.latency.workload import Workload
+from collegium.search.networks.families.attention import AttentionNetwork
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.images import sample_shape
@@ -43,6 +45,9 @@ def check_search(spec: SearchSpec, network: Network) -> None:
             "'plain' measures a module, which is not at hand here: call collegium.find_ensemble(baseline, model=model) "
             "where it is, or use 'auto'",
         )
+    if isinstance(network, AttentionNetwork):
+        check_block(spec)
+        return
     if spec.space.stages == "own" and not network.separable:
         raise InvalidSpec(
             ("space", "stages"), f"the family {network.family!r} cannot group its stages apart: leave it 'tied'"

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -80,14 +82,18 @@ class _Sampling:
     seed: int
     device: str
 
-    def run(self, width: int) -> tuple[Estimate, bool]:
-        """The moments of one head, judged at numbers of samples that do not depend on the error asked for."""
+    def run(self, width: int, report: Callable[[], None]) -> tuple[Estimate, bool]:
+        """The moments of one head, judged at numbers of samples that do not depend on the error asked for.
+
+        ``report`` is called before each round, and may raise.
+        """
         import torch
 
         from collegium.search.attention.sampler import HeadSampler
 
         sampler, moments, index = HeadSampler(width, self.gram, device=self.device), Moments(), 0
         while True:
+            report()
             wanted = round(FIRST * STEP**index)
             generator = torch.Generator(device=self.device).manual_seed(self._seed(width, index))
             moments = moments.merge(Moments.of(sampler.draw(wanted - moments.count, generator).cpu().numpy()))
@@ -138,8 +144,8 @@ def head_curve(
     sampling = _Sampling(gram, relative_error, seed, device)
     found: dict[int, tuple[Estimate, bool]] = {}
     for index, d in enumerate(widths):
-        report(index / len(widths), f"sampling heads of width {d}")
-        found[d] = sampling.run(d)
+        beat = partial(report, index / len(widths), f"sampling heads of width {d}")
+        found[d] = sampling.run(d, beat)
     report(1.0, "done")
     given = math.expm1(found[width][0].log_ratio) / heads
     rows = tuple(_row(d, total // d, *found[d], given) for d in widths)

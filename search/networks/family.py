@@ -73,6 +73,7 @@ FAMILIES: Registry[Family] = Registry(
         "resnext": "collegium.search.networks.families.resnext:RESNEXT",
         "block": "collegium.search.networks.families.block:BLOCK",
         "network": "collegium.search.networks.families.network_grouping:NETWORK",
+        "attention": "collegium.search.networks.families.attention:ATTENTION",
     },
 )
 

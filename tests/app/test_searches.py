@@ -138,6 +138,18 @@ WRONG = [
 ]
 
 
+def test_an_attention_block_is_taken_and_refused_by_field(api: TestClient) -> None:
+    block = {"family": "attention", "heads": 4, "width": 32, "min_width": 8}
+    assert post(api, {"baseline": block}).status_code == 202
+    answer = post(api, {"baseline": block, "inputs": {"correlation": 0.5}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["path"] == "inputs.correlation"
+    training = {"architecture": {"baseline": block}, "data": {"name": "digits"}}
+    refused = api.post("/v1/trainings", json=training)
+    assert refused.status_code == 422
+    assert "train the transformer" in refused.json()["errors"][0]["message"]
+
+
 def test_what_needs_the_module_is_refused_with_what_to_do(api: TestClient, mlp: dict[str, Any]) -> None:
     answer = post(api, mlp | {"estimator": {"method": "plain"}})
     assert answer.status_code == 422

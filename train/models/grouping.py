@@ -123,7 +123,9 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
 
 
 def _require_module(network: Network, path: Location) -> None:
-    """Refuse a network whose module is its user's own."""
+    """Refuse a network whose module is its user's own, or that is none."""
+    if network.family == "attention":
+        raise InvalidSpec(path, "an attention block is searched alone: train the transformer that it is of")
     if not network.trained_here:
         raise InvalidSpec(
             path,

@@ -21,6 +21,8 @@ def search_table(result: dict[str, Any]) -> RenderableType:
     """The baseline and both ensembles, then the estimates that they follow from."""
     parts: list[RenderableType] = [_outcome(result), Text(), _ensembles(result), Text()]
     parts += [Text.from_markup(line) for line in _lines(result)]
+    if _is_curve(result):
+        parts += [Text(), _curve(result)]
     if result.get("branches"):
         parts += [Text(), _branches(result["branches"])]
     if result["correlations"]:
@@ -41,6 +43,24 @@ def _outcome(result: dict[str, Any]) -> Text:
         if one.get("remedy"):
             text.append(f"\n  {one['remedy']}", style="dim")
     return text
+
+
+def _is_curve(result: dict[str, Any]) -> bool:
+    """Whether the answer is a curve and no ensemble, as of the heads of attention."""
+    return result["outcome"]["kind"] == "no_optimum"
+
+
+def _curve(result: dict[str, Any]) -> RenderableType:
+    """What was measured at every width, at the same cost."""
+    table = grid("heads × width", "variance", "of the baseline's", "±")
+    for row in result["curve"]:
+        table.add_row(
+            f"{row['primal_multiplicity']} × {widths(row)}",
+            number(row["primal_variance"]),
+            percent(row["primal_relative_variance"]),
+            percent(row.get("primal_standard_error")),
+        )
+    return table
 
 
 def _ensembles(result: dict[str, Any]) -> RenderableType:
@@ -132,7 +152,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
             if pick
             else "none is better than the baseline within the limits"
         )
-        pick_here = "" if measured else f"; {recommended}"
+        pick_here = "" if measured or _is_curve(result) else f"; {recommended}"
         lines.append(
             f"[dim]near optimum[/]   n from {near['min_width']} to {near['max_width']} "
             f"(within {percent(near['tolerance'])}){pick_here}"
