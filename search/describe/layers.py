@@ -242,6 +242,7 @@ def _pad(reader: fx.Node, node: fx.Node, channels: int) -> Step | None:
     given = arguments(reader)
     sizes, dimensions = [int(size) for size in given["pad"]], len(shape_of(node)) - channels - 1
     mode = given.get("mode", "constant")
+    mode = "other" if mode == "constant" and given.get("value") not in (None, 0) else mode
     if dimensions < 1 or len(sizes) > 2 * dimensions or min(sizes) < 0 or dimensions > 3:
         return None
     sizes += [0] * (2 * dimensions - len(sizes))

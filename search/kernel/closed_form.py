@@ -3,7 +3,9 @@
 K is the sum over all parameters of the squared derivatives of an output, so E[K²] sums over pairs of parameters;
 ``pairs`` carries them through layers of independent rows. Only the first layer may share weights over positions: its
 channels are independent, and what one of them contributes is a sum over pairs of positions of the expectations in
-``relu``. Where it has groups, each channel sees the Gram matrix of its own group's inputs. Activations are positively
+``relu``. Where it has groups, each channel sees the Gram matrix of its own group's inputs. A depthwise layer behind it
+keeps its channels apart: each goes through a dense layer of one unit, whose inputs are the channel's positions, before
+the channels meet. Activations are positively
 homogeneous: rectifiers, leaky or not, and the identity. Of others the gates depend on the size of what comes in, and
 the recursion does not close.
 """
@@ -17,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from collegium.search.kernel import relu
 from collegium.search.kernel.inputs import Gram, check_gram, is_diagonal, patch_gram
-from collegium.search.kernel.pairs import Pair, State
+from collegium.search.kernel.pairs import Pair, Part, State
 from collegium.search.kernel.receptive_field import input_window, windows
 from collegium.search.networks.activation import Activation
 from collegium.search.networks.chain import Chain, Free, WeightLayer
@@ -38,17 +40,24 @@ def is_dense_above(chain: Chain, entry: str, pair: PairSpec | None = None) -> bo
     """Whether a diagonal entry is that of a dense chain on independent channels of its first layer.
 
     So it is without groups above the first layer, where no layer above the first is needed at more than one position:
-    MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k) blocks. With biases, no layer may
-    share its weights and the first has no groups.
+    MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k) blocks. The second layer may be
+    depthwise, where it has as many outputs as inputs. With biases, no layer may share its weights and the first has no
+    groups.
     """
     needed = [window.positions for window in windows(chain, entry)[1:]]
+    apart = has_depthwise_second(chain)
     return (
         is_diagonal(pair)
-        and all(layer.groups == 1 for layer in chain.layers[1:])
+        and all(layer.groups == 1 and not layer.depthwise for layer in chain.layers[2 if apart else 1 :])
         and all(positions == 1 for positions in needed[1:])
         and (len(chain.layers) > 1 or entry == "unit")
-        and not (chain.bias and (needed[0] > 1 or chain.first_groups > 1))
+        and not (chain.bias and (needed[0] > 1 or chain.first_groups > 1 or apart))
     )
+
+
+def has_depthwise_second(chain: Chain) -> bool:
+    """Whether the second layer is depthwise, with one output for each channel, and not the last."""
+    return len(chain.layers) > 2 and chain.layers[1].depthwise and chain.layers[0].out == chain.layers[1].out
 
 
 def is_gated(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
@@ -56,7 +65,8 @@ def is_gated(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
 
     A unit is then open or closed and nothing else, and a layer's draws are but counts and sums of squares.
     """
-    return is_dense_above(chain, entry, pair) and all(layer.activation in ("relu", "linear") for layer in chain.layers)
+    gated = all(layer.activation in ("relu", "linear") and not layer.depthwise for layer in chain.layers)
+    return gated and is_dense_above(chain, entry, pair)
 
 
 def log_moment_ratio(chain: Chain, widths: Sequence[int], gram: ArrayLike | Gram | None = None) -> float:
@@ -110,14 +120,18 @@ def _output(chain: Chain, table: np.ndarray, grams: np.ndarray) -> State:
     if chain.bias:
         state, start = State.of_input(len(table)), 0
     else:
-        state, start = _first_layer(grams, hidden[0].phi, _widths(hidden[0], table)), 1
+        start = 2 if has_depthwise_second(chain) else 1
+        channels = [_behind_depthwise(_channel(gram, hidden[0].phi), hidden[1:start]) for gram in grams]
+        state = _first_layer(channels, start, _widths(hidden[0], table))
     for layer, bias in list(zip(hidden, biases, strict=False))[start:]:
         state = state.through(_widths(layer, table), layer.phi, bias)
     return state.through(np.ones(len(table)), Activation("linear"), biases[-1])
 
 
 def _widths(layer: WeightLayer, table: np.ndarray) -> np.ndarray:
-    return table[:, layer.out.index] if isinstance(layer.out, Free) else np.full(len(table), float(layer.out))
+    if isinstance(layer.out, Free):
+        return layer.out.times * table[:, layer.out.index]
+    return np.full(len(table), float(layer.out))
 
 
 def _bias_weights(chain: Chain, grams: np.ndarray) -> list[float]:
@@ -144,7 +158,8 @@ def _first_grams(chain: Chain, gram: ArrayLike | Gram | None) -> np.ndarray:
     """Covariance of the first layer's pre-activations over its positions, up to its gain; ``(1 or groups, P, P)``."""
     if not has_closed_form(chain, "unit"):
         raise ValueError(
-            "no closed form: a layer above the first shares its weights or has groups, or there are biases and the "
+            "no closed form: a layer above the first shares its weights or has groups (and is not a depthwise second "
+            "one), or there are biases and the "
             "first does, or an activation is neither a rectifier, leaky or not, nor the identity"
         )
     if gram is not None:
@@ -160,28 +175,48 @@ def _first_grams(chain: Chain, gram: ArrayLike | Gram | None) -> np.ndarray:
     return np.full((1, 1, 1), 2.0)
 
 
-def _first_layer(grams: np.ndarray, activation: Activation, width: np.ndarray) -> State:
-    """The state after a layer of ``width`` channels, in as many equal groups as there are ``grams``.
+def _first_layer(each: Sequence[Channel], layers: int, width: np.ndarray) -> State:
+    """The state after ``width`` independent channels, in as many equal groups as there are ``each``, of so many layers.
 
-    Channels are independent Gaussians whose covariance is their group's Gram matrix. Two channels add the product of
-    their means to ``norms``, and nothing to ``inner``; one channel adds its own expectation.
+    Two channels add the product of their means to ``norms``, and nothing to ``inner``; one channel adds its own
+    expectation. The tangents of every layer have the mean of the activations.
     """
-    each = [_channel(gram, activation) for gram in grams]
     members = width / len(each)
     sizes = np.array([size for size, *_ in each])
     total = members * sizes.sum()
 
-    def pair(norms: int, inner: int) -> Pair:
+    def pair(norms: int, inner: int, tangents: int) -> Pair:
         own, within = (members * sum(channel[index] for channel in each) / total**2 for index in (norms, inner))
-        return Pair(own + 1 - members * (sizes**2).sum() / total**2, within)
+        return Pair(own + layers**tangents * (1 - members * (sizes**2).sum() / total**2), within)
 
-    activations = pair(1, 1)
+    activations = pair(1, 1, 0)
     # u = v = a: |u|²|v|² and ⟨u, v⟩² are the same
-    return State.of_first_layer(Pair(activations.norms, activations.norms), pair(2, 3), pair(4, 5))
+    same = Pair(activations.norms, activations.norms)
+    return State.of_first_layer(same, pair(2, 3, 1), pair(4, 5, 2), layers)
 
 
-def _channel(gram: np.ndarray, activation: Activation) -> tuple[float, float, float, float, float, float]:
-    """What one channel contributes: E|a|², E|a|⁴, then ``norms`` and ``inner`` of mixed pairs and of tangents."""
+#: E|a|², E|a|⁴, then ``norms`` and ``inner`` of mixed pairs and of tangents, of one channel.
+Channel = tuple[float, float, float, float, float, float]
+
+
+def _behind_depthwise(channel: Channel, layers: Sequence[WeightLayer]) -> Channel:
+    """What a channel contributes behind a depthwise layer: a dense one of a single unit, which reads its positions.
+
+    Relative to E|a|², as ``Part.through`` keeps it; without such a layer what it is.
+    """
+    size, *moments = channel
+    for layer in layers:
+        square, mixed, mixed_inner, tangents, inner = (np.array([moment]) for moment in moments)
+        one = np.ones(1)
+        part = Part(one, one, Pair(square, square), Pair(mixed, mixed_inner), Pair(tangents, inner), one)
+        part = part.through(one, layer.phi, 0.0)
+        pairs = (part.activations.norms, part.mixed.norms, part.mixed.inner, part.tangents.norms, part.tangents.inner)
+        moments = [float(each[0]) for each in pairs]
+    return size, *moments  # pyright: ignore[reportReturnType]
+
+
+def _channel(gram: np.ndarray, activation: Activation) -> Channel:
+    """What one channel contributes, with z ~ N(0, ``gram``) over its positions."""
     variance = np.diag(gram)
     product = np.outer(variance, variance)
     if activation.name == "linear":

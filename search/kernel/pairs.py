@@ -120,10 +120,10 @@ class State:
         return cls(Part(one, one, Pair(one, one), Pair(zero, zero), Pair(zero, zero), zero), Part.dead(zero))
 
     @classmethod
-    def of_first_layer(cls, activations: Pair, mixed: Pair, tangents: Pair) -> State:
-        """After a first layer whose pairs were found otherwise, of a network without biases."""
+    def of_first_layer(cls, activations: Pair, mixed: Pair, tangents: Pair, layers: int = 1) -> State:
+        """After first ``layers`` whose pairs were found otherwise, of a network without biases."""
         one = np.ones_like(activations.norms)
-        return cls(Part(one, one, activations, mixed, tangents, one), Part.dead(np.zeros_like(one)))
+        return cls(Part(one, one, activations, mixed, tangents, layers * one), Part.dead(np.zeros_like(one)))
 
     def through(self, width: np.ndarray, activation: Activation, bias: float) -> State:
         """The state one layer higher. A rectifier closes every unit at once with probability 2⁻ⁿ.

@@ -72,6 +72,9 @@ class KernelPoint(BaseModel):
                 del layer["parameter"]  # as before activations had parameters
             if layer["dilation"] == 1:
                 del layer["dilation"]
+            if layer["more"] == 0:
+                del layer["more"]
+            del layer["depthwise"]  # its groups say so
         content = {
             "version": ESTIMATOR_VERSION,
             "chain": chain,

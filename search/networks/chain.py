@@ -16,9 +16,10 @@ from collegium.search.networks.activation import Activation, ActivationName
 
 @dataclass(frozen=True)
 class Free:
-    """A free width: position ``index`` of the width vector."""
+    """A free width: ``times`` that at position ``index`` of the width vector."""
 
     index: int
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Axis:
     stride: int
     padding: int
     dilation: int
+    more: int = 0
 
     @property
     def reach(self) -> int:
@@ -47,7 +49,9 @@ class WeightLayer:
     Sizes of a convolution are one number, or one along the rows and one along the columns. A dense layer reads its
     whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding``, ``dilation`` or ``groups``. What
     depends on the kind is asked of the layer, or matched with every kind named, so that a further kind is refused until
-    it is given a meaning there. Raises ``ValueError`` for an unknown kind or activation.
+    it is given a meaning there. ``more`` is what the padding at the ends is larger than that at the starts, or smaller
+    where it is negative. ``depthwise`` is a convolution whose groups are the channels that it reads, however
+    many these are; ``Chain.at`` sets them. Raises ``ValueError`` for an unknown kind or activation.
     """
 
     kind: Literal["conv", "dense"]
@@ -59,13 +63,15 @@ class WeightLayer:
     groups: int = 1
     parameter: float | None = None
     dilation: Sizes = 1
+    depthwise: bool = False
+    more: Sizes = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("conv", "dense"):
             raise ValueError(f"no layer is of kind {self.kind!r}; there are conv, dense")
         Activation(self.activation, self.parameter)
         geometry = (self.kernel, self.stride, self.padding, self.groups, self.dilation)
-        if self.kind == "dense" and geometry != (1, 1, 0, 1, 1):
+        if self.kind == "dense" and (geometry != (1, 1, 0, 1, 1) or self.depthwise):
             raise ValueError("a dense layer has no kernel, stride, padding, groups or dilation")
 
     @property
@@ -75,7 +81,7 @@ class WeightLayer:
 
     def along(self, axis: int) -> Axis:
         """A convolution's sizes along the rows (axis 0) or the columns (axis 1) of a map."""
-        sizes = (self.kernel, self.stride, self.padding, self.dilation)
+        sizes = (self.kernel, self.stride, self.padding, self.dilation, self.more)
         return Axis(*(size if isinstance(size, int) else size[axis] for size in sizes))
 
     @property
@@ -90,7 +96,7 @@ class WeightLayer:
                 return 1
             case "conv":
                 own = self.along(axis)
-                return (size + 2 * own.padding - own.reach) // own.stride + 1
+                return (size + 2 * own.padding + own.more - own.reach) // own.stride + 1
         assert_never(self.kind)
 
     def taps(self, height: int, width: int) -> int:
@@ -144,12 +150,17 @@ class Chain:
         """The chain with every free width replaced by its value in ``widths``."""
         if len(widths) != len(self.names):
             raise ValueError(f"expected {len(self.names)} widths {self.names}, got {len(widths)}")
-        layers = tuple(replace(layer, out=self._value(layer.out, widths)) for layer in self.layers)
-        return replace(self, layers=layers, names=())
+        layers: list[WeightLayer] = []
+        channels = self.channels
+        for layer in self.layers:
+            groups = channels if layer.depthwise else layer.groups
+            channels = self._value(layer.out, widths)
+            layers.append(replace(layer, out=channels, groups=groups))
+        return replace(self, layers=tuple(layers), names=())
 
     @staticmethod
     def _value(out: int | Free, widths: Sequence[int]) -> int:
-        return int(widths[out.index]) if isinstance(out, Free) else out
+        return out.times * int(widths[out.index]) if isinstance(out, Free) else out
 
     def shapes(self, widths: Sequence[int]) -> list[tuple[int, int, int]]:
         """Shapes ``(channels, height, width)`` before each layer and after the last one."""
@@ -164,7 +175,8 @@ class Chain:
         """Inputs that one unit of each layer sums over, at the given width vector."""
         fans = []
         for layer, (channels, height, width) in zip(self.layers, self.shapes(widths), strict=False):
-            fans.append(channels * layer.taps(height, width) // layer.groups)
+            groups = channels if layer.depthwise else layer.groups
+            fans.append(channels * layer.taps(height, width) // groups)
         return fans
 
     def parameters(self, widths: Sequence[int]) -> int:

@@ -22,9 +22,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from collegium.search.networks.families.network import NetworkBaseline
-from collegium.search.networks.families.network_chains import member_widths
+from collegium.search.networks.families.network_chains import layer_widths, member_widths
 from collegium.search.networks.families.network_grouping import searched_groups
-from collegium.search.networks.families.network_layers import Conv
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
 from collegium.search.regroup.laws import draw_anew, fan_in, fill, law
@@ -144,14 +143,13 @@ def _branches(
         branch = known.get(name) or first.get(name)
         if branch is None:
             raise ValueError(f"no branch is called {name!r}; there are {', '.join(known)}")
-        inner = len(branch.widths) - 2
+        inner = len(branch.free)
         given = (widths,) * inner if isinstance(widths, int) else tuple(widths)
         if not branch.splittable or len(given) != inner:
             why = branch.why or f"{inner} inner widths are expected, got {len(given)}"
             raise ValueError(f"{name} cannot be grouped so: {why}")
-        if any(isinstance(layer, Conv) and layer.depthwise for layer in branch.layers):
-            raise ValueError(f"{name} cannot be grouped: a depthwise layer ties widths inside of it")
-        found.append(RegroupedBranch(paths=branch.paths, widths=given, multiplicity=multiplicity))
+        widths = layer_widths(branch, given)
+        found.append(RegroupedBranch(paths=branch.paths, widths=widths, multiplicity=multiplicity))
     return tuple(found)
 
 
@@ -165,7 +163,8 @@ def _of_row(row: CurveRow, baseline: NetworkBaseline) -> tuple[RegroupedBranch, 
     for branch in groups[0]:
         scale = member_widths(branch)[0] // base[0]
         own = StageGrouping(tuple(scale * width for width in row.widths), row.primal_multiplicity)
-        found.append(RegroupedBranch(paths=branch.paths, widths=own.widths, multiplicity=own.multiplicity))
+        widths = layer_widths(branch, own.widths)
+        found.append(RegroupedBranch(paths=branch.paths, widths=widths, multiplicity=own.multiplicity))
     return tuple(found)
 
 
@@ -183,6 +182,8 @@ def _regroup_one(model: nn.Module, paths: Sequence[str], branch: RegroupedBranch
             inputs = _inputs(module) if at == 0 else width
             width = _outputs(module) if at == last else m * branch.widths[at]
             groups = m if 0 < at < last else 1
+            if isinstance(module, _ConvNd) and module.groups == module.in_channels > 1:
+                groups = inputs  # a depthwise layer's channels stay apart
             made: nn.Module = _resized(path, module, inputs, width, groups, generator)
         elif at < last:
             made = _norm(path, module, width, m)

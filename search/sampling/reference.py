@@ -175,6 +175,8 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
                 flat = True
             case "conv":
                 stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
+                high, wide = layer.along(0).more, layer.along(1).more
+                stack += [nn.ZeroPad2d((0, wide, 0, high))] if (high, wide) != (0, 0) else []
                 stack.append(NtkConv2d(channels, layer, out, gain, bias=chain.bias))
                 flat = False
             case _:

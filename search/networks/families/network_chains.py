@@ -7,7 +7,7 @@ own: the width between them is then fixed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,10 @@ from collegium.search.networks.families.network_layers import (
     ActivationLayer,
     Conv,
     Dropout,
+    Layers,
     Linear,
     Norm,
+    Pad,
     WeightedLayer,
     free_widths,
     maps,
@@ -72,21 +74,33 @@ def searched(branch: Branch) -> tuple[Branch, ...]:
 def _pieces(branch: Branch) -> Iterator[Branch]:
     """What stands between the layers that are not studied, from a weight layer to a weight layer.
 
-    A piece has two free widths at least, and no grouped layer at its ends.
+    A piece has two free widths at least, no grouped layer at its ends, and a unit that reads no more than is searched:
+    what reads more is cut where it begins to.
     """
     extents = [branch.input, *maps(branch.layers, branch.input)]
     start, number = 0, 0
-    for end in [*(i for i, layer in enumerate(branch.layers) if _unknown(layer)), len(branch.layers)]:
-        weighted = [i for i in range(start, end) if isinstance(branch.layers[i], Conv | Linear)]
+    for end in [*(i for i in range(len(branch.layers)) if _unknown(branch.layers, i)), len(branch.layers)]:
+        whole = [i for i in range(start, end) if _whole(branch.layers[i])]
         start = end + 1
-        if not weighted:
-            continue
-        first, last = weighted[0], weighted[-1]
-        ends = (branch.layers[first], branch.layers[last])
-        grouped = any(isinstance(layer, Conv) and layer.groups > 1 for layer in ends)
-        if len(free_widths(branch.layers[first : last + 1])) >= FEWEST_FREE and not grouped:
+        while whole:
+            first = whole[0]
+            lasts = (last for last in reversed(whole) if _splits(branch.layers[first : last + 1]))
+            made = (_piece(branch, first, last, extents[first], number + 1) for last in lasts)
+            found = next((piece for piece in made if _unseen(piece) is None), None)
+            if found is None:
+                break
             number += 1
-            yield _piece(branch, first, last, extents[first], number)
+            yield found
+            whole = [i for i in whole if i >= first + len(found.layers)]
+
+
+def _whole(layer: Any) -> bool:
+    """Whether a layer may stand at an end: a weight layer without groups."""
+    return isinstance(layer, Linear) or (isinstance(layer, Conv) and layer.groups == 1)
+
+
+def _splits(layers: Layers) -> bool:
+    return len(free_widths(layers)) >= FEWEST_FREE
 
 
 def _piece(branch: Branch, first: int, last: int, extents: tuple[int, ...], number: int) -> Branch:
@@ -111,23 +125,30 @@ def _piece(branch: Branch, first: int, last: int, extents: tuple[int, ...], numb
 
 
 def member_widths(branch: Branch) -> tuple[int, ...]:
-    """The inner widths of one of the members that a branch has."""
-    return tuple(width // branch.multiplicity for width in branch.widths[1:-1])
+    """The free widths of one of the members that a branch has; those that depthwise layers tie are one."""
+    return tuple(branch.widths[first] // branch.multiplicity for first, *_ in branch.free)
+
+
+def layer_widths(branch: Branch, widths: Sequence[int]) -> tuple[int, ...]:
+    """The inner widths, one for each weight layer but the last, of a member with these free ``widths``."""
+    found: dict[int, int] = {}
+    for width, tied in zip(widths, branch.free, strict=True):
+        for index in tied:
+            found[index] = width * (branch.widths[index] // branch.widths[tied[0]])
+    return tuple(found[index] for index in sorted(found))
 
 
 def reason(branch: Branch) -> str | None:
     """Why a part of a network is not searched; None where it is."""
     if not branch.splittable:
         return branch.why
-    inner = weight_layers(branch.layers)[1:-1]
-    if any(isinstance(layer, Conv) and layer.depthwise for layer in inner):
-        return "a depthwise layer ties widths inside of the branch, which is not searched yet"
+    inner = [layer for layer in weight_layers(branch.layers)[1:-1] if not (isinstance(layer, Conv) and layer.depthwise)]
     if any(isinstance(layer, Conv) and layer.groups not in (1, branch.multiplicity) for layer in inner):
         return "its inner layers have different numbers of groups, which is not searched yet"
     if branch.multiplicity > 1 and not all(isinstance(layer, Conv) and layer.groups > 1 for layer in inner):
         return "only some of its inner layers have groups, which is not searched yet"
-    for layer in branch.layers:
-        why = _unknown(layer)
+    for index in range(len(branch.layers)):
+        why = _unknown(branch.layers, index)
         if why is not None:
             return why
     if _composed(branch):
@@ -162,8 +183,9 @@ def _unseen(branch: Branch) -> str | None:
     return None
 
 
-def _unknown(layer: Any) -> str | None:
-    match layer:
+def _unknown(layers: Layers, index: int) -> str | None:
+    """Why a layer is not studied; None where it is."""
+    match layer := layers[index]:
         case Conv():
             if len(layer.kernel) > 2 and math.prod(layer.kernel) > 1:
                 return "three-dimensional convolutions are not searched yet"
@@ -175,6 +197,10 @@ def _unknown(layer: Any) -> str | None:
             low, high = RANGES.get(layer.function, (-math.inf, math.inf))
             if not all(low <= constant <= high for constant in layer.parameters):
                 return f"the activation {layer.function!r} is searched with a constant from {low:g} to {high:g}"
+        case Pad():
+            after = layers[index + 1] if index + 1 < len(layers) else None
+            if layer.mode != "constant" or not isinstance(after, Conv):
+                return "padding by anything but zeros in front of a convolution is not searched yet"
         case Linear() | Norm() | Dropout():
             return None
         case _:
@@ -195,15 +221,23 @@ def _biases(branch: Branch) -> list[bool]:
 def branch_chain(branch: Branch) -> Chain:
     """The chain of one member: convolutions and dense layers with the activations behind them, norms left out."""
     layers: list[WeightLayer] = []
-    count = len(weight_layers(branch.layers))
+    outs = {
+        position: Free(index, branch.widths[position] // branch.widths[tied[0]])
+        for index, tied in enumerate(branch.free)
+        for position in tied
+    }
+    before: Pad | None = None
     for layer in branch.layers:
         if isinstance(layer, Conv | Linear):
-            out = Free(len(layers)) if len(layers) + 1 < count else branch.widths[-1]
-            layers.append(_weight_layer(layer, out))
-        elif isinstance(layer, ActivationLayer) and layers[-1].activation == "linear":
+            out = outs.get(len(layers) + 1, branch.widths[-1])
+            layers.append(_weight_layer(layer, out, before))
+        before = layer if isinstance(layer, Pad) else None
+        if isinstance(layer, Conv | Linear | Pad):
+            continue
+        if isinstance(layer, ActivationLayer) and layers[-1].activation == "linear":
             phi = _activation(layer)
             layers[-1] = replace(layers[-1], activation=phi.name, parameter=phi.parameter)
-    names = tuple(f"n{index + 1}" for index in range(count - 1))
+    names = tuple(f"n{index + 1}" for index in range(len(branch.free)))
     spatial = _convolves(branch)
     height, width = (*branch.input, 1)[:2] if spatial else (1, 1)
     return Chain(branch.widths[0], height, width, tuple(layers), names, all(_biases(branch)))
@@ -213,11 +247,20 @@ def _convolves(branch: Branch) -> bool:
     return any(isinstance(layer, Conv) and math.prod(layer.kernel) > 1 for layer in branch.layers)
 
 
-def _weight_layer(layer: WeightedLayer, out: int | Free) -> WeightLayer:
+def _weight_layer(layer: WeightedLayer, out: int | Free, before: Pad | None) -> WeightLayer:
+    """The layer of a chain; ``before`` is the padding in front of it, which joins its own."""
+    depthwise = isinstance(layer, Conv) and layer.depthwise
     if not isinstance(layer, Conv) or math.prod(layer.kernel) == 1 == math.prod(layer.stride):
-        return WeightLayer("conv", out, "linear")  # the same at each position
+        return WeightLayer("conv", out, "linear", depthwise=depthwise)  # the same at each position
     kernel, stride, dilation = (_sizes(sizes, 1) for sizes in (layer.kernel, layer.stride, layer.dilation))
-    return WeightLayer("conv", out, "linear", kernel, stride, _sizes(layer.padding, 0), dilation=dilation)
+    start, end = (layer.padding, layer.padding)
+    if before is not None:
+        start, end = (tuple(map(sum, zip(layer.padding, own, strict=True))) for own in (before.start, before.end))
+    more = _sizes(tuple(last - first for first, last in zip(start, end, strict=True)), 0)
+    padding = _sizes(start, 0)
+    return WeightLayer(
+        "conv", out, "linear", kernel, stride, padding, dilation=dilation, depthwise=depthwise, more=more
+    )
 
 
 def _sizes(sizes: tuple[int, ...], other: int) -> Sizes:

@@ -15,7 +15,13 @@ from typing import Any, ClassVar
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.network import Branch, NetworkBaseline
-from collegium.search.networks.families.network_chains import branch_chain, member_widths, reason, searched
+from collegium.search.networks.families.network_chains import (
+    branch_chain,
+    layer_widths,
+    member_widths,
+    reason,
+    searched,
+)
 from collegium.search.networks.families.network_layers import Conv, Linear, placed
 from collegium.search.networks.family import Family
 from collegium.search.networks.network import Measure, Network, StageGrouping
@@ -149,7 +155,9 @@ class DescribedNetwork(Network):
     def modules(self, stages: Sequence[StageGrouping]) -> tuple[tuple[Any, StageGrouping], ...]:
         """Of every branch of the group the paths of its modules, occurrence by occurrence, with its members."""
         at = dict(zip(self.stage_scales, stages, strict=True))
-        return tuple((branch.paths, at[self._scale(branch)]) for branch in self.branches if branch.paths)
+        return tuple(
+            (branch.paths, _of_layers(branch, at[self._scale(branch)])) for branch in self.branches if branch.paths
+        )
 
     def title_at(self, widths: Sequence[int], multiplicity: int) -> str:
         """Such as ``12×10 in layer1.1, layer2.1 of ResNet``."""
@@ -163,13 +171,19 @@ class DescribedNetwork(Network):
         return self.described.outputs
 
 
+def _of_layers(branch: Branch, grouping: StageGrouping) -> StageGrouping:
+    """The grouping with a width for each layer."""
+    return StageGrouping(layer_widths(branch, grouping.widths), grouping.multiplicity)
+
+
 def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
-    """What one member of these inner widths adds to a branch: all but the biases of its last layer.
+    """What one member of these free widths adds to a branch: all but the biases of its last layer.
 
     Grouped inner layers are those of several members, so that a member's own have no groups.
     """
     layers = [replace_groups(layer, branch.multiplicity) for layer in branch.layers]
-    parts = list(placed(layers, (branch.widths[0], *widths, branch.widths[-1]), branch.input))
+    inner = layer_widths(branch, widths)
+    parts = list(placed(layers, (branch.widths[0], *inner, branch.widths[-1]), branch.input))
     last = parts[-1]
     shared = (
         last.outputs if measure == "parameters" and isinstance(last.layer, Conv | Linear) and last.layer.bias else 0
@@ -179,7 +193,7 @@ def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
 
 def replace_groups(layer: Any, members: int) -> Any:
     """A layer of one member."""
-    if isinstance(layer, Conv) and layer.groups > 1 and members > 1:
+    if isinstance(layer, Conv) and layer.groups > 1 and members > 1 and not layer.depthwise:
         return layer.model_copy(update={"groups": layer.groups // members})
     return layer
 

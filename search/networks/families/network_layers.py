@@ -51,7 +51,7 @@ class Conv(Strict):
 
     def weights(self, inputs: int, outputs: int) -> int:
         """Numbers in its kernel."""
-        return outputs * (inputs // self.groups) * math.prod(self.kernel)
+        return outputs * (inputs // (inputs if self.depthwise else self.groups)) * math.prod(self.kernel)
 
 
 class Linear(Strict):
@@ -180,12 +180,15 @@ class Pool(Strict):
 
 
 class Pad(Strict):
-    """Padding at the start and end of each dimension, by an operation of its own."""
+    """Padding at the start and end of each dimension, by an operation of its own.
+
+    ``constant`` pads with zeros, ``other`` with another number.
+    """
 
     kind: Literal["pad"]
     start: Padding
     end: Padding
-    mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+    mode: Literal["constant", "reflect", "replicate", "circular", "other"] = "constant"
 
     @model_validator(mode="after")
     def _one_size_for_each_dimension(self) -> Pad:

@@ -109,7 +109,7 @@ def between(draw: random.Random, width: int, dense: bool) -> list[nn.Module]:
 
 def block(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
     """A block, and the widths of what in it can be split."""
-    kind = draw.choice(["chain", "chain", "tokens", "joined", "twice", "tied", "inverted", "grouped"])
+    kind = draw.choice(["chain", "chain", "tokens", "joined", "twice", "tied", "inverted", "separable", "grouped"])
     widths = widths_of(draw, channels)
     free = [tuple(widths)] if len(widths) > 3 else []
     match kind:
@@ -130,10 +130,31 @@ def block(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int
             depthwise = nn.Conv1d(inner, inner, 3, padding=1, groups=inner)
             layers = [nn.Conv1d(channels, inner, 1), nn.ReLU(), depthwise, nn.ReLU(), nn.Conv1d(inner, channels, 1)]
             return nn.Sequential(*layers), []
+        case "separable":
+            return separable(draw, channels)
     inner = 4 * draw.randint(1, 3)
     grouped = nn.Conv1d(inner, inner, 3, padding=1, groups=2)
     layers = [nn.Conv1d(channels, inner, 1), nn.ReLU(), grouped, nn.ReLU(), nn.Conv1d(inner, channels, 1)]
     return nn.Sequential(*layers), [(channels, inner, inner, channels)]
+
+
+def separable(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
+    """Depthwise layers behind pointwise ones, of which the first may have several outputs for each channel."""
+    a, b, times = draw.randint(2, 6), draw.randint(2, 6), draw.randint(1, 2)
+    layers = [
+        nn.Conv1d(channels, a, 1, bias=draw.random() < 0.5),
+        draw.choice(ACTIVATIONS)(),
+        nn.Conv1d(a, times * a, 3, padding=1, groups=a, bias=draw.random() < 0.5),
+        nn.BatchNorm1d(times * a),
+        draw.choice(ACTIVATIONS)(),
+        nn.Conv1d(times * a, b, 1),
+        nn.ReLU(),
+        nn.ConstantPad1d((2, 0), 0.0),
+        nn.Conv1d(b, b, 3, groups=b),
+        draw.choice(ACTIVATIONS)(),
+        nn.Conv1d(b, channels, 1),
+    ]
+    return nn.Sequential(*layers), [(channels, a, times * a, b, b, channels)]
 
 
 def joined(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
@@ -170,7 +191,7 @@ def check_regrouped(seed: int, described: Callable[..., Any]) -> None:
     baseline: NetworkBaseline = described(model, example)
     draw = random.Random(seed)
     wanted = {
-        branch.name: (draw.randint(1, 3), [draw.randint(1, 4) for _ in branch.widths[1:-1]])
+        branch.name: (draw.randint(1, 3), [draw.randint(1, 4) for _ in branch.free])
         for branch in baseline.branches
         if branch.splittable
     }
@@ -185,11 +206,12 @@ def check_regrouped(seed: int, described: Callable[..., Any]) -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in regrouped.parameters())
     for branch in baseline.branches:
         for paths in branch.paths if branch.name in wanted else ():
-            m, widths = wanted[branch.name]
+            m, free = wanted[branch.name]
+            widths = of_layers(branch, free)
             weights = [w for path in paths if (w := regrouped.get_submodule(path).weight).dim() > 1]
             assert [weight.numel() for weight in weights] == [
-                inputs * outputs * members * kernel
-                for (inputs, outputs), members, kernel in zip(
+                (1 if depthwise else inputs) * outputs * members * kernel
+                for (inputs, outputs), members, (kernel, depthwise) in zip(
                     pairwise([branch.widths[0], *widths, branch.widths[-1]]),
                     [m] * len(weights),
                     kernels(branch),
@@ -198,9 +220,19 @@ def check_regrouped(seed: int, described: Callable[..., Any]) -> None:
             ]
 
 
-def kernels(branch: Any) -> list[int]:
+def of_layers(branch: Any, free: list[int]) -> list[int]:
+    """A width for each layer but the last; a depthwise one has its share of what it reads."""
+    given, found = iter(free), []
+    layers = [layer for layer in branch.layers if layer.kind in ("conv", "linear")]
+    for layer, inputs, outputs in zip(layers[:-1], branch.widths, branch.widths[1:-1], strict=False):
+        tied = layer.kind == "conv" and layer.depthwise
+        found.append(found[-1] * outputs // inputs if tied else next(given))
+    return found
+
+
+def kernels(branch: Any) -> list[tuple[int, bool]]:
     return [
-        math.prod(layer.kernel) if layer.kind == "conv" else 1
+        (math.prod(layer.kernel), layer.depthwise) if layer.kind == "conv" else (1, False)
         for layer in branch.layers
         if layer.kind in ("conv", "linear")
     ]

@@ -218,14 +218,17 @@ def test_what_does_not_fit_is_refused_with_its_reason():
         regroup(model, answer.primal)
 
 
-def test_a_depthwise_layer_is_refused_by_hand_too():
+def test_a_depthwise_layer_of_a_sequence_is_regrouped_with_what_it_reads():
     model = nn.Sequential(
-        nn.Conv1d(4, 6, 1), nn.ReLU(), nn.Conv1d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv1d(6, 5, 1), nn.ReLU(),
-        nn.Conv1d(5, 4, 1),
+        nn.Conv1d(4, 6, 1, bias=False), nn.ReLU(), nn.Conv1d(6, 6, 3, groups=6, bias=False), nn.ReLU(),
+        nn.Conv1d(6, 5, 1, bias=False), nn.ReLU(), nn.Conv1d(5, 4, 1, bias=False),
     )  # fmt: skip
     baseline, answer = answered(model, torch.randn(1, 4, 9))
-    assert "a depthwise layer ties widths" in answer.outcome.message
-    with pytest.raises(ValueError, match="a depthwise layer ties widths"):
+    assert answer.outcome.kind != "nothing_to_gain"
+    made = regroup(model, {"0": (2, [3, 2])}, baseline=baseline)
+    assert [layer.groups for layer in made if isinstance(layer, nn.Conv1d)] == [1, 6, 2, 1]
+    assert made(torch.randn(1, 4, 9)).shape == (1, 4, 7)
+    with pytest.raises(ValueError, match="2 inner widths are expected, got 3"):
         regroup(model, {"0": (2, [3, 3, 2])}, baseline=baseline)
 
 
