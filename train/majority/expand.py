@@ -38,17 +38,19 @@ Collapse. In evaluation the layer reads the mean of its copies; collapsing makes
 >>> torch.equal(collapse(layer)(inputs), mean), [name for name, _ in layer.named_parameters()]
 (True, ['weight'])
 
-Variance. Independent copies of variance σ² make a weight of variance 2σ²/(e+1) in training (E Σ p_k² = 2/(e+1) for the
-flat Dirichlet) and σ²/e in evaluation. ``correct_scale`` multiplies the copies so that one of the two is σ² again.
-Replicated copies have the original weight, hence its variance, in both.
+Start. By default the copies are the weight and a little noise that sums to zero over them, so that the mean is the
+weight and the model evaluates as before; ``start.py`` has the other starts and the variance that each gives.
+
+>>> plain = nn.Linear(5, 2)
+>>> weight = plain.weight.detach().clone()
+>>> torch.allclose(collapse(expand(plain)).weight, weight, atol=1e-6)
+True
 
 The functions below are the two ends, ``expand`` and ``collapse``; ``kernel.py`` is what the layer reads in between.
 """
 
-import math
 import operator
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,11 +66,10 @@ from collegium.train.majority.kernel import (
     majority_kernels,
     mixing,
 )
+from collegium.train.majority.start import Correction, Init, checked_start, initialize, scale_factor, start_generator
 from collegium.train.majority.targets.choice import KernelTarget, Rules, kernel_targets
 from collegium.train.majority.targets.parametrization import register_shared, remove
 
-Correction = Literal[False, "training", "evaluation"] | bool
-Init = Literal["independent", "replicated"] | Callable[[Tensor, int, torch.Generator], Tensor]
 MakeKernel = Callable[[int, Clock, int], MajorityKernel]
 
 
@@ -76,7 +77,8 @@ def expand(
     model: nn.Module,
     expansion: int = 3,
     *,
-    init: Init = "independent",
+    init: Init = "perturbed",
+    spread: float | None = None,
     include: Rules | None = None,
     exclude: Rules = (),
     correct_scale: Correction = False,
@@ -91,13 +93,17 @@ def expand(
     biases, norms or embeddings. A weight that several kernels share is expanded once; one that is shared with
     something else (a tied embedding) is left alone. ``expansion_report`` lists what is expanded, what not, and why.
 
-    ``init``: ``"independent"`` keeps the weight as the first copy and gives the others its entries in random order,
-    hence exactly its distribution; ``"replicated"`` starts all copies from the weight, as for pretrained models; or a
-    function ``(weight, k, generator) -> copy``. ``include`` and ``exclude`` take module types and shell patterns for
+    ``init`` is how the copies begin. ``"perturbed"``: the weight and Gaussian noise that sums to zero over the copies,
+    of ``spread`` times the weight's root mean square (0.1; more regularizes, and trains slower); ``"replicated"``:
+    all equal to the weight; ``"independent"``, as Mazzawi et al. (2024) train from scratch: the weight as the first
+    copy and its entries in random order as the others, which makes their mean smaller by √e, another function, and no
+    start for weights that are trained already; or a function ``(weight, k, generator) -> copy``.
+    ``include`` and ``exclude`` take module types and shell patterns for
     qualified names of modules or parameters (``"encoder.*"``), or one of them; what they say of a module holds for all
     that is in it. Recurrent weights are expanded where ``include`` covers them (``[nn.Linear, nn.LSTM]``), other
-    parameters, as stacked experts, where it names them (``"*.experts.gate_up_proj"``). ``correct_scale``: see above;
-    ``True`` means ``"training"``. ``seed`` determines the initialization and all draws; by default it is drawn from
+    parameters, as stacked experts, where it names them (``"*.experts.gate_up_proj"``). ``correct_scale``
+    multiplies the copies so that the weight's variance is the original one in ``"training"``, which ``True`` means too, or in
+    ``"evaluation"``. ``seed`` determines the initialization and all draws; by default it is drawn from
     torch's global generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
     ``draws``: ``"independent"``, as the paper has it; ``"compiled"``, the same by a generator for which ``fuse``
     compiles its update, with ``torch.compile``; or ``"table"``, which reads p from tables of quantiles and is not
@@ -115,7 +121,8 @@ def expand(
     >>> collapse(model)[0].weight.shape
     torch.Size([8, 4])
     """
-    expansion, factor = _checked(expansion, init, correct_scale), _correction(expansion, correct_scale)
+    expansion, spread = _checked(expansion), checked_start(init, spread, correct_scale)
+    factor = scale_factor(init, expansion, spread, correct_scale)
     if draws not in SOURCES:
         raise ValueError(f"draws must be one of {', '.join(map(repr, SOURCES))}, not {draws!r}")
     groups = kernel_targets(model, include, exclude)
@@ -123,14 +130,14 @@ def expand(
         raise ValueError("no kernel to expand: check include and exclude, and that the weights require gradients")
     seed = _agreed_seed() if seed is None else operator.index(seed)
     clock = Clock(seed, source=draws)
-    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+    generator = start_generator(seed)
     modules = _holders(model, groups)
     done: list[Tensor] = []
     try:
         for index, targets in enumerate(groups):
             done.append(register_shared(targets, kernel(expansion, clock, index)))
             with torch.no_grad():
-                _initialize(done[-1], init, generator)
+                initialize(done[-1], init, spread, generator)
     except BaseException:
         _restore(model, clock)
         raise
@@ -197,32 +204,14 @@ def set_step(model: nn.Module, step: int) -> None:
         clock.set_step(step)
 
 
-def _initialize(copies: Tensor, init: Init, generator: torch.Generator) -> None:
-    if init == "replicated":
-        return
-    for k in range(1, len(copies)):
-        if init == "independent":
-            order = torch.randperm(copies[0].numel(), generator=generator).to(copies.device)
-            copies[k].copy_(copies[0].reshape(-1)[order].view_as(copies[0]))
-        else:
-            made = init(copies[0].clone(), k, generator)  # type: ignore[operator]
-            if not isinstance(made, Tensor) or made.shape != copies[0].shape:
-                raise ValueError(f"init must return a tensor of shape {tuple(copies[0].shape)}, not {made!r:.80}")
-            copies[k].copy_(made)
-
-
-def _checked(expansion: int, init: Init, correct_scale: Correction) -> int:
-    """``expansion``, if the arguments are right. Raises ``ValueError``."""
+def _checked(expansion: int) -> int:
+    """``expansion``, if it is a number of copies. Raises ``ValueError``."""
     try:
         number = operator.index(expansion)
     except TypeError:
         raise ValueError(f"expansion must be a whole number, not {expansion!r}") from None
     if number < 1 or isinstance(expansion, bool):
         raise ValueError(f"expansion must be at least 1, not {expansion}")
-    if init not in ("independent", "replicated") and not callable(init):
-        raise ValueError(f"init must be 'independent', 'replicated' or a function, not {init!r}")
-    if correct_scale and init == "replicated":
-        raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
     return number
 
 
@@ -238,16 +227,6 @@ def _holders(model: nn.Module, groups: list[list[KernelTarget]]) -> list[nn.Modu
     """The modules of ``model`` that have one of the kernels, directly or in a module below."""
     owners = {id(module) for targets in groups for module, _ in targets}
     return [module for module in model.modules() if any(id(below) in owners for below in module.modules())]
-
-
-def _correction(expansion: int, correct: Correction) -> float:
-    if correct is False:
-        return 1.0
-    if correct in (True, "training"):
-        return math.sqrt((expansion + 1) / 2)
-    if correct == "evaluation":
-        return math.sqrt(expansion)
-    raise ValueError(f"correct_scale must be False, True, 'training' or 'evaluation', not {correct!r}")
 
 
 def _agreed_seed() -> int:

@@ -29,13 +29,19 @@ class MajorityOptions(MethodOptions):
     """Copies of each kernel and how they begin; those of ``collegium.expand``."""
 
     copies: Copies = Field(3, description="copies of each kernel, e")
-    initialization: Literal["independent", "replicated"] | None = Field(
+    initialization: Literal["perturbed", "independent", "replicated"] | None = Field(
         None,
-        description="independent: every copy drawn anew; replicated: all copies equal. By default replicated for "
-        "pretrained weights and independent for others",
+        description="perturbed: the weight and noise that sums to zero over the copies; independent: every copy drawn "
+        "anew, as published for training from scratch; replicated: all copies equal. By default replicated for "
+        "pretrained weights and perturbed for others",
+    )
+    spread: Annotated[float, Field(ge=0, le=8)] | None = Field(
+        None,
+        description="how far perturbed copies are from their mean, relative to it: 0.1 where it is not given; more "
+        "regularizes, and trains slower",
     )
     correct_scale: bool = Field(
-        False, description="give the mean of independent copies the variance of a single kernel"
+        False, description="give the weight, as it is sampled in training, the variance of a single kernel"
     )
     patterns: Patterns = Field(
         (), description="shell-style patterns of the names of modules to expand; none expands every kernel"
@@ -45,19 +51,22 @@ class MajorityOptions(MethodOptions):
     def _scale_of_replicas(self) -> Self:
         if self.correct_scale and self.initialization == "replicated":
             raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
+        if self.spread is not None and self.initialization not in ("perturbed", None):
+            raise ValueError(f"a spread is what perturbed copies have: leave it out with {self.initialization!r}")
         return self
 
     def suited_to(self, *, pretrained: bool) -> Self:
         """The initialization filled in. Raises ``InvalidSpec`` for a scale correction of pretrained weights."""
         if self.initialization is not None:
             return self
-        if self.correct_scale and pretrained:
+        replicated = pretrained and self.spread is None
+        if self.correct_scale and replicated:
             raise InvalidSpec(
                 ("expansion", "correct_scale"),
                 "copies of pretrained weights are replicas, which keep the variance: leave it out, or ask for the "
-                "initialization 'independent'",
+                "initialization 'perturbed'",
             )
-        return self.model_copy(update={"initialization": "replicated" if pretrained else "independent"})
+        return self.model_copy(update={"initialization": "replicated" if replicated else "perturbed"})
 
 
 def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -96,7 +105,8 @@ class Majority(Method):
         expand(
             model,
             self.expansion,
-            init=self.options.initialization or "independent",
+            init=self.options.initialization or "perturbed",
+            spread=self.options.spread,
             include=self.options.patterns or None,
             correct_scale=self.options.correct_scale,
             seed=seed,

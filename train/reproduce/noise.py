@@ -27,7 +27,10 @@ def study_of(options: Options, noise: float) -> StudySpec:
         {
             "title": f"{100 * noise:.0f} % noisy labels on {options.data}",
             "architectures": [{"name": "A2", "architecture": {"baseline": baseline}}],
-            "methods": ["vanilla", "majority"],
+            "methods": [
+                "vanilla",
+                {"method": "majority", "expansion": {"copies": 3, "initialization": "independent"}},  # as published
+            ],
             "recipes": [{"name": "Adam", "recipe": {"name": "mk-fc-adam", "batch_size": 64}}],
             "data": {"name": options.data, "label_noise": noise},
             "seeds": options.seeds,

@@ -14,6 +14,7 @@ from collegium.train.spec.study import StudySpec
 from collegium.train.study.table import percent
 
 ARCHITECTURES = {"A1": [100], "A2": [200, 100], "A3": [400, 200, 100]}
+OPTIONS = {"majority": {"expansion": {"copies": 3, "initialization": "independent"}}}  # as published
 METHODS = ("vanilla", "ensemble", "distilled", "subset", "majority")
 EXPANSION = 3
 
@@ -46,7 +47,7 @@ def study_of(options: Options) -> StudySpec:
                 {"name": name, "architecture": {"baseline": {**baseline, "hidden": hidden}}}
                 for name, hidden in ARCHITECTURES.items()
             ],
-            "methods": [{"method": method} for method in METHODS],
+            "methods": [{"method": method, **OPTIONS.get(method, {})} for method in METHODS],
             "recipes": [{"name": name, "recipe": {"name": recipe, **fields}} for name, recipe in recipes.items()],
             "expansion": {"copies": EXPANSION},
             "data": options.data,

@@ -22,7 +22,7 @@ def test_sharpness_of_a_quadratic_loss_is_the_variance_of_the_mixture():
     """E|⟨w⟩_p x|² − |w̄ x|² = Σ x_i² Var(⟨w⟩_p)_i, with Var_p = Σ_k w_k² Var(p) + cross terms of the flat Dirichlet."""
     torch.manual_seed(0)
     e, model = 3, nn.Linear(40, 30, bias=False)
-    expand(model, e, seed=0)
+    expand(model, e, init="independent", seed=0)
     copies = model.parametrizations.weight.original.detach()
     x = torch.randn(1, 40)
     variance = (copies - copies.mean(0)).square().mean(0) / (e + 1)
@@ -67,7 +67,7 @@ def test_sharpness_is_asked_of_expanded_models_with_data():
 def test_spread_of_independent_copies_is_the_root_of_e_minus_one():
     torch.manual_seed(0)
     for e in (2, 3, 5):
-        model = expand(nn.Sequential(nn.Linear(200, 200), nn.Linear(200, 100)), e, seed=0)
+        model = expand(nn.Sequential(nn.Linear(200, 200), nn.Linear(200, 100)), e, init="independent", seed=0)
         spreads = kernel_spread(model)
         assert list(spreads) == ["0.weight", "1.weight"]
         for spread in spreads.values():

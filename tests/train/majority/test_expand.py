@@ -150,38 +150,6 @@ def test_nothing_but_the_weight_waits_for_the_backward_pass():
     assert mixed.draw == next(iter(majority_kernels(model).values())).draw
 
 
-def test_independent_copies_have_the_weight_s_entries_and_the_variance_that_is_documented():
-    torch.manual_seed(0)
-    model, e = nn.Linear(400, 300), 3
-    weight = model.weight.detach().clone()
-    expand(model, e, seed=0)
-    copies = originals(model)[0].detach()
-    assert torch.equal(copies[0], weight)
-    for k in range(1, e):
-        assert torch.equal(copies[k].flatten().sort().values, weight.flatten().sort().values)
-        assert abs(torch.corrcoef(torch.stack([copies[0].flatten(), copies[k].flatten()]))[0, 1]) < 0.02
-    assert variance(model.weight) / variance(weight) == pytest.approx(2 / (e + 1), rel=0.02)
-    assert variance(model.eval().weight) / variance(weight) == pytest.approx(1 / e, rel=0.02)
-
-
-def variance(weight):
-    return float(weight.detach().var())
-
-
-@pytest.mark.parametrize(("correct", "training"), [(True, True), ("training", True), ("evaluation", False)])
-def test_scale_is_corrected_where_asked(correct, training):
-    torch.manual_seed(0)
-    model = nn.Linear(400, 300)
-    before = variance(model.weight)
-    expand(model, 3, seed=0, correct_scale=correct).train(training)
-    assert variance(model.weight) / before == pytest.approx(1, rel=0.02)
-
-
-def test_own_initialization():
-    model = expand(nn.Linear(3, 2), 3, init=lambda weight, k, generator: torch.full_like(weight, k))
-    assert originals(model)[0].detach().mean((1, 2))[1:].tolist() == [1.0, 2.0]
-
-
 def test_choice_by_type_and_by_name():
     def expanded(**rules):
         model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Conv2d(2, 2, 1), "c": nn.Sequential(nn.Linear(2, 2))})
@@ -207,10 +175,6 @@ def test_what_cannot_be_expanded_is_refused():
         expand(nn.Linear(2, 2), exclude=[nn.Linear])
     with pytest.raises(ValueError, match="expansion must be at least 1"):
         expand(nn.Linear(2, 2), 0)
-    with pytest.raises(ValueError, match="no scale to correct"):
-        expand(nn.Linear(2, 2), init="replicated", correct_scale=True)
-    with pytest.raises(ValueError, match="correct_scale must be"):
-        expand(nn.Linear(2, 2), correct_scale="both")
     with pytest.raises(ValueError, match="weight is parametrized already"):
         expand(expand(nn.Linear(2, 2)))
 

@@ -84,8 +84,10 @@ def test_pretrained_weights_are_replicated_unless_told_otherwise():
         return parse("majority", **fields).new_method().options.initialization
 
     pretrained = {"architecture": {"transformer": "t5", "pretrained": "folder"}, "data": "synthetic-text"}
-    assert initialization() == "independent"
+    assert initialization() == "perturbed"
+    assert initialization(expansion={"spread": 0.5}) == "perturbed"
     assert initialization(**pretrained) == "replicated"
+    assert initialization(**pretrained, expansion={"spread": 0.5}) == "perturbed"
     assert initialization(**pretrained, expansion={"initialization": "independent"}) == "independent"
 
 

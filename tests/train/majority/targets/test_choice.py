@@ -231,7 +231,7 @@ def raising(weight, k, generator):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"init": "replicate"}, "init must be 'independent', 'replicated' or a function, not 'replicate'"),
+        ({"init": "replicate"}, "init must be 'perturbed', 'independent', 'replicated' or a function, not"),
         ({"expansion": 3.0}, "expansion must be a whole number, not 3.0"),
         ({"expansion": True}, "expansion must be at least 1"),
         ({"correct_scale": "both"}, "correct_scale must be"),
