@@ -102,7 +102,7 @@ def expand(
     qualified names of modules or parameters (``"encoder.*"``), or one of them; what they say of a module holds for all
     that is in it. Recurrent weights are expanded where ``include`` covers them (``[nn.Linear, nn.LSTM]``), other
     parameters, as stacked experts, where it names them (``"*.experts.gate_up_proj"``). ``correct_scale``
-    multiplies the copies so that the weight's variance is the original one in ``"training"``, which ``True`` means too, or in
+    multiplies the copies so that the weight's variance is the original one, in ``"training"`` (or ``True``) or in
     ``"evaluation"``. ``seed`` determines the initialization and all draws; by default it is drawn from
     torch's global generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
     ``draws``: ``"independent"``, as the paper has it; ``"compiled"``, the same by a generator for which ``fuse``

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from collegium import collapse, expand, kernel_spread, run_training
 from torch import nn
+
+from collegium import collapse, expand, kernel_spread, run_training
 
 
 def copies_of(layer):
