@@ -61,12 +61,12 @@ def has_depthwise_second(chain: Chain) -> bool:
 
 
 def is_gated(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
-    """Whether an entry is that of a dense chain of rectifiers and linear layers alone.
+    """Whether an entry is that of a dense chain of rectifiers and linear layers alone, all with biases or none.
 
     A unit is then open or closed and nothing else, and a layer's draws are but counts and sums of squares.
     """
     gated = all(layer.activation in ("relu", "linear") and not layer.depthwise for layer in chain.layers)
-    return gated and is_dense_above(chain, entry, pair)
+    return gated and not isinstance(chain.bias, tuple) and is_dense_above(chain, entry, pair)
 
 
 def log_moment_ratio(chain: Chain, widths: Sequence[int], gram: ArrayLike | Gram | None = None) -> float:
@@ -108,7 +108,7 @@ def mean(chain: Chain, widths: Sequence[int], gram: ArrayLike | Gram | None = No
     """
     grams = _first_grams(chain, gram)
     if len(chain.layers) == 1:  # the unit belongs to the first group
-        return float(np.trace(grams[0])) / 2 + chain.bias
+        return float(np.trace(grams[0])) / 2 + chain.biases[0]
     table = np.array([widths], dtype=float)
     return float(_output(chain, table, grams).mean[0]) * _mean_squares(chain, grams)[-1]
 
@@ -139,7 +139,8 @@ def _bias_weights(chain: Chain, grams: np.ndarray) -> list[float]:
     if not chain.bias:
         return [0.0] * len(chain.layers)
     squares = _mean_squares(chain, grams)
-    return [1 / (gain * square) for gain, square in zip(chain.gains, squares, strict=True)]
+    each = zip(chain.biases, chain.gains, squares, strict=True)
+    return [1 / (gain * square) if bias else 0.0 for bias, gain, square in each]
 
 
 def _mean_squares(chain: Chain, grams: np.ndarray) -> list[float]:

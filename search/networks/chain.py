@@ -116,7 +116,8 @@ class Chain:
     ``names`` gives the free widths their names, in the order of the width vector. The last layer's activation is
     always ``linear``: its units are the outputs whose kernel is studied. With ``bias`` every unit (every channel of a
     convolution) adds a bias of its own: zero at initialization, and of unit rate, so that the kernel gains
-    Σ (∂F/∂b)² over all of them while the function at initialization stays what it was.
+    Σ (∂F/∂b)² over all of them while the function at initialization stays what it was. It may say so for each layer;
+    ``biases`` does. Raises ``ValueError`` where it says so for another number of layers.
     """
 
     channels: int
@@ -124,7 +125,19 @@ class Chain:
     width: int
     layers: tuple[WeightLayer, ...]
     names: tuple[str, ...]
-    bias: bool = False
+    bias: bool | tuple[bool, ...] = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bias, tuple):
+            if len(self.bias) != len(self.layers):
+                raise ValueError(f"'bias' is one for all layers or one for each of {len(self.layers)}: {self.bias}")
+            if len(set(self.bias)) == 1:
+                object.__setattr__(self, "bias", self.bias[0])
+
+    @property
+    def biases(self) -> tuple[bool, ...]:
+        """Of each layer, whether its units have biases."""
+        return self.bias if isinstance(self.bias, tuple) else (self.bias,) * len(self.layers)
 
     @property
     def first_groups(self) -> int:
@@ -182,7 +195,8 @@ class Chain:
     def parameters(self, widths: Sequence[int]) -> int:
         """Weights of one member, and its biases where it has any: Σ_l out_l · (fan_in_l + 1)."""
         outs = [shape[0] for shape in self.shapes(widths)[1:]]
-        return sum(out * (fan + self.bias) for out, fan in zip(outs, self.fan_ins(widths), strict=True))
+        each = zip(outs, self.fan_ins(widths), self.biases, strict=True)
+        return sum(out * (fan + bias) for out, fan, bias in each)
 
     def flops(self, widths: Sequence[int]) -> int:
         """Multiply–accumulate operations of one member for one input."""

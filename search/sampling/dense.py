@@ -58,7 +58,7 @@ class DenseSampler:
             )
             for index, (layer, gain, fan) in enumerate(zip(chain.layers, chain.gains, fans, strict=True))
         ]
-        self._size, self._bias = float(np.trace(covariance)), chain.bias
+        self._size, self._bias = float(np.trace(covariance)), all(chain.biases)
         root = None if len(covariance) == 1 else covariance_root(covariance, RANK_CUTOFF)
         self._root = None if root is None else torch.tensor(root.T, dtype=dtype, device=device)
 

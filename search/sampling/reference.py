@@ -165,19 +165,19 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
     shapes = concrete.shapes(())
     stack: list[nn.Module] = []
     flat = False
-    for layer, gain, (channels, height, width), (out, _, _) in zip(
-        concrete.layers, concrete.gains, shapes[:-1], shapes[1:], strict=True
+    for layer, gain, bias, (channels, height, width), (out, _, _) in zip(
+        concrete.layers, concrete.gains, concrete.biases, shapes[:-1], shapes[1:], strict=True
     ):
         match layer.kind:
             case "dense":
                 stack += [] if flat else [nn.Flatten()]
-                stack.append(NtkLinear(channels * height * width, out, gain, bias=chain.bias))
+                stack.append(NtkLinear(channels * height * width, out, gain, bias=bias))
                 flat = True
             case "conv":
                 stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
                 high, wide = layer.along(0).more, layer.along(1).more
                 stack += [nn.ZeroPad2d((0, wide, 0, high))] if (high, wide) != (0, 0) else []
-                stack.append(NtkConv2d(channels, layer, out, gain, bias=chain.bias))
+                stack.append(NtkConv2d(channels, layer, out, gain, bias=bias))
                 flat = False
             case _:
                 assert_never(layer.kind)

@@ -211,7 +211,7 @@ class GaussianLayer(HiddenLayer):
         self._root = cholesky_factor(self._gram)
         normals.fill(self._normal_out)
         self._z.baddbmm_(self._root, self._normal_out, beta=0, alpha=self.scale)
-        if self.shape.bias:
+        if self.shape.biased:
             # A patch of zeros has no weight in the kernel, but would have biases, were its gates not closed.
             self._z.mul_(self._gram.diagonal(dim1=1, dim2=2).sign().unsqueeze(2))
         return self._activations()

@@ -20,8 +20,8 @@ class ConvShape:
 
     ``in_channels`` counts the channels of the map that comes in, of which the first ``groups · group_in`` are read.
     ``pad`` is the zero padding (top, bottom, left, right) that the window itself needs. With ``bias`` each output
-    channel has one. ``phi`` is the activation after the layer, and ``gain`` its variance gain in the NTK
-    parameterization (Littwin et al. 2020, Eq. 3), see ``Chain.gains``.
+    channel has one; ``biased`` says that some layer's have. ``phi`` is the activation after the layer, and ``gain``
+    its variance gain in the NTK parameterization (Littwin et al. 2020, Eq. 3), see ``Chain.gains``.
     """
 
     in_channels: int
@@ -37,6 +37,7 @@ class ConvShape:
     phi: Activation
     gain: float
     bias: bool = False
+    biased: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -81,7 +82,7 @@ def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
         groups = -(-needed // group_out)
         group_out = min(group_out, needed)
         shape = _on_window(layer, frames[index], frames[index + 1], groups, group_in, group_out)
-        shapes.append(replace(shape, gain=chain.gains[index], bias=chain.bias))
+        shapes.append(replace(shape, gain=chain.gains[index], bias=chain.biases[index], biased=any(chain.biases)))
         needed = groups * group_in
     shapes.reverse()
     # A group that is needed only in part is kept whole, so a map may bring more channels than the next layer reads.

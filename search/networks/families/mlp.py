@@ -46,7 +46,7 @@ class MlpNetwork(Network):
         """Members share the output bias alone."""
         if measure == "flops":
             return 0, self.chain.flops(widths)
-        shared = self.outputs * self.chain.bias
+        shared = self.outputs * self.chain.biases[-1]
         return shared, self.chain.parameters(widths) - shared
 
     @property

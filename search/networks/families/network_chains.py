@@ -153,9 +153,6 @@ def reason(branch: Branch) -> str | None:
             return why
     if _composed(branch):
         return "two activations in a row, which are a third one, are not searched yet"
-    *hidden, last = _biases(branch)
-    if any(hidden) and not (all(hidden) and last):
-        return "biases in some layers and not in others are not searched yet"
     return _unseen(branch)
 
 
@@ -208,14 +205,17 @@ def _unknown(layers: Layers, index: int) -> str | None:
     return None
 
 
-def _biases(branch: Branch) -> list[bool]:
-    """Of each weight layer, whether it has a bias that a norm behind it does not take away."""
+def _biases(branch: Branch) -> tuple[bool, ...]:
+    """Of each weight layer, whether it has a bias that a norm behind it does not take away.
+
+    One of the last layer alone is as none: it adds the same number to every K.
+    """
     found = []
     for index, layer in enumerate(branch.layers):
         if isinstance(layer, Conv | Linear):
             after = branch.layers[index + 1] if index + 1 < len(branch.layers) else None
             found.append(layer.bias and not (isinstance(after, Norm) and after.norm in CENTRED))
-    return found
+    return tuple(found) if any(found[:-1]) else (False,) * len(found)
 
 
 def branch_chain(branch: Branch) -> Chain:
@@ -240,7 +240,7 @@ def branch_chain(branch: Branch) -> Chain:
     names = tuple(f"n{index + 1}" for index in range(len(branch.free)))
     spatial = _convolves(branch)
     height, width = (*branch.input, 1)[:2] if spatial else (1, 1)
-    return Chain(branch.widths[0], height, width, tuple(layers), names, all(_biases(branch)))
+    return Chain(branch.widths[0], height, width, tuple(layers), names, _biases(branch))
 
 
 def _convolves(branch: Branch) -> bool:

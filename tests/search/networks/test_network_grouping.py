@@ -105,7 +105,24 @@ def test_biases_that_a_norm_takes_away_are_counted_and_not_in_the_kernel():
     mixed = copy.deepcopy(plain)
     mixed["layers"] = [layer for layer in mixed["layers"] if layer["kind"] != "norm"]
     mixed["layers"][0]["bias"], mixed["parameters"] = True, plain["parameters"] - 64 + 16
-    assert "biases in some layers" in find_ensemble(described(mixed)).outcome.message
+    found = network(mixed)
+    assert (found.chain.biases, found.unsearched) == ((True, False, False), ())
+
+
+def test_biases_of_some_layers_are_those_of_the_chain():
+    branch = copy.deepcopy(dense("mlp", 6, 4, 4, 3))
+    branch["layers"][2] = LINEAR | {"bias": True}
+    branch["parameters"] += 4
+    found = network(branch, fixed=0)
+    assert found.chain.biases == (False, True, False)
+    assert found.affine("parameters", (2, 5)) == (0, 6 * 2 + 2 * 5 + 5 + 5 * 3)
+    variances = []
+    for biased in (dense("mlp", 6, 4, 4, 3), branch):
+        variances.append(find_ensemble(described(biased, fixed=0)).baseline.variance)
+    assert variances[1] < variances[0]
+    last = copy.deepcopy(dense("mlp", 6, 4, 4, 3))
+    last["layers"][-1] = LINEAR | {"bias": True}
+    assert network(last | {"parameters": last["parameters"] + 3}).chain.bias is False
 
 
 def test_members_that_are_there_already_are_counted_as_members():
