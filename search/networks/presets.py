@@ -1,10 +1,19 @@
-"""Named baselines: the architectures of Littwin et al. 2020 and others that users look for."""
+"""Named baselines: the architectures of Littwin et al. 2020 and others that users look for.
+
+Those of the families of this package are written here. Networks of torchvision and timm have their descriptions, as
+``collegium.describe`` made them, in ``described/``; their names are those of ``collegium describe``.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from collegium.search.networks.families.mlp import MlpBaseline
+from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.resnext import ResNextBaseline
 from collegium.search.networks.family import FamilyBaseline
 
@@ -37,8 +46,10 @@ def _mlp(inputs: int, width: int, depth: int, outputs: int = 1) -> MlpBaseline:
     return MlpBaseline(family="mlp", inputs=inputs, hidden=(width,) * depth, outputs=outputs)
 
 
+#: Where descriptions are, one file for each library; ``benchmarks/describe_presets.py`` writes them.
+DESCRIBED = Path(__file__).parent / "described"
 #: Name → (baseline, one line about it). The MLP of Figure 3 has the published input size, 748.
-PRESETS: dict[str, tuple[FamilyBaseline, str]] = {
+OWN: dict[str, tuple[FamilyBaseline, str]] = {
     "resnet50": (_imagenet(50), "ResNet-50 for ImageNet, 1×64d"),
     "resnet101": (_imagenet(101), "ResNet-101 for ImageNet, 1×64d"),
     "resnet152": (_imagenet(152), "ResNet-152 for ImageNet, 1×64d"),
@@ -72,3 +83,40 @@ PRESETS: dict[str, tuple[FamilyBaseline, str]] = {
         "MLP A3 of Mazzawi et al. 2024, Appendix G",
     ),
 }
+
+
+class Presets(Mapping[str, tuple[FamilyBaseline, str]]):
+    """Presets by name; descriptions are read and validated when they are first asked for.
+
+    >>> PRESETS["torchvision:vgg16"][0].parameters
+    138357544
+    """
+
+    def __init__(self) -> None:
+        self._validated: dict[str, tuple[FamilyBaseline, str]] = dict(OWN)
+
+    @cached_property
+    def _documents(self) -> dict[str, str]:
+        """Of every described network its JSON, by its name."""
+        found = {}
+        for path in sorted(DESCRIBED.glob("*.json")):
+            networks = json.loads(path.read_text(encoding="utf-8"))
+            found |= {f"{path.stem}:{name}": json.dumps(each) for name, each in networks.items()}
+        return found
+
+    def __getitem__(self, name: str) -> tuple[FamilyBaseline, str]:
+        if name not in self._validated:
+            baseline = NetworkBaseline.model_validate_json(self._documents[name])
+            library, _, own = name.partition(":")
+            self._validated[name] = baseline, f"{own} of {library}, as described"
+        return self._validated[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from OWN
+        yield from self._documents
+
+    def __len__(self) -> int:
+        return len(OWN) + len(self._documents)
+
+
+PRESETS: Mapping[str, tuple[FamilyBaseline, str]] = Presets()
