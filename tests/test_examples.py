@@ -84,6 +84,8 @@ def test_the_notebook_on_networks_of_ones_own(tmp_path: Path, monkeypatch: pytes
             exec(compile("".join(cell["source"]), cell["id"], "exec"), found)
     assert found["vit_answer"].outcome.kind == "nothing_to_gain"
     assert found["resnet_answer"].primal.label == "12×10"
+    library = "transformers" if found["resnet50"] is None else "torchvision"
+    assert type(found["split_resnet"]).__module__.startswith(library)
     for name in ("unet", "resnet", "audio"):
         answer = found[f"{name}_answer"]
         wanted = answer.dual if name == "audio" else answer.primal
