@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.network import Branch, NetworkBaseline
-from collegium.search.networks.families.network_chains import member_widths
+from collegium.search.networks.families.network_chains import layer_widths, member_widths
 from collegium.search.networks.families.network_grouping import SMALL, DescribedNetwork, tied_groups
 from collegium.search.networks.families.network_layers import Conv, weight_layers
 
@@ -41,9 +41,12 @@ class MeasuredPart(DescribedNetwork):
     def inverse_fan_in_sum(self, widths: Sequence[int]) -> float:
         """Σ 1 / fan-in of the weight layers of the group's first branch (Littwin et al. 2020, Eq. 9)."""
         branch = self.branches[0]
-        taps = [math.prod(each.kernel) if isinstance(each, Conv) else 1 for each in weight_layers(branch.layers)]
-        inputs = [branch.widths[0], *widths]
-        return sum(1 / (fan * tap) for fan, tap in zip(inputs, taps, strict=True))
+        layers = weight_layers(branch.layers)
+        taps = [math.prod(each.kernel) if isinstance(each, Conv) else 1 for each in layers]
+        apart = [isinstance(each, Conv) and each.depthwise for each in layers]
+        inputs = [branch.widths[0], *layer_widths(branch, widths)]
+        fans = (1 if alone else fan for alone, fan in zip(apart, inputs, strict=True))
+        return sum(1 / (fan * tap) for fan, tap in zip(fans, taps, strict=True))
 
     def groupings(self, widths: Sequence[int], multiplicity: int) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
         """Of every branch of the group its name, m, and the widths of its members."""
@@ -59,8 +62,6 @@ def not_measured(branch: Branch) -> str | None:
         return branch.why
     if not branch.paths:
         return "its modules are not named"
-    if any(isinstance(layer, Conv) and layer.depthwise for layer in branch.layers):
-        return "a depthwise layer ties widths inside of it"
     return None
 
 
@@ -77,7 +78,7 @@ def measured_parts(described: NetworkBaseline) -> tuple[MeasuredPart, ...]:
 
 def _part(described: NetworkBaseline, group: tuple[Branch, ...]) -> MeasuredPart:
     first = group[0]
-    outs = [Free(index) for index in range(len(first.widths) - 2)]
+    outs = [Free(index) for index in range(len(first.free))]
     layers = (*(WeightLayer("dense", out, "linear") for out in outs), WeightLayer("dense", first.widths[-1], "linear"))
     names = tuple(f"n{index + 1}" for index in range(len(outs)))
     chain = Chain(first.widths[0], 1, 1, layers, names)

@@ -130,7 +130,8 @@ def _candidate(name: str, answer: SolvedEnsemble, parts: Sequence[MeasuredPart],
             branch.multiplicity,
             sum(branch.widths[1:-1]),
         ):
-            groupings.append((branch.name, own.multiplicity, own.widths))
+            free = tuple(own.widths[first - 1] for first, *_ in branch.free)
+            groupings.append((branch.name, own.multiplicity, free))
     return measuring.candidate(name, answer.widths, answer.multiplicity, answer.parameters, tuple(groupings))
 
 

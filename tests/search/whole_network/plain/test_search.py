@@ -148,6 +148,23 @@ def test_a_residual_net_with_a_pool_inside_is_measured_as_plain_gradients_are():
     assert counted(made) < counted(model)
 
 
+def test_a_depthwise_layer_inside_has_the_width_of_what_it_reads():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(3, 8, 1), nn.ReLU(), nn.Conv1d(8, 8, 3, padding=1, groups=8), nn.Softsign(), nn.Conv1d(8, 6, 1),
+        nn.ReLU(), nn.Conv1d(6, 2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+    )  # fmt: skip
+    x = torch.randn(1, 3, 5)
+    baseline = collegium.describe(model, x)
+    asked = {"space": {"widths": [[4, 3]]}, "network": {"relative_error": 0.3, "images": 1}}
+    plain = measured(model, baseline, example_input=x, **asked)
+    assert not [note for note in plain.notes if note.kind == "parts_unsearched"]
+    (row,) = plain.curve
+    m = row.primal_multiplicity
+    assert row.primal_parameters == m * (3 * 4 + 4 + 3 * 4 + 4 + 4 * 3 + 3 + 3 * 2) + 2
+    assert counted(collegium.regroup(model, {"0": (m, [4, 3])}, baseline=baseline)) == row.primal_parameters
+
+
 def test_tokens_kept_parameters_and_named_arguments():
     torch.manual_seed(1)
     model, ids = Tokens(), torch.randint(0, 11, (3, 4))
