@@ -108,14 +108,14 @@ def draw_anew(model: nn.Module, seed: int, without: Collection[str] = ()) -> lis
     laws = _laws(model, without)
     for name, module in model.named_modules(remove_duplicate=True):
         if name not in without and _resets(module, laws, name):
-            with _seeded(model, _seed(seed, name)):
+            with _seeded(model, seed_of(seed, name)):
                 module.reset_parameters()  # type: ignore[operator]
         if isinstance(module, _NormBase) and name not in without:
             module.reset_running_stats()
     generator, kept = Generator(), []
     for name, parameter, by in laws.values():
         if isinstance(by, Fill):
-            fill(parameter, by, generator.manual_seed(_seed(seed, name)))
+            fill(parameter, by, generator.manual_seed(seed_of(seed, name)))
         elif by == "kept":
             kept.append(name)
     return kept
@@ -182,7 +182,8 @@ def _resettable(module: nn.Module) -> bool:
     return all(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in required)
 
 
-def _seed(seed: int, name: str) -> int:
+def seed_of(seed: int, name: str) -> int:
+    """A seed for what is drawn under ``name``, unrelated to ``seed`` itself, under which the model may have been made."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 

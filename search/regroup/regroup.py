@@ -26,7 +26,7 @@ from collegium.search.networks.families.network_chains import layer_widths, memb
 from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
-from collegium.search.regroup.laws import draw_anew, fan_in, fill, law
+from collegium.search.regroup.laws import draw_anew, fan_in, fill, law, seed_of
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
 
 #: Forward passes of each module whose median is its latency.
@@ -110,7 +110,7 @@ def regroup(
     made = copy.deepcopy(model)
     within = {path for branch in branches for paths in branch.paths for path in _replaced(made, paths)}
     kept = draw_anew(made, seed, within) if keep == "nothing" else _outside(made, within)
-    generator = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed_of(seed, "branches"))
     changed: list[str] = []
     for branch in branches:
         for paths in branch.paths:

@@ -246,3 +246,16 @@ def test_a_grouped_linear_layer_is_a_block_diagonal_one():
     assert torch.allclose(layer(x), x @ dense.T + layer.bias, atol=1e-6)
     with pytest.raises(ValueError, match="groups = 4 must divide"):
         GroupedLinear(6, 4, groups=4)
+
+
+def test_new_weights_are_not_the_numbers_of_weights_that_were_made_under_the_same_seed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(80, 80), nn.ReLU(), nn.Linear(80, 40), nn.ReLU(), nn.Linear(40, 80))
+    weight = model[0].weight.detach().clone().flatten()
+    baseline = collegium.describe(model, torch.randn(1, 80))
+    (branch,) = baseline.branches
+    made = regroup(model, {branch.name: (1, [80, 40])}, baseline=baseline, seed=0)
+    alike = [each for each in made.parameters() if each.numel() == weight.numel()]
+    assert alike
+    for each in alike:
+        assert abs(torch.corrcoef(torch.stack([weight, each.detach().flatten()]))[0, 1]) < 0.06
