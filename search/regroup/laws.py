@@ -183,7 +183,7 @@ def _resettable(module: nn.Module) -> bool:
 
 
 def seed_of(seed: int, name: str) -> int:
-    """A seed for what is drawn under ``name``, unrelated to ``seed`` itself, under which the model may have been made."""
+    """A seed for what is drawn under ``name``: none that the model may have been made under."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 
