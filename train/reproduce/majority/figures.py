@@ -38,7 +38,7 @@ def curves_figure(found: Sequence[Line]) -> Figure:
             panel.grid(alpha=0.3)
             panel.set_xlabel("epochs")
         panels[0][column].set_title(name, fontsize="medium")
-    panels[0][0].set_ylabel("accuracy, %: validation, training dotted")
+    panels[0][0].set_ylabel("accuracy, % (training dotted)")
     panels[1][0].set_ylabel("loss")
     _legend(panels[0][0])
     return figure
@@ -61,14 +61,14 @@ def sharpness_figure(found: Sequence[Line]) -> Figure:
         points = []
         for line in found:
             values = [row["sharpness"] for row in line.rows.values() if row["sharpness"] is not None]
-            if line.unit.name == name and values:
+            if line.unit.name == name and values and fmean(values) > 0:
                 points.append((fmean(values), line.to_plain.mean, line.to_plain.half))
         if points:
             x, y, half = zip(*points, strict=True)
             color = f"C{list(ENTRANTS).index(name)}"
             panel.errorbar(x, y, yerr=half, fmt="o", color=color, capsize=2, markersize=4, label=name)
     panel.axhline(0, color="grey", linewidth=0.8)
-    panel.set_xscale("symlog", linthresh=1e-4)
+    panel.set_xscale("log")
     panel.set_xlabel("stochastic sharpness Δ on the training images")
     panel.set_ylabel("test accuracy over vanilla, points")
     panel.grid(alpha=0.3)
