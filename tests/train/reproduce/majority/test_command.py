@@ -11,6 +11,7 @@ import pytest
 from collegium.train.reproduce.experiments import main
 from collegium.train.reproduce.majority import command
 from collegium.train.reproduce.majority.cells import Cell
+from collegium.train.reproduce.majority.entrants import ENTRANTS
 from collegium.train.reproduce.majority.training import Training, run
 
 SMALL = ["--seeds", "2", "--tuning-seeds", "1", "--only", "A1", "Adam", "1000"]
@@ -118,3 +119,19 @@ def test_records_of_another_run_are_not_written_to(images, tmp_path, capsys):
         main(["majority", *options(images, tmp_path), *SMALL])
     assert "another process writes to" in capsys.readouterr().err
     held.close()
+
+
+@pytest.mark.parametrize("name", ENTRANTS)
+def test_every_method_leaves_a_row_of_its_choice_and_one_of_its_test(images, name):
+    cell = Cell("A1", "SGD", 1000, 0.4)
+    tuning, compared = (run(Training(cell, name, 0.05, 4, 0, tuning=tuning), images) for tuning in (True, False))
+    assert set(tuning["validation"]) == ({"2", "4"} if ENTRANTS[name].reads_curve(cell) else {"4"})
+    assert len(compared["accuracy"]) == len(compared["loss"]) == 3
+    assert compared["accuracy"][1] == tuning["validation"]["4"][0]
+    assert [point[0] for point in compared["curve"]] == ([1, 2, 3, 4] if compared["curve"] else [])
+
+
+@pytest.mark.parametrize("architecture", ["A3", "CNN"])
+def test_larger_architectures_are_trained(images, architecture):
+    row = run(Training(Cell(architecture, "Adam", 1000, 0.2), "majority, independent", 1e-3, 1, 0, tuning=True), images)
+    assert 0 <= row["validation"]["1"][0] <= 1
