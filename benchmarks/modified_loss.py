@@ -32,10 +32,11 @@ from collegium.train.spec.data import DataSpec
 IMAGES, VALIDATION, NOISE = 1_000, 5_000, 0.2
 BATCH, RATE, STEPS, DRAWS = 256, 0.1, 1_600, 64
 BASELINE = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [100], "outputs": 10, "bias": True}}
-STARTS: tuple[Literal["replicated", "independent"] | None, ...] = (None, "replicated", "independent")
+Start = Literal["replicated", "perturbed", "independent"]
+STARTS: tuple[Start | None, ...] = (None, "replicated", "perturbed", "independent")
 
 
-def train(start: Literal["replicated", "independent"] | None, seed: int, x: Tensor, y: Tensor) -> nn.Module:
+def train(start: Start | None, seed: int, x: Tensor, y: Tensor) -> nn.Module:
     """The network after ``STEPS`` steps, its copies not yet collapsed."""
     torch.manual_seed(seed)
     model = build_model(BASELINE, seed=seed)

@@ -35,10 +35,18 @@ class Entrant:
         return self.by_curve and not (cell.network.normed and METHODS[self.method].renews_norms)
 
 
+def _perturbed(spread: float, *, rank: int = 0) -> Entrant:
+    return Entrant("majority", {"copies": 3, "initialization": "perturbed", "spread": spread}, cost=1.6, rank=rank)
+
+
+#: The service's own start is ``majority, perturbed``; the paper's, from scratch, is ``majority, independent``.
 ENTRANTS: dict[str, Entrant] = {
     REFERENCE: Entrant("vanilla"),
     "majority, independent": Entrant("majority", {"copies": 3, "initialization": "independent"}, cost=1.6),
     "majority, replicated": Entrant("majority", {"copies": 3, "initialization": "replicated"}, cost=1.6),
+    "majority, perturbed": _perturbed(0.1),
+    "majority, perturbed by 0.25": _perturbed(0.25, rank=1),
+    "majority, perturbed by 1.4": _perturbed(1.4142, rank=1),
     LONG: Entrant("vanilla", times=3, cost=3, rank=1),
     "majority, corrected": Entrant(
         "majority", {"copies": 3, "initialization": "independent", "correct_scale": True}, cost=1.6, rank=2
