@@ -7,8 +7,10 @@ own: the width between them is then fixed.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 from collegium.search.kernel.receptive_field import input_window
@@ -62,6 +64,7 @@ CENTRED = ("batch", "instance")
 MOST_POSITIONS = 1024
 
 
+@lru_cache(maxsize=2048)
 def searched(branch: Branch) -> tuple[Branch, ...]:
     """The branch, or the pieces of it that can be searched; none where it cannot be split, or no piece can."""
     if not branch.splittable:
@@ -84,11 +87,13 @@ def _pieces(branch: Branch) -> Iterator[Branch]:
         start = end + 1
         while whole:
             first = whole[0]
-            lasts = (last for last in reversed(whole) if _splits(branch.layers[first : last + 1]))
-            made = (_piece(branch, first, last, extents[first], number + 1) for last in lasts)
-            found = next((piece for piece in made if _unseen(piece) is None), None)
-            if found is None:
+            make = partial(_piece, branch, first, extents=extents[first], number=number + 1)
+            lasts = [last for last in whole if _splits(branch.layers[first : last + 1])]
+            # what reads too much still does so with more layers
+            within = bisect_left(lasts, True, key=lambda last, make=make: _unseen(make(last)) is not None)
+            if not within:
                 break
+            found = make(lasts[within - 1])
             number += 1
             yield found
             whole = [i for i in whole if i >= first + len(found.layers)]
