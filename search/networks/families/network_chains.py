@@ -64,14 +64,21 @@ CENTRED = ("batch", "instance")
 MOST_POSITIONS = 1024
 
 
-@lru_cache(maxsize=2048)
 def searched(branch: Branch) -> tuple[Branch, ...]:
     """The branch, or the pieces of it that can be searched; none where it cannot be split, or no piece can."""
+    return _once(branch)
+
+
+def _searched(branch: Branch) -> tuple[Branch, ...]:
     if not branch.splittable:
         return ()
     if reason(branch) is None:
         return (branch,)
     return tuple(piece for piece in _pieces(branch) if reason(piece) is None)
+
+
+#: Frozen models have hashes, which pyright does not know.
+_once: Any = lru_cache(maxsize=2048)(_searched)
 
 
 def _pieces(branch: Branch) -> Iterator[Branch]:
