@@ -196,5 +196,5 @@ def test_its_fields_are_validated_as_those_of_any_family(run):
 def test_a_family_that_cannot_be_used_is_refused_with_the_reason_and_those_that_can(run):
     path, message = run(REFUSAL.replace("BASELINE", '{"family": "heavy"}'), heavy=True)
     assert path == ["baseline"]
-    assert "'mlp', 'resnext', 'block', 'network', 'skip_mlp'" in message
+    assert "'mlp', 'resnext', 'block', 'network', 'attention', 'skip_mlp'" in message
     assert "the family 'heavy' of skip-mlp loads torch when heavy_family is imported" in message
