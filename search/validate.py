@@ -73,7 +73,7 @@ def check_search(spec: SearchSpec, network: Network) -> None:
                 ("space", "widths", index),
                 f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
             )
-    if not network.trained_here:
+    if network.is_described:
         _check_described(spec, network)
     if spec.verify == "network":
         _check_networks(spec, network)
@@ -89,21 +89,35 @@ def check_search(spec: SearchSpec, network: Network) -> None:
 
 
 def _check_described(spec: SearchSpec, network: Network) -> None:
-    """Refuse what needs the module of a described network, and what speaks of one branch where there are several."""
-    asked: dict[tuple[str, ...], bool] = {
+    """Refuse what needs the module of a described network where it cannot be built, and, of several branches, what is
+    of one.
+    """
+    runs: dict[tuple[str, ...], bool] = {
         ("verify",): spec.verify == "network",
         ("efficiency",): spec.efficiency in ("latency", "memory"),
         ("workload",): spec.workload is not None,
         ("max_latency_ms",): spec.max_latency_ms is not None,
         ("max_memory_bytes",): spec.max_memory_bytes is not None,
     }
-    for path, wanted in asked.items():
-        if wanted:
-            raise InvalidSpec(
-                path, "a described network's module is not at hand, so nothing of it can be run: leave it out"
-            )
+    asked = [path for path, wanted in runs.items() if wanted]
+    if asked and network.not_built is not None:
+        raise InvalidSpec(
+            asked[0],
+            f"this described network cannot be built here ({network.not_built}), so nothing of it can be run: leave it "
+            "out",
+        )
+    if asked:
+        try:
+            network.sample_shape()
+        except ValueError as error:
+            raise InvalidSpec(asked[0], f"this network cannot be run: {error}; leave it out") from None
     if len(network.parts) == 1:
         return
+    if asked:
+        raise InvalidSpec(
+            asked[0],
+            f"{len(network.parts)} parts of this network are searched one by one, and this is of all: leave it out",
+        )
     single: dict[tuple[str, ...], bool] = {
         ("space", "widths"): spec.space.widths is not None,
         ("inputs", "gram"): spec.inputs.gram is not None,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree
 
+from collegium.search.describe.graphs.attached import with_graph
 from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of, printable
 from collegium.search.describe.trace import Trace, tensors_in, trace
 from collegium.search.errors import NotTraceable, SampleMismatch, readable
@@ -32,6 +33,9 @@ def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -
     them, whose inner widths nothing else reads. Its ends are fixed, and its inner widths are free. Parts that cannot be
     split are listed with the reason ``why``. ``parameters`` are all of the module's, tied ones once; ``flops`` are
     multiply–accumulates of one sample.
+
+    Where all of it consists of known layers and operations, ``graph`` has them with how their parameters start, read
+    off the module's own numbers: from it the service builds the network. Otherwise ``no_graph`` names what stops it.
 
     Raises ``NotTraceable`` where the module can neither be traced nor run, and ``SampleMismatch`` where the example's
     FLOPs are not the same for each of its samples.
@@ -60,7 +64,7 @@ def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -
         batch *= 2
         found = trace(model, args, kwargs)
     parts = parts_of(found, _ledger(model), batch)
-    return _baseline(model, name, parts, found, (args, kwargs), batch)
+    return with_graph(_baseline(model, name, parts, found, (args, kwargs), batch), model, found, (args, kwargs), batch)
 
 
 def _arguments(example: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -100,8 +100,8 @@ def _convolution(node: fx.Node, dimensions: int, parameters: Mapping[fx.Node, st
     if weight not in parameters or (bias is not None and bias not in parameters):
         return None
     kernel = shape_of(weight)[2:]
-    dilation = _sizes(given["dilation"], dimensions)
-    padding = _padding(given["padding"], kernel, dilation)
+    dilation = sizes_of(given["dilation"], dimensions)
+    padding = padding_of(given["padding"], kernel, dilation)
     if padding is None:
         return None
     outputs, groups = shape_of(weight)[0], int(given["groups"])
@@ -109,7 +109,7 @@ def _convolution(node: fx.Node, dimensions: int, parameters: Mapping[fx.Node, st
     layer = Conv(
         kind="conv",
         kernel=kernel,
-        stride=_sizes(given["stride"], dimensions),
+        stride=sizes_of(given["stride"], dimensions),
         padding=padding,
         dilation=dilation,
         groups=groups,
@@ -257,14 +257,14 @@ def _pool(reader: fx.Node, name: str, node: fx.Node, channels: int) -> Step | No
     if dimensions and name.startswith(("max_pool", "avg_pool")):
         if channels != len(shape_of(node)) - dimensions - 1:
             return None
-        kernel = _sizes(given["kernel_size"], dimensions)
+        kernel = sizes_of(given["kernel_size"], dimensions)
         layer = Pool(
             kind="pool",
             function="max" if name.startswith("max") else "average",
             kernel=kernel,
-            stride=_sizes(given["stride"], dimensions) if given["stride"] else kernel,
-            padding=_sizes(given["padding"], dimensions),
-            dilation=_sizes(given.get("dilation", 1), dimensions),
+            stride=sizes_of(given["stride"], dimensions) if given["stride"] else kernel,
+            padding=sizes_of(given["padding"], dimensions),
+            dilation=sizes_of(given.get("dilation", 1), dimensions),
             ceil_mode=bool(given["ceil_mode"]),
         )
         last = _first_of(reader)
@@ -304,17 +304,17 @@ def _first_of(reader: fx.Node) -> fx.Node | None:
     return taken[0] if len(taken) == 1 and taken[0].args[1] == 0 else None
 
 
-def _sizes(value: Any, dimensions: int) -> tuple[int, ...]:
+def sizes_of(value: Any, dimensions: int) -> tuple[int, ...]:
     """One size for each dimension; a single one stands for all."""
     given = [value] if isinstance(value, int) else list(value)
     return tuple(int(each) for each in (given * dimensions if len(given) == 1 else given))
 
 
-def _padding(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...] | None:
+def padding_of(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...] | None:
     """Padding on either side; None where ``same`` needs more on one of them."""
     if value == "valid":
         return (0,) * len(kernel)
     if value == "same":
         both = [wide * (size - 1) for size, wide in zip(kernel, dilation, strict=True)]
         return None if any(each % 2 for each in both) else tuple(each // 2 for each in both)
-    return _sizes(value, len(kernel))
+    return sizes_of(value, len(kernel))

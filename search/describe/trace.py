@@ -35,12 +35,13 @@ _NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(
 class Piece:
     """A module that was traced whole, at one call.
 
-    ``path`` is its place in the model; ``parameters`` has the path of each placeholder that is a parameter.
+    ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one.
     """
 
     path: str
     graph: fx.Graph
     parameters: dict[fx.Node, str]
+    buffers: dict[fx.Node, str]
     outputs: tuple[Tensor, ...]
 
     def module(self, node: fx.Node) -> str:
@@ -94,7 +95,7 @@ class _TensorsOnly(nn.Module):
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     """The model as it is, in its own mode. Raises ``NotTraceable`` where it cannot even be run."""
     try:
-        piece = _export("", model, args, kwargs)
+        piece = export("", model, args, kwargs)
         return Trace([piece], [], piece.outputs)
     except Exception as error:  # a user's code may raise anything
         stopped = stopping_place(error)
@@ -110,24 +111,28 @@ def _trace_inner(call: _Call, stopped: str, found: Trace) -> None:
     found.gaps.append(Gap(call.path, f"torch.export stops at {stopped}", own))
     for each in call.inner:
         try:
-            found.pieces.append(_export(each.path, each.module, each.args, each.kwargs))
+            found.pieces.append(export(each.path, each.module, each.args, each.kwargs))
         except Exception as error:  # a user's code may raise anything
             _trace_inner(each, stopping_place(error), found)
 
 
-def _export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Piece:
+def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Piece:
+    """One module traced whole. Raises what ``torch.export`` and the module's code raise."""
     with _quiet(), _kept_state(module), torch.inference_mode(False), torch.enable_grad():
         program = torch.export.export(_TensorsOnly(module), args, dict(kwargs), strict=False)
     prefix = f"{path}." if path else ""
-    names = program.graph_signature.inputs_to_parameters
-    parameters = {
-        node: prefix + names[node.name].removeprefix(f"{_MODEL}.")
-        for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in names
-    }
+    signature = program.graph_signature
+    parameters, buffers = (
+        {
+            node: prefix + names[node.name].removeprefix(f"{_MODEL}.")
+            for node in program.graph.nodes
+            if node.op == "placeholder" and node.name in names
+        }
+        for names in (signature.inputs_to_parameters, signature.inputs_to_buffers)
+    )
     (returned,) = (node for node in program.graph.nodes if node.op == "output")
     last = [node.meta["val"] for node in returned.args[0] if isinstance(node, fx.Node)]
-    return Piece(path, program.graph, parameters, tuple(value for value in last if isinstance(value, Tensor)))
+    return Piece(path, program.graph, parameters, buffers, tuple(value for value in last if isinstance(value, Tensor)))
 
 
 @contextmanager

@@ -108,8 +108,13 @@ class Network(ABC):
         fixed, per_member = self.affine(measure, widths)
         return fixed + multiplicity * per_member
 
-    #: Whether the service can build the network's module: to train it, and to measure it whole or in time.
-    trained_here: ClassVar[bool] = True
+    #: Whether it is the description of a module: its branches, and what is fixed around them.
+    is_described: ClassVar[bool] = False
+
+    @property
+    def not_built(self) -> str | None:
+        """Why the service cannot build the network's module, to train it and to measure it; None where it can."""
+        return None
 
     @property
     def parts(self) -> tuple[Network, ...]:

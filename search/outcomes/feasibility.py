@@ -150,7 +150,7 @@ def single_layer(evidence: Evidence) -> Outcome | None:
     network = evidence.problem.network
     if network.grouping_matters:
         return None
-    if not network.trained_here:
+    if network.is_described:
         return Outcome(
             kind="nothing_to_gain",
             message="Grouping has nothing to gain here. " + _reasons(network.unsearched),

@@ -1,11 +1,16 @@
-"""Layers of m members side by side in one tensor, as they stand in a network whose branches were regrouped.
+"""Layers of m members side by side in one tensor, and the network of known layers that a graph describes.
+
+A graph is plain data, checked by ``collegium.search.networks.graph`` before anything is built. What it names is looked
+up in the tables below: nothing is imported, called or read by a name that the data gives.
 
 This file needs torch alone.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,3 +113,293 @@ class GroupedLayerNorm(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, as they are printed."""
         return f"{self.normalized_shape}, groups={self.groups}, eps={self.eps}"
+
+
+def _dropped(x: Tensor, training: bool, rate: float) -> Tensor:
+    return functional.dropout(x, rate, training)
+
+
+def _maps_dropped(x: Tensor, training: bool, rate: float) -> Tensor:
+    """Whole maps are left out."""
+    return x * functional.dropout(x.new_ones(x.shape[:2] + (1,) * (x.dim() - 2)), rate, training)
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, training: bool, scale: float, causal: bool, dropout: float) -> Tensor:
+    rate = dropout if training else 0.0
+    return functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=causal, scale=scale)
+
+
+def _resized(x: Tensor, size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
+    return functional.interpolate(
+        x, size=list(size), mode=mode, align_corners=None if mode == "nearest" else align_corners
+    )
+
+
+def _padded(x: Tensor, sizes: Sequence[int], mode: str, value: float) -> Tensor:
+    return functional.pad(x, list(sizes), mode, value if mode == "constant" else None)
+
+
+def _pool(kind: str, x: Tensor, **options: Any) -> Tensor:
+    return _POOLS[kind, len(options["kernel_size"])](x, **options)
+
+
+def _maximum_pool(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> Tensor:
+    return _pool("max", x, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+
+
+def _average_pool(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool, count_padding: bool
+) -> Tensor:
+    options = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    return _pool("average", x, **options, count_include_pad=count_padding)
+
+
+_POOLS: Mapping[tuple[str, int], Callable[..., Tensor]] = {
+    ("max", 1): functional.max_pool1d,
+    ("max", 2): functional.max_pool2d,
+    ("max", 3): functional.max_pool3d,
+    ("average", 1): functional.avg_pool1d,
+    ("average", 2): functional.avg_pool2d,
+    ("average", 3): functional.avg_pool3d,
+}
+_ADAPTIVE_AVERAGES = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
+_ADAPTIVE_MAXIMA = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)
+#: What each operation of a graph computes, from what it reads and its options.
+OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "selu": functional.selu,
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": functional.hardsigmoid,
+    "log_sigmoid": functional.logsigmoid,
+    "tanh": torch.tanh,
+    "exp": torch.exp,
+    "erf": torch.erf,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "square": torch.square,
+    "reciprocal": torch.reciprocal,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "log": torch.log,
+    "gelu": functional.gelu,
+    "leaky_relu": functional.leaky_relu,
+    "elu": functional.elu,
+    "celu": functional.celu,
+    "hardtanh": functional.hardtanh,
+    "softplus": functional.softplus,
+    "hardshrink": functional.hardshrink,
+    "softshrink": functional.softshrink,
+    "add_number": lambda x, number: x + number,
+    "multiply_number": lambda x, number: x * number,
+    "power": lambda x, exponent: x**exponent,
+    "at_least": lambda x, number: torch.clamp(x, min=number),
+    "at_most": lambda x, number: torch.clamp(x, max=number),
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "max_pool": _maximum_pool,
+    "avg_pool": _average_pool,
+    "adaptive_avg_pool": lambda x, output: _ADAPTIVE_AVERAGES[len(output) - 1](x, output),
+    "adaptive_max_pool": lambda x, output: _ADAPTIVE_MAXIMA[len(output) - 1](x, output),
+    "mean": lambda x, axes, keep: x.mean(axes, keepdim=keep),
+    "sum": lambda x, axes, keep: x.sum(axes, keepdim=keep),
+    "amax": lambda x, axes, keep: x.amax(axes, keepdim=keep),
+    "softmax": lambda x, axis: x.softmax(axis),
+    "permute": lambda x, order: x.permute(order),
+    "slice": lambda x, axis, start, end, step: x[(slice(None),) * (axis % x.dim()) + (slice(start, end, step),)],
+    "cat": lambda *x, axis: torch.cat(x, axis),
+    "pad": _padded,
+    "resize": _resized,
+    "roll": lambda x, shifts, axes: torch.roll(x, shifts, axes),
+    "matmul": torch.matmul,
+    "linear": functional.linear,
+}
+#: Operations that are others in training, and those whose shape has the batch in it.
+IN_TRAINING: Mapping[str, Callable[..., Tensor]] = {
+    "dropout": _dropped,
+    "feature_dropout": _maps_dropped,
+    "attention": _attended,
+}
+OF_BATCH: Mapping[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
+    "reshape": lambda x, shape: x.reshape(shape),
+    "expand": lambda x, shape: x.expand(shape),
+}
+
+
+class _Place(nn.Module):
+    """A module of the network that was described, with what is in it and no code of its own."""
+
+    majority_kernels: ClassVar[tuple[str, ...]] = (
+        "in_proj_weight",
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+    )
+
+
+class GraphNetwork(nn.Module):
+    """A network of known layers, as a graph of ``collegium.describe`` has them; freshly initialized by its laws.
+
+    ``sample`` is the shape of one sample; samples of as many numbers in another shape are taken too. ``graph`` has
+    ``layers``, ``nodes`` and ``tied`` (docs/describe.md). Modules and parameters have the names that they have in the
+    network that was described, so that its weights can be loaded.
+
+    >>> fill = {"kind": "uniform", "value": 0.1}
+    >>> layers = [{"kind": "linear", "path": "head", "inputs": 4, "outputs": 2, "weight": fill}]
+    >>> nodes = [{"op": "relu", "reads": [0]}, {"op": "layer", "layer": "head", "reads": [1]}]
+    >>> network = GraphNetwork([4], {"layers": layers, "nodes": nodes})
+    >>> network(torch.randn(3, 2, 2)).shape, list(network.state_dict())
+    (torch.Size([3, 2]), ['head.weight'])
+    """
+
+    def __init__(self, sample: Sequence[int], graph: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._sample = tuple(sample)
+        self._nodes = [_planned(node) for node in graph["nodes"]]
+        self._done = _last_reads([reads for _, reads, _, _ in self._nodes])
+        for layer in graph["layers"]:
+            self._add(layer)
+        for first, second in graph.get("tied", ()):
+            owner, name = self._owner(second.split("."))
+            of, its = self._owner(first.split("."))
+            owner._parameters[name] = of._parameters[its]
+
+    def _add(self, layer: Mapping[str, Any]) -> None:
+        *above, name = layer["path"].split(".")
+        owner: nn.Module = self
+        for part in above:
+            # names are entries of a table here, so that none of them can be an attribute of the class
+            owner = owner._modules.setdefault(part, _Place())  # type: ignore[assignment]
+        if layer["kind"] == "parameter":
+            owner._parameters[name] = nn.Parameter(_filled(torch.empty(layer["shape"]), layer["weight"]))
+        else:
+            owner._modules[name] = _made(layer)
+
+    def _owner(self, path: Sequence[str]) -> tuple[nn.Module, str]:
+        """The module that has the module or parameter of this path, and the last name."""
+        owner: Any = self
+        for part in path[:-1]:
+            owner = owner._modules[part]
+        return owner, path[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of a batch of samples."""
+        batch = x.shape[0]
+        if x.shape[1:] != self._sample:
+            x = x.reshape(batch, *self._sample)
+        values: list[Any] = [x]
+        for (op, reads, path, options), done in zip(self._nodes, self._done, strict=True):
+            given = [values[each] for each in reads]
+            values.append(self._value(op, given, path, options, batch))
+            for each in done:
+                values[each] = None
+        return values[-1]
+
+    def _value(self, op: str, given: list[Tensor], path: Sequence[str], options: Mapping[str, Any], batch: Any) -> Any:
+        if op == "layer":
+            owner, name = self._owner(path)
+            return owner._modules[name](*given)  # type: ignore[misc]
+        if op == "parameter":
+            owner, name = self._owner(path)
+            plain = owner._parameters.get(name)
+            return getattr(owner, name) if plain is None else plain
+        if op in OF_BATCH:
+            return OF_BATCH[op](given[0], [size if size > 0 else -size * batch for size in options["shape"]])
+        if op in IN_TRAINING:
+            return IN_TRAINING[op](*given, training=self.training, **options)
+        return OPERATIONS[op](*given, **options)
+
+
+def _planned(node: Mapping[str, Any]) -> tuple[str, list[int], list[str], dict[str, Any]]:
+    layer = node.get("layer")
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in _options(node).items()}
+    return node["op"], list(node.get("reads", ())), layer.split(".") if layer else [], options
+
+
+def _options(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    return node.get("options") or {}
+
+
+def _last_reads(reads: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each node the values that nothing reads after it."""
+    last: dict[int, int] = {}
+    for index, each in enumerate(reads):
+        last |= dict.fromkeys(each, index)
+    found: list[list[int]] = [[] for _ in reads]
+    for value, index in last.items():
+        found[index].append(value)
+    return found
+
+
+def _filled(parameter: Tensor, law: Mapping[str, Any]) -> Tensor:
+    """The parameter as its law starts it."""
+    kind, value = law["kind"], float(law["value"])
+    if parameter.is_meta:
+        return parameter
+    with torch.no_grad():
+        if kind == "normal":
+            return parameter.normal_(0.0, value)
+        if kind == "uniform":
+            return parameter.uniform_(-math.sqrt(3) * value, math.sqrt(3) * value)
+        return parameter.fill_(value)
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def _made(layer: Mapping[str, Any]) -> nn.Module:
+    made = {"conv": _convolution, "linear": _linear, "norm": _norm}[layer["kind"]](layer)
+    for name in ("weight", "bias"):
+        law, parameter = layer.get(name), made._parameters.get(name)
+        if law is None:
+            made._parameters[name] = None
+        elif parameter is not None:
+            _filled(parameter, law)
+    return made
+
+
+def _convolution(layer: Mapping[str, Any]) -> nn.Module:
+    sizes = {name: tuple(layer[name]) for name in ("stride", "padding", "dilation")}
+    given = (layer["inputs"], layer["outputs"], tuple(layer["kernel"]))
+    options: dict[str, Any] = {**sizes, "groups": layer.get("groups", 1), "bias": layer.get("bias") is not None}
+    place = len(layer["kernel"]) - 1
+    if layer.get("transposed"):
+        return _TRANSPOSED[place](*given, **options, output_padding=tuple(layer["output_padding"]))
+    return _CONVOLUTIONS[place](*given, **options)
+
+
+def _linear(layer: Mapping[str, Any]) -> nn.Module:
+    bias, groups = layer.get("bias") is not None, layer.get("groups", 1)
+    if groups > 1:
+        return GroupedLinear(layer["inputs"], layer["outputs"], groups, bias=bias)
+    return nn.Linear(layer["inputs"], layer["outputs"], bias=bias)
+
+
+def _norm(layer: Mapping[str, Any]) -> nn.Module:
+    channels, groups, eps = layer["channels"], layer.get("groups", 1), layer["epsilon"]
+    scale, shift = layer.get("weight") is not None, layer.get("bias") is not None
+    kind, place = layer["norm"], layer.get("dimensions", 1) - 1
+    if kind == "batch":
+        tracked = layer.get("tracked", True)
+        return _BATCH_NORMS[place](channels, eps, layer.get("momentum"), scale or shift, tracked)
+    if kind == "instance":
+        return _INSTANCE_NORMS[place](channels, eps, affine=scale or shift)
+    if kind == "group":
+        return nn.GroupNorm(groups, channels, eps, scale or shift)
+    if groups > 1:
+        return GroupedLayerNorm(channels, groups, eps=eps, scale=scale, shift=shift, centered=kind == "layer")
+    return nn.LayerNorm(channels, eps, scale or shift) if kind == "layer" else nn.RMSNorm(channels, eps, scale)

@@ -136,6 +136,8 @@ def fingerprint(spec: TrainingSpec) -> str:
     omitted: dict[str, Any] = {"formats": True, "diagnostics": True}
     if getattr(spec.architecture, "stages", None) is None:  # as in the checkpoints from before stages could be given
         omitted["architecture"] = {"stages": True, "origin": {"choice": {"stages": True}}}
+    if getattr(spec.architecture, "branches", None) is None:  # likewise
+        omitted.setdefault("architecture", {})["branches"] = True
     absent = {name: True for name in LATER_RECIPE_FIELDS if getattr(spec.recipe, name) is None}
     if absent:  # as in those from before the recipe had these fields
         omitted["recipe"] = absent

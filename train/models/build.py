@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from collegium.search.errors import SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.dataset import Dataset
+from collegium.train.errors import Mismatch
 from collegium.train.models.grouping import GroupedNetwork, repeated_channels, sequences_for
 
 
@@ -66,4 +68,9 @@ def fitted(ensemble: GroupedNetwork, data: Dataset) -> tuple[GroupedNetwork, int
     if data.kind == "tokens":
         raise sequences_for(data.name)
     channels = repeated_channels(ensemble, data.name, tuple(data.shape))
-    return (ensemble if ensemble.outputs == data.classes else ensemble.with_outputs(data.classes)), channels
+    if ensemble.outputs == data.classes:
+        return ensemble, channels
+    try:
+        return ensemble.with_outputs(data.classes), channels
+    except SampleMismatch as mismatch:
+        raise Mismatch(f"{data.name} {mismatch.message}", mismatch.remedy) from None

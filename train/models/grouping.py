@@ -9,6 +9,7 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.build import build_network, expand_preset
+from collegium.search.networks.families.network_module import GraphNetwork, regroup_branches
 from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.spec import Baseline, SearchSpec
 from collegium.train.data.format import Sample
@@ -16,6 +17,7 @@ from collegium.train.errors import Mismatch
 from collegium.train.spec.architecture import (
     Architecture,
     BaselineArchitecture,
+    BranchGroupingSpec,
     Grouping,
     SearchedArchitecture,
     StageGroupingSpec,
@@ -111,27 +113,77 @@ def group_network(architecture: BaselineArchitecture) -> GroupedNetwork:
     except InvalidSpec as problem:
         raise InvalidSpec(("architecture", *problem.path), problem.message) from None
     _require_module(network, ("architecture", "baseline", "family"))
+    if architecture.branches is not None:
+        return _branches(network, architecture)
     if architecture.stages is not None:
-        return GroupedNetwork(network, _stage_groupings(network, architecture.stages))
+        _require_one_part(network, "stages")
+        return _built(
+            GroupedNetwork(network, _stage_groupings(network, architecture.stages)), ("architecture", "stages")
+        )
     multiplicity = architecture.multiplicity
+    given = next(
+        (name for name in ("width", "widths", "multiplicity") if getattr(architecture, name) is not None), None
+    )
+    if given is not None:
+        _require_one_part(network, given)
     if architecture.widths is not None or architecture.width is not None:
         widths = _widths(network, architecture, ("architecture",))
     else:
         widths = network.baseline
         multiplicity = network.multiplicity if multiplicity is None else multiplicity
-    return GroupedNetwork.tied(network, widths, 1 if multiplicity is None else multiplicity)
+    tied = GroupedNetwork.tied(network, widths, 1 if multiplicity is None else multiplicity)
+    return _built(tied, ("architecture", given) if given is not None else ("architecture", "baseline", "graph"))
+
+
+def _require_one_part(network: Network, name: str) -> None:
+    """Refuse one grouping for a network whose branches are of several kinds."""
+    if len(network.parts) > 1:
+        raise InvalidSpec(
+            ("architecture", name),
+            f"{len(network.parts)} parts of this network are grouped apart: give 'branches', with a grouping for each",
+        )
 
 
 def _require_module(network: Network, path: Location) -> None:
-    """Refuse a network whose module is its user's own, or that is none."""
-    if network.family == "attention":
-        raise InvalidSpec(path, "an attention block is searched alone: train the transformer that it is of")
-    if not network.trained_here:
+    """Refuse a network that cannot be built here, and one that does not classify."""
+    if network.not_built is not None:
+        if not network.is_described:
+            raise InvalidSpec(path, network.not_built)
         raise InvalidSpec(
             path,
-            f"a {network.family!r} baseline describes a module that is not at hand: regroup it with "
+            f"this described network cannot be built here ({network.not_built}): regroup your own with "
             "collegium.regroup(model, answer.primal), and train that",
         )
+    if isinstance(network, GraphNetwork) and not network.classifies:
+        raise InvalidSpec(
+            path, "trainings here are of classifiers: describe a network that gives one row of numbers for a sample"
+        )
+
+
+def _branches(network: Network, architecture: BaselineArchitecture) -> GroupedNetwork:
+    """The branches of a described network as they are given."""
+    path = ("architecture", "branches")
+    if not isinstance(network, GraphNetwork):
+        raise InvalidSpec(path, f"networks of the family {network.family} have no branches: leave it out")
+    given = [
+        (each.branch, each.widths if each.width is None else each.width, each.multiplicity)
+        for each in architecture.branches or ()
+    ]
+    try:
+        found = regroup_branches(network, [(name, widths or (), m) for name, widths, m in given])
+    except InvalidSpec as problem:
+        raise InvalidSpec((*path, *problem.path), problem.message) from None
+    return _built(GroupedNetwork(found, found.stages), path)
+
+
+def _built(grouped: GroupedNetwork, path: Location) -> GroupedNetwork:
+    """Refuse a grouping at which a described network does not hold together."""
+    if isinstance(grouped.network, GraphNetwork):
+        try:
+            grouped.network.regrouped(grouped.stages)
+        except InvalidSpec as problem:
+            raise InvalidSpec(path, problem.message) from None
+    return grouped
 
 
 def _stage_groupings(network: Network, stages: Sequence[StageGroupingSpec]) -> tuple[StageGrouping, ...]:
@@ -207,7 +259,8 @@ def architecture_from_search(
     """
     baseline = SearchSpec.model_validate_json(json.dumps(search)).baseline
     choice = architecture.choice
-    _require_module(build_network(baseline), ("architecture", "search"))
+    network = build_network(baseline)
+    _require_module(network, ("architecture", "search"))
     if isinstance(choice, Grouping):
         return _chosen(baseline, choice)
     answer = result.get(choice) or _stored_recommendation(choice, result)
@@ -217,11 +270,22 @@ def architecture_from_search(
             f"the search has no {choice} answer: {(result.get('outcome') or {}).get('message', 'see its outcome')}",
         )
     full = expand_preset(baseline)
+    if network.is_described:
+        branches = answer.get("branches") if choice != "baseline" else None
+        return BaselineArchitecture(baseline=full, branches=_branch_specs(branches) if branches else None)
     groupings = tuple(StageGrouping(tuple(each["widths"]), each["multiplicity"]) for each in answer.get("stages") or ())
     if groupings and build_network(full).tied(groupings) is None:
         stages = tuple(StageGroupingSpec(widths=each.widths, multiplicity=each.multiplicity) for each in groupings)
         return BaselineArchitecture(baseline=full, stages=stages)
     return BaselineArchitecture(baseline=full, widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"])
+
+
+def _branch_specs(branches: Sequence[Mapping[str, Any]]) -> tuple[BranchGroupingSpec, ...]:
+    """The branches of an answer, by their first modules."""
+    return tuple(
+        BranchGroupingSpec(branch=each["paths"][0][0], widths=tuple(each["widths"]), multiplicity=each["multiplicity"])
+        for each in branches
+    )
 
 
 def _stored_recommendation(choice: str, result: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -57,6 +57,27 @@ class Grouping(Strict):
         return self
 
 
+class BranchGroupingSpec(Strict):
+    """The grouping of one branch of a described network: ``multiplicity`` members of ``width``, or of ``widths``.
+
+    ``branch`` is its name, or the path of its first module.
+    """
+
+    branch: Annotated[str, Field(min_length=1, max_length=512)]
+    width: Width | None = None
+    widths: Widths | None = None
+    multiplicity: Multiplicity
+
+    @model_validator(mode="after")
+    def _one_width(self) -> BranchGroupingSpec:
+        if (self.width is None) == (self.widths is None):
+            raise ValueError("give either 'width' or 'widths'")
+        return self
+
+
+Branches = Annotated[tuple[BranchGroupingSpec, ...], Field(min_length=1, max_length=1024, strict=False)]
+
+
 class SearchedArchitecture(Strict):
     """The result of a finished search: its primal or dual optimum, its recommended ensemble, its baseline, or any
     grouping.
@@ -72,8 +93,8 @@ class SearchedArchitecture(Strict):
 class BaselineArchitecture(Strict):
     """A baseline, as a search takes it, at given widths and multiplicity; without them, the baseline itself.
 
-    ``stages`` groups each stage of the network in its own way, in their place. ``origin`` is the search whose result
-    this is, where it was taken from one.
+    ``stages`` groups each stage of the network in its own way, in their place, and ``branches`` branches of a described
+    network, the others as they are. ``origin`` is the search whose result this is, where it was taken from one.
     """
 
     baseline: Baseline
@@ -81,12 +102,16 @@ class BaselineArchitecture(Strict):
     widths: Widths | None = None
     multiplicity: Multiplicity | None = None
     stages: Stages | None = None
+    branches: Branches | None = None
     origin: SearchedArchitecture | None = None
 
     @model_validator(mode="after")
     def _one_width(self) -> BaselineArchitecture:
         if self.stages is not None:
             _stages_alone(self)
+        others = (self.width, self.widths, self.multiplicity, self.stages)
+        if self.branches is not None and others != (None, None, None, None):
+            raise ValueError("'branches' has the widths and the multiplicity of every branch: leave out the others")
         if self.width is not None and self.widths is not None:
             raise ValueError("give at most one of 'width' and 'widths'")
         return self

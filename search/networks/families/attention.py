@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -64,7 +64,10 @@ class AttentionNetwork(Network):
 
     block: AttentionBaseline = field(kw_only=True)
 
-    trained_here: ClassVar[bool] = False
+    @property
+    def not_built(self) -> str:
+        """An attention block is no network."""
+        return "an attention block is searched alone: train the transformer that it is of"
 
     @property
     def embedding(self) -> int:

@@ -33,6 +33,7 @@ from collegium.search.networks.families.network_layers import (
 )
 from collegium.search.networks.families.network_table import html_table, text_table
 from collegium.search.networks.family import FamilyBaseline
+from collegium.search.networks.graph.spec import Graph
 from collegium.search.networks.network import Measure
 
 #: Widths that a branch needs to be free before grouping changes anything.
@@ -179,6 +180,9 @@ class NetworkBaseline(FamilyBaseline):
     ``input`` is the shape of one sample and ``outputs`` the numbers that the network gives for it. ``flops`` are
     multiply–accumulate operations of one sample. What no branch that can be split accounts for is the fixed cost.
 
+    ``graph`` is the whole network as known layers and operations, from which it can be built: to be trained, measured
+    and timed. Where there is none, ``no_graph`` gives the reason.
+
     >>> from collegium.search.parse import parse_spec
     >>> hidden = [{"kind": "linear"}, {"kind": "activation", "function": "relu"}]
     >>> branch = {"name": "mlp", "layers": [*hidden, *hidden, {"kind": "linear"}], "widths": [64, 100, 100, 10]}
@@ -200,6 +204,8 @@ class NetworkBaseline(FamilyBaseline):
     branches: Annotated[tuple[Branch, ...], Field(max_length=1024, strict=False)]
     parameters: Count
     flops: Count
+    graph: Graph | None = None
+    no_graph: Text | None = Field(default=None, validate_default=True)
 
     @field_validator("branches")
     @classmethod
@@ -222,6 +228,13 @@ class NetworkBaseline(FamilyBaseline):
         if parts > value:
             raise ValueError(f"must be at least {parts}, the sum of the branches")
         return value
+
+    @field_validator("no_graph")
+    @classmethod
+    def _reason_without_graph(cls, reason: str | None, info: ValidationInfo) -> str | None:
+        if reason is not None and info.data.get("graph") is not None:
+            raise ValueError("a reason is expected where there is no 'graph', and there alone")
+        return reason
 
     def fixed_cost(self, measure: Measure) -> int:
         """What no grouping changes: all but the branches that can be split."""

@@ -8,11 +8,10 @@ its own share of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
-from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import (
@@ -22,8 +21,10 @@ from collegium.search.networks.families.network_chains import (
     reason,
     searched,
 )
-from collegium.search.networks.families.network_layers import Conv, Linear, placed
+from collegium.search.networks.families.network_graph import check_graph, member_cost
+from collegium.search.networks.families.network_module import GraphNetwork, with_head
 from collegium.search.networks.family import Family
+from collegium.search.networks.graph.regroup import Change
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
 #: Share of the parameters below which a part that is left as it is goes without saying.
@@ -31,7 +32,7 @@ SMALL = 0.01
 
 
 @dataclass(frozen=True)
-class DescribedNetwork(Network):
+class DescribedNetwork(GraphNetwork):
     """A described network whose branches of one group are regrouped together; all else is fixed.
 
     ``branches`` are those of the group, the most frequent of the smallest first: its chain is the one whose kernel is
@@ -39,10 +40,7 @@ class DescribedNetwork(Network):
     and shifts are counted. Neither is a bias of the last layer alone: it adds the same number to every K.
     """
 
-    described: NetworkBaseline = field(kw_only=True)
     branches: tuple[Branch, ...] = field(kw_only=True)
-
-    trained_here: ClassVar[bool] = False
 
     @cached_property
     def _parts(self) -> tuple[DescribedNetwork, ...]:
@@ -140,18 +138,6 @@ class DescribedNetwork(Network):
     def _scale(self, branch: Branch) -> int:
         return member_widths(branch)[0] // self.baseline[0]
 
-    def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:
-        """None: the module is the user's own. Raises ``InvalidSpec``."""
-        raise InvalidSpec(("baseline",), "a described network has no module here: regroup your own")
-
-    def arguments_of(self, stages: Sequence[StageGrouping]) -> dict[str, Any]:
-        """None, as of one m × n. Raises ``InvalidSpec``."""
-        return self.arguments(self.baseline, self.multiplicity)
-
-    def repeated_channels(self, shape: tuple[int, ...]) -> int | None:
-        """Raises ``SampleMismatch``: no sample is taken."""
-        raise SampleMismatch("cannot be read by a described network", "train the module that was described")
-
     def modules(self, stages: Sequence[StageGrouping]) -> tuple[tuple[Any, StageGrouping], ...]:
         """Of every branch of the group the paths of its modules, occurrence by occurrence, with its members."""
         at = dict(zip(self.stage_scales, stages, strict=True))
@@ -165,37 +151,21 @@ class DescribedNetwork(Network):
             return self.title
         return f"{StageGrouping(tuple(widths), multiplicity)} in {', '.join(self.names)} of {self.title}"
 
-    @property
-    def outputs(self) -> int:
-        """Numbers that the network gives for a sample."""
-        return self.described.outputs
+    def changes(self, stages: Sequence[StageGrouping]) -> tuple[Change, ...]:
+        """Those of the branches of the group."""
+        return self.modules(self._checked(stages)) if self.branches else ()
+
+    def with_outputs(self, outputs: int) -> DescribedNetwork:
+        """The same network with a head for ``outputs`` classes. Raises ``SampleMismatch`` where its end is no head."""
+        found = with_head(self.described, outputs)
+        names = {branch.name: branch for branch in found.branches}
+        own = tuple(names.get(branch.name, branch) for branch in self.branches)
+        return replace(self, described=found, branches=own)
 
 
 def _of_layers(branch: Branch, grouping: StageGrouping) -> StageGrouping:
     """The grouping with a width for each layer."""
     return StageGrouping(layer_widths(branch, grouping.widths), grouping.multiplicity)
-
-
-def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
-    """What one member of these free widths adds to a branch: all but the biases of its last layer.
-
-    Grouped inner layers are those of several members, so that a member's own have no groups.
-    """
-    layers = [replace_groups(layer, branch.multiplicity) for layer in branch.layers]
-    inner = layer_widths(branch, widths)
-    parts = list(placed(layers, (branch.widths[0], *inner, branch.widths[-1]), branch.input))
-    last = parts[-1]
-    shared = (
-        last.outputs if measure == "parameters" and isinstance(last.layer, Conv | Linear) and last.layer.bias else 0
-    )
-    return sum(getattr(part, measure) for part in parts) - shared
-
-
-def replace_groups(layer: Any, members: int) -> Any:
-    """A layer of one member."""
-    if isinstance(layer, Conv) and layer.groups > 1 and members > 1 and not layer.depthwise:
-        return layer.model_copy(update={"groups": layer.groups // members})
-    return layer
 
 
 def searched_groups(baseline: NetworkBaseline) -> list[tuple[Branch, ...]]:
@@ -239,6 +209,7 @@ def _part(baseline: NetworkBaseline, group: tuple[Branch, ...]) -> DescribedNetw
 
 def _lower(baseline: NetworkBaseline) -> DescribedNetwork:
     """The network with its largest group of branches; without any, one in which nothing can be grouped."""
+    check_graph(baseline)
     groups = searched_groups(baseline)
     if groups:
         largest = max(groups, key=lambda group: sum(branch.count * branch.parameters for branch in group))
@@ -251,5 +222,5 @@ NETWORK = Family(
     summary="any network, as collegium.describe reads it from its module",
     baseline=NetworkBaseline,
     lower=_lower,
-    module="",
+    module="collegium.search.regroup.grouped:GraphNetwork",
 )

@@ -23,6 +23,8 @@ class Table(Protocol):
     branches: Any
     parameters: Any
     flops: Any
+    graph: Any
+    no_graph: Any
 
     def fixed_cost(self, measure: Measure) -> int:
         """What no grouping changes."""
@@ -70,6 +72,13 @@ def _title(baseline: Table) -> str:
 
 
 def _summary(baseline: Table) -> str:
+    built = "; the service can build and train it" if baseline.graph is not None else ""
+    if baseline.no_graph is not None:
+        built = f"; the service cannot build it: {baseline.no_graph}"
+    return _split(baseline) + built
+
+
+def _split(baseline: Table) -> str:
     free = [branch for branch in baseline.branches if branch.splittable]
     if not free:
         return "nothing here can be split"

@@ -1,0 +1,149 @@
+"""A graph in the making: the layers and operations so far, and what each node of the trace is in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from collegium.search.describe.graphs.laws import law_of
+from collegium.search.describe.trace import Piece
+
+
+class Missing(Exception):
+    """Why the value of a node is not known; ``placed`` where that names the operator already."""
+
+    def __init__(self, message: str, placed: bool = False) -> None:
+        super().__init__(message)
+        self.placed = placed
+
+
+@dataclass
+class Builder:
+    """A graph in the making: what each node of the trace is, and the layers and nodes so far.
+
+    ``results`` are the shapes of the nodes' results in the trace. ``values`` has for each node of the trace the index
+    of its value, those of several results, or why it is unknown.
+    """
+
+    piece: Piece
+    other: Mapping[fx.Node, fx.Node]
+    batches: tuple[int, int]
+    model: nn.Module
+    canonical: Mapping[str, str]
+    parameters: Mapping[str, Tensor]
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    results: list[tuple[int, ...]] = field(default_factory=list)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+
+    def emit(self, op: str, reads: Sequence[int], result: Sequence[int], /, **options: Any) -> int:
+        """Add an operation whose result has this shape in the trace; the index of its value."""
+        self.nodes.append({"op": op, "reads": list(reads), "options": options})
+        self.results.append(tuple(result))
+        return len(self.nodes)
+
+    def layer(self, path: str, made: dict[str, Any], reads: Sequence[int], result: Sequence[int]) -> int:
+        """Add a node that applies a layer, which other nodes may apply as well."""
+        known = self.layers.setdefault(path, made)
+        if known != made:
+            raise Missing(f"the module {path!r} works in different ways in different places")
+        self.nodes.append({"op": "layer", "reads": list(reads), "layer": path})
+        self.results.append(tuple(result))
+        return len(self.nodes)
+
+    def parameter(self, node: fx.Node) -> int:
+        """The value of a parameter that belongs to no layer."""
+        path = self.piece.parameters[node]
+        self.layers.setdefault(path, self.bare(path))
+        self.nodes.append({"op": "parameter", "layer": path})
+        self.results.append(tuple(self.parameters[path].shape))
+        return len(self.nodes)
+
+    def bare(self, path: str) -> dict[str, Any]:
+        """The layer that a parameter of its own is."""
+        value = self.parameters[path]
+        return {"kind": "parameter", "path": path, "shape": list(value.shape), "weight": law_of(value, "parameter")}
+
+    def value(self, node: Any) -> int:
+        """The index of a node's value. Raises ``Missing``."""
+        if not isinstance(node, fx.Node):
+            raise Missing(f"a number {node!r} where a tensor is expected")
+        if node not in self.values and node in self.piece.parameters:
+            self.values[node] = self.parameter(node)
+        found = self.values.get(node)
+        if found is None:
+            what = self.piece.buffers.get(node)
+            raise Missing(
+                f"it reads the buffer {what!r}, whose numbers are not part of a description"
+                if what is not None
+                else f"it reads {node.name!r}, a constant or an input of its own"
+            )
+        if isinstance(found, Missing):
+            raise found
+        if not isinstance(found, int):
+            raise Missing(f"it reads all results of {node.name!r} at once")
+        return found
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a node's result, sizes that grow with the batch as negative multiples of it."""
+        return self.scaled(node.meta.get("val"), self.other[node].meta.get("val"))
+
+    def scaled(self, one: Any, two: Any) -> tuple[int, ...]:
+        """The shape of a tensor from both traces."""
+        if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.dim() != two.dim():
+            raise Missing("its result is no tensor, or its shape depends on the batch")
+        if not one.dtype.is_floating_point:
+            raise Missing(f"it works with numbers of type {str(one.dtype).removeprefix('torch.')}")
+        first, second = self.batches
+        found = []
+        for a, b in zip(map(int, one.shape), map(int, two.shape), strict=True):
+            if a == b:
+                found.append(a)
+            elif a * second == b * first and a % first == 0:
+                found.append(-(a // first))
+            else:
+                raise Missing("its shape depends on the size of the batch in another way")
+        return tuple(found)
+
+    def module_at(self, node: fx.Node) -> str:
+        """The path of the module that a node without parameters stands for, or one of its own beside it."""
+        path = self.piece.module(node)
+        try:
+            module = self.model.get_submodule(path)
+        except AttributeError:
+            module = None
+        if path and module is not None and not list(module.children()) and not list(module.parameters()):
+            return path
+        return f"{path}.norm{len(self.layers)}_" if path else f"norm{len(self.layers)}_"
+
+    def momentum(self, path: str, given: float) -> float | None:
+        """That of a batch norm, whose own says where it is the plain mean of all batches."""
+        try:
+            module = self.model.get_submodule(path)
+        except AttributeError:
+            return given
+        return module.momentum if isinstance(module, _BatchNorm) else given
+
+
+Given = Mapping[str, Any]
+#: Adds what an operator is to the graph, and gives its value; raises ``Missing``.
+Converter = Callable[[Builder, fx.Node, Given], Any]
+
+
+def number_of(value: Any) -> float:
+    """A constant of an operator. Raises ``Missing``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Missing(f"its constant {value!r} is no number")
+    return float(value)
+
+
+def node_of(value: Any) -> fx.Node:
+    """A tensor that an operator reads. Raises ``Missing``."""
+    if not isinstance(value, fx.Node):
+        raise Missing("a number where a tensor is expected")
+    return value

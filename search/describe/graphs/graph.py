@@ -1,0 +1,248 @@
+"""A traced module as a graph of known layers and operations, from which it can be built without its code.
+
+The module is traced twice, with batches of two sizes. A size that grows with the batch is written as a multiple of it;
+anything else that differs between both depends on the batch in another way, and has no such graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from collegium.search.describe.graphs.builder import Builder, Converter, Missing
+from collegium.search.describe.graphs.elementwise import ELEMENTWISE
+from collegium.search.describe.graphs.maps import OF_MAPS
+from collegium.search.describe.graphs.rearranged import REARRANGED
+from collegium.search.describe.graphs.weights import WEIGHTED
+from collegium.search.describe.operators import arguments, name_of
+from collegium.search.describe.trace import Piece
+from collegium.search.errors import readable
+from collegium.search.networks.graph.infer import GraphError, infer
+from collegium.search.networks.graph.spec import Graph
+
+#: The operators that are known, by name.
+CONVERTERS: Mapping[str, Converter] = {**ELEMENTWISE, **REARRANGED, **OF_MAPS, **WEIGHTED}
+#: What modules and parameters may be called.
+_NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+
+
+class NoGraph(Exception):
+    """Why a module has no graph of known layers."""
+
+
+def graph_of(
+    model: nn.Module,
+    piece: Piece,
+    twin: Piece,
+    batches: tuple[int, int],
+    canonical: Mapping[str, str],
+    sample: Sequence[int],
+) -> Graph:
+    """The graph of a module from its traces with two batches of samples. Raises ``NoGraph`` with what stops it."""
+    names = dict(model.named_parameters(remove_duplicate=False))
+    odd = next((name for name in names if not set(name) <= _NAME), None)
+    if odd is not None:
+        raise NoGraph(f"the parameter {odd!r} has a name that a description cannot hold")
+    builder = Builder(piece, _pairs(piece, twin), batches, model, canonical, names)
+    last = _convert(builder)
+    try:
+        _add_unread(builder)
+        pruned, results = _pruned(builder, last)
+    except ValueError as error:
+        raise NoGraph(str(error)) from None
+    tied = [[first, second] for second, first in canonical.items() if first != second]
+    made = {"layers": _in_order(builder), "nodes": tuple(pruned), "tied": tuple(map(tuple, tied))}
+    try:
+        graph = Graph.model_validate(made)
+        shapes = infer(graph, sample).shapes[1:]
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise NoGraph(f"{readable(wrong['loc'])}: {wrong['msg']}") from None
+    except GraphError as error:
+        raise NoGraph(f"{readable(error.place)}: {error.message}") from None
+    apart = next((index for index, pair in enumerate(zip(shapes, results, strict=True)) if pair[0] != pair[1]), None)
+    if apart is not None:
+        raise NoGraph(f"{graph.nodes[apart].op!r} gives {results[apart]} in the module, and {shapes[apart]} in a graph")
+    return graph
+
+
+def _pairs(piece: Piece, twin: Piece) -> dict[fx.Node, fx.Node]:
+    """The nodes of one trace with those of the other."""
+    one, two = list(piece.graph.nodes), list(twin.graph.nodes)
+    if [(each.op, name_of(each)) for each in one] != [(each.op, name_of(each)) for each in two]:
+        raise NoGraph("its operations depend on the size of the batch")
+    return dict(zip(one, two, strict=True))
+
+
+def _convert(builder: Builder) -> int:
+    """Every node in order; the index of the output's value."""
+    inputs = 0
+    for node in builder.piece.graph.nodes:
+        if node.op == "placeholder" and node not in builder.piece.parameters and node not in builder.piece.buffers:
+            value = node.meta.get("val")
+            if isinstance(value, Tensor) and node.users:
+                builder.values[node] = 0 if inputs == 0 else Missing(f"it has a second input, {node.name!r}")
+                inputs += 1
+        elif node.op == "call_function":
+            _convert_one(builder, node)
+    (returned,) = (node for node in builder.piece.graph.nodes if node.op == "output")
+    outputs = [each for each in returned.args[0] if isinstance(each, fx.Node)]
+    if len(outputs) != 1:
+        raise NoGraph(f"it gives {len(outputs)} tensors, and a network of one is expected")
+    try:
+        return builder.value(outputs[0])
+    except Missing as missing:
+        raise NoGraph(str(missing)) from None
+
+
+def _convert_one(builder: Builder, node: fx.Node) -> None:
+    name = name_of(node)
+    try:
+        if any(isinstance(builder.values.get(each), Missing) for each in node.all_input_nodes):
+            raise next(each for read in node.all_input_nodes if isinstance(each := builder.values.get(read), Missing))
+        converter = CONVERTERS.get(name)
+        if converter is None:
+            raise Missing("it is none of the operations that are known")
+        _same_options(builder, node, name)
+        try:
+            builder.values[node] = converter(builder, node, arguments(node))
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise Missing(f"its arguments have a form that is not known: {error}") from error
+    except Missing as missing:
+        builder.values[node] = missing if missing.placed else Missing(f"{_place(builder, node)}: {missing}", True)
+    if _writes(node):
+        _written(builder, node)
+
+
+def _place(builder: Builder, node: fx.Node) -> str:
+    """Such as ``'bernoulli' in blocks.0.drop (net.py:12)``."""
+    module = builder.piece.module(node)
+    frames = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines() if "File " in line]
+    line = ""
+    if frames:
+        file, _, rest = frames[-1].removeprefix('File "').partition('", line ')
+        line = f" ({Path(file).name}:{rest.partition(',')[0]})"
+    return f"{name_of(node)!r} in {module or 'the model'}{line}"
+
+
+#: Operators whose sizes are taken from their results.
+_SIZED = {
+    "view", "reshape", "_unsafe_view", "_reshape_copy", "flatten", "unflatten", "squeeze", "unsqueeze", "expand",
+    "broadcast_to", "expand_as", "to", "_to_copy", "split_with_sizes", "chunk", "split", "unbind", "slice",
+}  # fmt: skip
+
+
+def _same_options(builder: Builder, node: fx.Node, name: str) -> None:
+    """Raises ``Missing`` where numbers that are no sizes depend on the batch."""
+    if name in _SIZED:
+        return
+    pairs = zip(_plain(node), _plain(builder.other[node]), strict=False)
+    if any(one != two for one, two in pairs):
+        raise Missing("its numbers depend on the size of the batch")
+
+
+def _plain(node: fx.Node) -> list[Any]:
+    return [map_arg(each, lambda one: one.name) for each in (*node.args, *node.kwargs.values())]
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _written(builder: Builder, node: fx.Node) -> None:
+    """What was written in place is what later readers of it read; what else shares its memory is unknown."""
+    target = node.args[0] if node.args else None
+    if not isinstance(target, fx.Node):
+        return
+    found = builder.values[node]
+    root = _root(target)
+    if root in builder.piece.parameters:
+        found = Missing(f"{_place(builder, node)}: it writes into a parameter", True)
+    else:
+        shared = Missing(f"{_place(builder, node)}: it writes into a part of another tensor", True)
+        for each in builder.piece.graph.nodes:
+            if each is not target and _root(each) is root and each.op != "output":
+                builder.values[each] = shared
+    builder.values[node] = builder.values[target] = found
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """The node whose memory a view, or what was written in place, is a part of."""
+    while _is_view(node) or _writes(node):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            break
+        node = source
+    return node
+
+
+#: Operators that may give a part of their input's memory and do not say so.
+_MAYBE_VIEWS = {
+    "reshape", "flatten", "contiguous", "to", "chunk", "split", "split_with_sizes", "tensor_split", "unbind",
+}  # fmt: skip
+
+
+def _is_view(node: fx.Node) -> bool:
+    if name_of(node) == "getitem":
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload) or _writes(node):
+        return False
+    aliased = any(each.alias_info is not None for each in node.target._schema.returns)
+    return aliased or name_of(node) in _MAYBE_VIEWS
+
+
+def _add_unread(builder: Builder) -> None:
+    """Parameters that no layer has: unread ones, and the second names of tied ones."""
+    covered = set()
+    for path, layer in builder.layers.items():
+        if layer["kind"] == "parameter":
+            covered.add(path)
+        else:
+            covered |= {f"{path}.{name}" for name in ("weight", "bias") if layer.get(name) is not None}
+    for path in builder.parameters:
+        if path not in covered:
+            builder.layers[path] = builder.bare(path)
+
+
+def _in_order(builder: Builder) -> tuple[dict[str, Any], ...]:
+    """The layers in the order of the module's parameters; those without any where they were met, at the end."""
+    places = {}
+    for index, name in enumerate(builder.parameters):
+        places.setdefault(name, index)
+        places.setdefault(name.rpartition(".")[0], index)
+    return tuple(sorted(builder.layers.values(), key=lambda layer: places.get(layer["path"], len(places))))
+
+
+def _pruned(builder: Builder, last: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
+    """The nodes that the output depends on, with the output last, and the shapes of their results."""
+    if last == 0:
+        raise NoGraph("its output is its input")
+    needed, pending = set(), [last]
+    while pending:
+        index = pending.pop()
+        if index and index not in needed:
+            needed.add(index)
+            pending += builder.nodes[index - 1].get("reads", ())
+    kept = sorted(needed)
+    if kept[-1] != last:
+        raise NoGraph("its output is not the last of its operations")
+    places = {0: 0} | {index: place for place, index in enumerate(kept, start=1)}
+    found = []
+    for index in kept:
+        node = builder.nodes[index - 1]
+        found.append({**node, "reads": tuple(places[each] for each in node.get("reads", ()))})
+    used = {node.get("layer") for node in found}
+    for path in [path for path, layer in builder.layers.items() if path not in used]:
+        layer = builder.layers[path]
+        if layer["kind"] != "parameter":  # a layer whose result is not used
+            del builder.layers[path]
+            for name in ("weight", "bias"):
+                if f"{path}.{name}" in builder.parameters:
+                    builder.layers[f"{path}.{name}"] = builder.bare(f"{path}.{name}")
+    return found, [builder.results[index - 1] for index in kept]

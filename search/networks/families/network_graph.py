@@ -1,0 +1,248 @@
+"""Whether a description's graph is the network of its branches and counts; a lie is refused where it stands.
+
+The counts follow from the graph. The layers of a branch must be those of the graph at its paths, with its activations
+between them, and its inner widths must be free: the graph is regrouped once with other widths, and must then hold
+together and have the counts that a search expects of that grouping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from collegium.search.errors import InvalidSpec, Location
+from collegium.search.networks.families.network import Branch, NetworkBaseline
+from collegium.search.networks.families.network_chains import member_widths, searched
+from collegium.search.networks.families.network_layers import (
+    ActivationLayer,
+    Conv,
+    Layer,
+    Linear,
+    Norm,
+    placed,
+    with_modules,
+)
+from collegium.search.networks.graph.infer import GraphError, Inferred, infer
+from collegium.search.networks.graph.operations import numbers
+from collegium.search.networks.graph.regroup import Change, regrouped_graph
+from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, LinearLayer, Node, NormLayer
+from collegium.search.networks.network import Measure, StageGrouping
+
+AT: Location = ("baseline", "graph")
+Readers = tuple[Mapping[int, Sequence[int]], Mapping[str, int]]
+
+
+def check_graph(baseline: NetworkBaseline) -> Inferred | None:
+    """The graph with its shapes and counts; None where there is none. Raises ``InvalidSpec`` with the field's path."""
+    graph = baseline.graph
+    if graph is None:
+        return None
+    try:
+        found = infer(graph, baseline.input)
+    except GraphError as error:
+        raise InvalidSpec((*AT, *error.place), error.message) from None
+    for name, declared, own in (
+        ("parameters", baseline.parameters, found.parameters),
+        ("flops", baseline.flops, found.flops),
+        ("outputs", baseline.outputs, numbers(found.output)),
+    ):
+        if declared != own:
+            raise InvalidSpec(("baseline", name), f"the graph has {own}")
+    layers = {layer.path: layer for layer in graph.layers}
+    readers = _readers(graph)
+    for index, branch in enumerate(baseline.branches):
+        if branch.splittable:
+            _check_branch(branch, ("baseline", "branches", index), graph, layers, readers)
+    _check_free(baseline, graph)
+    return found
+
+
+def _check_branch(
+    branch: Branch, at: Location, graph: Graph, layers: Mapping[str, GraphLayer], readers: Readers
+) -> None:
+    places = list(placed(branch.layers, branch.widths, branch.input))
+    expected = [place for place in places if isinstance(place.layer, Conv | Linear | Norm)]
+    for row, paths in enumerate(branch.paths):
+        for column, (place, path) in enumerate(zip(expected, paths, strict=True)):
+            if not _is(layers.get(path), place.layer, place.inputs, place.outputs):
+                raise InvalidSpec((*at, "paths", row, column), f"the graph has no such layer {path!r}")
+        wrong = _other_activation(branch.layers, paths, graph, readers)
+        if wrong is not None:
+            raise InvalidSpec((*at, "layers"), f"behind {wrong!r} the graph has another activation")
+
+
+def _is(found: GraphLayer | None, layer: Layer, inputs: int, outputs: int) -> bool:
+    match layer, found:
+        case Conv(), ConvLayer():
+            same = all(getattr(layer, name) == getattr(found, name) for name in _GEOMETRY)
+            same = same and not found.transposed
+            return (
+                same and (found.inputs, found.outputs) == (inputs, outputs) and (found.bias is not None) == layer.bias
+            )
+        case Linear(), LinearLayer():
+            ends = (found.inputs, found.outputs, found.groups)
+            return ends == (inputs, outputs, 1) and (found.bias is not None) == layer.bias
+        case Norm(), NormLayer():
+            affine = (found.weight is not None, found.bias is not None)
+            return (found.norm, found.channels, found.groups, *affine) == (
+                layer.norm,
+                outputs,
+                layer.groups,
+                layer.scale,
+                layer.shift,
+            )
+    return False
+
+
+_GEOMETRY = ("kernel", "stride", "padding", "dilation", "groups")
+#: Operations of a graph by the functions that they are in a branch.
+_NAMED = {
+    name: name
+    for name in (
+        "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "mish", "hardswish", "sigmoid", "hardsigmoid",
+        "tanh", "softplus", "hardshrink", "softshrink",
+    )
+} | {"log_sigmoid": "logsigmoid"}  # fmt: skip
+
+
+def _function(node: Node) -> str:
+    if node.op == "gelu":
+        return "gelu_tanh" if node.options.get("approximate") == "tanh" else "gelu"
+    if node.op == "hardtanh":
+        return "relu6" if (node.options.get("min_val"), node.options.get("max_val")) == (0.0, 6.0) else "hardtanh"
+    return _NAMED.get(node.op, "")
+
+
+def _readers(graph: Graph) -> Readers:
+    """Which nodes read a value, by their places and its index; the places of nodes that apply a layer, by its path."""
+    readers: dict[int, list[int]] = {}
+    for index, node in enumerate(graph.nodes, start=1):
+        for each in node.reads:
+            readers.setdefault(each, []).append(index)
+    at = {node.layer: index for index, node in enumerate(graph.nodes, start=1) if node.layer is not None}
+    return readers, at
+
+
+def _other_activation(layers: Sequence[Layer], paths: Sequence[str], graph: Graph, readers: Readers) -> str | None:
+    """The layer behind which the graph has another activation than the branch; None where they agree.
+
+    Functions that are written out in several operations are not compared.
+    """
+    of, at = readers
+    for path, declared in _activations(layers, paths):
+        found = _behind(at.get(path, 0), of, graph)
+        if found is not None and "other" not in declared and all(found) and tuple(found) != declared:
+            return path
+    return None
+
+
+def _activations(layers: Sequence[Layer], paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each layer with a path that another one follows, with the functions between them."""
+    names = iter(paths)
+    last, functions = "", []
+    for layer in layers:
+        if isinstance(layer, ActivationLayer):
+            functions.append(layer.function)
+        elif layer in with_modules([layer]):
+            if last:
+                yield last, tuple(functions)
+            last, functions = next(names), []
+
+
+def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> list[str] | None:
+    """Functions between a node and the next layer, in order; None where several operations read one of them."""
+    found: list[str] = []
+    while index:
+        following = readers.get(index, ())
+        if len(following) != 1:
+            return None
+        (index,) = following
+        node = graph.nodes[index - 1]
+        if node.op == "layer":
+            return found
+        if node.op not in _BETWEEN:
+            found.append(_function(node))
+    return None
+
+
+#: What may stand between layers beside functions.
+_BETWEEN = {
+    "reshape", "permute", "dropout", "feature_dropout", "pad", "max_pool", "avg_pool", "adaptive_avg_pool",
+    "adaptive_max_pool", "mean", "amax",
+}  # fmt: skip
+
+
+def _check_free(baseline: NetworkBaseline, graph: Graph) -> None:
+    """Refuse branches whose inner widths something else reads, by giving them others."""
+    pieces = [
+        (index, piece) for index, branch in enumerate(baseline.branches) for piece in searched(branch) if piece.paths
+    ]
+    wrong = _not_free(baseline, graph, [piece for _, piece in pieces])
+    if wrong is None:
+        return
+    for index, piece in pieces[:MOST_TRIED]:
+        own = _not_free(baseline, graph, [piece])
+        if own is not None:
+            raise InvalidSpec(("baseline", "branches", index), own)
+    raise InvalidSpec(AT, wrong)
+
+
+#: Branches that are tried one by one where together they do not fit.
+MOST_TRIED = 32
+
+
+def _not_free(baseline: NetworkBaseline, graph: Graph, pieces: Sequence[Branch]) -> str | None:
+    """Why the graph does not hold together where the branches have other widths, or has other counts than expected."""
+    changes = [(piece.paths, _trial(piece)) for piece in pieces]
+    try:
+        found = infer(regrouped_graph(graph, baseline.input, changes), baseline.input)
+    except GraphError as error:
+        return f"inner widths are not free in the graph: {error.message}"
+    measures: tuple[Measure, ...] = ("parameters", "flops")
+    for measure in measures:
+        expected = getattr(baseline, measure) + sum(_growth(piece, _trial(piece), measure) for piece in pieces)
+        if getattr(found, measure) != expected:
+            return "inner widths are not free in the graph: other ones change the counts of other layers"
+    return None
+
+
+def _trial(piece: Branch) -> StageGrouping:
+    """One member more, and wider ones that the groups of every norm divide."""
+    step = math.lcm(*(layer.groups for layer in piece.layers if isinstance(layer, Norm)))
+    widths = tuple((width // step + 1) * step for width in member_widths(piece))
+    return StageGrouping(widths, piece.multiplicity + 1)
+
+
+def _growth(piece: Branch, trial: StageGrouping, measure: Measure) -> int:
+    """By how much the trial costs more than the branches as they are."""
+    before = piece.multiplicity * member_cost(piece, member_widths(piece), measure)
+    return piece.count * (trial.multiplicity * member_cost(piece, trial.widths, measure) - before)
+
+
+def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
+    """What one member of these inner widths adds to a branch: all but the biases of its last layer.
+
+    Grouped inner layers are those of several members, so that a member's own have no groups.
+    """
+    layers = [_of_one(layer, branch.multiplicity) for layer in branch.layers]
+    parts = list(placed(layers, (branch.widths[0], *widths, branch.widths[-1]), branch.input))
+    last = parts[-1]
+    shared = (
+        last.outputs if measure == "parameters" and isinstance(last.layer, Conv | Linear) and last.layer.bias else 0
+    )
+    return sum(getattr(part, measure) for part in parts) - shared
+
+
+def _of_one(layer: Layer, members: int) -> Layer:
+    if isinstance(layer, Conv) and layer.groups > 1 and members > 1:
+        return layer.model_copy(update={"groups": layer.groups // members})
+    return layer
+
+
+def graph_at(baseline: NetworkBaseline, changes: Sequence[Change]) -> Inferred:
+    """The graph regrouped so, with its shapes and counts. Raises ``InvalidSpec`` where it cannot be."""
+    assert baseline.graph is not None
+    try:
+        return infer(regrouped_graph(baseline.graph, baseline.input, changes), baseline.input)
+    except GraphError as error:
+        raise InvalidSpec((*AT, *error.place), error.message) from None

@@ -1,0 +1,371 @@
+"""The operations of a graph: their options, the shapes that they give, and their multiply–accumulates.
+
+Nothing here loads torch: a graph that does not hold together is refused before anything is allocated. What computes
+each of them is in ``collegium.search.regroup.grouped``, by the same names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from collegium.search.networks.graph.spec import MAX_AXES
+
+Shape = tuple[int, ...]
+#: The most numbers of one sample, or of a parameter, in one tensor.
+MAX_NUMBERS = 2**34
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``reads`` is the least and the most it reads, ``options`` their kinds by name, all of which are given.
+
+    ``shape`` is that of its result, from those it reads and its options; it raises ``ValueError``. ``flops`` are
+    multiply–accumulates of one sample. A ``view`` needs no memory of its own.
+    """
+
+    shape: Callable[[Sequence[Shape], Mapping[str, Any]], Shape]
+    options: Mapping[str, str] = field(default_factory=dict)
+    reads: tuple[int, int] = (1, 1)
+    flops: Callable[[Sequence[Shape], Shape], int] = lambda reads, out: 0
+    view: bool = False
+
+
+def numbers(shape: Shape) -> int:
+    """Numbers of one sample in a tensor."""
+    return math.prod(abs(size) for size in shape)
+
+
+def checked(shape: Sequence[int]) -> Shape:
+    """A shape that a tensor may have. Raises ``ValueError``."""
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"it has {len(shape)} axes, and {MAX_AXES} are the most")
+    if any(size == 0 for size in shape):
+        raise ValueError(f"its shape {_text(shape)} has no numbers")
+    if sum(size < 0 for size in shape) > 1:
+        raise ValueError(f"its shape {_text(shape)} has the batch in two axes")
+    if numbers(tuple(shape)) > MAX_NUMBERS:
+        raise ValueError(f"its shape {_text(shape)} has more than {MAX_NUMBERS:.2g} numbers")
+    return tuple(shape)
+
+
+def _text(shape: Sequence[int]) -> str:
+    named = {-1: "batch"}
+    return "×".join(named.get(size, f"{-size}·batch") if size < 0 else str(size) for size in shape) or "()"
+
+
+def check_options(options: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    """Raises ``ValueError`` where options are missing, unknown, or of another kind."""
+    for name in options.keys() - expected.keys():
+        raise ValueError(f"it has no option {name!r}; its options are {', '.join(expected) or 'none'}")
+    for name, kind in expected.items():
+        if name not in options:
+            raise ValueError(f"the option {name!r} is missing")
+        if not _is(options[name], kind):
+            raise ValueError(f"the option {name!r} must be {_KINDS.get(kind, 'one of ' + kind)}")
+
+
+_KINDS = {
+    "number": "a number",
+    "integer": "an integer",
+    "boolean": "true or false",
+    "integers": "a list of integers",
+    "sizes": "a list of one to three sizes of at least 1",
+    "paddings": "a list of one to three sizes of at least 0",
+    "rate": "a number from 0 to 1",
+}
+
+
+def _is(value: Any, kind: str) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    match kind:
+        case "number":
+            return whole or isinstance(value, float)
+        case "rate":
+            return (whole or isinstance(value, float)) and 0 <= value <= 1
+        case "integer":
+            return whole
+        case "boolean":
+            return isinstance(value, bool)
+        case "integers":
+            return isinstance(value, tuple)
+        case "sizes":
+            return isinstance(value, tuple) and 1 <= len(value) <= 3 and min(value) >= 1
+        case "paddings":
+            return isinstance(value, tuple) and 1 <= len(value) <= 3 and min(value) >= 0
+    return isinstance(value, str) and value in kind.split(", ")
+
+
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """The shape of an elementwise operation on tensors of these shapes. Raises ``ValueError``."""
+    count = max(map(len, shapes))
+    found = [1] * count
+    for shape in shapes:
+        for axis, size in enumerate(shape, start=count - len(shape)):
+            if found[axis] == 1:
+                found[axis] = size
+            elif size not in (1, found[axis]):
+                raise ValueError(f"the shapes {' and '.join(map(_text, shapes))} do not fit")
+    return tuple(found)
+
+
+def axis_of(value: int, shape: Shape, *, beyond: bool = False) -> int:
+    """An axis of a shape, which may be counted from its end; not that of the batch. Raises ``ValueError``."""
+    count = len(shape) + beyond
+    if not -count <= value < count:
+        raise ValueError(f"there is no axis {value} in {_text(shape)}")
+    axis = value % count
+    if axis < len(shape) and shape[axis] < 0:
+        raise ValueError(f"the axis {value} of {_text(shape)} is that of the batch")
+    return axis
+
+
+def window_extents(
+    extents: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool = False,
+) -> Shape:
+    """Extents of a map after windows slide over it. Raises ``ValueError`` where it is too small."""
+    if not len(extents) == len(kernel) == len(stride) == len(padding) == len(dilation) or min(extents) < 0:
+        raise ValueError(f"a map with {len(kernel)} dimensions is expected, and it reads one of {_text(extents)}")
+    found = []
+    for size, k, step, pad, wide in zip(extents, kernel, stride, padding, dilation, strict=True):
+        room = size + 2 * pad - wide * (k - 1) - 1
+        if room < 0:
+            raise ValueError(f"a map of {_text(extents)} is too small for the kernel")
+        count = room // step + 1
+        if ceil_mode:
+            count = -(-room // step) + 1
+            count -= (count - 1) * step >= size + pad
+        found.append(count)
+    return tuple(found)
+
+
+def _same(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    return reads[0]
+
+
+def _elementwise(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    return broadcast(reads)
+
+
+def _pool(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,) = reads
+    kernel = options["kernel"]
+    if len(shape) < len(kernel) + 2:
+        raise ValueError(f"a batch of maps with {len(kernel)} dimensions is expected, not {_text(shape)}")
+    if any(2 * pad > size for pad, size in zip(options["padding"], kernel, strict=False)):
+        raise ValueError("the option 'padding' may be half of 'kernel' at most")
+    dilation = options.get("dilation", (1,) * len(kernel))
+    maps = shape[-len(kernel) :]
+    extents = window_extents(maps, kernel, options["stride"], options["padding"], dilation, options["ceil_mode"])
+    return (*shape[: -len(kernel)], *extents)
+
+
+def _adaptive(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,) = reads
+    output = options["output"]
+    if len(shape) < len(output) + 2 or min(shape[-len(output) :]) < 0:
+        raise ValueError(f"a batch of maps with {len(output)} dimensions is expected, not {_text(shape)}")
+    return (*shape[: -len(output)], *output)
+
+
+def _reduced(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,) = reads
+    axes = {axis_of(axis, shape) for axis in options["axes"]}
+    if not axes:
+        raise ValueError("the option 'axes' is empty")
+    kept = [1 if axis in axes else size for axis, size in enumerate(shape) if options["keep"] or axis not in axes]
+    return tuple(kept)
+
+
+def _softmax(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    axis_of(options["axis"], reads[0])
+    return reads[0]
+
+
+def _reshape(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,), wanted = reads, tuple(options["shape"])
+    same_batch = any(size < 0 for size in shape) == any(size < 0 for size in wanted)
+    if not same_batch or numbers(shape) != numbers(wanted):
+        raise ValueError(f"a tensor of {_text(shape)} cannot be reshaped to {_text(wanted)}")
+    return wanted
+
+
+def _expand(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,), wanted = reads, tuple(options["shape"])
+    padded = (1,) * (len(wanted) - len(shape)) + shape
+    if len(shape) > len(wanted) or any(a not in (1, b) for a, b in zip(padded, wanted, strict=True)):
+        raise ValueError(f"a tensor of {_text(shape)} cannot be expanded to {_text(wanted)}")
+    return wanted
+
+
+def _permute(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,), order = reads, options["order"]
+    if sorted(order) != list(range(len(shape))):
+        raise ValueError(f"the option 'order' must name each of {len(shape)} axes once")
+    return tuple(shape[axis] for axis in order)
+
+
+def _cat(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    axis = axis_of(options["axis"], reads[0])
+    rest = {(*shape[:axis], *shape[axis + 1 :]) for shape in reads}
+    if len(rest) > 1 or len({len(shape) for shape in reads}) > 1 or any(shape[axis] < 0 for shape in reads):
+        raise ValueError(f"tensors of {' and '.join(map(_text, reads))} cannot be joined along axis {axis}")
+    return (*reads[0][:axis], sum(shape[axis] for shape in reads), *reads[0][axis + 1 :])
+
+
+def _slice(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,) = reads
+    axis = axis_of(options["axis"], shape)
+    start, end, step = options["start"], options["end"], options["step"]
+    if not 0 <= start < end <= shape[axis] or step < 1:
+        raise ValueError(f"there is no part {start}:{end}:{step} of the axis {axis} of {_text(shape)}")
+    return (*shape[:axis], -(-(end - start) // step), *shape[axis + 1 :])
+
+
+def _pad(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,), sizes = reads, options["sizes"]
+    if len(sizes) % 2 or not 2 <= len(sizes) <= 2 * len(shape):
+        raise ValueError("the option 'sizes' must have two sizes for each axis, the last axis first")
+    found = list(shape)
+    for place in range(len(sizes) // 2):
+        axis, before, after = len(shape) - 1 - place, sizes[2 * place], sizes[2 * place + 1]
+        if (before, after) == (0, 0):
+            continue
+        axis_of(axis, shape)
+        most = {"reflect": shape[axis] - 1, "circular": shape[axis]}.get(options["mode"])
+        if most is not None and max(before, after) > most:
+            raise ValueError(f"an axis of {shape[axis]} cannot be padded so far in the mode {options['mode']!r}")
+        if options["mode"] != "constant" and (min(before, after) < 0 or axis < 2):
+            raise ValueError(f"the mode {options['mode']!r} pads the axes of a map, by sizes of at least 0")
+        found[axis] += before + after
+        if found[axis] < 1:
+            raise ValueError(f"nothing is left of an axis of {shape[axis]}")
+    return tuple(found)
+
+
+def _resize(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    (shape,), size = reads, options["size"]
+    if len(shape) != len(size) + 2 or min(shape[2:]) < 0:
+        raise ValueError(f"a batch of maps with {len(size)} dimensions is expected, not {_text(shape)}")
+    needed = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}.get(options["mode"], len(size))
+    if needed != len(size):
+        raise ValueError(f"the mode {options['mode']!r} is one of maps with {needed} dimensions")
+    if options["align_corners"] and options["mode"] == "nearest":
+        raise ValueError("the option 'align_corners' must be false in the mode 'nearest'")
+    return (*shape[:2], *size)
+
+
+def _roll(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    axes = [axis_of(axis, reads[0]) for axis in options["axes"]]
+    if len(axes) != len(options["shifts"]) or not axes:
+        raise ValueError("the options 'shifts' and 'axes' must have as many numbers")
+    return reads[0]
+
+
+def _matmul(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    left, right = reads
+    if min(len(left), len(right)) < 2 or left[-1] != right[-2] or left[-1] < 0:
+        raise ValueError(f"matrices of {_text(left)} and {_text(right)} cannot be multiplied")
+    return (*broadcast([left[:-2], right[:-2]]), left[-2], right[-1])
+
+
+def _attention(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    query, key, value = reads
+    fits = len(query) == len(key) == len(value) and len(query) >= 3 and query[-1] == key[-1] and key[-2] == value[-2]
+    if not fits or query[:-2] != key[:-2] or key[:-2] != value[:-2] or min(query[-2:] + key[-2:] + value[-2:]) < 0:
+        raise ValueError(f"queries, keys and values of {', '.join(map(_text, reads))} do not fit")
+    return (*query[:-1], value[-1])
+
+
+def _linear(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    read, weight, *bias = reads
+    if len(weight) != 2 or min(weight) < 0 or not read or read[-1] != weight[1]:
+        raise ValueError(f"a weight of {_text(weight)} does not fit what it reads, {_text(read)}")
+    if bias and bias[0] != weight[:1]:
+        raise ValueError(f"a bias of {_text(bias[0])} does not fit the {weight[0]} outputs")
+    return (*read[:-1], weight[0])
+
+
+_MODES = "constant, reflect, replicate, circular"
+_AXES = {"axes": "integers", "keep": "boolean"}
+_WINDOWS = {"kernel": "sizes", "stride": "sizes", "padding": "paddings", "ceil_mode": "boolean"}
+
+
+def _function(**options: str) -> Operation:
+    return Operation(_same, options)
+
+
+def _one_or_two(**options: str) -> Operation:
+    return Operation(_elementwise, options, (2, 2))
+
+
+#: Functions of one number, with their constants in the order in which PyTorch's function takes them.
+FUNCTIONS: Mapping[str, Operation] = {
+    **{
+        name: _function()
+        for name in (
+            "relu", "relu6", "selu", "silu", "mish", "hardswish", "sigmoid", "hardsigmoid", "log_sigmoid", "tanh",
+            "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos", "log",
+        )
+    },
+    "gelu": _function(approximate="none, tanh"),
+    "leaky_relu": _function(negative_slope="number"),
+    "elu": _function(alpha="number"),
+    "celu": _function(alpha="number"),
+    "hardtanh": _function(min_val="number", max_val="number"),
+    "softplus": _function(beta="number", threshold="number"),
+    "hardshrink": _function(lambd="number"),
+    "softshrink": _function(lambd="number"),
+    "add_number": _function(number="number"),
+    "multiply_number": _function(number="number"),
+    "power": _function(exponent="number"),
+    "at_least": _function(number="number"),
+    "at_most": _function(number="number"),
+    "dropout": _function(rate="rate"),
+    "feature_dropout": _function(rate="rate"),
+}  # fmt: skip
+
+OPERATIONS: Mapping[str, Operation] = {
+    **FUNCTIONS,
+    "add": _one_or_two(),
+    "sub": _one_or_two(),
+    "mul": _one_or_two(),
+    "div": _one_or_two(),
+    "maximum": _one_or_two(),
+    "minimum": _one_or_two(),
+    "max_pool": Operation(_pool, {**_WINDOWS, "dilation": "sizes"}),
+    "avg_pool": Operation(_pool, {**_WINDOWS, "count_padding": "boolean"}),
+    "adaptive_avg_pool": Operation(_adaptive, {"output": "sizes"}),
+    "adaptive_max_pool": Operation(_adaptive, {"output": "sizes"}),
+    "mean": Operation(_reduced, _AXES),
+    "sum": Operation(_reduced, _AXES),
+    "amax": Operation(_reduced, _AXES),
+    "softmax": Operation(_softmax, {"axis": "integer"}),
+    "reshape": Operation(_reshape, {"shape": "integers"}, view=True),
+    "expand": Operation(_expand, {"shape": "integers"}, view=True),
+    "permute": Operation(_permute, {"order": "integers"}, view=True),
+    "slice": Operation(_slice, {"axis": "integer", "start": "integer", "end": "integer", "step": "integer"}, view=True),
+    "cat": Operation(_cat, {"axis": "integer"}, (1, 256)),
+    "pad": Operation(_pad, {"sizes": "integers", "mode": _MODES, "value": "number"}),
+    "resize": Operation(
+        _resize, {"size": "sizes", "mode": "nearest, linear, bilinear, bicubic, trilinear", "align_corners": "boolean"}
+    ),
+    "roll": Operation(_roll, {"shifts": "integers", "axes": "integers"}),
+    "matmul": Operation(_matmul, {}, (2, 2), lambda reads, out: numbers(out) * reads[0][-1]),
+    "attention": Operation(
+        _attention,
+        {"scale": "number", "causal": "boolean", "dropout": "rate"},
+        (3, 3),
+        lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),
+    ),
+    "linear": Operation(_linear, {}, (2, 3), lambda reads, out: numbers(out) * reads[1][1]),
+}
+#: Nodes that apply a layer, or are a parameter of their own.
+LAYER, PARAMETER = "layer", "parameter"

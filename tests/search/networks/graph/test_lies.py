@@ -1,0 +1,149 @@
+"""Untrusted graphs: what does not hold together, or is not the network that it is said to be, is refused by field."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from collegium.search.describe.describe import describe
+from collegium.search.errors import InvalidSpec
+from collegium.search.networks.build import build_network
+from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.graph.infer import GraphError, infer
+from collegium.search.networks.graph.spec import Graph
+from collegium.search.parse import parse_spec
+
+
+@pytest.fixture(scope="module")
+def posted() -> dict[str, Any]:
+    """A convolutional network as JSON; its nodes are conv, norm, relu, conv, relu, conv, pool, reshape, linear."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    layers += [nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.ReLU()]
+    layers += [nn.Conv2d(8, 6, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)]
+    return describe(nn.Sequential(*layers), torch.zeros(1, 3, 8, 8), name="net").model_dump(mode="json")
+
+
+def refusal(posted: dict[str, Any]) -> str:
+    with pytest.raises(InvalidSpec) as refused:
+        build_network(parse_spec(NetworkBaseline, posted))
+    return str(refused.value)
+
+
+def node(op: str, reads: list[int], layer: str | None = None, **options: Any) -> dict[str, Any]:
+    return {"op": op, "reads": reads, "layer": layer, "options": options}
+
+
+def test_the_description_itself_is_taken(posted: dict[str, Any]):
+    network = build_network(parse_spec(NetworkBaseline, posted))
+    assert network.not_built is None
+    assert [each["op"] for each in posted["graph"]["nodes"]] == [
+        "layer", "layer", "relu", "layer", "relu", "layer", "adaptive_avg_pool", "reshape", "layer",
+    ]  # fmt: skip
+
+
+LIES: dict[str, tuple[Any, str]] = {
+    "parameters": (lambda p: p.update(parameters=p["parameters"] + 1), "parameters: the graph has"),
+    "flops": (lambda p: p.update(flops=p["flops"] + 64), "flops: the graph has"),
+    "outputs": (lambda p: p.update(outputs=11), "outputs: the graph has 10"),
+    "input": (lambda p: p.update(input=[3, 9, 9]), "baseline.flops"),
+    "channels": (lambda p: p.update(input=[4, 8, 8]), "baseline.graph.nodes[0]"),
+    "a wider layer": (lambda p: p["graph"]["layers"][2].update(outputs=9), "baseline.graph.nodes[5]"),
+    "another kernel": (lambda p: p["graph"]["layers"][2].update(kernel=[1, 1], padding=[0, 0]), "parameters"),
+    "another activation": (lambda p: p["graph"]["nodes"][2].update(op="tanh"), "branches[0].layers: behind '1'"),
+    "no activation": (
+        lambda p: p["graph"]["nodes"][4].update(op="reshape", options={"shape": [-1, 8, 8, 8]}),
+        "branches[0].layers: behind '3'",
+    ),
+    "a layer of another name": (lambda p: p["branches"][0]["paths"][0].__setitem__(0, "9"), "paths[0][0]"),
+    "layers in another order": (lambda p: _swap(p["branches"][0]["paths"][0]), "paths[0]"),
+    "a width that is read": (lambda p: _skip(p), "branches[0]: inner widths are not free"),
+    "an operation": (lambda p: p["graph"]["nodes"][2].update(op="__import__"), "there is no operation '__import__'"),
+    "a layer as operation": (lambda p: p["graph"]["nodes"][2].update(op="layer"), "nodes[2]"),
+    "an option": (lambda p: p["graph"]["nodes"][2].update(options={"inplace": True}), "no option 'inplace'"),
+    "a missing option": (lambda p: p["graph"]["nodes"][6].update(options={}), "the option 'output' is missing"),
+    "an option's kind": (lambda p: p["graph"]["nodes"][6]["options"].update(output=["a"]), "options.output"),
+    "a later node": (lambda p: p["graph"]["nodes"][2].update(reads=[7]), "it reads 7, and 2 is the last one before it"),
+    "too many reads": (lambda p: p["graph"]["nodes"][2].update(reads=[1, 2]), "it reads 2 tensors where 1"),
+    "an unknown layer": (lambda p: p["graph"]["nodes"][0].update(layer="x"), "there is no layer 'x'"),
+    "a path of the class": (lambda p: p["graph"]["layers"][0].update(path="__class__ "), "graph.layers[0].path"),
+    "two layers of a name": (lambda p: p["graph"]["layers"][2].update(path="0"), "two layers are called '0'"),
+    "a layer in a layer": (lambda p: p["graph"]["layers"][2].update(path="0.a"), "cannot be inside of the layer"),
+    "a batch that is mixed": (lambda p: p["graph"]["nodes"][7]["options"].update(shape=[6, -1]), "nodes[8]"),
+    "a reshape": (lambda p: p["graph"]["nodes"][7]["options"].update(shape=[-1, 7]), "cannot be reshaped"),
+    "a law": (lambda p: p["graph"]["layers"][0]["weight"].update(value=-1.0), "standard deviation"),
+    "an infinite law": (lambda p: p["graph"]["layers"][0]["weight"].update(value=1e300), "weight.value"),
+    "both": (lambda p: p.update(no_graph="none"), "no_graph: a reason is expected where there is no 'graph'"),
+    "tied to itself": (lambda p: p["graph"].update(tied=[["0.weight", "0.weight"]]), "graph.tied[0]"),
+    "tied shapes": (lambda p: p["graph"].update(tied=[["0.weight", "3.weight"]]), "are not of one shape"),
+    "code": (lambda p: p["graph"].update(module="os:system"), "graph.module"),
+}  # fmt: skip
+
+
+def _swap(paths: list[str]) -> None:
+    paths[2], paths[3] = paths[3], paths[2]
+
+
+def _skip(posted: dict[str, Any]) -> None:
+    """A part of an inner map, whose size is that of a fixed width, stands for it."""
+    nodes = posted["graph"]["nodes"]
+    nodes.insert(3, node("slice", [3], axis=1, start=0, end=8, step=1))
+    for each in nodes[4:]:
+        each["reads"] = [read + 1 if read > 3 else read for read in each["reads"]]
+    nodes[4]["reads"] = [4]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_refused_where_it_is(posted: dict[str, Any], lie: str):
+    change, expected = LIES[lie]
+    changed = copy.deepcopy(posted)
+    change(changed)
+    assert expected in refusal(changed)
+
+
+BOMBS: dict[str, tuple[list[int], list[dict[str, Any]], str]] = {
+    "an expansion": ([1], [node("expand", [0], shape=[-1, 10**9, 10**9])] * 1, "cannot be expanded"),
+    "a map": ([1, 1, 1], [node("resize", [0], size=[10**9, 10**9], mode="nearest", align_corners=False)], "more than"),
+    "padding": ([1, 8], [node("pad", [0], sizes=[10**9, 10**9, 10**9, 10**9], mode="constant", value=0.0)], "batch"),
+    "doubling": ([1024], [node("cat", [i, i], axis=1) for i in range(40)], "more than"),
+    "axes": ([2], [node("reshape", [0], shape=[-1, 2, *[1] * 9])], "axes"),
+    "no numbers": ([2], [node("reshape", [0], shape=[-1, 0])], "cannot be reshaped"),
+    "no axis": ([2], [node("mean", [0], axes=[7], keep=False)], "there is no axis 7"),
+    "the batch": ([2], [node("mean", [0], axes=[0], keep=False)], "that of the batch"),
+    "a kernel": (
+        [1, 8, 8],
+        [node("max_pool", [0], kernel=[9, 9], stride=[1, 1], padding=[0, 0], dilation=[1, 1], ceil_mode=False)],
+        "too small",
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_sizes_are_refused_before_anything_is_allocated(bomb: str):
+    sample, nodes, expected = BOMBS[bomb]
+    graph = Graph.model_validate({"layers": (), "nodes": tuple(nodes)})
+    with pytest.raises(GraphError, match=expected):
+        infer(graph, sample)
+
+
+def test_a_graph_of_the_most_nodes_is_checked_in_a_moment():
+    graph = Graph.model_validate({"layers": (), "nodes": tuple(node("relu", [i]) for i in range(8192))})
+    started = time.perf_counter()
+    assert infer(graph, (4,)).output == (-1, 4)
+    assert time.perf_counter() - started < 5
+
+
+def test_costs_of_a_graph_are_those_that_a_run_has(posted: dict[str, Any]):
+    network = build_network(parse_spec(NetworkBaseline, posted))
+    stages = network.stage_groupings(network.baseline, network.multiplicity)
+    parts = network.footprints(stages)
+    assert sum(part.parameters for part in parts) == posted["parameters"]
+    assert sum(part.buffers for part in parts) == 16
+    maps = [3 * 64, 8 * 64, 8 * 64, 8 * 64, 8 * 64, 8 * 64, 6 * 64, 6, 10]
+    assert network.features_of(stages) == sum(maps)  # a reshape has no memory of its own
+    assert max(part.live for part in parts) == 2 * 8 * 64
