@@ -13,6 +13,7 @@ from collegium.search.latency.memory import memory_bytes
 from collegium.search.latency.parts import check_workload, divided
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.families.attention import AttentionNetwork
+from collegium.search.networks.families.network_module import GraphNetwork
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.images import sample_shape
@@ -111,6 +112,10 @@ def _check_described(spec: SearchSpec, network: Network) -> None:
             network.sample_shape()
         except ValueError as error:
             raise InvalidSpec(asked[0], f"this network cannot be run: {error}; leave it out") from None
+    if spec.verify == "network" and isinstance(network, GraphNetwork) and not network.classifies:
+        raise InvalidSpec(
+            ("verify",), "the kernel of a network is that of one row of outputs, and this one gives a map: leave it out"
+        )
     if len(network.parts) == 1:
         return
     if asked:

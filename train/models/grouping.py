@@ -151,7 +151,7 @@ def _require_module(network: Network, path: Location) -> None:
             raise InvalidSpec(path, network.not_built)
         raise InvalidSpec(
             path,
-            f"this described network cannot be built here ({network.not_built}): regroup your own with "
+            f"this described network cannot be built here ({network.not_built}): regroup it with "
             "collegium.regroup(model, answer.primal), and train that",
         )
     if isinstance(network, GraphNetwork) and not network.classifies:

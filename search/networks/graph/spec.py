@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from collegium.search.fields import Strict, Width
 
-MAX_NODES = 8192
+MAX_NODES = 4096
 #: The most axes of a tensor.
 MAX_AXES = 8
 Size = Annotated[int, Field(ge=1, le=10**9)]
