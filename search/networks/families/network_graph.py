@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.families.network import Branch, NetworkBaseline
-from collegium.search.networks.families.network_chains import member_widths, searched
+from collegium.search.networks.families.network_chains import layer_widths, member_widths, searched
 from collegium.search.networks.families.network_layers import (
     ActivationLayer,
     Conv,
@@ -193,7 +193,7 @@ MOST_TRIED = 32
 
 def _not_free(baseline: NetworkBaseline, graph: Graph, pieces: Sequence[Branch]) -> str | None:
     """Why the graph does not hold together where the branches have other widths, or has other counts than expected."""
-    changes = [(piece.paths, _trial(piece)) for piece in pieces]
+    changes = [(piece.paths, _of_layers(piece, _trial(piece))) for piece in pieces]
     try:
         found = infer(regrouped_graph(graph, baseline.input, changes), baseline.input)
     except GraphError as error:
@@ -219,13 +219,19 @@ def _growth(piece: Branch, trial: StageGrouping, measure: Measure) -> int:
     return piece.count * (trial.multiplicity * member_cost(piece, trial.widths, measure) - before)
 
 
+def _of_layers(branch: Branch, grouping: StageGrouping) -> StageGrouping:
+    """The grouping with a width for each layer."""
+    return StageGrouping(layer_widths(branch, grouping.widths), grouping.multiplicity)
+
+
 def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
-    """What one member of these inner widths adds to a branch: all but the biases of its last layer.
+    """What one member of these free widths adds to a branch: all but the biases of its last layer.
 
     Grouped inner layers are those of several members, so that a member's own have no groups.
     """
     layers = [_of_one(layer, branch.multiplicity) for layer in branch.layers]
-    parts = list(placed(layers, (branch.widths[0], *widths, branch.widths[-1]), branch.input))
+    inner = layer_widths(branch, widths)
+    parts = list(placed(layers, (branch.widths[0], *inner, branch.widths[-1]), branch.input))
     last = parts[-1]
     shared = (
         last.outputs if measure == "parameters" and isinstance(last.layer, Conv | Linear) and last.layer.bias else 0
@@ -234,7 +240,7 @@ def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
 
 
 def _of_one(layer: Layer, members: int) -> Layer:
-    if isinstance(layer, Conv) and layer.groups > 1 and members > 1:
+    if isinstance(layer, Conv) and layer.groups > 1 and members > 1 and not layer.depthwise:
         return layer.model_copy(update={"groups": layer.groups // members})
     return layer
 

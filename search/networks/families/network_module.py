@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.families.network import Branch, NetworkBaseline
-from collegium.search.networks.families.network_chains import searched
+from collegium.search.networks.families.network_chains import layer_widths, searched
 from collegium.search.networks.families.network_graph import graph_at
 from collegium.search.networks.families.network_layers import placed
 from collegium.search.networks.footprint import Footprint
@@ -251,7 +251,8 @@ def regroup_branches(
 ) -> RegroupedNetwork:
     """The network with ``(branch, widths, multiplicity)`` of each: a branch by its name, or by its first module.
 
-    ``widths`` are the inner ones of a member, or one for all. Raises ``InvalidSpec`` with the place in ``groupings``.
+    ``widths`` are the free ones of a member, one for each inner layer, or one for all. Raises ``InvalidSpec`` with the
+    place in ``groupings``.
     """
     known: dict[str, Branch] = {}
     for branch in network.described.branches:
@@ -265,13 +266,14 @@ def regroup_branches(
             some = ", ".join(list(known)[:8])
             raise InvalidSpec((index, "branch"), f"no branch that can be grouped is called {name!r}; there are {some}")
         piece = known[name]
-        inner = len(piece.widths) - 2
-        given = (widths,) * inner if isinstance(widths, int) else tuple(widths)
-        if len(given) != inner:
-            raise InvalidSpec((index, "widths"), f"this branch has {inner} inner widths")
+        free = len(piece.free)
+        given = (widths,) * free if isinstance(widths, int) else tuple(widths)
+        inner = layer_widths(piece, given) if len(given) == free else given
+        if len(given) != free and not _of_all_layers(piece, given):
+            raise InvalidSpec((index, "widths"), f"this branch has {free} inner widths")
         if any(paths in groups_paths for groups_paths, _ in groups for paths in piece.paths):
             raise InvalidSpec((index, "branch"), f"{name!r} is grouped already")
-        groups.append((piece.paths, StageGrouping(given, multiplicity)))
+        groups.append((piece.paths, StageGrouping(inner, multiplicity)))
         named.append(piece.name)
     return RegroupedNetwork(
         network.title,
@@ -283,3 +285,10 @@ def regroup_branches(
         groups=tuple(groups),
         named=tuple(named),
     )
+
+
+def _of_all_layers(piece: Branch, widths: tuple[int, ...]) -> bool:
+    """Whether these are a width for each inner layer, as answers have them, tied where depthwise layers tie them."""
+    if len(widths) != len(piece.widths) - 2:
+        return False
+    return layer_widths(piece, [widths[first - 1] for first, *_ in piece.free]) == widths

@@ -47,11 +47,18 @@ def _regroup_one(
         if isinstance(layer, NormLayer):
             if at < last:
                 layers[place] = _norm(layer, width, m)
+                if width % layers[place].groups:  # type: ignore[union-attr]
+                    raise GraphError(("layers", place), f"{layer.path!r} cannot have its groups in {width} channels")
             continue
         at += 1
         inputs = layer.inputs if at == 0 else width
         width = layer.outputs if at == last else m * widths[at]
-        layers[place] = _resized(layer, inputs, width, m if 0 < at < last else 1)
+        groups = m if 0 < at < last else 1
+        if isinstance(layer, ConvLayer) and layer.groups == layer.inputs > 1:
+            groups = inputs  # a depthwise layer's channels stay apart
+        if width % groups or inputs % groups:
+            raise GraphError(("layers", place), f"{layer.path!r} cannot have {groups} groups of {inputs} → {width}")
+        layers[place] = _resized(layer, inputs, width, groups)
 
 
 def _layer(
