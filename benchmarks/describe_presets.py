@@ -28,7 +28,7 @@ def described(library: str, name: str) -> dict[str, object]:
     source = f"{library}:{name}"
     model, example = load(source, Sample())
     return describe(model.eval(), example, name=source).model_dump(
-        mode="json", exclude_defaults=True, exclude={"graph"}
+        mode="json", exclude_defaults=True, exclude={"graph", "no_graph"}
     )
 
 
