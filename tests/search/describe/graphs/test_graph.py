@@ -56,7 +56,7 @@ def groupings(baseline: NetworkBaseline) -> list[tuple[str, list[int], int]]:
         (branch.name, [4 * (place + 1) for place in range(len(branch.widths) - 2)], branch.multiplicity + 1)
         for branch in baseline.branches
         for piece in searched(branch)
-        if piece is branch
+        if piece == branch
     ]
 
 
