@@ -38,7 +38,7 @@ _RECURRENT = "a recurrent cell: its width is read again at the next step"
 _PRODUCTS = "products of two maps, as in attention, which have no weights"
 _UNREACHED, _NOT_TRACED = "nothing that was computed depends on it", "no part that was traced reads it"
 #: The most that a specification holds of each.
-_OCCURRENCES, _TEXT, _BRANCHES = 4096, 512, 1024
+_OCCURRENCES, _TEXT, _BRANCHES = 2048, 512, 1024
 
 
 @dataclass

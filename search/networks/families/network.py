@@ -45,7 +45,7 @@ Text = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f
 Path = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Paths = Annotated[
     tuple[Annotated[tuple[Path, ...], Field(min_length=1, max_length=8 * MAX_LAYERS, strict=False)], ...],
-    Field(max_length=4096, strict=False),
+    Field(max_length=2048, strict=False),
 ]
 
 
