@@ -125,7 +125,7 @@ def head_curve(
     ``min_width`` is the narrowest head that is considered: the criterion alone would always ask for narrower ones. The
     inputs are ``tokens`` tokens of unit mean square, each two with the uncentred ``correlation`` (0 to 1); K is the
     diagonal entry of one output unit at one token, without mask, under the NTK parameterization. Each width is sampled
-    until ln r has the ``relative_error`` or for 2²⁰ samples; ``converged`` tells which. Samples follow from ``seed``
+    until ln r has the ``relative_error`` or for 2²⁰ samples; ``converged`` says which. Samples follow from ``seed``
     and the kind of ``device``.
 
     Raises ``InvalidSpec`` with the argument that is wrong.

@@ -117,7 +117,7 @@ def _built(make: Callable[[], Any]) -> Any:
     try:
         with torch.device("meta"):
             return make()
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return make()
 
 

@@ -22,7 +22,7 @@ from collegium.search.whole_network.statistics import FEWEST_DRAWS, ratio
 #: Relative difference beyond which draws that were mapped are not those that were made one by one.
 SAME = 1e-3
 #: What a module may raise when it is mapped over draws and does not allow it.
-NOT_MAPPED = (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError)
+NOT_MAPPED = (RuntimeError, TypeError, ValueError, IndexError)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from collegium.search.result import SearchResult, SolvedEnsemble
 from collegium.search.several import combined, part_spec
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.measure import network_rows, statement
-from collegium.search.whole_network.plain.answers import group_result, nothing_to_measure
 from collegium.search.whole_network.plain.group import search_group
 from collegium.search.whole_network.plain.inputs import batch_of, described_network, network_spec
 from collegium.search.whole_network.plain.measuring import Measuring
 from collegium.search.whole_network.plain.module import OwnCandidate, Subject
 from collegium.search.whole_network.plain.part import MeasuredPart, measured_parts, not_measured
+from collegium.search.whole_network.plain.result import group_result, nothing_to_measure
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
 from collegium.search.whole_network.verification import network_notes
 
@@ -41,7 +41,7 @@ def search_module(
 
     ``spec.baseline`` is the description of this model. ``spec.network`` says what is measured and for how long, and
     ``spec.estimator.seed`` gives the draws; the answers' final figures, ``network`` of the result, are of draws that
-    did not choose them. ``report`` is told what one draw costs before the search, and ends it by raising.
+    did not choose them. ``report`` receives what one draw costs before the search, and ends it by raising.
 
     Raises ``InvalidSpec`` with the path of the field or argument that is wrong.
     """

@@ -113,7 +113,7 @@ def reading(what: str, remedy: str) -> Iterator[None]:
     except DataError:
         raise
     except (
-        zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
+        zipfile.BadZipFile, zlib.error, EOFError, RuntimeError,
         ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError,
     ) as error:  # fmt: skip
         raise DataError(f"{what}: {error}", remedy) from error

@@ -119,7 +119,7 @@ class Cell:
 
     @property
     def rank(self) -> int:
-        """The lower, the sooner it is run: what tells most for its cost comes first."""
+        """The lower, the sooner it is run: what is most informative for its cost comes first."""
         return self.network.rank + OPTIMIZERS[self.optimizer] + NOISE[self.noise] + SIZES[self.images][1]
 
     def data(self, seed: int, *, test: int = TEST) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from statistics import fmean
 
 from collegium.search.plot import render
 from collegium.train.reproduce.majority.entrants import ENTRANTS, LONG, REFERENCE
-from collegium.train.reproduce.majority.figures import curves_figure, sharpness_figure
 from collegium.train.reproduce.majority.intervals import Difference, mean_difference
 from collegium.train.reproduce.majority.lines import Line, lines
 from collegium.train.reproduce.majority.outlook import outlook
 from collegium.train.reproduce.majority.plan import Unit
+from collegium.train.reproduce.majority.plots import curves_figure, sharpness_figure
 from collegium.train.reproduce.majority.records import Records
 
 

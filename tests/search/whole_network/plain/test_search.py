@@ -223,7 +223,7 @@ def test_a_small_budget_buys_what_is_best_there(searched):
     assert "of the budget" in plain.outcome.message
 
 
-def test_a_report_hears_the_cost_first_and_ends_the_search(searched):
+def test_a_report_receives_the_cost_first_and_ends_the_search(searched):
     model, baseline, *_ = searched
     said = []
 
