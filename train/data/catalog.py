@@ -28,6 +28,7 @@ DATA_FORMATS: Registry[type[DataFormat]] = Registry(
         "idx": "collegium.train.data.formats.idx:Idx",
         "cifar": "collegium.train.data.formats.cifar:Cifar",
         "small-imagenet": "collegium.train.data.formats.small_imagenet:SmallImageNet",
+        "movie-snippets": "collegium.train.data.formats.snippets:MovieSnippets",
         "upload": "collegium.train.data.formats.upload:Upload",
         "image-folder": "collegium.train.data.formats.image_folder:ImageFolder",
         "text-folder": "collegium.train.data.formats.text:TextFolder",

@@ -108,6 +108,11 @@ class Cell:
         return ARCHITECTURES[self.architecture]
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """The ``architecture`` of a training."""
+        return {"baseline": self.network.baseline}
+
+    @property
     def lengths(self) -> Lengths:
         """Numbers of epochs that are tried."""
         return SIZES[self.images][0]

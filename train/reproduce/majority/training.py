@@ -63,7 +63,7 @@ class Training:
         }
         return TrainingSpec.model_validate(
             {
-                "architecture": {"baseline": cell.network.baseline},
+                "architecture": cell.asked,
                 "method": entrant.method,
                 "expansion": entrant.expansion,
                 "data": cell.data(self.seed, test=1 if self.tuning else TEST),
