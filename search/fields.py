@@ -5,10 +5,13 @@ A file of its own, since families of baselines are built of it and a search's sp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+
+from collegium.search.errors import Location
 
 MAX_WIDTH = 1_000_000
 MAX_LAYERS = 64
@@ -39,6 +42,24 @@ class Strict(BaseModel):
         schema = handler(source)
         _end_arrays_early(schema)
         return schema
+
+
+def wrong_fields(messages: Mapping[Location, str], *, missing: bool = False) -> ValidationError:
+    """What a validator of a whole model raises where the model's fields do not go together: errors by field.
+
+    A plain ``ValueError`` would be an error of the model, which for a specification is the whole document. Paths are
+    relative to the model, in whatever it is nested; ``missing`` fields are those that it does not have.
+
+    >>> error = wrong_fields({("stages", 1, "width"): "give 'widths' in its place"})
+    >>> error.errors()[0]["loc"], error.errors()[0]["msg"]
+    (('stages', 1, 'width'), "give 'widths' in its place")
+    """
+    kind = "missing" if missing else "value_error"
+    details = [
+        InitErrorDetails(type=PydanticCustomError(kind, "{reason}", {"reason": message}), loc=path, input=None)
+        for path, message in messages.items()
+    ]
+    return ValidationError.from_exception_data("fields", details)
 
 
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from collegium.search.fields import Strict, Width, Widths
+from collegium.search.fields import Strict, Width, Widths, wrong_fields
 from collegium.search.latency.limits import CostName
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.family import FamilyBaseline, usable_families
@@ -81,7 +81,8 @@ class EstimatorSpec(Strict):
     @model_validator(mode="after")
     def _alpha_goes_with_given(self) -> EstimatorSpec:
         if (self.method == "given") != (self.alpha is not None):
-            raise ValueError("alpha is required by method 'given', and allowed with it alone")
+            message = "alpha is required by method 'given', and allowed with it alone"
+            raise wrong_fields({("alpha",): message}, missing=self.alpha is None)
         return self
 
 
@@ -126,8 +127,9 @@ class InputsSpec(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> InputsSpec:
-        if sum(value is not None for value in (self.correlation, self.gram, self.data)) > 1:
-            raise ValueError("give at most one of 'correlation', 'gram' and 'data'")
+        given = [name for name in ("correlation", "gram", "data") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise wrong_fields({(given[-1],): "give at most one of 'correlation', 'gram' and 'data'"})
         return self
 
 
@@ -150,9 +152,9 @@ class SpaceSpec(Strict):
     @model_validator(mode="after")
     def _ordered(self) -> SpaceSpec:
         if self.max_width is not None and self.max_width < self.min_width:
-            raise ValueError("max_width must be at least min_width")
+            raise wrong_fields({("max_width",): f"max_width must be at least min_width, {self.min_width}"})
         if self.stages == "own" and (self.mode == "vector" or self.widths is not None):
-            raise ValueError("stages 'own' goes with mode 'scaled' and without a list of widths")
+            raise wrong_fields({("stages",): "stages 'own' goes with mode 'scaled' and without a list of widths"})
         return self
 
 
@@ -228,5 +230,5 @@ class SearchSpec(Strict):
     def _budget_is_a_count(self) -> SearchSpec:
         if self.budget is not None and self.efficiency in ("latency", "memory"):
             field = "max_latency_ms" if self.efficiency == "latency" else "max_memory_bytes"
-            raise ValueError(f"a budget counts parameters or FLOPs: give {field} in its place")
+            raise wrong_fields({("budget",): f"a budget counts parameters or FLOPs: give {field} in its place"})
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from collegium.search.fields import Strict
+from collegium.search.fields import Strict, wrong_fields
 
 Mode = Literal["inference", "training"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -35,7 +35,8 @@ class Workload(Strict):
     @model_validator(mode="after")
     def _batch_norm_has_a_batch(self) -> Workload:
         if self.mode == "training" and self.batch_size < 2:
-            raise ValueError("a training step needs a batch_size of at least 2: batch norm has no moments of one")
+            message = "a training step needs a batch_size of at least 2: batch norm has no moments of one"
+            raise wrong_fields({("batch_size",): message}, missing="batch_size" not in self.model_fields_set)
         return self
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from collegium.search.fields import Strict
+from collegium.search.fields import Strict, wrong_fields
 
 Parameterization = Literal["standard", "ntk"]
 Norm = Literal["batch", "none"]
@@ -42,5 +42,7 @@ class NetworkKernelSpec(Strict):
     @model_validator(mode="after")
     def _inputs_are_of_the_batch(self) -> NetworkKernelSpec:
         if self.inputs > self.images:
-            raise ValueError(f"'inputs' are measured out of the batch: give at most images = {self.images}")
+            field = "inputs" if "inputs" in self.model_fields_set else "images"
+            message = f"'inputs' are measured out of the batch: at most images = {self.images}, not {self.inputs}"
+            raise wrong_fields({(field,): message})
         return self

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.fields import wrong_fields
 from collegium.train.methods.method import Copies, Method, MethodOptions
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
 
@@ -50,9 +51,11 @@ class MajorityOptions(MethodOptions):
     @model_validator(mode="after")
     def _scale_of_replicas(self) -> Self:
         if self.correct_scale and self.initialization == "replicated":
-            raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
+            message = "replicated copies keep the weight's variance: there is no scale to correct"
+            raise wrong_fields({("correct_scale",): message})
         if self.spread is not None and self.initialization not in ("perturbed", None):
-            raise ValueError(f"a spread is what perturbed copies have: leave it out with {self.initialization!r}")
+            message = f"a spread is what perturbed copies have: leave it out with {self.initialization!r}"
+            raise wrong_fields({("spread",): message})
         return self
 
     def suited_to(self, *, pretrained: bool) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from collegium.search.fields import MAX_LAYERS, Strict, Width, Widths
+from collegium.search.fields import MAX_LAYERS, Strict, Width, Widths, wrong_fields
 from collegium.search.spec import Baseline
 
 Multiplicity = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -26,8 +26,7 @@ class StageGroupingSpec(Strict):
 
     @model_validator(mode="after")
     def _one_width(self) -> StageGroupingSpec:
-        if (self.width is None) == (self.widths is None):
-            raise ValueError("give either 'width' or 'widths'")
+        _either_width(self)
         return self
 
 
@@ -50,10 +49,9 @@ class Grouping(Strict):
         if self.stages is not None:
             _stages_alone(self)
             return self
-        if (self.width is None) == (self.widths is None):
-            raise ValueError("give either 'width' or 'widths'")
+        _either_width(self)
         if self.multiplicity is None:
-            raise ValueError("give 'multiplicity', the number of members")
+            raise wrong_fields({("multiplicity",): "give 'multiplicity', the number of members"}, missing=True)
         return self
 
 
@@ -70,12 +68,18 @@ class BranchGroupingSpec(Strict):
 
     @model_validator(mode="after")
     def _one_width(self) -> BranchGroupingSpec:
-        if (self.width is None) == (self.widths is None):
-            raise ValueError("give either 'width' or 'widths'")
+        _either_width(self)
         return self
 
 
 Branches = Annotated[tuple[BranchGroupingSpec, ...], Field(min_length=1, max_length=1024, strict=False)]
+
+
+Answer = Literal["primal", "dual", "recommended", "tied_primal", "tied_dual", "baseline"]
+
+
+def _choice(value: Any) -> str:
+    return "grouping" if isinstance(value, dict | Grouping) else "answer"
 
 
 class SearchedArchitecture(Strict):
@@ -87,7 +91,9 @@ class SearchedArchitecture(Strict):
     """
 
     search: Key
-    choice: Literal["primal", "dual", "recommended", "tied_primal", "tied_dual", "baseline"] | Grouping = "primal"
+    choice: Annotated[
+        Annotated[Answer, Tag("answer")] | Annotated[Grouping, Tag("grouping")], Discriminator(_choice)
+    ] = "primal"
 
 
 class BaselineArchitecture(Strict):
@@ -109,17 +115,29 @@ class BaselineArchitecture(Strict):
     def _one_width(self) -> BaselineArchitecture:
         if self.stages is not None:
             _stages_alone(self)
-        others = (self.width, self.widths, self.multiplicity, self.stages)
-        if self.branches is not None and others != (None, None, None, None):
-            raise ValueError("'branches' has the widths and the multiplicity of every branch: leave out the others")
+        if self.branches is not None:
+            message = "'branches' has the widths and the multiplicity of every branch: leave out the others"
+            _absent(self, ("width", "widths", "multiplicity", "stages"), message)
         if self.width is not None and self.widths is not None:
-            raise ValueError("give at most one of 'width' and 'widths'")
+            raise wrong_fields({("widths",): "give at most one of 'width' and 'widths'"})
         return self
 
 
+def _either_width(given: Grouping | StageGroupingSpec | BranchGroupingSpec) -> None:
+    if (given.width is None) == (given.widths is None):
+        field = "width" if given.width is None else "widths"
+        raise wrong_fields({(field,): "give either 'width' or 'widths'"}, missing=given.width is None)
+
+
 def _stages_alone(given: Grouping | BaselineArchitecture) -> None:
-    if (given.width, given.widths, given.multiplicity) != (None, None, None):
-        raise ValueError("'stages' has the widths and the multiplicity of every stage: leave out those of the network")
+    message = "'stages' has the widths and the multiplicity of every stage: leave out those of the network"
+    _absent(given, ("width", "widths", "multiplicity"), message)
+
+
+def _absent(given: Strict, fields: tuple[str, ...], message: str) -> None:
+    present = [name for name in fields if getattr(given, name) is not None]
+    if present:
+        raise wrong_fields({(name,): message for name in present})
 
 
 ConfigValue = Annotated[int, Field(ge=-1, le=1_000_000)] | Annotated[float, Field(ge=-1e6, le=1e6)] | bool | None

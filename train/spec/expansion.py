@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import GetJsonSchemaHandler, SerializeAsAny, ValidationError
+from pydantic import GetJsonSchemaHandler, SerializeAsAny
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
+from collegium.search.fields import wrong_fields
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import MethodOptions
 from collegium.train.spec.extension import NameIn
@@ -63,7 +64,7 @@ def read_options(method: str, value: Any) -> MethodOptions:
         given = {name: v for name, v in given.items() if name in model.model_fields or v != _FORMER_DEFAULTS.get(name)}
     foreign = [name for name in given if name not in model.model_fields]
     if foreign:
-        raise _errors({name: _foreign(method, name) for name in foreign}, given)
+        raise wrong_fields({(name,): _foreign(method, name) for name in foreign})
     return model.model_validate(given)
 
 
@@ -77,9 +78,9 @@ def check_shared_options(value: Any, methods: Iterable[str]) -> dict[str, Any]:
     """Options for ``methods`` together. Raises ``ValidationError`` for one that is wrong, or that no method has."""
     given = as_object(value)
     owners = {name: [n for n, method in METHODS.usable() if name in method.Options.model_fields] for name in given}
-    unknown = {name: "no method has this option: leave it out" for name, found in owners.items() if not found}
+    unknown = [name for name, found in owners.items() if not found]
     if unknown:
-        raise _errors(unknown, given)
+        raise wrong_fields({(name,): "no method has this option: leave it out" for name in unknown})
     used = set(methods)
     for method in used:
         take_options(method, given)
@@ -102,13 +103,3 @@ def _foreign(method: str, option: str) -> str:
     having = [name for name, other in METHODS.usable() if option in other.Options.model_fields]
     only = f"only {', '.join(having)}" if having else "nor has any other"
     return f"{method} has no such option, {only}: leave it out"
-
-
-def _errors(messages: Mapping[str, str], given: Mapping[str, Any]) -> ValidationError:
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError("unknown_option", "{reason}", {"reason": message}), loc=(name,), input=given[name]
-        )
-        for name, message in messages.items()
-    ]
-    return ValidationError.from_exception_data("expansion", details)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from collegium.search.fields import Strict
+from collegium.search.fields import Strict, wrong_fields
 from collegium.train.data.catalog import recipe_for
 from collegium.train.data.format import GENERIC_RECIPE
 
@@ -143,15 +143,24 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones must rise strictly")
-        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
-            raise ValueError(_NESTEROV)
-        if self.accumulate > self.batch_size:
-            raise ValueError("accumulate must not exceed batch_size")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError("warmup_epochs must not exceed epochs")
+        found = contradictions(self)
+        if found:
+            raise wrong_fields({(fields[0],): message for fields, message in found})
         return self
+
+
+def contradictions(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
+    """Fields of ``recipe`` that make no sense together, the one to be changed first, and what would be right."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    if list(recipe.milestones) != sorted(set(recipe.milestones)):
+        found.append((("milestones",), "milestones must rise strictly"))
+    if recipe.nesterov and recipe.optimizer == "sgd" and not recipe.momentum:
+        found.append((("nesterov", "momentum", "optimizer"), _NESTEROV))
+    if recipe.accumulate > recipe.batch_size:
+        found.append((("accumulate", "batch_size"), f"accumulate must not exceed batch_size, {recipe.batch_size}"))
+    if recipe.warmup_epochs > recipe.epochs:
+        found.append((("warmup_epochs", "epochs"), f"warmup_epochs must not exceed epochs, {recipe.epochs}"))
+    return found
 
 
 _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "channels_last": True}
@@ -241,10 +250,14 @@ def default_recipe(data: str, *, transformer: bool = False) -> str:
 def merge_recipe(spec: RecipeSpec, default: str) -> Recipe:
     """The complete recipe: ``spec``'s own fields over those of the recipe it names, or of ``default``.
 
-    Raises ``ValueError`` where the fields together make no sense.
+    Raises ``ValidationError`` where the fields together make no sense, at one that ``spec`` gives.
     """
-    named = RECIPES[spec.name or default].model_dump()
-    return Recipe(**{**named, **spec.model_dump(exclude_none=True, exclude={"name"})})
+    own = {name: value for name, value in spec if value is not None and name != "name"}
+    merged = RECIPES[spec.name or default].model_copy(update=own)
+    found = contradictions(merged)
+    if found:
+        raise wrong_fields({(next(name for name in fields if name in own),): message for fields, message in found})
+    return merged
 
 
 def describe_recipes() -> list[dict[str, Any]]:

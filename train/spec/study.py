@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from collegium.search.fields import Strict
+from collegium.search.errors import Location
+from collegium.search.fields import Strict, wrong_fields
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import MethodOptions
-from collegium.train.spec.architecture import Architecture
+from collegium.train.spec.architecture import Architecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec, Seed, by_name
 from collegium.train.spec.expansion import (
     MethodName,
@@ -19,7 +21,7 @@ from collegium.train.spec.expansion import (
     read_options,
     take_options,
 )
-from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec
+from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec, default_recipe, merge_recipe
 from collegium.train.spec.training import Diagnostic, TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
@@ -87,7 +89,8 @@ class SweepSpec(Strict):
     @model_validator(mode="after")
     def _something(self) -> SweepSpec:
         if self.learning_rate is None and self.epochs is None and self.weight_decay is None:
-            raise ValueError("name at least one of 'learning_rate', 'epochs' and 'weight_decay'")
+            message = "name at least one of 'learning_rate', 'epochs' and 'weight_decay'"
+            raise wrong_fields({("learning_rate",): message}, missing=True)
         return self
 
     def grid(self, optimizer: str) -> list[dict[str, Any]]:
@@ -156,19 +159,57 @@ class StudySpec(Strict):
 
     @model_validator(mode="after")
     def _distinct_and_bounded(self) -> StudySpec:
-        for what, names in (
-            ("architectures", [a.name for a in self.architectures]),
-            ("methods", [m.label for m in self.methods]),
-            ("recipes", [r.name for r in self.recipes]),
-            ("seeds", list(self.seeds)),
-        ):
-            if len(set(names)) < len(names):
-                raise ValueError(f"{what} must have distinct names")
+        lists: dict[str, list[Any]] = {
+            "architectures": [a.name for a in self.architectures],
+            "methods": [m.label for m in self.methods],
+            "recipes": [r.name for r in self.recipes],
+            "seeds": list(self.seeds),
+        }
+        twice = {
+            (what, index, *(() if what == "seeds" else ("name",))): f"{what} must have distinct names: {names[index]!r}"
+            for what, names in lists.items()
+            for index in range(len(names))
+            if names[index] in names[:index]
+        }
+        if twice:
+            raise wrong_fields(twice)
         if self.resplit and self.sweep is not None:
-            raise ValueError("a sweep is chosen on one split of the data: leave resplit off")
+            raise wrong_fields({("resplit",): "a sweep is chosen on one split of the data: leave resplit off"})
         if self.trainings() > MAX_TRAININGS:
-            raise ValueError(f"the study would run {self.trainings()} trainings; at most {MAX_TRAININGS} are allowed")
+            points = {} if self.sweep is None else {"sweep": self.sweep.grid("adam") * self.sweep.seeds}
+            longest = max(lists | points, key=lambda name: len((lists | points)[name]))
+            message = f"the study would run {self.trainings()} trainings; at most {MAX_TRAININGS} are allowed"
+            raise wrong_fields({(longest,): message})
         return self
+
+    @model_validator(mode="after")
+    def _recipes_hold_together(self) -> StudySpec:
+        swept = {"epochs": min(self.sweep.epochs)} if self.sweep is not None and self.sweep.epochs else {}
+        wrong: dict[Location, str] = {}
+        for row, method in enumerate(self.methods):
+            for column, recipe in enumerate(self.recipes):
+                for field, message in self._contradictions(method, recipe, swept):
+                    place: Location = ("methods", row, "recipe", field)
+                    if field in swept:
+                        place = ("sweep", field)
+                    elif getattr(method.recipe, field) is None:
+                        place = ("recipes", column, "recipe", field)
+                    wrong.setdefault(place, message)
+        if wrong:
+            raise wrong_fields(wrong)
+        return self
+
+    def _contradictions(
+        self, method: StudyMethod, recipe: StudyRecipe, swept: dict[str, Any]
+    ) -> Iterator[tuple[str, str]]:
+        """Fields of a cell's recipe that make no sense together, one of each, and what would be right."""
+        transformers = {isinstance(item.architecture, TransformerArchitecture) for item in self.architectures}
+        defaults = {default_recipe(self.data.name, transformer=transformer) for transformer in transformers}
+        for default in defaults:
+            try:
+                merge_recipe(self.recipe_for(method, recipe, **swept), default)
+            except ValidationError as error:
+                yield from ((str(item["loc"][0]), item["msg"].removeprefix("Value error, ")) for item in error.errors())
 
     def recipe_for(self, method: StudyMethod, recipe: StudyRecipe, **fields: Any) -> RecipeSpec:
         """The recipe of one cell: the study's, overridden by the method's, overridden by ``fields``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from collegium.search.fields import Strict
 from collegium.train.export import EXPORT_FORMATS
@@ -43,7 +43,7 @@ class TrainingSpec(Strict):
     method: MethodName = "vanilla"
     expansion: Options = Field(default={}, validate_default=True)
     data: DataSpec
-    recipe: RecipeSpec = RecipeSpec()
+    recipe: RecipeSpec = Field(default=RecipeSpec(), validate_default=True)
     seed: Seed = 0
     formats: Annotated[tuple[FormatName, ...], Field(max_length=len(EXPORT_FORMATS.names), strict=False)] = (
         "safetensors",
@@ -61,10 +61,13 @@ class TrainingSpec(Strict):
         known = "method" in info.data  # otherwise the method's name is the error
         return read_options(info.data["method"], value) if known else MethodOptions()
 
-    @model_validator(mode="after")
-    def _recipe_holds_together(self) -> TrainingSpec:
-        self.merged_recipe()
-        return self
+    @field_validator("recipe")
+    @classmethod
+    def _holds_together(cls, recipe: RecipeSpec, info: ValidationInfo) -> RecipeSpec:
+        if {"architecture", "data"} <= info.data.keys():  # otherwise one of these is the error
+            transformer = isinstance(info.data["architecture"], TransformerArchitecture)
+            merge_recipe(recipe, default_recipe(info.data["data"].name, transformer=transformer))
+        return recipe
 
     @property
     def is_transformer(self) -> bool:

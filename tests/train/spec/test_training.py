@@ -60,7 +60,7 @@ def test_short_forms_mean_the_long_ones():
         ({"expansion": 3}, ("expansion", "copies")),
         ({"method": "majority", "expansion": 0}, ("expansion", "copies")),
         ({"method": "majority", "expansion": {"soup": "greedy"}}, ("expansion", "soup")),
-        ({"method": "majority", "expansion": {"correct_scale": True, "initialization": "replicated"}}, ("expansion",)),
+        ({"method": "majority", "expansion": {"spread": 9.0}}, ("expansion", "spread")),
         ({"method": "soup", "expansion": {"soup": "best"}}, ("expansion", "soup")),
         ({"method": "majority", "expansion": "three"}, ("expansion",)),
         ({"method": "magic"}, ("method",)),
@@ -134,7 +134,7 @@ def test_specifications_and_results_do_not_load_torch():
     ("recipe", "path"),
     [
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, ("recipe", "nesterov")),
-        ({"name": "mk-fc-sgd", "nesterov": True}, ()),  # whose momentum is 0
+        ({"name": "mk-fc-sgd", "nesterov": True}, ("recipe", "nesterov")),  # whose momentum is 0
     ],
 )
 def test_nesterov_without_a_momentum_is_refused(recipe, path):
