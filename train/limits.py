@@ -13,8 +13,10 @@ from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.format import Sample
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.export import EXPORT_FORMATS
+from collegium.train.majority.targets.names import Names
 from collegium.train.methods.method import Method
-from collegium.train.models.grouping import group_network
+from collegium.train.models.grouping import GroupedNetwork, group_network
+from collegium.train.models.names import module_names
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec
 from collegium.train.spec.study import StudySpec
@@ -40,12 +42,12 @@ TRANSFORMER_DEFAULTS = {
 class NetworkSize:
     """``parameters`` of a plain model, and the numbers that its forward pass leaves for each sample (``features``).
 
-    ``family`` is the block family; a transformer has none.
+    ``ensemble`` is the network that was counted; a transformer has none.
     """
 
     parameters: int
     features: int
-    family: str | None = None
+    ensemble: GroupedNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
     if sample is not None:
         check_samples(spec, sample)
     _check_validation(spec, method)
+    method.check_names(lambda: _names(spec, size))
     if size is None:
         return None
     cost = TrainingCost(size.parameters, _bytes(spec, method, size))
@@ -92,7 +95,7 @@ def _network_size(spec: TrainingSpec) -> NetworkSize | None:
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
         ensemble = group_network(architecture)
-        size = NetworkSize(ensemble.parameters, ensemble.features, ensemble.network.family)
+        size = NetworkSize(ensemble.parameters, ensemble.features, ensemble)
     elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
         size = _transformer(architecture, spec)
     else:
@@ -102,6 +105,13 @@ def _network_size(spec: TrainingSpec) -> NetworkSize | None:
             ("architecture",), f"the network has {size.parameters:.3g} parameters; the most that is trained is 1e10"
         )
     return size
+
+
+def _names(spec: TrainingSpec, size: NetworkSize | None) -> Names | None:
+    """The names in the network, as far as they are known without building it."""
+    if size is None or size.ensemble is None:
+        return None
+    return module_names(size.ensemble, dropout=spec.merged_recipe().dropout)
 
 
 def _check_validation(spec: TrainingSpec, method: Method) -> None:
@@ -119,7 +129,7 @@ def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:
     if isinstance(spec.architecture, TransformerArchitecture):
         message = "transformers have dropout of their own: set it in architecture.config, such as dropout_rate of T5"
         raise InvalidSpec(("recipe", "dropout"), message)
-    family = None if size is None else size.family
+    family = None if size is None or size.ensemble is None else size.ensemble.network.family
     if family is not None and not FAMILIES[family].dropout:
         raise InvalidSpec(("recipe", "dropout"), f"networks of the family {family} have no dropout: leave it out")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.fields import wrong_fields
+from collegium.train.majority.targets.names import Names, covers, listed, unmatched, without_kernel
 from collegium.train.methods.method import Copies, Method, MethodOptions
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
 
@@ -84,6 +85,20 @@ def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
         raise InvalidSpec(("expansion", "patterns"), "what they match has no kernel to expand")
 
 
+def check_pattern_names(patterns: Sequence[str], known: Callable[[], Names | None]) -> None:
+    """As ``check_patterns``, for a network that is not built; the path is that of the pattern."""
+    names = known() if patterns else None
+    if names is None:
+        return
+    every = [*names.modules, *names.parameters]
+    for index, pattern in enumerate(patterns):
+        wrong = unmatched(pattern, every)
+        if wrong:
+            raise InvalidSpec(("expansion", "patterns", index), f"{wrong}; kernels are {listed(names.kernels)}")
+    if not any(covers(pattern, kernel) for pattern in patterns for kernel in names.kernels):
+        raise InvalidSpec(("expansion", "patterns"), without_kernel(names))
+
+
 class Majority(Method):
     """Every kernel is trained as e copies, mixed anew at random in every step; their mean is the trained kernel."""
 
@@ -98,6 +113,10 @@ class Majority(Method):
         super().__init__(options)
         self._clock: Clock | None = None
         self._evaluations = 0
+
+    def check_names(self, names: Callable[[], Names | None]) -> None:
+        """Refuse patterns that match nothing, or no kernel."""
+        check_pattern_names(self.options.patterns, names)
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
         """Expand ``model`` in place."""

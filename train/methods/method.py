@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from collegium.train.majority.targets.names import Names
     from collegium.train.spec.recipes import Recipe
 
 Evaluate = Callable[["nn.Module"], float]
@@ -119,6 +120,12 @@ class Method:
 
     def check(self, recipe: Recipe) -> None:
         """Raise ``InvalidSpec`` where an option does not go with ``recipe``; asked when a training is posted."""
+
+    def check_names(self, names: Callable[[], Names | None]) -> None:
+        """Raise ``InvalidSpec`` where an option names what the network lacks; asked when a training is posted.
+
+        ``names()`` are the names in the network, None where they are not known before it is built.
+        """
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
         """Turn a plain ``model`` into the one that is trained, in place where possible; callers use what it returns."""

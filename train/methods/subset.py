@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from collegium.train.methods.majority import Patterns, check_patterns
+from collegium.train.methods.majority import Patterns, check_pattern_names, check_patterns
 from collegium.train.methods.method import Copies, Method, MethodOptions
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from collegium.train.majority.targets.names import Names
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -42,6 +44,10 @@ class Subset(Method):
     summary = "several candidates for each neuron, of which the best are trained in every step and left at the end"
     Options = SubsetOptions
     expands = True
+
+    def check_names(self, names: Callable[[], Names | None]) -> None:
+        """Refuse patterns that match nothing, or no kernel."""
+        check_pattern_names(self.options.patterns, names)
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
         """Give every hidden layer e times its neurons, in place. Raises ``ValueError`` where there is none."""

@@ -1,12 +1,13 @@
 """Which parameters of a model are kernels, which modules share each of them, and why others are not expanded."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+
+from collegium.train.majority.targets.names import prefixes, unmatched
 
 KernelTarget = tuple[nn.Module, str]  # a module and the name of one of its own parameters
 Rule = type[nn.Module] | str
@@ -103,7 +104,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, list[tuple[str, nn.Module]
     for prefix, module in modules.items():
         replaced: Any = module._modules.get("parametrizations") or ()
         names = dict.fromkeys((*replaced, *module._parameters, *_default_names(module)))
-        ancestors = [(above, modules[above]) for above in _prefixes(prefix) if above in modules]
+        ancestors = [(above, modules[above]) for above in prefixes(prefix) if above in modules]
         if any(isinstance(above, nn.utils.parametrize.ParametrizationList) for _, above in ancestors):
             continue
         for name in names:
@@ -119,11 +120,6 @@ def is_parametrized(module: nn.Module, name: str) -> bool:
     """Whether ``module`` itself, not one that it forwards attributes to, has a parametrization of ``name``."""
     lists = module._modules.get("parametrizations")
     return isinstance(lists, nn.ModuleDict) and name in lists
-
-
-def _prefixes(prefix: str) -> list[str]:
-    parts = prefix.split(".") if prefix else []
-    return ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
 
 
 def _reason(
@@ -200,10 +196,9 @@ def _check_rules(model: nn.Module, rules: dict[str, tuple[Rule, ...]]) -> None:
     for argument, listed in rules.items():
         for rule in listed:
             if isinstance(rule, str):
-                if not any(fnmatchcase(name, rule) for name in names):
-                    near = difflib.get_close_matches(rule, names, 3, 0.5)
-                    hint = f"; there are {', '.join(near)}" if near else ""
-                    raise ValueError(f"{argument}: no module or parameter is named {rule!r}{hint}")
+                wrong = unmatched(rule, names)
+                if wrong:
+                    raise ValueError(f"{argument}: {wrong}")
             elif argument == "include" and not any(isinstance(module, rule) for module in modules.values()):
                 raise ValueError(f"{argument}: the model has no {rule.__name__}")
 
