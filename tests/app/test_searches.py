@@ -123,7 +123,7 @@ WRONG = [
     ({"baseline": {"family": "resnext", "layout": "mnist"}}, "baseline.layout"),
     ({"baseline": {"preset": "resnet50"}, "colour": 1}, "colour"),
     ({"baseline": {"preset": "resnet50"}, "weird key!": 1}, "['weird key!']"),
-    ({"baseline": {"preset": "resnet50"}, "estimator": {"method": "given"}}, "estimator"),
+    ({"baseline": {"preset": "resnet50"}, "estimator": {"method": "given"}}, "estimator.alpha"),
     ({"baseline": {"preset": "resnet50"}, "estimator": {"relative_error": 0}}, "estimator.relative_error"),
     ({"baseline": {"preset": "resnet50"}, "inputs": {"gram": [["x"]]}}, "inputs.gram[0][0]"),
     ({"baseline": {"preset": "resnet50"}, "space": {"widths": [4, 0]}}, "space.widths[1]"),
