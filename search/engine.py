@@ -16,10 +16,12 @@ from collegium.search.estimate.alpha import exact_points, fit_alpha
 from collegium.search.estimate.sampled_curve import baseline_known, sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
 from collegium.search.latency.bench import Bench
+from collegium.search.latency.measure import Load, Store
 from collegium.search.latency.selection import Costed, cost_answers
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.families.attention import AttentionNetwork
+from collegium.search.networks.families.network_module import GraphNetwork
 from collegium.search.networks.network import Network
 from collegium.search.optimize import built
 from collegium.search.optimize.members import between
@@ -45,7 +47,8 @@ from collegium.search.result import (
 )
 from collegium.search.sampling.estimation import Compute, Estimation
 from collegium.search.sampling.local import compute_here
-from collegium.search.several import run_parts
+from collegium.search.several.searches import run_parts
+from collegium.search.several.whole import CostsOfWhole, Records
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.verification import measure_answers, network_notes
 from collegium.versions import versions
@@ -85,13 +88,7 @@ def run(
         return search_block(spec, problem.network, report, device)
     if len(problem.network.parts) == 1:
         return _run(problem, resources, report)
-
-    def run_part(part_spec: SearchSpec, part: Network, share: Report) -> SearchResult:
-        return _run(replace(problem, spec=part_spec, network=part), resources, share)
-
-    found = run_parts(spec, problem.network, run_part, report)
-    report(1.0, found.outcome.message)
-    return found
+    return _run_parts(problem, resources, report)
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,32 @@ class Resources:
     device: str
     images: np.ndarray | None
     bench: Bench | None
+
+
+def _run_parts(problem: GroupingProblem, resources: Resources, report: Report) -> SearchResult:
+    """The search of a network of which several parts are grouped; what was computed for one is there for the next."""
+    started, spec, network = time.perf_counter(), problem.spec, problem.network
+    load, store = (resources.load, resources.store) if spec.estimator.reuse else (None, None)
+    records = Records(load, store)
+    resources = replace(resources, load=records.load, store=records.store)
+    costs = None
+    if problem.counts_costs and isinstance(network, GraphNetwork):
+        times = _times(problem, resources.device, resources.bench, records.load, records.store)
+        costs = CostsOfWhole(spec, network, times, records)
+
+    def run_part(part_spec: SearchSpec, part: Network, share: Report) -> SearchResult:
+        kept = part_spec.estimator.model_copy(update={"reuse": True})
+        own = part_spec.model_copy(update={"estimator": kept})
+        return _run(replace(problem, spec=own, network=part), resources, share)
+
+    measured = spec.verify == "network"
+    found = run_parts(spec, network, run_part, scaled(report, 0.0, NETWORKS_FROM if measured else 1.0), costs)
+    if measured:
+        whole = scaled(report, NETWORKS_FROM, 1.0)
+        found = _with_networks(found, found.recommended, problem, resources.images, resources.device, whole)
+    found = found.model_copy(update={"seconds": time.perf_counter() - started})
+    report(1.0, found.outcome.message)
+    return found
 
 
 def _run(problem: GroupingProblem, resources: Resources, report: Report) -> SearchResult:
@@ -127,7 +150,7 @@ def _run(problem: GroupingProblem, resources: Resources, report: Report) -> Sear
     correlations = _correlations(problem, curve, estimation, scaled(report, 0.7, 0.8))
     evidence = _evidence(problem, curve, solved, estimation, scaled(report, 0.8, 0.9))
     if problem.counts_costs and evidence.baseline_known:
-        times = _times(problem, device, bench, estimation)
+        times = _times(problem, device, bench, estimation.load, estimation.store)
         evidence = _with_costs(evidence, times, scaled(costing, TIMES_FROM, VERIFIED_FROM))
     if spec.verify is True:
         verifying = scaled(costing, VERIFIED_FROM, 1.0) if problem.counts_costs else scaled(report, 0.9, 1.0)
@@ -135,13 +158,17 @@ def _run(problem: GroupingProblem, resources: Resources, report: Report) -> Sear
         evidence = replace(evidence, verification=verification)
     result = _result(evidence, curve, correlations, estimation.reused, device, time.perf_counter() - started)
     if spec.verify == "network":
-        result = _with_networks(result, problem, images, device, scaled(whole, NETWORKS_FROM, 1.0))
+        recommended = result.near_optimal.recommended if result.near_optimal else None
+        share = scaled(whole, NETWORKS_FROM, 1.0)
+        result = _with_networks(result, recommended and recommended.primal, problem, images, device, share)
         result = result.model_copy(update={"seconds": time.perf_counter() - started})
     whole(1.0, result.outcome.message)
     return result
 
 
-def _times(problem: GroupingProblem, device: str, bench: Bench | None, estimation: Estimation) -> Times | None:
+def _times(
+    problem: GroupingProblem, device: str, bench: Bench | None, load: Load | None, store: Store | None
+) -> Times | None:
     """What times ensembles; None where memory alone is counted."""
     spec = problem.spec
     if not spec.times_networks:
@@ -150,7 +177,7 @@ def _times(problem: GroupingProblem, device: str, bench: Bench | None, estimatio
         from collegium.search.latency.torch_bench import TorchBench
 
         bench = TorchBench(device)
-    return Times(problem.network, spec.workload or Workload(), bench, estimation.load, estimation.store)
+    return Times(problem.network, spec.workload or Workload(), bench, load, store)
 
 
 def _with_costs(evidence: Evidence, times: Times | None, report: Report) -> Evidence:
@@ -160,15 +187,19 @@ def _with_costs(evidence: Evidence, times: Times | None, report: Report) -> Evid
 
 
 def _with_networks(
-    result: SearchResult, problem: GroupingProblem, images: np.ndarray | None, device: str, report: Report
+    result: SearchResult,
+    recommended: SolvedEnsemble | None,
+    problem: GroupingProblem,
+    images: np.ndarray | None,
+    device: str,
+    report: Report,
 ) -> SearchResult:
     """The result with its answers measured as whole networks; the recommended one is measured where it differs."""
-    recommended = result.near_optimal.recommended if result.near_optimal else None
     answers = {"primal": result.primal, "dual": result.dual}
-    if recommended is not None and recommended.primal != result.primal:
-        answers["recommended"] = recommended.primal
+    if recommended is not None and recommended != result.primal:
+        answers["recommended"] = recommended
     measured = measure_answers(problem, answers, images=images, device=device, report=report)
-    notes = (*result.notes, *network_notes(measured))
+    notes = (*result.notes, *network_notes(measured, len(problem.network.parts)))
     return result.model_copy(update={"network": measured, "notes": notes})
 
 

@@ -13,7 +13,7 @@ from collegium.search.latency.memory import memory_bytes
 from collegium.search.latency.parts import check_workload, divided
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.families.attention import AttentionNetwork
-from collegium.search.networks.families.network_module import GraphNetwork
+from collegium.search.networks.families.network_grouping import DescribedNetwork
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.images import sample_shape
@@ -112,17 +112,9 @@ def _check_described(spec: SearchSpec, network: Network) -> None:
             network.sample_shape()
         except ValueError as error:
             raise InvalidSpec(asked[0], f"this network cannot be run: {error}; leave it out") from None
-    if spec.verify == "network" and isinstance(network, GraphNetwork) and not network.classifies:
-        raise InvalidSpec(
-            ("verify",), "the kernel of a network is that of one row of outputs, and this one gives a map: leave it out"
-        )
+        _check_named(asked[0], network)
     if len(network.parts) == 1:
         return
-    if asked:
-        raise InvalidSpec(
-            asked[0],
-            f"{len(network.parts)} parts of this network are searched one by one, and this is of all: leave it out",
-        )
     single: dict[tuple[str, ...], bool] = {
         ("space", "widths"): spec.space.widths is not None,
         ("inputs", "gram"): spec.inputs.gram is not None,
@@ -132,6 +124,15 @@ def _check_described(spec: SearchSpec, network: Network) -> None:
     for path, wanted in single.items():
         if wanted:
             raise InvalidSpec(path, f"this is of one branch, and {len(network.parts)} are searched: leave it out")
+
+
+def _check_named(asked: tuple[str, ...], network: Network) -> None:
+    """Refuse branches without the modules that are others in the network that is to be run."""
+    for branch in network.branches if isinstance(network, DescribedNetwork) else ():
+        if not branch.paths:
+            raise InvalidSpec(
+                asked, f"the branch {branch.name!r} does not name its modules: give its 'paths', or leave this out"
+            )
 
 
 def _check_networks(spec: SearchSpec, network: Network) -> None:

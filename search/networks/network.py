@@ -321,6 +321,11 @@ class Network(ABC):
         """Logits that the network gives."""
         return self.chain.shapes(self.baseline)[-1][0]
 
+    @property
+    def logits(self) -> int:
+        """Numbers that the network gives at one place: all, unless its output is a map."""
+        return self.outputs
+
     def with_outputs(self, outputs: int) -> Self:
         """The same network with a head for ``outputs`` classes."""
         *layers, head = self.chain.layers

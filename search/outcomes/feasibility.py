@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from collegium.search.latency.limits import COSTS, shown
+from collegium.search.latency.result import WholeCheck
 from collegium.search.optimize.built import is_baseline, label_of, named_widths
 from collegium.search.optimize.limits import Limit
 from collegium.search.optimize.variances import LARGEST_LOG_RATIO
@@ -129,7 +130,11 @@ def costs(evidence: Evidence) -> Outcome | None:
 
 def times(evidence: Evidence) -> Outcome | None:
     """A whole network that takes longer or less long than its parts were measured to take together."""
-    checks = evidence.costed.front.checks if evidence.costed is not None else ()
+    return disagreeing(evidence.costed.front.checks) if evidence.costed is not None else None
+
+
+def disagreeing(checks: Sequence[WholeCheck]) -> Outcome | None:
+    """The check whose deviation is largest, where that is above 15 %."""
     worst = max(checks, key=lambda check: abs(check.deviation), default=None)
     if worst is None or abs(worst.deviation) <= MOST_DEVIATION:
         return None

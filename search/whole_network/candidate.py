@@ -89,13 +89,14 @@ class Candidate:
     widths: tuple[int, ...]
     multiplicity: int
     stages: tuple[StageGrouping, ...] | None = None
+    named: str | None = None
 
     plain: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
-        """Logits that the network gives."""
-        return self.network.outputs
+        """Logits that the network gives, of a map those at its centre."""
+        return self.network.logits
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -119,7 +120,9 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Its grouping in a few characters, such as ``12×10``, or that of every stage."""
+        """Its grouping in a few characters, such as ``12×10``, or that of every stage, unless it is ``named``."""
+        if self.named is not None:
+            return self.named
         if self.stages is not None:
             return ", ".join(map(str, self.stages))
         return str(StageGrouping(self.widths, self.multiplicity))

@@ -19,12 +19,24 @@ from collegium.search.whole_network.replay import Replay
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
 
+def centre(y: Tensor) -> Tensor:
+    """Outputs as ``(samples, outputs)``: numbers along the first axis behind the samples, at the centre of all others.
+
+    >>> centre(torch.zeros(2, 3, 8, 8)).shape, centre(torch.zeros(2)).shape
+    (torch.Size([2, 3]), torch.Size([2, 1]))
+    """
+    y = y.reshape(len(y), 1) if y.dim() < 2 else y
+    while y.dim() > 2:
+        y = y.select(-1, y.shape[-1] // 2)
+    return y
+
+
 class NetworkKernel:
     """Draws of a candidate's kernel over a batch: K_k(x_i, x_j) = Σ_p rate_p ∂F_k/∂p(x_i) · ∂F_k/∂p(x_j).
 
     ``batch`` has shape ``(images, …)``; i, j run over its first ``spec.inputs`` inputs and k over ``spec.outputs``
-    logits. With batch norms every entry depends on the whole batch, through its statistics, as in a training step;
-    without, each input is computed alone. One object serves one thread.
+    logits, of a map those at its centre. With batch norms every entry depends on the whole batch, through its
+    statistics, as in a training step; without, each input is computed alone. One object serves one thread.
     """
 
     def __init__(self, candidate: Measured, spec: NetworkKernelSpec, batch: np.ndarray, device: str) -> None:
@@ -64,7 +76,8 @@ class NetworkKernel:
     def _small(self, parameters: dict[str, Tensor]) -> Tensor:
         """``(outputs, inputs, inputs)`` of a small network, many draws of which are mapped at once."""
         passes = [
-            vjp(lambda values, x=x: functional_call(self._module, values, (x,)), parameters) for x in self._batches
+            vjp(lambda values, x=x: centre(functional_call(self._module, values, (x,))), parameters)
+            for x in self._batches
         ]
 
         def gradient(output: int, batch: int, row: int) -> dict[str, Tensor]:
@@ -91,7 +104,7 @@ class NetworkKernel:
         whole = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
         passes = []
         for x in self._batches:
-            logits = self._module(x)
+            logits = centre(self._module(x))
             passes.append((logits, x, [each.columns for each in contractions]))
 
         def gradient(output: int, batch: int, row: int) -> _Gradient:

@@ -60,12 +60,12 @@ def measure_networks(
     measured = NetworkVerification(
         networks=rows,
         outcome="measured" if all(row.converged for row in rows) else "not_converged",
-        statement=statement(rows, spec, shape, normed, images is not None),
+        statement=statement(rows, spec, shape, normed, images is not None, network.logits < network.outputs),
         parameterization=spec.parameterization,
         norm="batch" if normed else "none",
         images=spec.images,
         inputs=spec.inputs,
-        outputs=min(spec.outputs, network.outputs),
+        outputs=min(spec.outputs, network.logits),
         sample_shape=shape,
         pixels=shape[1] if network.convolves else None,
         correlation=None if images is not None or not network.convolves else correlation,
@@ -116,14 +116,20 @@ def _row(candidate: Measured, series: Series, baseline: Series, spec: NetworkKer
 
 
 def statement(
-    rows: Sequence[MeasuredNetwork], spec: NetworkKernelSpec, shape: tuple[int, ...], normed: bool, data: bool
+    rows: Sequence[MeasuredNetwork],
+    spec: NetworkKernelSpec,
+    shape: tuple[int, ...],
+    normed: bool,
+    data: bool,
+    maps: bool = False,
 ) -> str:
     """Of what the figures speak, and what was not reached."""
     of = "×".join(map(str, shape))
     batch = f"batch norms in training mode on a batch of {spec.images}" if normed else "no batch norms"
     weights = "the initialization and rates of training" if spec.parameterization == "standard" else "NTK rates"
     said = (
-        f"The relative variance over initializations of K(x, x), one logit's whole-network kernel: {batch}, "
+        f"The relative variance over initializations of K(x, x), one logit's whole-network kernel"
+        f"{' at the centre of its map' if maps else ''}: {batch}, "
         f"{weights}, {'inputs of the data' if data else 'random inputs'} of {of}."
     )
     missed = [row.name for row in rows if not row.converged]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from collegium.search.kernel.receptive_field import input_window
+from collegium.search.networks.families.network_module import GraphNetwork
 from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.progress import Report
@@ -54,6 +55,10 @@ def measure_answers(
 
 
 def _candidate(name: str, network: Network, answer: SolvedEnsemble) -> Candidate:
+    if isinstance(network, GraphNetwork) and len(network.parts) > 1:
+        changes = [(each.paths, StageGrouping(each.widths, each.multiplicity)) for each in answer.branches]
+        together = network.together(changes)
+        return Candidate(name, together, answer.widths, answer.multiplicity, together.stages, answer.label)
     stages = None if answer.uniform else tuple(StageGrouping(one.widths, one.multiplicity) for one in answer.stages)
     return Candidate(name, network, answer.widths, answer.multiplicity, stages)
 
@@ -72,9 +77,12 @@ def neighbour_correlation(problem: GroupingProblem) -> float | None:
     return float(np.clip(gram[beside].mean() / np.diag(gram).mean(), 0, 1))
 
 
-def network_notes(measured: NetworkVerification) -> tuple[Outcome, ...]:
-    """Answers that do not hold in the whole network, and ratios that are less certain than was asked."""
-    notes = [_disagreement(row) for row in measured.networks if _exceeds(row)]
+def network_notes(measured: NetworkVerification, parts: int = 1) -> tuple[Outcome, ...]:
+    """Answers that do not hold in the whole network, and ratios that are less certain than was asked.
+
+    ``parts`` of the network were searched.
+    """
+    notes = [_disagreement(row, parts) for row in measured.networks if _exceeds(row)]
     if measured.outcome == "not_converged":
         uncertain = Outcome(
             kind="network_uncertain",
@@ -91,11 +99,14 @@ def _exceeds(row: MeasuredNetwork) -> bool:
     return row.ratio - BEYOND * row.ratio_standard_error > ALLOWED[row.name]
 
 
-def _disagreement(row: MeasuredNetwork) -> Outcome:
+def _disagreement(row: MeasuredNetwork, parts: int) -> Outcome:
     ratio, error = 100 * (row.ratio or 0), 100 * (row.ratio_standard_error or 0)
+    module, remedy = "its module", "list groupings in space.widths and compare them."
+    if parts > 1:
+        module, remedy = "the module of each part", "regroup one part alone: 'branches' has its search."
     return Outcome(
         kind="network_disagrees",
         message=f"As a whole network the {row.name} has {ratio:.0f} ± {error:.0f} % of the baseline's variance, though "
-        "its module has less.",
-        remedy="Choose by what the whole network measures: list groupings in space.widths and compare them.",
+        f"{module} has less.",
+        remedy=f"Choose by what the whole network measures: {remedy}",
     )

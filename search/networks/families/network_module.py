@@ -107,6 +107,20 @@ class GraphNetwork(Network):
         return self.described.outputs
 
     @property
+    def logits(self) -> int:
+        """Numbers along the first axis behind the samples, as at the centre of a map."""
+        graph = self.described.graph
+        output = () if graph is None else infer(graph, self.described.input).output
+        return output[1] if len(output) > 1 else 1
+
+    def together(self, changes: Sequence[Change]) -> RegroupedNetwork:
+        """The network of which several parts are grouped: the modules of their branches with a grouping each."""
+        names = {piece.paths: piece.name for piece in _pieces(self.described)}
+        return _regrouped_network(
+            self, changes, [names.get(tuple(map(tuple, paths)), paths[0][0]) for paths, _ in changes]
+        )
+
+    @property
     def classifies(self) -> bool:
         """Whether it gives one row of numbers for a sample."""
         graph = self.described.graph
@@ -254,11 +268,7 @@ def regroup_branches(
     ``widths`` are the free ones of a member, one for each inner layer, or one for all. Raises ``InvalidSpec`` with the
     place in ``groupings``.
     """
-    known: dict[str, Branch] = {}
-    for branch in network.described.branches:
-        for piece in searched(branch):
-            if piece.paths:
-                known |= {piece.paths[0][0]: piece, piece.name: piece}
+    known = {name: piece for piece in _pieces(network.described) for name in (piece.paths[0][0], piece.name)}
     groups: list[Change] = []
     named: list[str] = []
     for index, (name, widths, multiplicity) in enumerate(groupings):
@@ -275,6 +285,15 @@ def regroup_branches(
             raise InvalidSpec((index, "branch"), f"{name!r} is grouped already")
         groups.append((piece.paths, StageGrouping(inner, multiplicity)))
         named.append(piece.name)
+    return _regrouped_network(network, groups, named)
+
+
+def _pieces(described: NetworkBaseline) -> list[Branch]:
+    """What can be grouped of the branches that name their modules."""
+    return [piece for branch in described.branches for piece in searched(branch) if piece.paths]
+
+
+def _regrouped_network(network: GraphNetwork, groups: Sequence[Change], named: Sequence[str]) -> RegroupedNetwork:
     return RegroupedNetwork(
         network.title,
         network.chain,

@@ -17,6 +17,7 @@ from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.laws import draw_anew
 from collegium.search.regroup.regroup import regroup
+from collegium.search.whole_network.kernel import centre
 
 #: Draws of small modules that are computed at once, where they can be mapped.
 AT_ONCE = 64
@@ -27,8 +28,8 @@ PARAMETERS_AT_ONCE = 100_000
 class Logits(nn.Module):
     """A module's outputs as ``(samples, outputs)``: of a map or a sequence, those at its centre.
 
-    Outputs are numbers along the first axis behind the samples, at the centre of all others. Of several tensors the one
-    called ``logits`` is taken, else the first. The module stays in evaluation mode, so that nothing is dropped.
+    Of several tensors the one called ``logits`` is taken, else the first. The module stays in evaluation mode, so that
+    nothing is dropped.
     """
 
     def __init__(self, module: nn.Module, argument: str | None, kept: list[str]) -> None:
@@ -45,11 +46,7 @@ class Logits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The chosen outputs of each sample."""
         found = self.module(x) if self.argument is None else self.module(**{self.argument: x})
-        y = _tensor(found)
-        y = y.reshape(len(x), 1) if y.dim() < 2 else y
-        while y.dim() > 2:
-            y = y.select(-1, y.shape[-1] // 2)
-        return y
+        return centre(_tensor(found))
 
 
 def _tensor(found: Any) -> Tensor:

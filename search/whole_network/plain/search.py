@@ -16,7 +16,8 @@ from torch import nn
 from collegium.search.errors import InvalidSpec
 from collegium.search.progress import Report, discard, scaled
 from collegium.search.result import SearchResult, SolvedEnsemble
-from collegium.search.several import combined, part_spec
+from collegium.search.several.shares import part_spec
+from collegium.search.several.together import combined
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.measure import network_rows, statement
 from collegium.search.whole_network.plain.group import search_group

@@ -93,11 +93,3 @@ def test_without_a_graph_it_is_refused_by_field(fields: dict[str, Any], path: st
     with pytest.raises(InvalidSpec, match="'cumsum' in head") as refused:
         find_ensemble({"baseline": bare, **fields})
     assert refused.value.path == (path,)
-
-
-def test_the_kernel_of_a_network_that_gives_a_map_is_refused():
-    layers = [nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Conv2d(8, 2, 1, bias=False))
-    baseline = describe(model, torch.zeros(1, 3, 8, 8)).model_dump(mode="json")
-    with pytest.raises(InvalidSpec, match="gives a map"):
-        find_ensemble({"baseline": baseline, "verify": "network"})

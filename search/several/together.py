@@ -1,78 +1,19 @@
-"""A network of which several parts are grouped: each is a search of its own, within its share of the budget.
-
-Parts share nothing but what they cost together. The default objective leaves every part its own share: moving budget
-between parts of a network by the sum of their variances was measured, and gains nothing in the network as a whole
-(docs/network.md). So each part is solved alone, exactly as if it were the only one.
-"""
+"""The answers of a network's parts as one answer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from collegium.search.networks.network import Measure, Network
-from collegium.search.progress import Report, scaled
 from collegium.search.result import BranchResult, Outcome, SearchResult, SolvedEnsemble, StageVariance
+from collegium.search.several.shares import given_limits, members_cost
 from collegium.search.spec import SearchSpec
-
-#: Runs one part's search.
-RunPart = Callable[[SearchSpec, Network, Report], SearchResult]
-
-
-def run_parts(spec: SearchSpec, network: Network, run: RunPart, report: Report) -> SearchResult:
-    """The searches of all parts, and their answers as one network."""
-    parts, found = network.parts, []
-    for index, part in enumerate(parts):
-        share = scaled(report, index / len(parts), (index + 1) / len(parts))
-        found.append(run(part_spec(spec, parts, part), part, share))
-    return combined(spec, parts, found)
-
-
-def part_spec(spec: SearchSpec, parts: Sequence[Network], part: Network) -> SearchSpec:
-    """The specification of one part: of each limit on the whole network, what it leaves where the others are fixed.
-
-    What a limit leaves beside the fixed cost is divided as the baseline divides it. A part's own network has the others
-    as they are, so its limit is the whole one's plus what the others would save.
-    """
-    changed: dict[str, Any] = {
-        field: _share(parts, part, measure, most)
-        for field, measure in _limited(spec)
-        if (most := getattr(spec, field)) is not None
-    }
-    return spec.model_copy(update=changed)
-
-
-def _limited(spec: SearchSpec) -> tuple[tuple[str, Measure], ...]:
-    budget: Measure = "flops" if spec.efficiency == "flops" else "parameters"
-    return ("budget", budget), ("max_parameters", "parameters"), ("max_flops", "flops")
-
-
-def _given(spec: SearchSpec, fields: Sequence[str]) -> list[tuple[Measure, int]]:
-    """Those of ``fields`` that have a limit, as the measure and the most of it."""
-    return [
-        (measure, most)
-        for field, measure in _limited(spec)
-        if field in fields and (most := getattr(spec, field)) is not None
-    ]
-
-
-def _share(parts: Sequence[Network], part: Network, measure: Measure, most: int) -> int:
-    costs = [members_cost(each, measure) for each in parts]
-    own, whole = members_cost(part, measure), part.count(measure, part.baseline, part.multiplicity)
-    kept = (most - (whole - sum(costs))) / sum(costs)
-    return max(1, math.floor(whole - own + own * kept))
-
-
-def members_cost(part: Network, measure: Measure) -> int:
-    """What the members of a part's baseline cost."""
-    return part.multiplicity * part.affine(measure, part.baseline)[1]
 
 
 def combined(spec: SearchSpec, parts: Sequence[Network], found: Sequence[SearchResult]) -> SearchResult:
     """One result: the largest part's, with the answers of all parts together and each part's own."""
     first = found[0]
-    budget, limits = _given(spec, ("budget",)), _given(spec, ("max_parameters", "max_flops"))
+    budget, limits = given_limits(spec, ("budget",)), given_limits(spec, ("max_parameters", "max_flops"))
     primal, dual, recommended = (
         _together(spec, parts, found, [getattr(each, name) for each in found], bound)
         for name, bound in (("primal", [*budget, *limits]), ("dual", limits), ("recommended", [*budget, *limits]))
