@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collegium.search.attention.heads import head_curve
     from collegium.search.describe.describe import describe
     from collegium.search.errors import InvalidSpec, NotTraceable
-    from collegium.search.find import find_ensemble, presets
+    from collegium.search.find import find_ensemble, preset, presets
     from collegium.search.regroup.regroup import regroup
     from collegium.search.result import SearchResult
     from collegium.search.spec import SearchSpec
@@ -63,6 +63,7 @@ _EXPORTS = {
     "head_curve": "collegium.search.attention.heads",
     "kernel_spread": "collegium.train.majority.diagnostics",
     "majority_kernels": "collegium.train.majority.kernel",
+    "preset": "collegium.search.find",
     "presets": "collegium.search.find",
     "reestimate_norms": "collegium.train.loop.norms",
     "regroup": "collegium.search.regroup.regroup",
@@ -98,6 +99,7 @@ __all__ = [
     "head_curve",
     "kernel_spread",
     "majority_kernels",
+    "preset",
     "presets",
     "reestimate_norms",
     "regroup",

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.networks.build import describe_presets
+from collegium.search.networks.build import expand_preset, list_presets
+from collegium.search.networks.family import FamilyBaseline
 from collegium.search.parse import parse_spec
 from collegium.search.progress import Report, discard
 from collegium.search.result import SearchResult
-from collegium.search.spec import SearchSpec
+from collegium.search.spec import PresetBaseline, SearchSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,10 +103,22 @@ def _plain(value: Any) -> Any:
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    """The named baselines: each with one line about it, its parameters, FLOPs, and full description.
+    """The named baselines: each with one line about it, its source, family, parameters and FLOPs.
 
     >>> from collegium import presets
     >>> presets()["resnet50"]["parameters"]
     25557032
     """
-    return {row["name"]: {key: value for key, value in row.items() if key != "name"} for row in describe_presets()}
+    return {row["name"]: {key: value for key, value in row.items() if key != "name"} for row in list_presets()}
+
+
+def preset(name: str) -> FamilyBaseline:
+    """The baseline that a preset's name stands for; one that was described prints as its table.
+
+    Raises ``InvalidSpec`` where no preset has this name.
+
+    >>> from collegium import preset
+    >>> preset("torchvision:vgg16").input
+    (3, 224, 224)
+    """
+    return expand_preset(PresetBaseline(preset=name))

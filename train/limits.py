@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from collegium.search.errors import InvalidSpec, Location
+from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.format import Sample
@@ -94,7 +94,7 @@ def _network_size(spec: TrainingSpec) -> NetworkSize | None:
     """Size of the plain model; None where it follows from a search's result or a pretrained folder."""
     architecture = spec.architecture
     if isinstance(architecture, BaselineArchitecture):
-        ensemble = group_network(architecture)
+        ensemble = _at_samples(group_network(architecture), spec)
         size = NetworkSize(ensemble.parameters, ensemble.features, ensemble)
     elif isinstance(architecture, TransformerArchitecture) and architecture.pretrained is None:
         size = _transformer(architecture, spec)
@@ -112,6 +112,17 @@ def _names(spec: TrainingSpec, size: NetworkSize | None) -> Names | None:
     if size is None or size.ensemble is None:
         return None
     return module_names(size.ensemble, dropout=spec.merged_recipe().dropout)
+
+
+def _at_samples(ensemble: GroupedNetwork, spec: TrainingSpec) -> GroupedNetwork:
+    """For the samples of the data, as far as they are known; that they do not fit is said elsewhere."""
+    sample = known_sample(spec.data)
+    if sample is None or sample.kind == "tokens":
+        return ensemble
+    try:
+        return ensemble.with_samples(sample.shape)
+    except SampleMismatch:
+        return ensemble
 
 
 def _check_validation(spec: TrainingSpec, method: Method) -> None:

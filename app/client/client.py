@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel
@@ -125,8 +126,12 @@ class Client:
         return self._json("POST", PATHS[kind], json=spec, headers=headers, params={"fresh": "true"} if fresh else None)
 
     def presets(self) -> list[dict[str, Any]]:
-        """The named architectures."""
+        """The named architectures, with their sizes."""
         return self._json("GET", "/v1/presets")["items"]
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """One named architecture with its whole ``baseline``."""
+        return self._json("GET", f"/v1/presets/{quote(name)}")
 
     def job(self, job_id: str) -> dict[str, Any]:
         """One job."""

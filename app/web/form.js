@@ -68,14 +68,14 @@ export async function showForm(main, wanted, posted) {
   const options = Object.values(choices);
 
   // A preset has no activation of its own: an MLP's is written out.
-  function withBaseline(spec, path) {
+  async function withBaseline(spec, path) {
     const preset = presets.find((one) => one.name === spec.baseline?.preset);
-    if (path.startsWith("baseline.") && preset) spec.baseline = { ...preset.baseline };
+    if (path.startsWith("baseline.") && preset) spec.baseline = { ...(await get(`/v1/presets/${encodeURIComponent(preset.name)}`)).baseline };
     return spec;
   }
 
   function choice(label, path, values, convert = String) {
-    const select = h("select", { onchange: () => edit((spec) => set(withBaseline(spec, path), path, select.value === "" ? null : convert(select.value))) },
+    const select = h("select", { onchange: () => edit(async (spec) => set(await withBaseline(spec, path), path, select.value === "" ? null : convert(select.value))) },
       values.map(([value, text, hint]) => h("option", { value, title: hint }, text)));
     select.dataset.path = path;
     if (path === "baseline.activation") select.dataset.family = "mlp";
@@ -102,7 +102,7 @@ export async function showForm(main, wanted, posted) {
     }
     parts.replaceChildren();
     try { parts.append(described(spec?.baseline) ?? ""); } catch { /* what is wrong with it is said once it is sent */ }
-    const family = spec.baseline?.family ?? presets.find((one) => one.name === spec.baseline?.preset)?.baseline.family;
+    const family = spec.baseline?.family ?? presets.find((one) => one.name === spec.baseline?.preset)?.family;
     for (const select of options.flatMap((row) => [...row.querySelectorAll("select")])) {
       const value = select.dataset.path.split(".").reduce((node, key) => node?.[key] ?? (key === "name" && typeof node === "string" ? node : undefined), spec);
       const text = value === undefined ? "" : String(value?.name ?? value);
@@ -111,10 +111,10 @@ export async function showForm(main, wanted, posted) {
     }
   }
 
-  function edit(change) {
+  async function edit(change) {
     try {
       const spec = JSON.parse(editor.value);
-      change(spec);
+      await change(spec);
       editor.value = pretty(spec);
       wrong.replaceChildren();
     } catch (error) { complain([{ path: "$", message: error.message }]); }

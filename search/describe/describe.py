@@ -22,7 +22,9 @@ from collegium.search.networks.families.network import Branch, NetworkBaseline
 _TOO_FEW = "more than 1 value per channel"
 
 
-def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -> NetworkBaseline:
+def describe(
+    model: nn.Module, example_input: Any, *, name: str | None = None, other_input: Any = None
+) -> NetworkBaseline:
     """What of a module can be split into members, what it would change, and why the rest cannot.
 
     ``example_input`` is a batch as the module takes it: a tensor, a tuple of arguments, or a mapping of keyword
@@ -36,6 +38,8 @@ def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -
 
     Where all of it consists of known layers and operations, ``graph`` has them with how their parameters start, read
     off the module's own numbers: from it the service builds the network. Otherwise ``no_graph`` names what stops it.
+    With ``other_input``, an example with maps of another extent, the description has ``any_extent`` where the graph is
+    the same there: then the network is trained on images of other sizes too.
 
     Raises ``NotTraceable`` where the module can neither be traced nor run, and ``SampleMismatch`` where the example's
     FLOPs are not the same for each of its samples.
@@ -51,6 +55,15 @@ def describe(model: nn.Module, example_input: Any, *, name: str | None = None) -
     >>> print(describe(ffn, zeros(1, 64)).branches[0].why)
     a single hidden layer has nothing to gain: m members of width n are one layer of width m·n
     """
+    found = _described(model, example_input, name)
+    if other_input is None or found.graph is None:
+        return found
+    other = _described(model, other_input, name)
+    moved = len(other.input) > 1 and other.input[0] == found.input[0] and other.input != found.input
+    return found.model_copy(update={"any_extent": moved and other.graph == found.graph})
+
+
+def _described(model: nn.Module, example_input: Any, name: str | None) -> NetworkBaseline:
     if any(isinstance(each, UninitializedParameter | UninitializedBuffer) for each in _tensors(model)):
         raise NotTraceable("the module has lazy layers: run it once with the example input, which gives them shapes")
     args, kwargs = _arguments(example_input, _device(model))

@@ -38,18 +38,26 @@ def validate_search(spec: SearchSpec) -> Network:
     return network
 
 
-def describe_presets() -> list[dict[str, Any]]:
-    """Every preset with its full baseline and its parameters and FLOPs, as ``GET /v1/presets`` lists them."""
-    rows = []
-    for name, (baseline, about) in PRESETS.items():
-        network = build_network(baseline)
-        rows.append(
-            {
-                "name": name,
-                "about": about,
-                "baseline": baseline.model_dump(mode="json", exclude_none=True),
-                "parameters": network.count("parameters", network.baseline, network.multiplicity),
-                "flops": network.count("flops", network.baseline, network.multiplicity),
-            }
-        )
-    return rows
+def list_presets() -> list[dict[str, Any]]:
+    """Every preset with its source and its parameters and FLOPs, as ``GET /v1/presets`` lists them."""
+    return [_listed(name) for name in PRESETS]
+
+
+def describe_preset(name: str) -> dict[str, Any]:
+    """A preset as in the list, with its whole ``baseline``. Raises ``KeyError`` for an unknown name."""
+    baseline, _ = PRESETS[name]
+    return _listed(name) | {"baseline": baseline.model_dump(mode="json", exclude_none=True)}
+
+
+def _listed(name: str) -> dict[str, Any]:
+    library, separator, _ = name.partition(":")
+    sizes, family = PRESETS.sizes.get(name), "network"
+    if sizes is None:
+        network = build_network(PRESETS[name][0])
+        family = network.family
+        sizes = {
+            "parameters": network.count("parameters", network.baseline, network.multiplicity),
+            "flops": network.count("flops", network.baseline, network.multiplicity),
+        }
+    source = library if separator else "collegium"
+    return {"name": name, "about": PRESETS.about(name), "source": source, "family": family, **sizes}

@@ -331,6 +331,13 @@ class Network(ABC):
         *layers, head = self.chain.layers
         return replace(self, chain=replace(self.chain, layers=(*layers, replace(head, out=outputs))))
 
+    def with_samples(self, shape: tuple[int, ...]) -> Network:
+        """The network for samples of this shape, where it has other sizes for them; itself where it has not.
+
+        Raises ``SampleMismatch`` where it does not hold together for them.
+        """
+        return self
+
     def stem(self, channels: int) -> Stem | None:
         """The stem between images of so many channels and the chain; None where the chain takes the images' own."""
         return None if channels == self.chain.channels else Stem()

@@ -1,7 +1,7 @@
 """Named baselines: the architectures of Littwin et al. 2020 and others that users look for.
 
-Those of the families of this package are written here. Networks of torchvision and timm have their descriptions, as
-``collegium.describe`` made them, in ``described/``; their names are those of ``collegium describe``.
+Those of the families of this package are written here. Networks of torchvision, timm and transformers have their
+descriptions, as ``collegium.describe`` made them, in ``described/``; their names are those of ``collegium describe``.
 """
 
 from __future__ import annotations
@@ -96,27 +96,39 @@ class Presets(Mapping[str, tuple[FamilyBaseline, str]]):
         self._validated: dict[str, tuple[FamilyBaseline, str]] = dict(OWN)
 
     @cached_property
-    def _documents(self) -> dict[str, str]:
-        """Of every described network its JSON, by its name."""
-        found = {}
-        for path in sorted(DESCRIBED.glob("*.json")):
-            networks = json.loads(path.read_text(encoding="utf-8"))
-            found |= {f"{path.stem}:{name}": json.dumps(each) for name, each in networks.items()}
-        return found
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Of every described network its ``parameters`` and ``flops``, without reading its description."""
+        return json.loads((DESCRIBED / "index.json").read_text(encoding="utf-8"))
 
     def __getitem__(self, name: str) -> tuple[FamilyBaseline, str]:
         if name not in self._validated:
-            baseline = NetworkBaseline.model_validate_json(self._documents[name])
-            library, _, own = name.partition(":")
-            self._validated[name] = baseline, f"{own} of {library}, as described"
+            if name not in self.sizes:
+                raise KeyError(name)
+            self._validated[name] = NetworkBaseline.model_validate_json(_described(name)), self.about(name)
         return self._validated[name]
+
+    def about(self, name: str) -> str:
+        """One line about a preset."""
+        library, _, own = name.partition(":")
+        return OWN[name][1] if name in OWN else f"{own} of {library}, as described"
 
     def __iter__(self) -> Iterator[str]:
         yield from OWN
-        yield from self._documents
+        yield from self.sizes
+
+    def __contains__(self, name: object) -> bool:
+        return name in OWN or name in self.sizes
 
     def __len__(self) -> int:
-        return len(OWN) + len(self._documents)
+        return len(OWN) + len(self.sizes)
 
 
-PRESETS: Mapping[str, tuple[FamilyBaseline, str]] = Presets()
+def _described(name: str) -> str:
+    """The JSON of a described network: its line in the file of its library, of which no other line is parsed."""
+    library, _, own = name.partition(":")
+    start = f"{json.dumps(own)}: "
+    with (DESCRIBED / f"{library}.json").open(encoding="utf-8") as lines:
+        return next(line.removeprefix(start) for line in lines if line.startswith(start)).rstrip().rstrip(",")
+
+
+PRESETS = Presets()

@@ -337,6 +337,14 @@ def test_presets_are_listed() -> None:
     assert any(row["name"] == "resnet50" for row in json.loads(run("presets", "--json").stdout))
 
 
+def test_one_preset_is_printed_as_a_whole() -> None:
+    assert "138\u202f357\u202f544 parameters" in run("presets", "torchvision:vgg16").stdout
+    assert json.loads(run("presets", "resnet50").stdout)["baseline"]["family"] == "resnext"
+    assert json.loads(run("presets", "torchvision:vgg16", "--json").stdout)["baseline"]["family"] == "network"
+    wrong = run("presets", "torchvision:nothing")
+    assert (wrong.exit_code, "no preset is called" in wrong.stderr) == (2, True)
+
+
 def test_the_folder_of_the_service_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLLEGIUM_DATABASE_URL")
     there = tmp_path / "elsewhere"

@@ -31,13 +31,28 @@ def test_a_search_is_stored_and_announced(api: TestClient, services: Services, m
     assert job.spec["estimator"]["method"] == "auto"
 
 
-def test_presets_are_listed_with_specs_and_counts(api: TestClient) -> None:
+def test_presets_are_listed_with_counts_and_have_their_specs(api: TestClient) -> None:
     items = {item["name"]: item for item in api.get("/v1/presets").json()["items"]}
     assert items["resnet50"]["parameters"] == 25_557_032
     assert items["resnext29-1x128d"]["parameters"] == 13_775_178
     for name in ("resnet50", "mlp-mnist-6x500"):
         assert post(api, {"baseline": {"preset": name}}).status_code == 202
-        assert post(api, {"baseline": items[name]["baseline"]}).status_code == 202
+        whole = api.get(f"/v1/presets/{name}").json()
+        assert {key: whole[key] for key in items[name]} == items[name]
+        assert post(api, {"baseline": whole["baseline"]}).status_code == 202
+
+
+def test_the_list_of_presets_is_small_and_has_no_bodies(api: TestClient) -> None:
+    answer = api.get("/v1/presets")
+    assert {key for item in answer.json()["items"] for key in item} == {
+        "name", "about", "source", "family", "parameters", "flops"
+    }  # fmt: skip
+    assert len(answer.content) < 200 * len(answer.json()["items"])
+
+
+def test_a_preset_that_is_not_there_is_not_found(api: TestClient) -> None:
+    answer = api.get("/v1/presets/torchvision:nothing")
+    assert (answer.status_code, "'torchvision:nothing'" in answer.json()["detail"]) == (404, True)
 
 
 def test_an_idempotency_key_makes_repetition_harmless(api: TestClient, mlp: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from collegium.search.errors import SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.dataset import Dataset
 from collegium.train.errors import Mismatch
-from collegium.train.models.grouping import GroupedNetwork, repeated_channels, sequences_for
+from collegium.train.models.grouping import GroupedNetwork, for_samples, sequences_for
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def fitted(ensemble: GroupedNetwork, data: Dataset) -> tuple[GroupedNetwork, int | None]:
-    """``ensemble`` with a head for the data's classes, and the channels to which grey images must be repeated.
+    """``ensemble`` for the data's samples and classes, and the channels to which grey images must be repeated.
 
     Raises ``Mismatch`` where the data's samples are not what the network takes.
     """
     if data.kind == "tokens":
         raise sequences_for(data.name)
-    channels = repeated_channels(ensemble, data.name, tuple(data.shape))
+    ensemble, channels = for_samples(ensemble, data.name, tuple(data.shape))
     if ensemble.outputs == data.classes:
         return ensemble, channels
     try:

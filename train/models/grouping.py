@@ -88,6 +88,10 @@ class GroupedNetwork:
         """The same architecture with a head for ``outputs`` classes."""
         return replace(self, network=self.network.with_outputs(outputs))
 
+    def with_samples(self, shape: tuple[int, ...]) -> GroupedNetwork:
+        """The same architecture for samples of this shape. Raises ``SampleMismatch`` where it does not take them."""
+        return replace(self, network=self.network.with_samples(shape))
+
     def describe(self) -> dict[str, Any]:
         """Family and sizes as plain values; either ``widths`` and ``multiplicity`` or ``stages`` are null."""
         widths, own = self.widths, self.own_stages
@@ -211,13 +215,14 @@ def _widths(network: Network, given: BaselineArchitecture | StageGroupingSpec, p
     return given.widths
 
 
-def repeated_channels(ensemble: GroupedNetwork, data: str, shape: tuple[int, ...]) -> int | None:
-    """The channels to which grey images of ``shape`` must be repeated for ``ensemble``; None where nothing is to do.
+def for_samples(ensemble: GroupedNetwork, data: str, shape: tuple[int, ...]) -> tuple[GroupedNetwork, int | None]:
+    """``ensemble`` for samples of ``shape``, and the channels to which grey images must be repeated, if any.
 
     Raises ``Mismatch`` where the network does not take samples of this shape.
     """
     try:
-        return ensemble.network.repeated_channels(shape)
+        fit = ensemble.with_samples(shape)
+        return fit, fit.network.repeated_channels(shape)
     except SampleMismatch as mismatch:
         raise Mismatch(f"{data} {mismatch.message}", mismatch.remedy) from None
 
@@ -245,7 +250,7 @@ def check_samples(architecture: Architecture, data: str, sample: Sample | None) 
     elif isinstance(architecture, BaselineArchitecture):
         if sample.kind == "tokens":
             raise sequences_for(data)
-        repeated_channels(group_network(architecture), data, sample.shape)
+        for_samples(group_network(architecture), data, sample.shape)
 
 
 def architecture_from_search(

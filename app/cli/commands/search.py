@@ -17,6 +17,7 @@ from collegium.app.local.job import LocalFailure, compute
 from collegium.app.settings import load_settings
 from collegium.search.networks.activation import PostedName
 from collegium.search.networks.build import validate_search
+from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.presets import PRESETS
 from collegium.search.spec import SearchSpec
 
@@ -122,12 +123,22 @@ def search(
 
 
 @exit_with_status
-def presets(as_json: AsJson = False) -> None:
-    """List the named architectures that a search can start from."""
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one as a whole.")] = None, as_json: AsJson = False
+) -> None:
+    """List the named architectures that a search can start from, or print one of them."""
     from collegium.app.cli.tables.formatting import count, grid
-    from collegium.search.networks.build import describe_presets
+    from collegium.search.networks.build import describe_preset, list_presets
 
-    rows = describe_presets()
+    if name is not None:
+        if name not in PRESETS:
+            raise Stop(USAGE, f"no preset is called {name!r}", "`collegium presets` lists the presets")
+        if as_json or not isinstance(PRESETS[name][0], NetworkBaseline):
+            print(json.dumps(describe_preset(name), indent=None if as_json else 2))
+        else:
+            print(PRESETS[name][0])
+        return
+    rows = list_presets()
     if as_json:
         print(json.dumps(rows, indent=2))
         return

@@ -113,7 +113,8 @@ def _addmm(builder: Builder, node: fx.Node, given: Given) -> int:
 
 def _dropout(name: str) -> Converter:
     def convert(builder: Builder, node: fx.Node, given: Given) -> int:
-        found, rate = builder.value(given["input"]), number_of(given["p"])
+        read = given["input"] if "input" in given else given["self"]
+        found, rate = builder.value(read), number_of(given["p"])
         return found if rate == 0 else builder.emit(name, [found], builder.shape(node), rate=rate)
 
     return convert

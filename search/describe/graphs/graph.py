@@ -29,7 +29,7 @@ from collegium.search.networks.graph.spec import Graph
 #: The operators that are known, by name.
 CONVERTERS: Mapping[str, Converter] = {**ELEMENTWISE, **REARRANGED, **OF_MAPS, **WEIGHTED}
 #: What modules and parameters may be called.
-_NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+_NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
 
 class NoGraph(Exception):

@@ -181,7 +181,8 @@ class NetworkBaseline(FamilyBaseline):
     multiply–accumulate operations of one sample. What no branch that can be split accounts for is the fixed cost.
 
     ``graph`` is the whole network as known layers and operations, from which it can be built: to be trained, measured
-    and timed. Where there is none, ``no_graph`` gives the reason.
+    and timed. Where there is none, ``no_graph`` gives the reason. With ``any_extent`` the graph is that of the network
+    at samples of other extents as well, as of larger or smaller images.
 
     >>> from collegium.search.parse import parse_spec
     >>> hidden = [{"kind": "linear"}, {"kind": "activation", "function": "relu"}]
@@ -206,6 +207,7 @@ class NetworkBaseline(FamilyBaseline):
     flops: Count
     graph: Graph | None = None
     no_graph: Text | None = Field(default=None, validate_default=True)
+    any_extent: bool = False
 
     @field_validator("branches")
     @classmethod
@@ -235,6 +237,13 @@ class NetworkBaseline(FamilyBaseline):
         if reason is not None and info.data.get("graph") is not None:
             raise ValueError("a reason is expected where there is no 'graph', and there alone")
         return reason
+
+    @field_validator("any_extent")
+    @classmethod
+    def _graph_of_maps(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and (info.data.get("graph") is None or len(info.data.get("input", ())) < 2):
+            raise ValueError("must be false where there is no 'graph', or 'input' has channels alone")
+        return value
 
     def fixed_cost(self, measure: Measure) -> int:
         """What no grouping changes: all but the branches that can be split."""

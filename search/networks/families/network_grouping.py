@@ -21,9 +21,11 @@ from collegium.search.networks.families.network_chains import (
     reason,
     searched,
 )
+from collegium.search.networks.families.network_extents import at_graph
 from collegium.search.networks.families.network_graph import check_graph, member_cost
 from collegium.search.networks.families.network_module import GraphNetwork, with_head
 from collegium.search.networks.family import Family
+from collegium.search.networks.graph.infer import Inferred
 from collegium.search.networks.graph.regroup import Change
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
@@ -161,6 +163,10 @@ class DescribedNetwork(GraphNetwork):
         names = {branch.name: branch for branch in found.branches}
         own = tuple(names.get(branch.name, branch) for branch in self.branches)
         return replace(self, described=found, branches=own)
+
+    def at(self, described: NetworkBaseline, found: Inferred) -> DescribedNetwork:
+        """The branches of the group have their extents in the graph."""
+        return replace(self, described=described, branches=tuple(at_graph(branch, found) for branch in self.branches))
 
 
 def _of_layers(branch: Branch, grouping: StageGrouping) -> StageGrouping:

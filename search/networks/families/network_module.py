@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import layer_widths, searched
+from collegium.search.networks.families.network_extents import at_extents
 from collegium.search.networks.families.network_graph import graph_at
 from collegium.search.networks.families.network_layers import placed
 from collegium.search.networks.footprint import Footprint
@@ -92,6 +93,20 @@ class GraphNetwork(Network):
             raise ValueError(f"this network takes inputs of shape {own} alone")
         channels, height, width = (*own, 1, 1)[:3]
         return channels, height, width
+
+    def with_samples(self, shape: tuple[int, ...]) -> GraphNetwork:
+        """The network at maps of another extent, where its graph is the network's there too (``any_extent``).
+
+        Raises ``SampleMismatch`` where the graph does not hold together there.
+        """
+        own = self.described.input
+        if not self.described.any_extent or len(shape) != len(own) or shape[0] not in (1, own[0]):
+            return self
+        return self if tuple(shape[1:]) == own[1:] else self.at(*at_extents(self.described, shape[1:]))
+
+    def at(self, described: NetworkBaseline, found: Inferred) -> GraphNetwork:
+        """The network of a description that is this one's at other extents, where its graph has these shapes."""
+        return replace(self, described=described)
 
     @property
     def convolves(self) -> bool:

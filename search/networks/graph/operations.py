@@ -136,12 +136,11 @@ def window_extents(
     found = []
     for size, k, step, pad, wide in zip(extents, kernel, stride, padding, dilation, strict=True):
         room = size + 2 * pad - wide * (k - 1) - 1
-        if room < 0:
-            raise ValueError(f"a map of {_text(extents)} is too small for the kernel")
-        count = room // step + 1
+        count = (room + (step - 1 if ceil_mode else 0)) // step + 1
         if ceil_mode:
-            count = -(-room // step) + 1
-            count -= (count - 1) * step >= size + pad
+            count -= (count - 1) * step >= size + pad  # a window must begin within the map
+        if count < 1:
+            raise ValueError(f"a map of {_text(extents)} is too small for the kernel")
         found.append(count)
     return tuple(found)
 

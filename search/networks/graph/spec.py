@@ -20,7 +20,7 @@ Padded = Annotated[int, Field(ge=0, le=10**9)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3, strict=False)]
 Paddings = Annotated[tuple[Padded, ...], Field(min_length=1, max_length=3, strict=False)]
 #: The path of a module or parameter of the network, as ``layer1.0.conv1``.
-Place = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+Place = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
 Number = Annotated[float, Field(ge=-1e12, le=1e12)]
 Whole = Annotated[int, Field(ge=-(10**9), le=10**9)]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collegium.search.networks.build import build_network, describe_presets
+from collegium.search.networks.build import build_network, list_presets
 from collegium.search.networks.families.block import BlockBaseline
 from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.networks.families.resnext import ResNextBaseline
@@ -130,8 +130,9 @@ def test_a_block_is_lowered_layer_by_layer():
 
 
 def test_every_preset_is_described():
-    rows = {row["name"]: row for row in describe_presets()}
+    rows = {row["name"]: row for row in list_presets()}
     assert {"resnet50", "resnet101", "resnet152", "mlp-mnist-6x500", "mlp-mnist-6x200"} <= set(rows)
     assert {"resnext29-1x128d", "resnext29-1x226d", "resnext29-1x64d"} <= set(rows)
     assert rows["resnet50"]["parameters"] == 25_557_032
-    assert rows["resnet50"]["baseline"]["family"] == "resnext"
+    assert (rows["resnet50"]["family"], rows["resnet50"]["source"]) == ("resnext", "collegium")
+    assert (rows["timm:resnet50d"]["family"], rows["timm:resnet50d"]["source"]) == ("network", "timm")

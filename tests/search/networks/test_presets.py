@@ -6,12 +6,15 @@ import importlib.util
 import json
 
 import pytest
+import torch
+import transformers
 
 from collegium.search.describe.describe import describe
 from collegium.search.describe.sources import Sample, load
+from collegium.search.errors import SampleMismatch
 from collegium.search.find import find_ensemble
 from collegium.search.networks.build import build_network
-from collegium.search.networks.presets import DESCRIBED, OWN, PRESETS
+from collegium.search.networks.presets import DESCRIBED, OWN, PRESETS, Presets
 from collegium.search.spec import PresetBaseline
 
 NAMES = [name for name in PRESETS if name not in OWN]
@@ -32,7 +35,8 @@ PUBLISHED = {
 
 
 def test_every_description_is_a_preset_and_is_small():
-    assert {path.name for path in DESCRIBED.iterdir()} == {"timm.json", "torchvision.json"}
+    files = {"index.json", "timm.json", "torchvision.json", "transformers.json"}
+    assert {path.name for path in DESCRIBED.iterdir()} == files
     assert len(PRESETS) == len(list(PRESETS)) == len(OWN) + len(NAMES)
     for name in NAMES:
         baseline, about = PRESETS[name]
@@ -40,7 +44,24 @@ def test_every_description_is_a_preset_and_is_small():
         assert name.partition(":")[2] in about
         network = build_network(PresetBaseline(preset=name))
         assert network.count("parameters", network.baseline, network.multiplicity) == baseline.parameters
-    assert sum(path.stat().st_size for path in DESCRIBED.iterdir()) < 200_000
+        assert PRESETS.sizes[name] == {"parameters": baseline.parameters, "flops": baseline.flops}
+    assert sum(path.stat().st_size for path in DESCRIBED.iterdir()) < 2_000_000
+
+
+def test_the_list_reads_no_description():
+    presets = Presets()
+    assert [presets.about(name) for name in presets]
+    assert set(presets._validated) == set(OWN)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet50", "timm:resnet50d", "transformers:microsoft/resnet-50"])
+def test_a_preset_with_a_graph_takes_images_of_other_sizes(name):
+    network = build_network(PresetBaseline(preset=name))
+    small = network.with_samples((1, 8, 8))
+    assert small.repeated_channels((1, 8, 8)) == 3
+    assert small.count("flops", (10, 10), 12) < network.count("flops", (10, 10), 12) / 100
+    with pytest.raises(SampleMismatch, match="takes 3×224×224"):
+        network.with_samples((4, 8, 8)).repeated_channels((4, 8, 8))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -62,14 +83,29 @@ def test_a_preset_is_searched_without_its_library():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("transformers:")])
 def test_it_is_what_the_library_has_where_it_is_installed(name):
     library = name.partition(":")[0]
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     model, example = load(name, Sample())
-    found = describe(model.eval(), example, name=name)
+    check(describe(model.eval(), example, name=name), model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind"), [("microsoft/resnet-50", "ResNet"), ("facebook/convnext-tiny-224", "ConvNext")]
+)
+def test_it_is_what_transformers_has_by_its_default_configuration(name, kind):
+    with torch.device("meta"):
+        config = getattr(transformers, f"{kind}Config")(num_labels=1000)
+        model = getattr(transformers, f"{kind}ForImageClassification")(config)
+    example = {"pixel_values": torch.zeros(1, 3, 224, 224)}
+    check(describe(model.eval(), example, name=f"transformers:{name}"), model)
+
+
+def check(found, model):
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
-    without = {"graph", "no_graph"}
-    expected = PRESETS[name][0].model_dump_json(exclude=without)
+    without = {"graph", "no_graph", "any_extent"}
+    expected = PRESETS[found.name][0].model_dump_json(exclude=without)
     assert json.loads(found.model_dump_json(exclude=without)) == json.loads(expected)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from collegium.search.describe.describe import describe
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.graph.infer import GraphError, infer
+from collegium.search.networks.graph.operations import window_extents
 from collegium.search.networks.graph.spec import Graph
 from collegium.search.parse import parse_spec
 
@@ -147,3 +150,17 @@ def test_costs_of_a_graph_are_those_that_a_run_has(posted: dict[str, Any]):
     maps = [3 * 64, 8 * 64, 8 * 64, 8 * 64, 8 * 64, 8 * 64, 6 * 64, 6, 10]
     assert network.features_of(stages) == sum(maps)  # a reshape has no memory of its own
     assert max(part.live for part in parts) == 2 * 8 * 64
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_extents_behind_a_window_are_those_of_pytorch(ceil_mode: bool):
+    for size, kernel, stride in product(range(1, 7), range(1, 4), range(1, 4)):
+        try:
+            expected = functional.max_pool1d(torch.zeros(1, 1, size), kernel, stride, 0, 1, ceil_mode).shape[2:]
+        except RuntimeError:
+            expected = ()
+        try:
+            found = window_extents((size,), (kernel,), (stride,), (0,), (1,), ceil_mode)
+        except ValueError:
+            found = ()
+        assert found == tuple(expected), (size, kernel, stride)

@@ -1,0 +1,61 @@
+"""A described network at samples of another extent, as of images that are larger or smaller than the described one.
+
+The graph is the same, and its shapes follow from it by arithmetic anew: where it does not hold together, as where a map
+is too small for a kernel, samples of that extent are refused with the operation that does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from collegium.search.errors import SampleMismatch, readable
+from collegium.search.networks.families.network import Branch, NetworkBaseline
+from collegium.search.networks.families.network_layers import Layer, Linear, placed
+from collegium.search.networks.graph.infer import GraphError, Inferred, infer
+from collegium.search.networks.graph.spec import LinearLayer
+
+
+def at_extents(baseline: NetworkBaseline, extents: Sequence[int]) -> tuple[NetworkBaseline, Inferred]:
+    """The description at samples of its channels and these extents, and its graph with the shapes there.
+
+    Branches that can be split have the extents and FLOPs that they have there; other parts are left as they were.
+    Raises ``SampleMismatch`` where the graph does not hold together.
+    """
+    assert baseline.graph is not None
+    shape = (baseline.input[0], *extents)
+    text = "×".join(map(str, shape))
+    try:
+        found = infer(baseline.graph, shape)
+    except GraphError as error:
+        raise SampleMismatch(
+            f"has samples of {text}, at which the described network does not hold together: "
+            f"{readable(error.place)}: {error.message}",
+            f"choose samples of {'×'.join(map(str, baseline.input))}, or larger ones",
+        ) from None
+    branches = tuple(at_graph(each, found) if each.splittable else each for each in baseline.branches)
+    return baseline.model_copy(update={"input": shape, "flops": found.flops, "branches": branches}), found
+
+
+def at_graph(branch: Branch, found: Inferred) -> Branch:
+    """A branch with the extents of what its first layer reads in this graph, and its FLOPs there."""
+    first = branch.paths[0][0]
+    node = next(node for node in found.graph.nodes if node.layer == first)
+    read = found.shapes[node.reads[0]]
+    last = isinstance(next(layer for layer in found.graph.layers if layer.path == first), LinearLayer)
+    extents = read[1:-1] if last else read[2:]
+    layers = _at(branch.layers, extents)
+    flops = sum(each.flops for each in placed(layers, branch.widths, extents))
+    return branch.model_copy(update={"input": extents, "layers": layers, "flops": flops})
+
+
+def _at(layers: Sequence[Layer], extents: tuple[int, ...]) -> tuple[Layer, ...]:
+    """The layers, linear ones with the positions of the map before them."""
+    found: list[Layer] = []
+    for layer in layers:
+        if isinstance(layer, Linear):
+            found.append(layer.model_copy(update={"positions": math.prod(extents)}))
+        else:
+            found.append(layer)
+        extents = found[-1].after(extents)
+    return tuple(found)
