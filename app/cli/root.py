@@ -42,7 +42,7 @@ COMMANDS: dict[str, Entry] = {
         "Show which parts of a module can be split, and write it as a specification.",
         _NEEDS_ARGUMENTS,
     ),
-    "presets": Entry("search:presets", _SEARCH, "List the named architectures that a search can start from, or print one of them."),
+    "presets": Entry("search:presets", _SEARCH, "List the named architectures, or print one of them."),
     "train": Entry("train:train", _SEARCH, "Train an architecture, or a search's answer, at a service."),
     "study": Entry("train:study", _SEARCH, "Compare methods and architectures over several seeds, at a service."),
     "reproduce": Entry(

@@ -115,6 +115,10 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
                 f"The head has {ensemble.outputs} outputs, for the data's classes, in place of {requested.outputs}."
             )
             notes.append(Note(kind="head_replaced", message=message))
+        if ensemble.samples != requested.samples:
+            taken, described = ("×".join(map(str, each.samples)) for each in (ensemble, requested))
+            message = f"The network takes samples of {taken}, those of the data, in place of {described}."
+            notes.append(Note(kind="other_extent", message=message))
         last = runtime.recipe.channels_last and data.kind == "image" and ensemble.network.convolves
         data = replace(data, preprocessing=replace(data.preprocessing, channels=channels, channels_last=last))
     checkpoints = Checkpoints(request.checkpoint_dir, fingerprint(spec))

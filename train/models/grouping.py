@@ -84,6 +84,11 @@ class GroupedNetwork:
         """Logits that the network gives."""
         return self.network.outputs
 
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """Shape of the samples that a described network takes; empty for networks of other families."""
+        return self.network.described.input if isinstance(self.network, GraphNetwork) else ()
+
     def with_outputs(self, outputs: int) -> GroupedNetwork:
         """The same architecture with a head for ``outputs`` classes."""
         return replace(self, network=self.network.with_outputs(outputs))

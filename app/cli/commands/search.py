@@ -126,7 +126,7 @@ def search(
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this one as a whole.")] = None, as_json: AsJson = False
 ) -> None:
-    """List the named architectures that a search can start from, or print one of them."""
+    """List the named architectures, or print one of them."""
     from collegium.app.cli.tables.formatting import count, grid
     from collegium.search.networks.build import describe_preset, list_presets
 

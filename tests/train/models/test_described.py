@@ -182,6 +182,22 @@ def test_the_head_is_replaced_for_the_classes(baseline: NetworkBaseline):
     assert blueprint(other).build(seed=0)(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
 
 
+def test_images_of_another_size_train_the_network_there_with_a_note(tmp_path: Path, load_and_evaluate: Any):
+    torch.manual_seed(0)
+    described = describe(Net(3), torch.zeros(1, 3, 20, 20), name="net", other_input=torch.zeros(1, 3, 9, 11))
+    spec = {
+        "architecture": {
+            "baseline": described.model_dump(mode="json"),
+            "branches": [{"branch": "first", "width": 3, "multiplicity": 4}],
+        },
+        "data": "digits",
+        "recipe": {"epochs": 1},
+    }
+    result = run_training(spec, tmp_path / "out")
+    assert [(note.kind, "3×8×8" in note.message) for note in result.notes] == [("other_extent", True)]
+    assert load_and_evaluate(tmp_path / "out")["accuracy"] == pytest.approx(result.accuracy.test, abs=1e-6)
+
+
 def test_a_head_at_the_end_of_a_branch_is_replaced_too():
     model = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
     architecture = BaselineArchitecture(baseline=describe(model, torch.zeros(1, 64)), width=5, multiplicity=6)
