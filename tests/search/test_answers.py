@@ -136,20 +136,23 @@ class Answer:
         self.spec, self.result = spec, result
         self.problem = build_problem(spec)
         self.network = self.problem.network
-        self.base = self.by_stage(self.network.baseline) / self.network.multiplicity
+        members = list(dict.fromkeys([self.network.baseline, *(row.widths for row in result.curve)]))
+        self.moments = dict(zip(members, self.by_stage(members), strict=True))
+        self.base = self.moments[self.network.baseline] / self.network.multiplicity
         self.limits = {field: (measure, most) for field, measure, most in spec.limits}
         own = self.network.count(spec.efficiency, self.network.baseline, self.network.multiplicity)
         tolerance = 0.025 if spec.budget is None else 0.0
         self.budget = (spec.efficiency, (own if spec.budget is None else spec.budget) * (1 + tolerance))
 
-    def by_stage(self, member):
-        """r − 1 of one member in every stage."""
-        table = np.array([[scale * width for width in member] for scale in self.network.stage_scales], float)
-        return np.expm1(np.minimum(self.problem.exact(table), 700.0))
+    def by_stage(self, members):
+        """r − 1 of one member in every stage: a row for each of ``members``."""
+        scales = self.network.stage_scales
+        table = np.array([[scale * width for width in member] for member in members for scale in scales], float)
+        return np.expm1(np.minimum(self.problem.exact(table), 700.0)).reshape(len(members), len(scales))
 
     def relative(self, member, multiplicity):
         """Var / m over the baseline's in the worst stage."""
-        return float(np.max(self.by_stage(member) / multiplicity / self.base)) if (self.base > 0).all() else 1.0
+        return float(np.max(self.moments[member] / multiplicity / self.base)) if (self.base > 0).all() else 1.0
 
     def cost(self, measure, member, multiplicity):
         return self.network.count(measure, member, multiplicity)

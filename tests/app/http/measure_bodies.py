@@ -32,15 +32,15 @@ Schema = dict[str, Any]
 
 def places(
     schema: Schema, definitions: Schema, path: str = "", around: str = PLACE, seen: tuple[str, ...] = ()
-) -> Iterator[tuple[str, str]]:
-    """Paths at which an array or an object may stand, each with a small document that has ``PLACE`` there."""
+) -> Iterator[tuple[str, str, Schema]]:
+    """Paths at which an array or an object may stand, a small document that has ``PLACE`` there, and what may."""
     reference = schema.get("$ref", "").rpartition("/")[2]
     if reference and reference not in seen:
         yield from places(definitions[reference], definitions, path, around, (*seen, reference))
     for branch in _branches(schema):
         yield from places(branch, definitions, path, around, seen)
     if schema.get("type") in ("array", "object"):
-        yield path, around
+        yield path, around, schema
     if schema.get("type") == "array":
         yield from places(_item(schema), definitions, f"{path}[0]", around.replace(PLACE, f"[{PLACE}]"), seen)
     for name, inner in schema.get("properties", {}).items():
@@ -91,16 +91,33 @@ def allowed(schema: Schema, definitions: Schema, leaf: str, budget: int) -> str:
     return leaf
 
 
+def _bare(schema: Any) -> Any:
+    """What of a schema decides whether a value is valid."""
+    if isinstance(schema, dict):
+        words = ("title", "description", "default", "examples")
+        return {key: _bare(value) for key, value in schema.items() if key not in words}
+    return [_bare(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def distinct(routes: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Paths and documents of each route; of places that validate alike, wherever they are, one, of the last route."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for route in routes:
+        schema = ROUTES[route].model_json_schema()
+        for path, place, value in places(schema, schema.get("$defs", {})):
+            found[json.dumps(_bare(value), sort_keys=True)] = route, path, place
+    return {route: [(path, place) for own, path, place in found.values() if own == route] for route in routes}
+
+
 def bodies(routes: list[str], size: int, fillings: tuple[str, ...]) -> Iterator[tuple[str, str, bytes]]:
     """Routes, paths at which the body is wrong, and bodies."""
-    for route, model in ((route, ROUTES[route]) for route in routes):
-        schema = model.model_json_schema()
-        definitions = schema.get("$defs", {})
-        for path, place in dict(places(schema, definitions)).items():
+    for route, found in distinct(routes).items():
+        schema = ROUTES[route].model_json_schema()
+        for path, place in found:
             for filling in overlong(size, fillings):
                 yield route, path, place.replace(PLACE, filling).encode()
         for leaf in FILLINGS[:4]:
-            yield route, "", allowed(schema, definitions, leaf, size - 10_000).encode()
+            yield route, "", allowed(schema, schema.get("$defs", {}), leaf, size - 10_000).encode()
 
 
 def accepted() -> Iterator[tuple[str, str, bytes]]:

@@ -29,6 +29,8 @@ from collegium.train.spec.training import TrainingSpec
 PROGRAM = Path(__file__).with_name("measure_bodies.py")
 SECONDS = 2.0
 BYTES = 200e6
+#: A list of numbers takes sixteen bytes of memory for each of its own while it is validated, and is held three times.
+TIMES = 34
 ANSWER = 10_000
 
 
@@ -50,7 +52,7 @@ def assert_cheap(rows: list[dict[str, Any]]) -> None:
     assert [row for row in rows if row["seconds"] > SECONDS] == []
     assert [row for row in rows if row["answer"] > ANSWER] == []
     # The high-water mark only rises, so that the sum of its rises bounds what any one of the bodies took.
-    assert sum(row["bytes"] for row in rows) < BYTES
+    assert sum(row["bytes"] for row in rows) < max(BYTES, TIMES * max(row["size"] for row in rows))
     named = [row for row in rows if row["path"]]
     assert [row for row in named if not any(path.startswith(row["path"]) for path in row["paths"])] == []
 
