@@ -57,7 +57,7 @@ from torch import Tensor, nn
 
 from collegium.train.majority.clock import Clock, detach_clocks, one_pass
 from collegium.train.majority.generators.uniforms import SOURCES, Source
-from collegium.train.majority.guards.watch import guard_saving, unguard_saving, watch
+from collegium.train.majority.guards.watch import guard_methods, unguard_methods, watch
 from collegium.train.majority.kernel import (
     MajorityKernel,
     is_sharded,
@@ -148,7 +148,7 @@ def expand(
         watch(copies, expanded=True)
     clock.set_step(0)  # registering has read the weights
     clock.attach(modules)
-    guard_saving(model)
+    guard_methods(model)
     return model
 
 
@@ -184,7 +184,7 @@ def collapse(model: nn.Module) -> nn.Module:
     if kernels:
         for module in model.modules():
             detach_clocks(module)
-        unguard_saving(model)
+        unguard_methods(model)
     return model
 
 

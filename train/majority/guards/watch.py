@@ -1,10 +1,11 @@
-"""What goes wrong between an expanded model and an optimizer or ``save_pretrained``, said when it happens.
+"""What goes wrong between an expanded model, optimizers and adapters, mended or said when it happens.
 
 * State of the optimizer from before ``expand`` or ``collapse`` has another shape than the parameter; torch's fused
   updates then write past its end.
 * Copies are named ``….parametrizations.weight.original``: groups that are made by names ending in ``weight`` leave them
   without weight decay, or out of every optimizer.
 * ``from_pretrained`` does not know these names, and initializes the weights anew.
+* Adapters of PEFT are merged by ``merge``, which in training mode would read one sample of their kernels.
 """
 
 import types
@@ -88,18 +89,21 @@ def _check_decay(optimizer: Any, groups: list[dict[str, Any]]) -> None:
         )
 
 
-def guard_saving(model: nn.Module) -> None:
-    """Let the ``save_pretrained`` of ``model`` and of its modules warn as long as they are expanded."""
+def guard_methods(model: nn.Module) -> None:
+    """As long as ``model`` is expanded: ``save_pretrained`` of its modules warns, and adapters are merged by means."""
     for module in model.modules():
-        if callable(getattr(type(module), "save_pretrained", None)):
-            object.__setattr__(module, "save_pretrained", types.MethodType(save_pretrained, module))
+        for names, methods in _GUARDED.items():
+            if all(callable(getattr(type(module), name, None)) for name in names):
+                for name, method in zip(names, methods, strict=True):
+                    object.__setattr__(module, name, types.MethodType(method, module))
 
 
-def unguard_saving(model: nn.Module) -> None:
-    """Undo ``guard_saving``."""
+def unguard_methods(model: nn.Module) -> None:
+    """Undo ``guard_methods``."""
+    guards = {method for methods in _GUARDED.values() for method in methods}
     for module in model.modules():
-        if getattr(module.__dict__.get("save_pretrained"), "__func__", None) is save_pretrained:
-            del module.__dict__["save_pretrained"]
+        for name in [name for name, value in vars(module).items() if getattr(value, "__func__", None) in guards]:
+            del module.__dict__[name]
 
 
 def save_pretrained(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -110,6 +114,25 @@ def save_pretrained(self: Any, *arguments: Any, **named: Any) -> Any:
         stacklevel=2,
     )
     return type(self).save_pretrained(self, *arguments, **named)
+
+
+@torch.no_grad()  # outside of a pass, weights are then the means of their copies
+def merge(self: Any, *arguments: Any, **named: Any) -> Any:
+    """``merge`` of the class of ``self``, an adapter."""
+    return type(self).merge(self, *arguments, **named)
+
+
+@torch.no_grad()
+def unmerge(self: Any, *arguments: Any, **named: Any) -> Any:
+    """``unmerge`` of the class of ``self``, an adapter."""
+    return type(self).unmerge(self, *arguments, **named)
+
+
+#: Methods of modules' classes, each kind of which is known by all its names, and what takes their place.
+_GUARDED: dict[tuple[str, ...], tuple[Any, ...]] = {
+    ("save_pretrained",): (save_pretrained,),
+    ("merge", "unmerge"): (merge, unmerge),
+}
 
 
 def warn_of_unheld(modules: Iterable[nn.Module], optimizers: Iterable[Any]) -> None:

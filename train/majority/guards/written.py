@@ -37,6 +37,7 @@ class WrittenWeight(Tensor):
     copies: Tensor
     average: Average
     whole: bool  # whether it stands for the parameter: neither a view nor detached
+    apart: bool  # whether it is ``.data``, which is written to whether or not gradients are recorded
 
     @classmethod
     def __torch_function__(
@@ -52,7 +53,7 @@ class WrittenWeight(Tensor):
             result = func(*args, **named)
             for weight, (version, history) in zip(weights, before, strict=True):
                 if weight._version != version:
-                    weight._store(recorded=weight.mixed.grad_fn is not history)
+                    weight._store(recorded=not weight.apart and weight.mixed.grad_fn is not history)
             return tree_map(lambda leaf: _follow(leaf, weights), result)
 
     def _store(self, *, recorded: bool) -> None:
@@ -72,9 +73,11 @@ class WrittenWeight(Tensor):
         return self.as_subclass(Tensor).__reduce_ex__(protocol)
 
 
-def _link(tensor: Tensor, mixed: Tensor, copies: Tensor, average: Average, *, whole: bool = False) -> Tensor:
+def _link(
+    tensor: Tensor, mixed: Tensor, copies: Tensor, average: Average, *, whole: bool = False, apart: bool = False
+) -> Tensor:
     weight = tensor.as_subclass(WrittenWeight)
-    weight.mixed, weight.copies, weight.average, weight.whole = mixed, copies, average, whole
+    weight.mixed, weight.copies, weight.average, weight.whole, weight.apart = mixed, copies, average, whole, apart
     return weight
 
 
@@ -88,7 +91,7 @@ def _follow(result: Any, weights: Sequence[WrittenWeight]) -> Any:
         return result
     for weight in weights:
         if result.device == weight.mixed.device and _storage(result) == _storage(weight.mixed):
-            return _link(result, weight.mixed, weight.copies, weight.average)
+            return _link(result, weight.mixed, weight.copies, weight.average, apart=weight.apart)
     return result
 
 
@@ -100,7 +103,7 @@ def _data(weight: WrittenWeight) -> Tensor:
     """``.data``: what is stored, which is the mean, not one draw."""
     with torch.no_grad():
         mean = weight.average(weight.copies)
-    return _link(mean, mean, weight.copies, weight.average)
+    return _link(mean, mean, weight.copies, weight.average, apart=True)
 
 
 def _set_data(weight: WrittenWeight, value: Tensor) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -14,6 +15,9 @@ def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = 
     order = tuple(module._parameters)
     parametrize.register_parametrization(module, name, kernel, unsafe=unsafe)
     lists: Any = module.parametrizations
+    lists[name].__class__ = _Copies
+    own: Any = type(module)  # made by torch for this module
+    own.register_parameter = _keeping(own.__bases__[0])
     if not hasattr(lists, "order"):
         lists.order = order  # a parameter that leaves and comes back would be last otherwise
         if isinstance(module, nn.RNNBase):
@@ -95,6 +99,39 @@ def _reorder(parameters: dict[str, nn.Parameter | None], order: tuple[str, ...])
     """Put ``parameters`` in the order they had before they were parametrized; others come last."""
     for name in [name for name in order if name in parameters] + [name for name in parameters if name not in order]:
         parameters[name] = parameters.pop(name)
+
+
+class _Copies(parametrize.ParametrizationList):
+    """The list of one kernel, whose copies are converted as each of them would be alone."""
+
+    def _get_name(self) -> str:
+        return parametrize.ParametrizationList.__name__
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def convert(tensor: Tensor) -> Tensor:
+            try:
+                found = fn(tensor)
+            except RuntimeError as error:
+                if "channels_last" not in str(error):  # a layout of images, for a kernel that has one axis less
+                    raise
+                found = torch.stack([fn(copy) for copy in tensor])
+            return found.contiguous() if tensor.is_contiguous() and not found.is_contiguous() else found
+
+        return super()._apply(convert, recurse)
+
+
+def _keeping(plain: type[nn.Module]) -> Callable[[nn.Module, str, nn.Parameter | None], None]:
+    """``register_parameter`` of the class ``plain``, with a refusal; ``layer.weight = Parameter(…)`` comes to it."""
+
+    def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if is_parametrized(self, name):
+            raise RuntimeError(
+                f"{name!r} has copies here, in whose place no other parameter can be put: assign a tensor, which all "
+                f"copies take (layer.{name} = value.detach()), or collapse the model first"
+            )
+        plain.register_parameter(self, name, param)
+
+    return register_parameter
 
 
 class _AsIs(nn.Module):

@@ -141,3 +141,59 @@ def test_state_that_is_loaded_later_is_checked_again():
     optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
     with pytest.raises(RuntimeError, match="load a state saved after it"):
         step(model, optimizers[1])
+
+
+class Adapter(nn.Module):
+    """Adds a product of two layers to a frozen one, as PEFT's LoRA does: read and written with gradients recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 2, bias=False), nn.Linear(2, 3, bias=False)
+        self.base.requires_grad_(False)
+        self.merged = False
+
+    def forward(self, x):
+        return self.base(x) if self.merged else self.base(x) + self.b(self.a(x))
+
+    def merge(self):
+        self.base.weight.data += self.b.weight @ self.a.weight
+        self.merged = True
+
+    def unmerge(self):
+        self.base.weight.data -= self.b.weight @ self.a.weight
+        self.merged = False
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_adapters_are_merged_by_their_means_in_either_mode(training):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Adapter()), torch.randn(5, 4)
+    base = model[0].base.weight.detach().clone()
+    expand(model, 3, init="independent", seed=0)
+    with torch.no_grad():
+        expected = model.eval()(x)
+        model.train(training)
+        for each in (copy.deepcopy(model), model):  # a copy is guarded as well
+            each[0].merge()
+            torch.testing.assert_close(each.eval()(x), expected)
+            torch.testing.assert_close(collapse(copy.deepcopy(each))(x), expected)
+            each.train(training)[0].unmerge()
+            torch.testing.assert_close(each[0].base.weight, base)
+            torch.testing.assert_close(each.eval()(x), expected)
+        collapse(model)
+    assert not {"merge", "unmerge"} & vars(model[0]).keys()
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_adapter_is_merged_into_an_expanded_layer(training):
+    torch.manual_seed(0)
+    adapter, x = Adapter(), torch.randn(5, 4)
+    adapter.base.requires_grad_(True)
+    expand(adapter.base, 3, init="independent", seed=0)
+    with torch.no_grad():
+        expected = adapter.eval()(x)
+    adapter.train(training).merge()
+    with torch.no_grad():
+        torch.testing.assert_close(adapter.eval()(x), expected)
+        torch.testing.assert_close(collapse(adapter)(x), expected)
