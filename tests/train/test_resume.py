@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 
 from collegium.train.engine import run
 from collegium.train.loop.loop import Pace
+from collegium.train.majority import compiled
+from collegium.train.majority.guards.gradient import MixedLeaf
 from collegium.train.methods import METHODS
 
 EVERY_STEP = Pace(report=0, checkpoint=0)
@@ -91,3 +93,16 @@ def test_a_resumed_training_draws_the_same_units_and_samples(digits_spec, tmp_pa
         {"epochs": 3, "batch_size": 256, "accumulate": 2, "metric_steps": 1, **RANDOM[random]}, method=method
     )
     assert_resumed_equals_whole(spec, tmp_path, PLACES[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
+def test_a_compiled_training_resumes_with_compiled_updates(digits_spec, tmp_path, monkeypatch):
+    """``compile`` has the update compiled, too: copies never have a gradient of their own."""
+    updates, formed = [], []
+    monkeypatch.setattr(compiled, "update", lambda *given, update=compiled.update: updates.append(update(*given)))
+    monkeypatch.setattr(MixedLeaf, "expand_gradient", lambda leaf: formed.append(leaf.gradient))
+    spec = digits_spec({"epochs": 3, "batch_size": 256, "compile": True, "metric_steps": 1}, method="majority")
+    assert_resumed_equals_whole(spec, tmp_path, PLACES[1:2])
+    assert updates
+    assert all(gradient is None for gradient in formed)

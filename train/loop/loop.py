@@ -97,6 +97,7 @@ class Loop:
         )
         rate, steps = rate_at(self.recipe, self.batches.steps), self.recipe.epochs * self.batches.steps
         self._rate = method.rates(rate, steps=steps)
+        method.compiles = self.recipe.compile and runtime.world == 1
         self.model = method.prepare(model, seed=derive_seed(seed, 10))
         self._optimizer = method.optimizer(self.model, make_optimizer(self.model, self.recipe))
         self.position = Position()

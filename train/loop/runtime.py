@@ -93,6 +93,7 @@ class Runtime:
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer, Execution]:
         """Model and optimizer as this process runs them, and how its backward pass runs."""
         if self.recipe.compile:
+            torch.compiler.reset()  # graphs of models before this one count towards dynamo's limit
             model.compile()
         if self.plain:
             return model, optimizer, Execution()

@@ -79,6 +79,8 @@ class MajorityKernel(nn.Module):
         """``read``, where a graph is traced."""
         if self.mode == "mean" or not (self.training or self.mode):
             return self.average(copies)
+        if self.leaf is not None and self.leaf.held is not None and torch.is_grad_enabled():
+            return self.leaf.held
         always = self.mode == "sample" or torch.is_grad_enabled()
         return mix_compiled(copies, self.clock.number, self.index, always)[0]
 
@@ -145,6 +147,27 @@ def majority_copies(model: nn.Module) -> list[tuple[MajorityKernel, nn.Parameter
             if isinstance(kernel, MajorityKernel):
                 found.setdefault(id(module.original), (kernel, module.original))  # type: ignore[arg-type]
     return list(found.values())
+
+
+@contextmanager
+def mixed_before(model: nn.Module) -> Iterator[None]:
+    """Context of one step's passes in which graphs of ``torch.compile`` take the weights of fused kernels as inputs.
+
+    They are mixed by the present p before the passes, or have been by the last update; their gradients gather where
+    that looks for them. Elsewhere a graph mixes the copies itself, and the gradients of the copies are formed.
+    """
+    found: list[MixedLeaf] = []
+    try:
+        with torch.enable_grad():
+            for kernel, copies in majority_copies(model):
+                if kernel.leaf is not None and kernel.samples and kernel.leaf.replaces(copies):
+                    kernel.clock.note_draw(kernel.index, copies)
+                    kernel.leaf.held = kernel.leaf.read(kernel.draw)
+                    found.append(kernel.leaf)
+        yield
+    finally:
+        for leaf in found:
+            leaf.held = None
 
 
 def is_sharded(copies: Tensor, expansion: int) -> bool:

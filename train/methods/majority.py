@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -133,7 +133,7 @@ class Majority(Method):
             correct_scale=self.options.correct_scale,
             seed=seed,
             kernel=self._make_kernel,
-            draws=self.draws,
+            draws="compiled" if self.compiles else self.draws,
         )
         self._clock = next(iter(majority_kernels(model).values())).clock
         return model
@@ -161,7 +161,16 @@ class Majority(Method):
     ) -> StepOutput:
         """Forward and backward under the p of this step, the same for all microbatches and processes."""
         self.clock.set_step(step)
-        return run_microbatches(model, batches, compute_loss, execution, weights)
+        with self._mixed(model):
+            return run_microbatches(model, batches, compute_loss, execution, weights)
+
+    def _mixed(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Context in which compiled graphs read the weights that the fused update mixes."""
+        if not self.compiles:
+            return nullcontext()
+        from collegium.train.majority.kernel import mixed_before
+
+        return mixed_before(model)
 
     @property
     def clock(self) -> Clock:

@@ -89,6 +89,9 @@ class Method:
     """Whether independent models start from the same weights (soups) or each from its own seed."""
     trains: ClassVar[bool] = True
     """Whether a model is trained by ``step``; if not, the result is that of ``combine``."""
+    compiles: bool = False
+    """Whether a compiler may be used for more than the model: the loop sets it, before ``prepare``, where the recipe
+    has ``compile`` and one process trains."""
 
     def __init__(self, options: MethodOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options

@@ -103,6 +103,7 @@ class MixedLeaf:
         self.tensor: Tensor | None = None
         self.gradient: Tensor | None = None  # g, as far as it has not been spread over the copies
         self.draw: Draw | None = None  # by which ``gradient`` is to be spread
+        self.held: Tensor | None = None  # ``tensor``, for compiled graphs within a step
         self.pending: Tensor | None = None  # g, while the optimizer takes its step
         self.update: Any = None  # the ``FusedKernel`` of the optimizer
         self.aliases = 0  # tensors of the update that share the copies' memory
