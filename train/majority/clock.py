@@ -50,6 +50,7 @@ class Clock:
         self.number = _count
         _clocks[self.number] = self
         self.weights: dict[Any, tuple[Tensor, Tensor]] = {}  # of this pass: copies and what they are mixed to
+        self._draws: dict[int, Draw] = {}
         self._outermost: Any = None
         self._samples = False
         # The expanded module, and modules in it that are called on their own: their optimizers end steps.
@@ -70,7 +71,10 @@ class Clock:
 
     def draw(self, index: int) -> Draw:
         """The draw of p for kernel ``index`` in the present step."""
-        return Draw(self.seed, self.step, index, self.source)
+        found = self._draws.get(index)
+        if found is None or (found.seed, found.step, found.source) != (self.seed, self.step, self.source):
+            found = self._draws[index] = Draw(self.seed, self.step, index, self.source)
+        return found
 
     # Steps
 

@@ -39,8 +39,8 @@ def update(
     """
     function, numbers = (_sgd, _sgd_numbers) if "dampening" in group else (_adam, _adam_numbers)
     rows = [tensor.detach().view(len(copies), -1).unbind() for tensor in (copies, *moments)]
-    scalars = torch.tensor(numbers(group, state), dtype=copies.dtype).unbind()
-    keys = [hashed.keys(draw, len(copies) - 1) for draw in draws]
+    scalars = torch.tensor(numbers(group, state), dtype=copies.dtype)
+    keys = hashed.keys(*draws, count=len(copies) - 1)
     _compiled(function)(gradient.contiguous().view(-1), target.detach().view(-1), rows, keys, scalars)
 
 
@@ -52,8 +52,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 Rows = Sequence[Sequence[Tensor]]
 
 
-def _adam(gradient: Tensor, target: Tensor, rows: Rows, keys: Rows, scalars: Sequence[Tensor]) -> None:
-    rate, root, rest1, rest2, decay, shrink, epsilon, sign = scalars
+def _adam(gradient: Tensor, target: Tensor, rows: Rows, keys: Tensor, scalars: Tensor) -> None:
+    rate, root, rest1, rest2, decay, shrink, epsilon, sign = scalars.unbind()
     copies, firsts, seconds = rows
     for copy, first, second, share in zip(copies, firsts, seconds, _shares(gradient, keys[0], copies), strict=True):
         slope = share * sign + copy * decay
@@ -79,8 +79,8 @@ def _adam_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
     ]
 
 
-def _sgd(gradient: Tensor, target: Tensor, rows: Rows, keys: Rows, scalars: Sequence[Tensor]) -> None:
-    rate, momentum, kept, taken, own, decay, sign = scalars
+def _sgd(gradient: Tensor, target: Tensor, rows: Rows, keys: Tensor, scalars: Tensor) -> None:
+    rate, momentum, kept, taken, own, decay, sign = scalars.unbind()
     copies, *buffers = rows
     shares = _shares(gradient, keys[0], copies)
     for k, (copy, share) in enumerate(zip(copies, shares, strict=True)):
@@ -108,11 +108,11 @@ def _sgd_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
     ]
 
 
-def _shares(gradient: Tensor, keys: Sequence[Tensor], copies: Sequence[Tensor]) -> list[Tensor]:
+def _shares(gradient: Tensor, keys: Tensor, copies: Sequence[Tensor]) -> list[Tensor]:
     return hashed.divide(gradient, hashed.points(_elements(gradient), keys, len(copies) - 1, gradient.dtype))
 
 
-def _mix(copies: Sequence[Tensor], keys: Sequence[Tensor], target: Tensor) -> None:
+def _mix(copies: Sequence[Tensor], keys: Tensor, target: Tensor) -> None:
     levels = hashed.points(_elements(target), keys, len(copies) - 1, target.dtype)
     target.copy_(hashed.interpolate(copies, levels))
 

@@ -18,14 +18,15 @@ Numbers are the same on every processor, and on every device of one kind; a proc
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from collegium.train.majority.generators import hashed, philox, table
-from collegium.train.majority.generators.uniforms import CHUNK, Draw, scratch, sorted_uniforms
+from collegium.train.majority.generators.uniforms import CHUNK, Draw, scratch, sorted_uniforms, work_row
 
-__all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "spread", "spread_chunk"]
+__all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "shares_of_chunk", "spread", "spread_chunk"]
 
 
 def probabilities(draw: Draw, expansion: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -84,7 +85,7 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
 
 def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor) -> None:
     """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length."""
-    wide = [_wide(copy) for copy in copies]
+    wide = copies if copies[0].dtype.itemsize >= 4 else [copy.float() for copy in copies]
     if draw.source == "compiled":
         out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
         return
@@ -97,6 +98,26 @@ def spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]
     _divide(wide, points(draw, len(out), chunk, wide), out)
 
 
+def shares_of_chunk(gradient: Tensor, draw: Draw, chunk: int, expansion: int) -> Sequence[Tensor]:
+    """(p_k ∘ gradient)_k of chunk number ``chunk``, float32 or float64: scratch memory, until the thread draws again.
+
+    They take the place of the points, so that as little memory as can be passes through the cache.
+    """
+    if expansion == 1:
+        return (gradient,)
+    if draw.source != "independent":
+        rows = [scratch(("share", row), gradient.shape[0], gradient.dtype) for row in range(expansion)]
+        spread_chunk(gradient, draw, chunk, rows)
+        return rows
+    block, levels = sorted_uniforms(draw, chunk, expansion - 1, gradient.shape[0], gradient.dtype)
+    rows = (work_row(gradient.shape[0], gradient.dtype), *levels)
+    torch.mul(block, gradient, out=block)
+    torch.sub(gradient, rows[1], out=rows[0])
+    for row, following in pairwise(rows[1:]):
+        row.sub_(following)
+    return rows
+
+
 def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Tensor]:
     """v_1 ≥ … ≥ v_{e−1} of a chunk of the length, floating type and device of the flat ``like``: scratch memory."""
     if draw.source == "table":
@@ -104,8 +125,8 @@ def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Ten
     if draw.source == "compiled":
         start = chunk * CHUNK
         element = torch.arange(start, start + like.shape[0], device=like.device).to(torch.int32)
-        return hashed.points(element, hashed.keys(draw, expansion - 1), expansion - 1, like.dtype)
-    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)
+        return hashed.points(element, hashed.keys(draw, count=expansion - 1)[0], expansion - 1, like.dtype)
+    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)[1]
 
 
 def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor) -> None:
@@ -115,7 +136,7 @@ def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor
         return
     mixed = out if out.dtype == copies[0].dtype else torch.empty_like(copies[0])
     torch.lerp(copies[0], copies[1], levels[0], out=mixed)
-    difference = _scratch_like("difference", mixed) if len(levels) > 1 else mixed
+    difference = _row_like(mixed) if len(levels) > 1 else mixed
     for copy, following, level in zip(copies[1:], copies[2:], levels[1:], strict=False):
         mixed.addcmul_(level, torch.sub(following, copy, out=difference))
     if mixed is not out:
@@ -163,7 +184,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
-def _scratch_like(name: str, like: Tensor) -> Tensor:
+def _row_like(like: Tensor) -> Tensor:
     if like.device.type != "cpu" or like.shape[0] > CHUNK:
         return torch.empty_like(like)
-    return scratch(name, like.shape[0], like.dtype)
+    return work_row(like.shape[0], like.dtype)

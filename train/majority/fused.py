@@ -11,7 +11,7 @@ Where something has asked for the gradient of the copies before the step, they h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority import compiled
-from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, spread_chunk
-from collegium.train.majority.generators.uniforms import scratch
+from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, shares_of_chunk
 from collegium.train.majority.guards.gradient import (
     FusedParameter,
     MixedLeaf,
@@ -212,8 +211,7 @@ class FusedKernel:
         assert gradient is not None
         squares = []
         for index, part in enumerate(self._parts(gradient)):
-            rows = self._rows(part)
-            spread_chunk(part, draw, index, rows)
+            rows = shares_of_chunk(part, draw, index, len(self.copies))
             squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
         return torch.stack(squares).sum()
 
@@ -221,7 +219,7 @@ class FusedKernel:
         """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
         gradient, draw, copies = self.leaf.pending, self._draw(), self.copies
         assert gradient is not None
-        moments, following = _state(group, state, copies), replace(draw, step=draw.step + 1)
+        moments, following = _state(group, state, copies), Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
         if draw.source == "compiled":
             assert self.leaf.tensor is not None
             compiled.update(group, state, gradient, copies, moments, self.leaf.tensor, (draw, following))
@@ -235,12 +233,10 @@ class FusedKernel:
         self, group: Any, state: Any, gradient: Tensor, moments: Sequence[Tensor], draws: tuple[Draw, Draw]
     ) -> None:
         apply = _sgd if "dampening" in group else _adam
-        draw, following = draws
+        (draw, following), expansion = draws, len(self.copies)
         chunks = self._chunks([self.copies, *moments])
         for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(gradient), chunks, strict=True)):
-            rows = self._rows(part)
-            spread_chunk(part, draw, index, rows)
-            apply(group, state, weights, rows, moments)
+            apply(group, state, weights, shares_of_chunk(part, draw, index, expansion), moments)
             mix_chunk(weights, following, index, target)
 
     def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:
@@ -260,9 +256,6 @@ class FusedKernel:
     @staticmethod
     def _parts(gradient: Tensor) -> Sequence[Tensor]:
         return gradient.contiguous().view(-1).split(CHUNK)
-
-    def _rows(self, part: Tensor) -> list[Tensor]:
-        return [scratch(("gradient", row), part.shape[0], part.dtype) for row in range(len(self.copies))]
 
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None
@@ -287,7 +280,7 @@ def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list
 Columns = Sequence[Sequence[Tensor]]
 
 
-def _adam(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: list[Tensor], moments: Columns) -> None:
+def _adam(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequence[Tensor], moments: Columns) -> None:
     update = _torch._fused_adamw_ if group.get("decoupled_weight_decay") else _torch._fused_adam_
     beta1, beta2 = group["betas"]
     update(
@@ -306,7 +299,7 @@ def _adam(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: list
     )
 
 
-def _sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: list[Tensor], moments: Columns) -> None:
+def _sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequence[Tensor], moments: Columns) -> None:
     _torch._fused_sgd_(
         weights,
         rows,

@@ -21,17 +21,18 @@ _STEP = signed32(0x9E3779B9)  # 2^32 over the golden ratio
 _FIRST, _SECOND = 0x21F0AAAD, 0x735A2D97  # multipliers of low bias, by exhaustive measurement (C. Wellons, 2018)
 
 
-def keys(draw: Draw, count: int) -> list[Tensor]:
-    """Two int32 scalars for each pair of ``count`` numbers of an element."""
-    words = draw.words(0, (count + 1) // 2)
-    return [torch.tensor(signed32(word >> shift), dtype=torch.int32) for word in words for shift in (0, 32)]
+def keys(*draws: Draw, count: int) -> Tensor:
+    """Two words for each pair of ``count`` numbers of an element, in each of ``draws``: int32, ``(draws, words)``."""
+    words = [draw.words(0, (count + 1) // 2) for draw in draws]
+    halves = [[signed32(word >> shift) for word in row for shift in (0, 32)] for row in words]
+    return torch.tensor(halves, dtype=torch.int32)
 
 
-def points(element: Tensor, key: Sequence[Tensor], count: int, dtype: torch.dtype) -> list[Tensor]:
-    """``count`` numbers in (0, 1) for each index in ``element``, int32, descending."""
+def points(element: Tensor, key: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
+    """``count`` numbers in (0, 1) for each index in ``element``, int32, descending; ``key`` is a row of ``keys``."""
     halves: list[Tensor] = []
-    for first, second in zip(key[::2], key[1::2], strict=True):
-        word = _word(element, first, second)
+    for pair in range((count + 1) // 2):
+        word = _word(element, key[2 * pair], key[2 * pair + 1])
         halves += [(word << 16) >> 16, word >> 16]
     rows = [half.to(dtype) * SCALE + CENTRE for half in halves[:count]]
     for upper, lower in comparisons(count):

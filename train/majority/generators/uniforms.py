@@ -1,8 +1,8 @@
 """Uniform random numbers on a processor, for any element of any step, from a key and without a sequence.
 
-A word of 32 bits belongs to each pair of numbers. In a chunk of at most CHUNK words, word i is
+A word of 32 bits belongs to each pair of numbers. In a chunk of at most CHUNK words, word i = COLUMNS · j + l is
 
-    x_i = b_{i+s} + m · a_{i+r} · c_{i+t}  mod 2^32,
+    x_i = b_{s + 17 j + l} + m · a_{r + 29 j + l} · c_{t + 43 j + l}  mod 2^32,
 
 where a, b and c are three circular tables of PERIOD hashed counters (a and c odd), made once in a process, and the
 places r, s, t and the odd factor m hash (seed, step, kernel, chunk, pair): 82 bits of key for each chunk and pair. The
@@ -12,6 +12,9 @@ It is a keyed hash of the counter whose first rounds are looked up, so that the 
 in the cache, where hashing the counter itself takes a dozen. m alone makes the upper half of each word exactly uniform,
 and the lower but for its last bit. Two chunks read the same words, shifted, if their r, s and t are equally far apart
 and their m agree: a chance of 2^−65. One word or two do not tell the three places and m, hence no other word.
+
+The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads some 5,000 entries of each table, which
+stay in the first cache. Two words of a chunk share an entry of one table at most, since the three strides differ.
 ``tests/train/majority/test_independence.py`` has pairs, triples, sums and repetitions.
 """
 
@@ -25,7 +28,9 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 17  # elements: large enough to hide an operator's cost, small enough for the cores' caches
-PERIOD = 1 << 17  # entries of a table; at least CHUNK
+PERIOD = 1 << 17  # entries of a table
+COLUMNS = 1 << 11  # words in a row of a chunk
+STRIDES = (17, 29, 43)  # between the windows of rows in b, a and c
 _STREAM = 0xD1342543DE82EF95  # between the chunks of one draw
 _GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 _MASK64 = (1 << 64) - 1
@@ -66,20 +71,24 @@ class Draw:
         return [hashed(state + index * _GAMMA & _MASK64) for index in range(1, count + 1)]
 
 
-def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype) -> Sequence[Tensor]:
+def sorted_uniforms(
+    draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype
+) -> tuple[Tensor, Sequence[Tensor]]:
     """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element.
 
-    Rows are scratch memory of the thread, written again by the next call.
+    They are returned as one tensor ``(count, elements)`` and as its rows: scratch memory of the thread, written again by
+    the next call.
     """
     memory = _memory(count, elements, dtype)
-    first, shift, second = _tables()
+    shift, first, second = _tables()
+    one, two, three = STRIDES
     keys = iter(draw.words(chunk, 2 * len(memory.words)))
     for words in memory.words:
-        place, factor, needed = next(keys), signed32(next(keys) | 1), words.shape[0]
+        place, factor, shape = next(keys), signed32(next(keys) | 1), words.shape
         torch.addcmul(
-            shift.narrow(0, place % PERIOD, needed),
-            first.narrow(0, (place >> 20) % PERIOD, needed),
-            second.narrow(0, (place >> 40) % PERIOD, needed),
+            shift.as_strided(shape, (one, 1), place % PERIOD),
+            first.as_strided(shape, (two, 1), (place >> 20) % PERIOD),
+            second.as_strided(shape, (three, 1), (place >> 40) % PERIOD),
             value=factor,
             out=words,
         )
@@ -91,7 +100,7 @@ def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: to
     for row, half in zip(memory.rows, halves, strict=True):
         row.copy_(half)
     torch.add(_centre(dtype), memory.block, alpha=SCALE, out=memory.block)
-    return memory.rows
+    return memory.block, memory.rows
 
 
 def comparisons(count: int) -> tuple[tuple[int, int], ...]:
@@ -113,7 +122,7 @@ def comparisons(count: int) -> tuple[tuple[int, int], ...]:
 class _Memory:
     """Where the numbers of one chunk are made: a word for each two rows, and one row to exchange with."""
 
-    words: list[Tensor]  # int32
+    words: list[Tensor]  # int32, (…, COLUMNS); the first are where ``work_row`` is, which is free after a draw
     halves: list[Tensor]  # int16, views of the words
     spare: Tensor
     block: Tensor  # the rows, (count, elements)
@@ -132,11 +141,13 @@ def _memory(count: int, elements: int, dtype: torch.dtype) -> _Memory:
         if len(kept) >= _MOST_LENGTHS:
             kept.clear()
         needed = [elements] * (count // 2) + [(elements + 1) // 2] * (count % 2)
-        words = [scratch(("words", pair), elements, torch.int32) for pair in range(len(needed))]
-        halves = [half for word in words for half in word.view(torch.int16).view(2, elements)]
+        rows = -(-elements // COLUMNS)
+        words = [scratch(("words", pair), rows * COLUMNS, torch.int32) for pair in range(1, len(needed))]
+        words = [_work(rows * COLUMNS, dtype).view(torch.int32)[: rows * COLUMNS], *words][: len(needed)]
+        halves = [half for word in words for half in word.view(torch.int16)[: 2 * elements].view(2, elements)]
         block = scratch(("points", count), count * elements, dtype).view(count, elements)
         found = kept[count, elements, dtype] = _Memory(
-            [word.narrow(0, 0, length) for word, length in zip(words, needed, strict=True)],
+            [word.view(rows, COLUMNS)[: -(-n // COLUMNS)] for word, n in zip(words, needed, strict=True)],
             halves[:count],
             scratch("spare", elements, torch.int16),
             block,
@@ -144,6 +155,15 @@ def _memory(count: int, elements: int, dtype: torch.dtype) -> _Memory:
             comparisons(count),
         )
     return found
+
+
+def work_row(elements: int, dtype: torch.dtype) -> Tensor:
+    """Scratch memory for one row beside the points, until the next draw of the thread."""
+    return _work(elements, dtype)[:elements]
+
+
+def _work(elements: int, dtype: torch.dtype) -> Tensor:
+    return scratch("work", -(-elements // COLUMNS) * COLUMNS, dtype)
 
 
 def scratch(name: Hashable, elements: int, dtype: torch.dtype) -> Tensor:
@@ -163,10 +183,11 @@ def _centre(dtype: torch.dtype) -> Tensor:
 
 @cache
 def _tables() -> tuple[Tensor, Tensor, Tensor]:
-    """a, b and c, shape ``(PERIOD + CHUNK,)``, the start repeated at the end: 3 MB."""
-    tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (101, 102, 103)]
-    first, shift, second = (torch.cat((table, table[:CHUNK])) for table in tables)
-    return first | 1, shift, second | 1
+    """b, a and c, the start repeated at the end: 1.6 MB."""
+    tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (102, 101, 103)]
+    longest = CHUNK // COLUMNS * max(STRIDES) + COLUMNS
+    shift, first, second = (torch.cat((table, table[:longest])) for table in tables)
+    return shift, first | 1, second | 1
 
 
 def hashed_counters(stream: int) -> Tensor:
