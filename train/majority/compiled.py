@@ -8,6 +8,7 @@ functions below, at the first step of a process; it needs a C++ compiler. Formul
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from collegium.train.majority.generators import hashed
 from collegium.train.majority.generators.uniforms import Draw
 
+_TOGETHER = 4  # kernels in one call, at most
+
 
 def has_compiler() -> bool:
     """Whether a C++ compiler is at hand, which ``torch.compile`` needs on a processor."""
@@ -24,43 +27,61 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++"]))
 
 
-def update(
-    group: dict[str, Any],
-    state: dict[str, Any],
-    gradient: Tensor,
-    copies: Tensor,
-    moments: Sequence[Tensor],
-    target: Tensor,
-    draws: tuple[Draw, Draw],
-) -> None:
-    """Take the step of a parameter group for ``copies`` (e, …) by ``gradient``, in place, and mix into ``target``.
+Rows = Sequence[Sequence[Tensor]]
+Kernel = tuple[Tensor, Tensor, Rows, Tensor]
+Function = Callable[[Sequence[Kernel], Tensor], None]
 
-    ``moments`` are the state tensors, of the shape of ``copies``; ``draws`` are this step's and the next's.
+
+@dataclass(frozen=True)
+class Work:
+    """One kernel's update: which function with which numbers, and the tensors it reads and writes."""
+
+    function: Function
+    numbers: tuple[float, ...]
+    kernel: Kernel
+
+    @classmethod
+    def of(
+        cls, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, target: Tensor, rows: Rows, *draws: Draw
+    ) -> "Work":
+        """The step of a parameter group by ``gradient``, in place, and the mixture that follows, into ``target``.
+
+        ``rows`` are those of the copies and of each state tensor, e each; ``draws`` are this step's and the next's. All
+        tensors are flat.
+        """
+        function, numbers = (_sgd, _sgd_numbers) if "dampening" in group else (_adam, _adam_numbers)
+        keys = hashed.keys(*draws, count=len(rows[0]) - 1)
+        return cls(function, tuple(numbers(group, state)), (gradient, target, rows, keys))
+
+
+def update(works: Sequence[Work]) -> None:
+    """Do ``works``: those of one network in one call, where they are few.
+
+    Each number of kernels in a call is compiled for itself, and so is each pattern of equal sizes.
     """
-    function, numbers = (_sgd, _sgd_numbers) if "dampening" in group else (_adam, _adam_numbers)
-    rows = [tensor.detach().view(len(copies), -1).unbind() for tensor in (copies, *moments)]
-    scalars = torch.tensor(numbers(group, state), dtype=copies.dtype)
-    keys = hashed.keys(*draws, count=len(copies) - 1)
-    _compiled(function)(gradient.contiguous().view(-1), target.detach().view(-1), rows, keys, scalars)
+    alike: dict[Any, list[Kernel]] = {}
+    for work in works:
+        alike.setdefault((work.function, work.numbers, work.kernel[0].dtype), []).append(work.kernel)
+    for (function, numbers, dtype), kernels in alike.items():
+        scalars = torch.tensor(numbers, dtype=dtype)
+        for part in [kernels] if len(kernels) <= _TOGETHER else [[kernel] for kernel in kernels]:
+            _compiled(function)(part, scalars)
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Function) -> Function:
     return torch.compile(function, dynamic=True)
 
 
-Rows = Sequence[Sequence[Tensor]]
-
-
-def _adam(gradient: Tensor, target: Tensor, rows: Rows, keys: Tensor, scalars: Tensor) -> None:
+def _adam(kernels: Sequence[Kernel], scalars: Tensor) -> None:
     rate, root, rest1, rest2, decay, shrink, epsilon, sign = scalars.unbind()
-    copies, firsts, seconds = rows
-    for copy, first, second, share in zip(copies, firsts, seconds, _shares(gradient, keys[0], copies), strict=True):
-        slope = share * sign + copy * decay
-        first.add_((slope - first) * rest1)
-        second.add_((slope * slope - second) * rest2)
-        copy.copy_(copy * shrink - rate * first / (second.sqrt() * root + epsilon))
-    _mix(copies, keys[1], target)
+    for gradient, target, (copies, firsts, seconds), keys in kernels:
+        for copy, first, second, share in zip(copies, firsts, seconds, _shares(gradient, keys[0], copies), strict=True):
+            slope = share * sign + copy * decay
+            first.add_((slope - first) * rest1)
+            second.add_((slope * slope - second) * rest2)
+            copy.copy_(copy * shrink - rate * first / (second.sqrt() * root + epsilon))
+        _mix(copies, keys[1], target)
 
 
 def _adam_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
@@ -79,17 +100,17 @@ def _adam_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
     ]
 
 
-def _sgd(gradient: Tensor, target: Tensor, rows: Rows, keys: Tensor, scalars: Tensor) -> None:
+def _sgd(kernels: Sequence[Kernel], scalars: Tensor) -> None:
     rate, momentum, kept, taken, own, decay, sign = scalars.unbind()
-    copies, *buffers = rows
-    shares = _shares(gradient, keys[0], copies)
-    for k, (copy, share) in enumerate(zip(copies, shares, strict=True)):
-        slope = share * sign + copy * decay
-        if buffers:
-            buffers[0][k].copy_(buffers[0][k] * kept + slope * taken)
-            slope = buffers[0][k] * momentum + slope * own
-        copy.copy_(copy - rate * slope)
-    _mix(copies, keys[1], target)
+    for gradient, target, (copies, *buffers), keys in kernels:
+        shares = _shares(gradient, keys[0], copies)
+        for k, (copy, share) in enumerate(zip(copies, shares, strict=True)):
+            slope = share * sign + copy * decay
+            if buffers:
+                buffers[0][k].copy_(buffers[0][k] * kept + slope * taken)
+                slope = buffers[0][k] * momentum + slope * own
+            copy.copy_(copy - rate * slope)
+        _mix(copies, keys[1], target)
 
 
 def _sgd_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:

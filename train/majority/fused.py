@@ -172,12 +172,17 @@ def _take_gradients(optimizer: Any) -> None:
 def _update_kernels(optimizer: Any, *_: Any) -> None:
     """Post-hook of ``step``: it has updated everything else."""
     with torch.no_grad():
+        steps = []
         for item, group in _kernels_of(optimizer):
             if item.leaf.pending is None:
                 item.leaf.forget()  # torch's fused updates leave no trace
+            elif item.kernel.clock.source == "compiled":
+                steps.append((item, item.begin(optimizer.state[item.copies], group)))
             else:
                 item.update(optimizer.state[item.copies], group)
-                item.leaf.clear()
+        compiled.update([step.work() for _, step in steps])
+        for item, step in steps:
+            item.end(step)
 
 
 def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
@@ -198,7 +203,7 @@ class FusedKernel:
     kernel: MajorityKernel
     copies: nn.Parameter
     leaf: MixedLeaf
-    _views: tuple[Any, Any] = (None, None)
+    _kept: tuple[Any, Any] = (None, None)
 
     @property
     def has_gradient(self) -> bool:
@@ -217,41 +222,41 @@ class FusedKernel:
 
     def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
-        gradient, draw, copies = self.leaf.pending, self._draw(), self.copies
-        assert gradient is not None
-        moments, following = _state(group, state, copies), Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
-        if draw.source == "compiled":
-            assert self.leaf.tensor is not None
-            compiled.update(group, state, gradient, copies, moments, self.leaf.tensor, (draw, following))
-        else:
-            self._update_chunks(group, state, gradient, moments, (draw, following))
-        state.pop("first", None)
-        increment_version(copies)  # torch's fused updates do not
-        self.leaf.set_mixed(following)
-
-    def _update_chunks(
-        self, group: Any, state: Any, gradient: Tensor, moments: Sequence[Tensor], draws: tuple[Draw, Draw]
-    ) -> None:
+        step, expansion = self.begin(state, group), len(self.copies)
         apply = _sgd if "dampening" in group else _adam
-        (draw, following), expansion = draws, len(self.copies)
-        chunks = self._chunks([self.copies, *moments])
-        for index, (part, (target, weights, *moments)) in enumerate(zip(self._parts(gradient), chunks, strict=True)):
-            apply(group, state, weights, shares_of_chunk(part, draw, index, expansion), moments)
-            mix_chunk(weights, following, index, target)
+        chunks = zip(step.gradient.split(CHUNK), self.views(step.tensors, CHUNK), strict=True)
+        for index, (part, (target, weights, *moments)) in enumerate(chunks):
+            apply(group, state, weights, shares_of_chunk(part, step.draw, index, expansion), moments)
+            mix_chunk(weights, step.following, index, target)
+        self.end(step)
 
-    def _chunks(self, tensors: list[Tensor]) -> list[tuple[Any, ...]]:
-        """For each chunk: its part of the mixed weight, and the rows of each of ``tensors``; views made once."""
+    def begin(self, state: dict[str, Any], group: dict[str, Any]) -> "_Step":
+        """Count the step; what it needs."""
+        assert self.leaf.pending is not None
+        draw, gradient = self._draw(), self.leaf.pending.contiguous().view(-1)
+        following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
+        return _Step(self, group, state, gradient, [self.copies, *_state(group, state, self.copies)], draw, following)
+
+    def end(self, step: "_Step") -> None:
+        """Record that it has been taken, and the next weight mixed."""
+        step.state.pop("first", None)
+        increment_version(self.copies)  # torch's fused updates do not
+        self.leaf.set_mixed(step.following)
+        self.leaf.clear()
+
+    def views(self, tensors: list[Tensor], length: int) -> list[tuple[Any, ...]]:
+        """For each chunk of ``length``: its part of the mixed weight, the rows of each of ``tensors``; made once."""
         assert self.leaf.tensor is not None
-        memory = [tensor.data_ptr() for tensor in (self.leaf.tensor, *tensors)]
-        if self._views[0] != memory:
-            self._views, self.leaf.aliases = (None, None), 0
+        memory = [length, *(tensor.data_ptr() for tensor in (self.leaf.tensor, *tensors))]
+        if self._kept[0] != memory:
+            self._kept, self.leaf.aliases = (None, None), 0
             before = uses(self.copies)
-            blocks = [Tensor.detach(tensor).view(len(tensor), -1).split(CHUNK, dim=1) for tensor in tensors]
+            blocks = [Tensor.detach(tensor).view(len(tensor), -1).split(length, dim=1) for tensor in tensors]
             rows = [[block.unbind() for block in column] for column in blocks]
             del blocks
-            self._views = memory, list(zip(self.leaf.tensor.detach().view(-1).split(CHUNK), *rows, strict=True))
+            self._kept = memory, list(zip(self.leaf.tensor.detach().view(-1).split(length), *rows, strict=True))
             self.leaf.aliases = uses(self.copies) - before
-        return self._views[1]
+        return self._kept[1]
 
     @staticmethod
     def _parts(gradient: Tensor) -> Sequence[Tensor]:
@@ -260,6 +265,24 @@ class FusedKernel:
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None
         return self.leaf.draw
+
+
+@dataclass
+class _Step:
+    """One step of one kernel."""
+
+    item: FusedKernel
+    group: dict[str, Any]
+    state: dict[str, Any]
+    gradient: Tensor  # flat
+    tensors: list[Tensor]  # copies and state
+    draw: Draw
+    following: Draw
+
+    def work(self) -> compiled.Work:
+        """The step as a compiled update."""
+        ((target, *rows),) = self.item.views(self.tensors, max(1, self.gradient.shape[0]))
+        return compiled.Work.of(self.group, self.state, self.gradient, target, rows, self.draw, self.following)
 
 
 def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:
