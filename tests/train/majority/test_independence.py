@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from collegium.train.majority.draw import CHUNK, Draw, mix, probabilities
+from collegium.train.majority.generators.uniforms import COLUMNS, STRIDES
 
 CELLS = 16  # a side of the contingency tables
 MANY_SIGMAS = 5.5  # of one of a few hundred statistics: a false alarm in some 10^5 runs, if seeds were not fixed
@@ -73,6 +74,28 @@ def test_triples_of_elements(source):
     for one, two in ((1, 2), (1, 512), (512, 513), (512, 1024), (2, 4), (CHUNK, CHUNK + 1), (CHUNK, 2 * CHUNK)):
         n = len(row) - two
         assert abs(sigmas(row[:n], row[one : one + n], row[two:], cells=8)) < MANY_SIGMAS
+
+
+def test_words_that_share_an_entry_of_a_table_are_independent():
+    """Rows of a chunk read windows that overlap: pairs, and triples that share one entry or two."""
+    rows = uniforms(Draw(3, 5, 1), 3, CHUNK)
+    shared = [2 * (COLUMNS - stride) for stride in STRIDES]  # two numbers a word
+    for lag in (*shared, *(lag + 1 for lag in shared), 2 * shared[0], 3 * shared[1], 5 * shared[2]):
+        for row in rows:
+            assert abs(sigmas(row[:-lag], row[lag:])) < MANY_SIGMAS
+    both = uniforms(Draw(3, 6, 1), 2, 2 * CHUNK)[0][:CHUNK]
+    for one, two in ((shared[0], 2 * shared[0]), (shared[0], shared[1]), (shared[1], shared[0] + shared[1])):
+        n = CHUNK - max(one, two)
+        assert abs(sigmas(both[:n], both[one : one + n], both[two : two + n], cells=8)) < MANY_SIGMAS
+
+
+def test_no_number_of_a_chunk_is_correlated_with_another(source):
+    """All lags at once, for the leading bits and for the ones behind them."""
+    row = uniforms(Draw(3, 7, 1, source), 2, CHUNK)[0]
+    for part in (row, row * 64 % 1, row * 4096 % 1):
+        spectrum = torch.fft.rfft(part - part.mean())
+        correlations = torch.fft.irfft(spectrum * spectrum.conj(), CHUNK)
+        assert correlations[1:].abs().max() / correlations[0] < 6.5 / math.sqrt(CHUNK)
 
 
 @pytest.mark.parametrize("other", [Draw(7, 1, 1), Draw(7, 2, 0), Draw(8, 1, 0), Draw(7, -1, 0)])

@@ -76,8 +76,8 @@ def sorted_uniforms(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element.
 
-    They are returned as one tensor ``(count, elements)`` and as its rows: scratch memory of the thread, written again by
-    the next call.
+    They are returned as one tensor ``(count, elements)`` and as its rows: scratch memory of the thread, written again
+    by the next call.
     """
     memory = _memory(count, elements, dtype)
     shift, first, second = _tables()
