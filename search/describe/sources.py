@@ -44,7 +44,10 @@ def _torchvision(name: str, sample: Sample) -> tuple[nn.Module, Any]:
     models = _imported("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise SourceError(f"torchvision has no model {name!r}; torchvision.models.list_models() has their names")
-    return _given(_built(lambda: models.get_model(name, weights=None)), sample, _IMAGE)
+    # By default these two warn, and draw by a law of their own that is slow; PyTorch's is what later releases have.
+    own: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    usual = (3, 299, 299) if name == "inception_v3" else _IMAGE
+    return _given(_built(lambda: models.get_model(name, weights=None, **own)), sample, usual)
 
 
 def _timm(name: str, sample: Sample) -> tuple[nn.Module, Any]:
