@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # A process for each core of a small machine, with whole files: what a file prepares is prepared once.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist $(DISTRIBUTION)
+DISTRIBUTION := loadfile
 PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 # Few and long tests: who is done takes over what the other has not begun.
-PYTEST_SLOW_ARGS ?= -n 2 --dist worksteal
+test-slow: DISTRIBUTION := worksteal
 
 .PHONY: help install dev demo test test-slow gpu check serve bench format clean
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ test: $(VENV)/.dev  ## run the tests in three minutes, with a real PostgreSQL an
 	@$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev  ## run the others: whole services, several processes, compilers, exports
-	@$(BIN)/python -m pytest $(PYTEST_SLOW_ARGS) -m slow
+	@$(PYTEST) -m slow
 
 gpu: $(VENV)/.dev  ## tests and measurements on an accelerator, in eight minutes at most
 	@$(BIN)/python benchmarks/gpu.py
