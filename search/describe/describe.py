@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree
 
+from collegium.search.describe.attention import attention_of
 from collegium.search.describe.graphs.attached import with_graph
 from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of, printable
 from collegium.search.describe.trace import Trace, tensors_in, trace
@@ -34,7 +35,8 @@ def describe(
     A *branch* is a maximal chain of convolutions and linear layers, with norms, pools and elementwise functions between
     them, whose inner widths nothing else reads. Its ends are fixed, and its inner widths are free. Parts that cannot be
     split are listed with the reason ``why``. ``parameters`` are all of the module's, tied ones once; ``flops`` are
-    multiply–accumulates of one sample.
+    multiply–accumulates of one sample. ``attention`` lists blocks of attention with their heads, which are members
+    already.
 
     Where all of it consists of known layers and operations, ``graph`` has them with how their parameters start, read
     off the module's own numbers: from it the service builds the network. Otherwise ``no_graph`` names what stops it.
@@ -149,6 +151,7 @@ def _baseline(
             branches=_branches(list(merged.values()), batch),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             flops=flops // batch,
+            attention=attention_of(found, batch),
         )
     except ValidationError as error:
         wrong = error.errors()[0]

@@ -1,4 +1,4 @@
-"""One attention block, whose heads are the members of an ensemble."""
+"""Attention, whose heads are members of an ensemble: a block as a baseline, and the blocks of a described network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.fields import Strict
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline
 from collegium.search.networks.network import Measure, Network, StageGrouping
@@ -17,6 +18,8 @@ from collegium.search.networks.network import Measure, Network, StageGrouping
 LARGEST_WIDTH, MOST_TOKENS, MOST_NUMBERS = 65_536, 512, 2**21
 
 HeadWidth = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
+Tokens = Annotated[int, Field(ge=1, le=10**7)]
+ModuleName = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class AttentionBaseline(FamilyBaseline):
@@ -56,6 +59,109 @@ class AttentionBaseline(FamilyBaseline):
         if embedding * tokens > MOST_NUMBERS:
             raise ValueError(f"heads · width · tokens is {embedding * tokens}; the most that is sampled {MOST_NUMBERS}")
         return tokens
+
+
+class AttentionBlock(Strict):
+    """A block that occurs ``count`` times: ``heads`` heads of ``width`` numbers, over ``tokens`` tokens.
+
+    ``keys`` are the tokens that are attended to, ``key_heads`` the heads of keys and values, ``value_width`` the
+    numbers of a head's values, all as of the queries where null. ``paths`` names the module of each occurrence.
+
+    >>> block = AttentionBlock(heads=12, width=64, tokens=197)
+    >>> block.as_baseline(min_width=16)["min_width"], block.products
+    (16, 59610624)
+    """
+
+    count: Annotated[int, Field(ge=1, le=10**6)] = 1
+    heads: HeadWidth
+    width: HeadWidth
+    tokens: Tokens
+    keys: Tokens | None = None
+    key_heads: HeadWidth | None = None
+    value_width: HeadWidth | None = None
+    paths: Annotated[tuple[ModuleName, ...], Field(max_length=2048, strict=False)] = ()
+
+    @field_validator("key_heads")
+    @classmethod
+    def _heads_share_keys(cls, key_heads: int | None, info: ValidationInfo) -> int | None:
+        if key_heads is not None and info.data.get("heads", key_heads) % key_heads:
+            raise ValueError(f"must divide the {info.data['heads']} heads: each reads the keys of one")
+        return key_heads
+
+    @field_validator("paths")
+    @classmethod
+    def _paths_fit(cls, paths: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if paths and len(paths) != info.data.get("count", len(paths)):
+            raise ValueError(f"as many modules are expected here as 'count' says, {info.data['count']}")
+        return paths
+
+    @property
+    def products(self) -> int:
+        """Multiply–accumulates of one occurrence beside its weights: queries with keys, and weights with values."""
+        return self.heads * self.tokens * (self.keys or self.tokens) * (self.width + (self.value_width or self.width))
+
+    @property
+    def why_not(self) -> str | None:
+        """Why the curve over the width of heads is not of this block; None where it is."""
+        if self.key_heads not in (None, self.heads):
+            return f"its {self.heads} heads share the keys and values of {self.key_heads}, and are no members"
+        if self.keys not in (None, self.tokens):
+            return "it attends to other tokens than its own"
+        if self.value_width not in (None, self.width):
+            return "its values are not as wide as its queries"
+        if self.heads * self.width > LARGEST_WIDTH:
+            return f"the curve is of at most {LARGEST_WIDTH} numbers for a token"
+        return None
+
+    @property
+    def curve_tokens(self) -> int:
+        """Tokens over which the curve is sampled: the block's own, as many as one sample may hold."""
+        return max(1, min(self.tokens, MOST_TOKENS, MOST_NUMBERS // (self.heads * self.width)))
+
+    def as_baseline(self, min_width: int, correlation: float = 0.0) -> dict[str, Any]:
+        """The block as a baseline of the family ``attention``, whose search gives the curve over its heads' width.
+
+        ``min_width`` is the narrowest head that is considered, ``correlation`` that of each two tokens. Raises
+        ``InvalidSpec`` where the curve is not of this block.
+        """
+        if self.why_not is not None:
+            raise InvalidSpec(("attention",), f"{self}: {self.why_not}")
+        return {
+            "family": "attention",
+            "heads": self.heads,
+            "width": self.width,
+            "min_width": min_width,
+            "tokens": self.curve_tokens,
+            "correlation": correlation,
+        }
+
+    def __str__(self) -> str:
+        """Such as ``12 heads of 64 over 197 tokens``."""
+        shared = f" that share {self.key_heads} keys and values" if self.key_heads not in (None, self.heads) else ""
+        keys = f" and {self.keys} keys" if self.keys not in (None, self.tokens) else ""
+        return (
+            f"{self.heads} head{'' if self.heads == 1 else 's'} of {self.width}{shared} over {self.tokens} tokens{keys}"
+        )
+
+    @property
+    def place(self) -> str:
+        """The first occurrence, and how many more there are."""
+        first = self.paths[0] if self.paths and self.paths[0] else "attention"
+        return f"{first} and {self.count - 1} more" if self.count > 1 else first
+
+
+def attention_note(blocks: tuple[AttentionBlock, ...]) -> tuple[str, ...]:
+    """What to say of blocks that a search leaves as they are, one sentence each, with the call that gives the curve."""
+    return tuple(
+        f"{block.place}: attention, {block}; "
+        + (
+            block.why_not
+            or "its heads are members already, and collegium.find_ensemble(baseline.attention"
+            f"[{index}].as_baseline(min_width={max(1, block.width // 4)})) has the variance over their width, down to "
+            "the narrowest that you allow"
+        )
+        for index, block in enumerate(blocks)
+    )
 
 
 @dataclass(frozen=True)

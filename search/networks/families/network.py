@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from collegium.search.fields import MAX_LAYERS, Strict, Width
+from collegium.search.networks.families.attention import AttentionBlock
 from collegium.search.networks.families.network_layers import (
     ActivationLayer,
     Conv,
@@ -180,6 +181,9 @@ class NetworkBaseline(FamilyBaseline):
     ``input`` is the shape of one sample and ``outputs`` the numbers that the network gives for it. ``flops`` are
     multiply–accumulate operations of one sample. What no branch that can be split accounts for is the fixed cost.
 
+    ``attention`` lists its blocks of attention, whose heads are members already: ``attention[0].as_baseline(…)`` is a
+    baseline of its own, whose search gives the variance over the width of the heads.
+
     ``graph`` is the whole network as known layers and operations, from which it can be built: to be trained, measured
     and timed. Where there is none, ``no_graph`` gives the reason. With ``any_extent`` the graph is that of the network
     at samples of other extents as well, as of larger or smaller images.
@@ -205,6 +209,7 @@ class NetworkBaseline(FamilyBaseline):
     branches: Annotated[tuple[Branch, ...], Field(max_length=1024, strict=False)]
     parameters: Count
     flops: Count
+    attention: Annotated[tuple[AttentionBlock, ...], Field(max_length=256, strict=False, validate_default=True)] = ()
     graph: Graph | None = None
     no_graph: Text | None = Field(default=None, validate_default=True)
     any_extent: bool = False
@@ -230,6 +235,16 @@ class NetworkBaseline(FamilyBaseline):
         if parts > value:
             raise ValueError(f"must be at least {parts}, the sum of the branches")
         return value
+
+    @field_validator("attention")
+    @classmethod
+    def _products_are_counted(
+        cls, blocks: tuple[AttentionBlock, ...], info: ValidationInfo
+    ) -> tuple[AttentionBlock, ...]:
+        products = sum(block.count * block.products for block in blocks)
+        if products > info.data.get("flops", products):
+            raise ValueError(f"the products of its heads are {products} FLOPs, more than the whole has")
+        return blocks
 
     @field_validator("no_graph")
     @classmethod

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.families.attention import attention_note
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import (
     branch_chain,
@@ -74,9 +75,10 @@ class DescribedNetwork(GraphNetwork):
     def unsearched(self) -> tuple[str, ...]:
         """Why parts of the network are left as they are, one sentence each, the largest first.
 
-        Parts of less than 1 % of the parameters, such as norms, are named by the description alone.
+        Parts of less than 1 % of the parameters, such as norms, are named by the description alone. Attention comes
+        first, with the call that gives the curve over the width of its heads.
         """
-        said: dict[str, None] = {}
+        said: dict[str, None] = dict.fromkeys(attention_note(self.described.attention))
         for branch in sorted(self.described.branches, key=lambda each: -each.count * each.parameters):
             why = reason(branch)
             if why is not None and branch.count * branch.parameters >= SMALL * self.described.parameters:

@@ -23,6 +23,7 @@ class Table(Protocol):
     branches: Any
     parameters: Any
     flops: Any
+    attention: Any
     graph: Any
     no_graph: Any
 
@@ -42,7 +43,8 @@ def text_table(baseline: Table) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([_title(baseline), "", *lines, "", _summary(baseline)])
+    attention = ["", "attention", *(f"  {line}" for line in _attention(baseline))] if baseline.attention else []
+    return "\n".join([_title(baseline), "", *lines, *attention, "", _summary(baseline)])
 
 
 def html_table(baseline: Table) -> str:
@@ -57,10 +59,21 @@ def html_table(baseline: Table) -> str:
         + "</tr>"
         for row in _rows(baseline)
     )
+    attention = "".join(f"<li>{escape(line)}</li>" for line in _attention(baseline))
+    listed = f"<p>Attention</p><ul>{attention}</ul>" if attention else ""
     return (
-        f"<p>{escape(_title(baseline))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f"<p>{escape(_title(baseline))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{listed}"
         f"<p>{escape(_summary(baseline))}</p>"
     )
+
+
+def _attention(baseline: Table) -> list[str]:
+    """A line for each kind of block: its heads, and why they have no curve, or the baseline whose search gives it."""
+    return [
+        f"{block.place}: {block}; "
+        + (block.why_not or f"the curve over the width of heads: attention[{index}].as_baseline(min_width=…)")
+        for index, block in enumerate(baseline.attention)
+    ]
 
 
 def _title(baseline: Table) -> str:

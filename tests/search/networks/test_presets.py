@@ -79,7 +79,9 @@ def test_a_preset_is_searched_without_its_library():
     answer = find_ensemble("torchvision:regnet_x_800mf", estimator={"relative_error": 0.1})
     assert answer.primal.relative_variance < 1
     assert answer.primal.branches
-    assert find_ensemble("torchvision:vit_b_16").outcome.kind == "nothing_to_gain"
+    outcome = find_ensemble("torchvision:vit_b_16").outcome
+    assert outcome.kind == "nothing_to_gain"
+    assert "attention, 12 heads of 64 over 197 tokens" in outcome.message
 
 
 @pytest.mark.slow
