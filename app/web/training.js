@@ -3,7 +3,7 @@
 import { bytes, duration, h, number, percent, table, whole } from "./dom.js";
 import { chart } from "./plot.js";
 
-const PANELS = [["loss", /loss/i, true], ["accuracy", /accuracy|top/i, false], ["learning rate", /learning_rate|^lr$/i, false]];
+const PANELS = [["loss", /loss/i, true], ["accuracy", /accuracy|top/i, false], ["sharpness", /sharpness$/, true], ["learning rate", /learning_rate|^lr$/i, false]];
 
 // Returns a function that takes one metric event; panels are drawn at most twice a second.
 export function metricCharts(place) {

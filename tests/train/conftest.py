@@ -13,7 +13,7 @@ from collegium.train.spec.training import TrainingSpec
 MLP = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [24, 24], "outputs": 10}, "width": 8, "multiplicity": 3}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def digits_spec():
     """A function of recipe and other fields to a training of a small ensemble on digits."""
 

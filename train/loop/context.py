@@ -29,7 +29,9 @@ from collegium.train.spec.architecture import BaselineArchitecture, SearchedArch
 from collegium.train.spec.training import TrainingSpec
 
 #: Fields that recipes have only had since there were checkpoints.
-LATER_RECIPE_FIELDS = ("dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude")
+LATER_RECIPE_FIELDS = (
+    "dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude", "sharpness_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.metrics import Metrics, MetricSum, labels_of
 from collegium.train.loop.optimization import make_optimizer, rate_at
 from collegium.train.loop.runtime import Runtime, used_memory
+from collegium.train.loop.sharpness import WHILE_TRAINING, measure_sharpness
 from collegium.train.loop.task import Task, evaluate
 from collegium.train.majority.fused import clip_gradient_norm
 from collegium.train.methods.method import Method
@@ -176,6 +177,8 @@ class Loop:
             validation = self.evaluate_on_validation()
             row["validation"] = {"loss": validation.loss, "top1": validation.top1, "top5": validation.top5}
             self._record_validation(validation.loss)
+        if recipe.sharpness_every and (last or position.epoch % recipe.sharpness_every == 0):
+            row |= self._sharpness()
         position.history.append(row)
         position.finished = last or bool(recipe.patience and position.stale >= recipe.patience)
         self._call(self._callback.event, "metric", {"phase": self._name, "scope": "epoch", **row})
@@ -186,6 +189,12 @@ class Loop:
         """Metrics of the model as it is now, in evaluation mode."""
         assert self.data.validation is not None
         return evaluate(self._running, self.data.validation, self.data.preprocessing, self.task, self.runtime)
+
+    def _sharpness(self) -> dict[str, float]:
+        """Stochastic sharpness of the copies as they are now; nothing of a model without copies."""
+        most, draws = WHILE_TRAINING
+        found = measure_sharpness(self.model, self.data, self.task, self.runtime, most=most, draws=draws)
+        return {} if found is None else {"sharpness": found.delta, "sharpness_error": found.standard_error}
 
     def _record_validation(self, loss: float) -> None:
         position = self.position

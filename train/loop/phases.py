@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from collegium.train.data.batches import TrainingBatches, derive_seed, evaluation_batches
-from collegium.train.data.dataset import Batch, Dataset, Split
+from collegium.train.data.batches import TrainingBatches, derive_seed
+from collegium.train.data.dataset import Split
 from collegium.train.errors import Mismatch
 from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.context import TrainingContext
 from collegium.train.loop.loop import Loop, augmentation
 from collegium.train.loop.metrics import Metrics
 from collegium.train.loop.norms import reestimate_norms
+from collegium.train.loop.sharpness import MOST_TRAINING_SAMPLES, measure_sharpness
 from collegium.train.loop.task import evaluate
-from collegium.train.majority.diagnostics import Sharpness, kernel_spread, stochastic_sharpness
-from collegium.train.majority.kernel import majority_copies
+from collegium.train.majority.diagnostics import kernel_spread
 from collegium.train.methods.method import Method, Vanilla
 from collegium.train.result import Diagnostics, Scores, Splits
 
@@ -161,12 +161,6 @@ def _evaluate(context: TrainingContext) -> Callable[[nn.Module], float]:
     return accuracy
 
 
-MOST_TRAINING_SAMPLES = 60_000
-"""Training samples on which a finished model is evaluated; where there are more, the first so many."""
-DRAWS = 8
-"""Draws of p over which the stochastic sharpness is averaged."""
-
-
 def metrics_on(context: TrainingContext, model: nn.Module, split: Split, *, most: int | None = None) -> Metrics:
     """Metrics of ``model``, in evaluation mode, on a split."""
     task = context.task(model)
@@ -199,26 +193,11 @@ def diagnose(context: TrainingContext, model: nn.Module) -> Diagnostics:
     """The spec's ``diagnostics`` of an expanded model; none of a model without copies."""
     chosen = context.spec.diagnostics
     spread = kernel_spread(model) if "spread" in chosen else {}
-    sharpness = _sharpness(context, model) if "sharpness" in chosen and majority_copies(model) else None
+    sharpness = None
+    if "sharpness" in chosen:
+        sharpness = measure_sharpness(model, context.data, context.task(model), context.runtime)
     return Diagnostics(
         sharpness=sharpness and sharpness.delta,
         sharpness_error=sharpness and sharpness.standard_error,
         spread=sum(spread.values()) / len(spread) if spread else None,
     )
-
-
-def _sharpness(context: TrainingContext, model: nn.Module) -> Sharpness:
-    batches = _TrainingSamples(context.data, context.runtime.evaluation_batch)
-    return stochastic_sharpness(model, batches, context.task(model).compute_loss, draws=DRAWS)
-
-
-@dataclass(frozen=True)
-class _TrainingSamples:
-    """The first training samples, preprocessed anew in each pass: as images of 224 × 224 pixels all take 36 GB."""
-
-    data: Dataset
-    batch_size: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        data, most = self.data, MOST_TRAINING_SAMPLES
-        return evaluation_batches(data.train, data.preprocessing, batch_size=self.batch_size, most=most)

@@ -13,11 +13,14 @@ from collegium.train.reproduce.majority.lines import Line
 
 MOST_CELLS = 4
 DRAWN = (REFERENCE, "majority, independent", "majority, replicated", "majority, perturbed", "ema", "sam")
-LOSS, ACCURACY = (1, 3), (2, 4)
+LOSS, ACCURACY, SHARPNESS = (1, 3), (2, 4), 5
+"""Columns of a curve: training and validation; the sharpness is only in curves of methods with copies."""
 
 
 def curves_figure(found: Sequence[Line]) -> Figure:
-    """Accuracy (above; Figure 4.2) and loss (below; Figure G.10) on training and validation images over epochs.
+    """Accuracy (above; Figure 4.2) and loss (Figure G.10) on training and validation images over epochs.
+
+    Below, where it was recorded, the stochastic sharpness Δ of the copies over epochs (Lemma B.1).
 
     Means over seeds, each method at its own rate; training values are those of the network that is trained, with the
     p of each step and the labels that it is given. The first settings with the most methods are drawn.
@@ -27,28 +30,38 @@ def curves_figure(found: Sequence[Line]) -> Figure:
         if line.unit.name in DRAWN:
             by_cell.setdefault(line.unit.cell.name, []).append(line)
     names = sorted(by_cell, key=lambda name: -len(by_cell[name]))[:MOST_CELLS] or [""]
-    figure = Figure(figsize=(1 + 3.4 * len(names), 6), layout="constrained")
-    panels = figure.subplots(2, len(names), squeeze=False)
+    sharp = any(len(point) > SHARPNESS for line in found for row in line.rows.values() for point in row["curve"])
+    figure = Figure(figsize=(1 + 3.4 * len(names), 9 if sharp else 6), layout="constrained")
+    panels = figure.subplots(3 if sharp else 2, len(names), squeeze=False)
     for column, name in enumerate(names):
+        if sharp:
+            for line in by_cell.get(name, ()):
+                _draw(panels[2][column], line, (SHARPNESS,), 1)
+            panels[2][column].set_yscale("log", nonpositive="mask")
         for row, (pair, scale) in enumerate(((ACCURACY, 100), (LOSS, 1))):
             panel = panels[row][column]
             for line in by_cell.get(name, ()):
                 _draw(panel, line, pair, scale)
+        for panel in panels[:, column]:
             panel.set_xscale("log")
             panel.grid(alpha=0.3)
             panel.set_xlabel("epochs")
         panels[0][column].set_title(name, fontsize="medium")
     panels[0][0].set_ylabel("accuracy, % (training dotted)")
     panels[1][0].set_ylabel("loss")
+    if sharp:
+        panels[2][0].set_ylabel("stochastic sharpness Δ")
     _legend(panels[0][0])
     return figure
 
 
-def _draw(panel: Axes, line: Line, pair: tuple[int, int], scale: float) -> None:
+def _draw(panel: Axes, line: Line, columns: tuple[int, ...], scale: float) -> None:
+    """Means over seeds; of two columns, the first is that of training, dotted."""
     color = f"C{list(ENTRANTS).index(line.unit.name)}"
-    curves = [{point[0]: point for point in row["curve"]} for row in line.rows.values()]
+    curves = [{point[0]: point for point in row["curve"] if max(columns) < len(point)} for row in line.rows.values()]
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
-    for index, style, label in ((pair[0], ":", None), (pair[1], "-", line.unit.name)):
+    for index in columns:
+        style, label = (":", None) if index != columns[-1] else ("-", line.unit.name)
         means = [scale * fmean(curve[epoch][index] for curve in curves) for epoch in epochs]
         panel.plot(epochs, means, style, color=color, label=label, linewidth=1.2)
 

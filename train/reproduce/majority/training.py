@@ -58,6 +58,7 @@ class Training:
             "epochs": self.epochs,
             "evaluate_every": self.evaluate_every,
             "metric_steps": 1_000_000,
+            "sharpness_every": 0 if self.tuning else self.evaluate_every,
             **cell.network.recipe,
             **entrant.recipe,
         }
@@ -119,10 +120,7 @@ def _scored(result: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, 
     diagnostics = result["diagnostics"] or {}
     sampled = result["sampled"]
     ends = [row for row in history if row["phase"] == "training" and row.get("validation")]
-    curve = [
-        [row["epoch"], *_rounded([row["loss"], row["top1"], row["validation"]["loss"], row["validation"]["top1"]])]
-        for row in ends
-    ]
+    curve = [[row["epoch"], *_rounded(_point(row))] for row in ends]
     return {
         "accuracy": _rounded([result["accuracy"][name] for name in names]),
         "loss": _rounded([result["loss"][name] for name in names]),
@@ -131,6 +129,12 @@ def _scored(result: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, 
         "spread": diagnostics.get("spread") and round(diagnostics["spread"], DIGITS),
         "curve": curve,
     }
+
+
+def _point(row: dict[str, Any]) -> list[float]:
+    """Loss and accuracy of training and on validation images; then the stochastic sharpness, where there are copies."""
+    measured = [row["loss"], row["top1"], row["validation"]["loss"], row["validation"]["top1"]]
+    return measured + ([row["sharpness"]] if "sharpness" in row else [])
 
 
 def _rounded(values: list[float]) -> list[float]:

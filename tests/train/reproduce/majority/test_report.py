@@ -9,6 +9,7 @@ from scipy.stats import t, ttest_rel
 from collegium.train.reproduce.majority.entrants import LONG, REFERENCE
 from collegium.train.reproduce.majority.lines import lines
 from collegium.train.reproduce.majority.plan import units
+from collegium.train.reproduce.majority.plots import curves_figure
 from collegium.train.reproduce.majority.records import Records
 from collegium.train.reproduce.majority.report import markdown, write_report
 
@@ -63,3 +64,18 @@ def test_what_has_not_been_trained_at_all_seeds_is_no_line(complete, result, tmp
     assert lines(planned, nothing) == []
     assert "0 of 3 methods" in write_report(planned, nothing, tmp_path / "out")
     assert (tmp_path / "out" / "majority-sharpness.svg").exists()
+
+
+def test_curves_of_sharpness_are_drawn_where_they_were_recorded(complete, tmp_path):
+    planned = units(["A1", "Adam", "1000", "20%", "majority, independent"])
+    found = lines(planned, complete(planned, tmp_path, gain=gain))
+    for line in found:
+        for row in line.rows.values():
+            row["curve"] = [[epoch, 1.0, 0.5, 1.0, 0.5] for epoch in (1, 2)]
+    assert len(curves_figure(found).axes) == 2
+    copies = next(line for line in found if line.unit.name == "majority, independent")
+    for seed, row in copies.rows.items():
+        row["curve"] = [[*point, 0.01 * point[0] * (1 + seed)] for point in row["curve"]]
+    panel = curves_figure(found).axes[2]
+    drawn = [curve.get_ydata() for curve in panel.get_lines() if len(curve.get_ydata())]
+    np.testing.assert_allclose(drawn, [[0.055, 0.11]])
