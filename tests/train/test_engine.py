@@ -316,7 +316,7 @@ def test_patterns_that_match_nothing_are_a_fault_of_the_specification(digits_spe
     spec = digits_spec({"epochs": 1}, method=method, expansion={"copies": 2, "patterns": ["encoder.*"]})
     with pytest.raises(InvalidSpec, match=r"no module or parameter is named 'encoder\.\*'") as raised:
         run(spec)
-    assert raised.value.path == ("expansion", "patterns")
+    assert raised.value.path == ("expansion", "patterns", 0)
 
 
 def test_subset_selection_keeps_the_networks_size(digits_spec):
