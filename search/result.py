@@ -81,15 +81,15 @@ class Alpha(Part):
     """The fitted α of ln r ≈ α·s(n) (Littwin et al. 2020, Eq. 9), a weighted line through the origin.
 
     ``slope`` is the same fit on the part of s(n) that varies with the width, without constant fan-in terms. All are
-    null where no sampled point in the fit's window has converged.
+    null where no sampled point in the fit's window has converged, or nothing was fitted.
     """
 
-    value: float | None
-    standard_error: float | None
+    value: float | None = None
+    standard_error: float | None = None
     method: Literal["exact", "monte_carlo", "given", "plain"]
-    window: FitWindow | None
-    r_squared: float | None
-    points: tuple[AlphaPoint, ...]
+    window: FitWindow | None = None
+    r_squared: float | None = None
+    points: tuple[AlphaPoint, ...] = ()
     slope: float | None = None
     largest_relative_residual: float | None = None
 
@@ -184,9 +184,9 @@ class SolvedEnsemble(MemberWidths):
         return {"stages": [{"widths": each.widths, "multiplicity": each.multiplicity} for each in self.stages]}
 
 
-def _earlier(name: str) -> Any:
-    """A required field of the dual, which results that were stored earlier have without its prefix."""
-    return Field(validation_alias=AliasChoices(f"dual_{name}", name))
+def _earlier(name: str, default: Any = ...) -> Any:
+    """A field of the dual, which results that were stored earlier have without its prefix."""
+    return Field(default=default, validation_alias=AliasChoices(f"dual_{name}", name))
 
 
 class CurveRow(MemberWidths):
@@ -207,13 +207,13 @@ class CurveRow(MemberWidths):
     primal_multiplicity_real: float | None
     primal_variance: float | None
     primal_parameters: int | None
-    dual_multiplicity: int | None
-    dual_multiplicity_real: float | None
-    dual_variance: float | None
-    dual_parameters: int | None = _earlier("parameters")
-    dual_flops: int | None = _earlier("flops")
-    dual_efficiency: float | None = _earlier("efficiency")
-    dual_efficiency_real: float | None = _earlier("efficiency_real")
+    dual_multiplicity: int | None = None
+    dual_multiplicity_real: float | None = None
+    dual_variance: float | None = None
+    dual_parameters: int | None = _earlier("parameters", None)
+    dual_flops: int | None = _earlier("flops", None)
+    dual_efficiency: float | None = _earlier("efficiency", None)
+    dual_efficiency_real: float | None = _earlier("efficiency_real", None)
     primal_relative_variance: float | None = None
     primal_budget_share: float | None = None
     dual_relative_variance: float | None = None
@@ -245,7 +245,7 @@ class NearOptimal(Part):
     min_width: int
     max_width: int
     members: tuple[tuple[int, ...], ...]
-    recommended: Recommendation | None
+    recommended: Recommendation | None = None
 
 
 class Win(MemberWidths):
@@ -379,16 +379,16 @@ class SearchResult(Part):
     budget: int | float
     alpha: Alpha
     baseline: BaselineSummary
-    primal: SolvedEnsemble | None
-    dual: SolvedEnsemble | None
+    primal: SolvedEnsemble | None = None
+    dual: SolvedEnsemble | None = None
     curve: tuple[CurveRow, ...]
-    near_optimal: NearOptimal | None
-    confidence: Confidence | None
-    correlations: tuple[CorrelationRow, ...]
-    check: SpotCheck | None
-    verification: Verification | None
+    near_optimal: NearOptimal | None = None
+    confidence: Confidence | None = None
+    correlations: tuple[CorrelationRow, ...] = ()
+    check: SpotCheck | None = None
+    verification: Verification | None = None
     outcome: Outcome
-    notes: tuple[Outcome, ...]
+    notes: tuple[Outcome, ...] = ()
     seed: int
     samples: int
     reused: int = 0

@@ -22,7 +22,7 @@ from collegium.search.whole_network.plain.part import MeasuredPart
 from collegium.versions import versions
 
 SUBJECT = "the kernel of the whole network at initialization"
-UNKNOWN = Alpha(value=None, standard_error=None, method="plain", window=None, r_squared=None, points=())
+UNKNOWN = Alpha(method="plain")
 
 
 def group_result(found: Found, spec: SearchSpec, measuring: Measuring, seconds: float) -> SearchResult:
@@ -53,11 +53,6 @@ def group_result(found: Found, spec: SearchSpec, measuring: Measuring, seconds: 
         primal=primal,
         dual=dual,
         curve=tuple(_row(found, index, each, own) for index, each in found.rows),
-        near_optimal=None,
-        confidence=None,
-        correlations=(),
-        check=None,
-        verification=None,
         outcome=outcome,
         notes=(*notes, *_left(part)),
         seed=spec.estimator.seed,
@@ -92,16 +87,8 @@ def nothing_to_measure(spec: SearchSpec, left: tuple[str, ...], device: str) -> 
         budget=spec.budget or whole.parameters,
         alpha=UNKNOWN,
         baseline=whole,
-        primal=None,
-        dual=None,
         curve=(),
-        near_optimal=None,
-        confidence=None,
-        correlations=(),
-        check=None,
-        verification=None,
         outcome=outcome,
-        notes=(),
         seed=spec.estimator.seed,
         samples=0,
         device=device,
@@ -158,13 +145,6 @@ def _row(found: Found, index: int, each: Ratio, own: float) -> CurveRow:
         primal_multiplicity_real=float(found.solved.primal_real[index]),
         primal_variance=each.variance,
         primal_parameters=found.part.count("parameters", widths, m),
-        dual_multiplicity=None,
-        dual_multiplicity_real=None,
-        dual_variance=None,
-        dual_parameters=None,
-        dual_flops=None,
-        dual_efficiency=None,
-        dual_efficiency_real=None,
         primal_relative_variance=each.value if math.isfinite(each.value) else None,
         primal_budget_share=found.part.count(measure, widths, m) / found.constraints.budget.most,
         primal_standard_error=each.standard_error if math.isfinite(each.standard_error) else None,
