@@ -1,9 +1,10 @@
-"""Twenty well-known networks: what in them can be split, into what, and which have nothing to gain. Prints Markdown.
+"""Well-known networks: what in them can be split, into what, and which have nothing to gain. Prints Markdown.
 
     python benchmarks/gallery.py [--only NAME …] [--seconds 90]
 
-The networks are those of the configurations that ``transformers`` has for them, on the device ``meta``, and three of
-this file. Each is described and searched in a process of its own, which is ended after ``--seconds``.
+The networks are those of the configurations that ``transformers`` has for them, on the device ``meta``, three of this
+file, and presets of libraries that need not be installed. Each is described and searched in a process of its own, which
+is ended after ``--seconds``.
 """
 
 from __future__ import annotations
@@ -106,6 +107,10 @@ OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+#: Networks whose description is a preset.
+GIVEN = {"MobileNetV3-small": "torchvision:mobilenet_v3_small", "EfficientNet-B0": "torchvision:efficientnet_b0"}
+
+
 def build(name: str) -> tuple[nn.Module, Any]:
     """The network and its inputs, without memory."""
     with torch.device("meta"):
@@ -127,14 +132,18 @@ def build(name: str) -> tuple[nn.Module, Any]:
 def row(name: str) -> dict[str, Any]:
     """One network's line."""
     import collegium
+    from collegium.search.networks.build import build_network
+    from collegium.search.networks.presets import PRESETS
 
     started = time.perf_counter()
-    model, example = build(name)
-    baseline = collegium.describe(model, example)
+    baseline = PRESETS[GIVEN[name]][0] if name in GIVEN else collegium.describe(*build(name))
     described = time.perf_counter() - started
     answer = collegium.find_ensemble(baseline, estimator={"relative_error": 0.1})
     free = sum(each.count * each.parameters for each in baseline.branches if each.splittable)
     primal, dual = answer.primal, answer.dual
+    left = build_network(baseline).unsearched[len(baseline.attention) :]
+    heads = dict.fromkeys(f"{one.heads}×{one.width}" for one in baseline.attention)
+    searched = time.perf_counter() - started - described
     return {
         "network": name,
         "parameters": f"{baseline.parameters / 1e6:.1f} M",
@@ -143,15 +152,18 @@ def row(name: str) -> dict[str, Any]:
         "its variance": "–" if primal is None else f"{100 * (primal.relative_variance or 0):.0f} %",
         "dual m × n": "–" if dual is None else dual.label,
         "ρ": "–" if dual is None else f"{dual.efficiency:.2f}",
-        "describe, search": f"{described:.1f}, {time.perf_counter() - started - described:.1f} s",
-        "reason": "" if answer.outcome.kind == "found" else answer.outcome.message.split(". ", 1)[-1].split("; ")[0],
+        "heads of attention": ", ".join(heads) or "–",
+        "describe, search": f"{'–' if name in GIVEN else format(described, '.1f')}, {searched:.1f} s",
+        "reason": "" if answer.outcome.kind == "found" or not left else left[0].partition(": ")[2],
     }
 
 
 def main() -> None:
     """Every network in a process of its own, as a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=[*LIBRARY, *OWN], default=[*LIBRARY, *OWN], metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*LIBRARY, *OWN, *GIVEN], default=[*LIBRARY, *OWN, *GIVEN], metavar="NAME"
+    )
     parser.add_argument("--seconds", type=float, default=90.0, help="most for one network")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

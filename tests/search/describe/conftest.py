@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from collegium.search.describe.describe import describe
@@ -29,11 +30,18 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def multiply_accumulates(model: nn.Module, example: Any) -> int:
-    """As ``torch.utils.flop_counter`` counts them while the module itself runs without memory."""
+    """As ``torch.utils.flop_counter`` counts them while the module itself runs without memory.
+
+    It does not count kernels that compute attention at once, so these are not used.
+    """
     counter = FlopCounterMode(display=False)
-    state = model.state_dict()
-    with counter, torch.no_grad():
-        run(model, example)
+    state, fast = model.state_dict(), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            run(model, example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     if not any(value.is_meta for value in state.values()):
         model.load_state_dict(state)
     return counter.get_total_flops() // 2

@@ -77,6 +77,32 @@ class Twice(nn.Module):
         return self.layers(self.layers(x))
 
 
+class Attention(nn.Module):
+    """Heads on a map whose last axis are tokens: as PyTorch has them, or written out, in windows of equal length."""
+
+    def __init__(self, channels: int, heads: int, windows: int, how: str) -> None:
+        super().__init__()
+        self.heads, self.windows, self.how = heads, windows, how
+        self.own = nn.MultiheadAttention(channels, heads, batch_first=True) if how == "module" else None
+        if self.own is None:
+            self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, length = x.shape
+        x = x.transpose(1, 2).reshape(batch * self.windows, length // self.windows, channels)
+        if self.own is not None:
+            y = self.own(x, x, x, need_weights=self.windows == 1)[0]
+        else:
+            shape = (*x.shape[:2], 3, self.heads, channels // self.heads)
+            q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
+            if self.how == "fused":
+                y = nn.functional.scaled_dot_product_attention(q, k, v)
+            else:
+                y = ((q @ k.transpose(-1, -2)) / 2).softmax(-1) @ v
+            y = self.out(y.transpose(1, 2).reshape(x.shape))
+        return y.reshape(batch, length, channels).transpose(1, 2)
+
+
 def widths_of(draw: random.Random, channels: int, most: int = 4) -> list[int]:
     return [channels, *(draw.randint(2, 9) for _ in range(draw.randint(0, most))), channels]
 
@@ -109,7 +135,8 @@ def between(draw: random.Random, width: int, dense: bool) -> list[nn.Module]:
 
 def block(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
     """A block, and the widths of what in it can be split."""
-    kind = draw.choice(["chain", "chain", "tokens", "joined", "twice", "tied", "inverted", "separable", "grouped"])
+    kinds = ["chain", "chain", "tokens", "joined", "twice", "tied", "inverted", "separable", "grouped", "attention"]
+    kind = draw.choice(kinds)
     widths = widths_of(draw, channels)
     free = [tuple(widths)] if len(widths) > 3 else []
     match kind:
@@ -132,6 +159,9 @@ def block(draw: random.Random, channels: int) -> tuple[nn.Module, list[tuple[int
             return nn.Sequential(*layers), []
         case "separable":
             return separable(draw, channels)
+        case "attention":
+            heads = draw.choice([each for each in range(1, channels + 1) if channels % each == 0])
+            return Attention(channels, heads, draw.choice([1, 2]), draw.choice(["module", "fused", "written"])), []
     inner = 4 * draw.randint(1, 3)
     grouped = nn.Conv1d(inner, inner, 3, padding=1, groups=2)
     layers = [nn.Conv1d(channels, inner, 1), nn.ReLU(), grouped, nn.ReLU(), nn.Conv1d(inner, channels, 1)]
@@ -172,7 +202,7 @@ def made(seed: int) -> tuple[nn.Module, Tensor, Counter[tuple[int, ...]]]:
     parts = [block(draw, channels) for _ in range(draw.randint(1, 4))]
     expected = Counter(widths for _, free in parts for widths in free)
     model = Network([module for module, _ in parts], channels, 3).train(draw.random() < 0.5)
-    return model, torch.randn(draw.randint(1, 3), channels, draw.randint(6, 11)), expected
+    return model, torch.randn(draw.randint(1, 3), channels, 2 * draw.randint(3, 5)), expected
 
 
 def check(seed: int, described: Callable[..., Any]) -> None:
@@ -183,6 +213,12 @@ def check(seed: int, described: Callable[..., Any]) -> None:
         if branch.splittable:
             found[branch.widths] += branch.count
     assert found == expected, str(baseline)
+    blocks = [module for module in model.modules() if isinstance(module, Attention)]
+    heads = Counter((each.heads, example.shape[1] // each.heads, example.shape[2] // each.windows) for each in blocks)
+    own: Counter[tuple[int, int, int]] = Counter()
+    for block in baseline.attention:
+        own[block.heads, block.width, block.tokens] += block.count
+    assert own == heads, str(baseline)
 
 
 def check_regrouped(seed: int, described: Callable[..., Any]) -> None:
