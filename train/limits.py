@@ -164,6 +164,7 @@ def check_study_cost(spec: StudySpec) -> None:
         with _at(places):  # once for each architecture: counting a large network takes longer than everything else
             size = _network_size(spec.training(architecture, spec.methods[0], spec.recipes[0]))
         for rank, method in enumerate(spec.methods):
+            places["method",] = ("methods", rank)
             places["expansion",] = () if method.expansion is None else ("methods", rank)
             own = {("recipe", field): ("methods", rank) for field in method.recipe.model_dump(exclude_none=True)}
             for column, recipe in enumerate(spec.recipes):

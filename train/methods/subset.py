@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from collegium.search.errors import InvalidSpec
+from collegium.train.errors import Mismatch
+from collegium.train.majority.targets.names import Names, covers, listed
 from collegium.train.methods.majority import Patterns, check_pattern_names, check_patterns
 from collegium.train.methods.method import Copies, Method, MethodOptions
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
@@ -14,9 +17,10 @@ from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run
 if TYPE_CHECKING:
     from torch import nn
 
-    from collegium.train.majority.targets.names import Names
-
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+
+NO_HIDDEN = "the network has no hidden layer to choose neurons from"
+NOT_NAMED = "what they match has no hidden layer to choose neurons from: the last layer is none"
 
 
 class SubsetOptions(MethodOptions):
@@ -46,15 +50,31 @@ class Subset(Method):
     expands = True
 
     def check_names(self, names: Callable[[], Names | None]) -> None:
-        """Refuse patterns that match nothing, or no kernel."""
+        """Refuse patterns that match nothing, or no hidden layer."""
         check_pattern_names(self.options.patterns, names)
+        found, patterns = names(), self.options.patterns
+        if found is None:
+            return
+        hidden = found.kernels[:-1]
+        if not hidden:
+            raise InvalidSpec(("method",), NO_HIDDEN)
+        if patterns and not any(covers(pattern, kernel) for pattern in patterns for kernel in hidden):
+            raise InvalidSpec(("expansion", "patterns"), f"{NOT_NAMED}; there are {listed(hidden)}")
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
-        """Give every hidden layer e times its neurons, in place. Raises ``ValueError`` where there is none."""
+        """Give every hidden layer e times its neurons, in place.
+
+        Raises ``Mismatch`` where there is none, and ``InvalidSpec`` where the patterns match none.
+        """
         from collegium.train.methods.parametrizations.subset import add_candidates
 
         check_patterns(model, self.options.patterns)
-        add_candidates(model, self.expansion, self.options.patterns, seed)
+        try:
+            add_candidates(model, self.expansion, self.options.patterns, seed)
+        except ValueError as error:
+            if self.options.patterns:
+                raise InvalidSpec(("expansion", "patterns"), NOT_NAMED) from error
+            raise Mismatch(NO_HIDDEN, "choose another method") from error
         return model
 
     def step(

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from collegium.search.errors import InvalidSpec
+from collegium.train.errors import Mismatch
 from collegium.train.methods import create
 from collegium.train.methods.parametrizations.subset import (
     Rows,
@@ -93,9 +95,9 @@ def test_hidden_layers_get_candidates_and_the_head_does_not(task):
     model = create("subset").prepare(task.model(), seed=0)
     assert [tuple(layer.original.shape) for layer in layers(model)] == [(1, 24, 5), (1, 24, 1)]
     assert type(model[2]) is nn.Linear
-    with pytest.raises(ValueError, match="no hidden layer"):
+    with pytest.raises(Mismatch, match="no hidden layer"):
         create("subset").prepare(nn.Linear(2, 2), seed=0)
-    with pytest.raises(ValueError, match="no hidden layer"):
+    with pytest.raises(InvalidSpec, match="no hidden layer"):
         create("subset", patterns=["2"]).prepare(task.model(), seed=0)
 
 

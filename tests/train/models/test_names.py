@@ -11,7 +11,8 @@ from collegium.search.describe.describe import describe
 from collegium.search.errors import InvalidSpec
 from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.majority.targets.choice import choose_kernels
-from collegium.train.majority.targets.names import covers
+from collegium.train.majority.targets.names import Names, covers
+from collegium.train.methods import create
 from collegium.train.models.build import blueprint
 from collegium.train.models.grouping import group_network
 from collegium.train.models.names import module_names
@@ -116,6 +117,7 @@ def test_a_pattern_covers_what_expand_includes_by_it(pattern):
         ("majority", ["layer.0"], ("expansion", "patterns", 0), r"there are layers\.0"),
         ("adversarial", ["head"], ("expansion", "patterns", 0), "no module or parameter is named 'head'"),
         ("subset", ["head"], ("expansion", "patterns", 0), "no module or parameter is named 'head'"),
+        ("subset", ["layers.2"], ("expansion", "patterns"), r"no hidden layer .*; there are layers\.0\.weight"),
         ("majority", ["dropout"], ("expansion", "patterns"), r"no kernel to expand; kernels are layers\.0\.weight"),
     ],
 )  # fmt: skip
@@ -140,3 +142,12 @@ def test_in_a_study_the_path_is_that_of_the_study():
 def test_names_load_no_torch():
     code = "import sys, collegium.train.models.names; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_subset_selection_is_refused_where_no_layer_is_hidden():
+    names = module_names(grouped(BUILT["mlp"]))
+    single = Names(names.modules, names.parameters, names.kernels[:1])
+    with pytest.raises(InvalidSpec, match="no hidden layer") as caught:
+        create("subset").check_names(lambda: single)
+    assert caught.value.path == ("method",)
+    create("subset").check_names(lambda: names)
