@@ -176,7 +176,7 @@ def test_a_training_that_names_no_later_field_of_recipes_goes_on_from_checkpoint
     spec = training({"baseline": MLP})
     document = json.loads(spec.model_dump_json(exclude={"formats": True, "diagnostics": True}))
     del document["architecture"]["stages"], document["architecture"]["branches"]
-    for field in ("dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude"):
+    for field in ("dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude", "sharpness_every"):
         assert document["recipe"].pop(field) is None
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     assert fingerprint(spec) == hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()
