@@ -15,6 +15,9 @@ copies, their two moments and the mixed weight have, once and in place, computin
 That traffic is there whatever the batch, so its share falls as a layer uses each weight more often: once a sample in a
 fully connected layer, at every position in a convolution, at every token in a transformer.
 
+The last row is whole trainings, as the service runs them: images are read, preprocessed and augmented, the network is
+evaluated at the end of each epoch, copies are collapsed. The images are noise of CIFAR-10's shape and format.
+
 ``--clock cpu`` counts the processor time of one thread in the place of wall-clock time: for machines that others use.
 ``--samples N`` takes batches of N samples, with which the large networks take a second a step; what majority kernels
 add to a step, printed below each row, does not depend on the batch.
@@ -25,17 +28,21 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from collegium.train.engine import run
 from collegium.train.majority import compiled
 from collegium.train.majority.targets.choice import kernel_targets
 from collegium.train.methods import create
@@ -44,6 +51,7 @@ from collegium.train.methods.method import Method, Vanilla
 from collegium.train.models.build import blueprint
 from collegium.train.models.grouping import group_network
 from collegium.train.spec.architecture import BaselineArchitecture
+from collegium.train.spec.training import TrainingSpec
 
 EXPANSION = 3
 Batch = tuple[Tensor, Tensor]
@@ -219,10 +227,45 @@ def measure(case: Case, clock: Callable[[], float], samples: int | None = None) 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+TRAINING = "training"
+WHOLE: dict[str, Any] = {
+    "architecture": {"baseline": {"family": "mlp", "inputs": 3072, "hidden": [100], "outputs": 10}},
+    "data": {"name": "cifar10"},
+    "recipe": {"epochs": 5, "batch_size": 256, "optimizer": "adam", "learning_rate": 1e-4},
+}
+
+
+def measure_training(turns: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of a whole training, plain and with majority kernels."""
+    specs = {
+        "plain": TrainingSpec.model_validate({**WHOLE, "method": "vanilla"}),
+        "majority": TrainingSpec.model_validate({**WHOLE, "method": "majority", "expansion": EXPANSION}),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in specs}
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder) / "cifar-10-batches-bin")
+        for _ in range(turns):
+            for name, spec in specs.items():
+                start = clock()
+                run(spec, data_dir=Path(folder))
+                seconds[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def write_images(folder: Path) -> None:
+    """10,240 training images and 2,048 test images of noise."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name in (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch"):
+        rows = generator.integers(0, 256, (2048, 1 + 3 * 32 * 32), dtype=np.uint8)
+        rows[:, 0] %= 10
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--only", nargs="+", choices=[*CASES, TRAINING], default=[*CASES, TRAINING])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--samples", type=int, help="samples of a batch, in the place of each case's own")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="time that is counted")
@@ -237,6 +280,12 @@ def main() -> None:
     contenders = ("majority", "compiled", "floor", "torch optimizer", "obvious")
     print(f"{'':32}{'plain':>10}{''.join(f'{name:>18}' for name in contenders)}{'at most':>9}")
     for name in options.only:
+        if name == TRAINING:
+            found = measure_training(2 if options.quick else 8, clock)
+            added = 100 * (found["majority"] / found["plain"] - 1)
+            title, seconds = "whole training [100], 5 epochs", {key: value * 1e3 for key, value in found.items()}
+            print(f"{title:32}{seconds['plain']:8.0f}ms{seconds['majority']:9.0f} {added:+7.1f}%")
+            continue
         case = CASES[name](options.quick)
         found = measure(case, clock, options.samples)
         plain = found["plain"]
