@@ -20,12 +20,14 @@ evaluated at the end of each epoch, copies are collapsed. The images are noise o
 
 ``--clock cpu`` counts the processor time of one thread in the place of wall-clock time: for machines that others use.
 ``--samples N`` takes batches of N samples, with which the large networks take a second a step; what majority kernels
-add to a step, printed below each row, does not depend on the batch.
+add to a step, printed below each row, does not depend on the batch. ``--memory`` prints peaks of memory in the place
+of times (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
 import statistics
 import tempfile
@@ -201,17 +203,23 @@ def stepper(case: Case, method: Method, batches: list[Batch]) -> Callable[[], No
     return step
 
 
-def measure(case: Case, clock: Callable[[], float], samples: int | None = None) -> dict[str, float]:
-    """Median seconds a step of every contender."""
+def contenders() -> dict[str, Method]:
+    """All of them, by name."""
     methods: dict[str, Method] = {
         "plain": create("vanilla"),
         "majority": create("majority", copies=EXPANSION),
         "floor": Floor(),
     }
-    if compiled.has_compiler() and not case.heavy:
+    if compiled.has_compiler():
         methods["compiled"] = Compiled(MajorityOptions(copies=EXPANSION))
-    if not case.heavy:
-        methods |= {"torch's optimizer": PlainOptimizer(MajorityOptions(copies=EXPANSION)), "obvious": Obvious()}
+    return methods | {"torch's optimizer": PlainOptimizer(MajorityOptions(copies=EXPANSION)), "obvious": Obvious()}
+
+
+def measure(case: Case, clock: Callable[[], float], samples: int | None = None) -> dict[str, float]:
+    """Median seconds a step of every contender."""
+    methods = contenders()
+    if case.heavy:
+        methods = {name: methods[name] for name in ("plain", "majority", "floor")}
     batches = case.batches()
     if samples is not None:
         batches = [(batches[0][0][:samples], batches[0][1][:samples])]
@@ -225,6 +233,34 @@ def measure(case: Case, clock: Callable[[], float], samples: int | None = None) 
                 step()
                 seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def print_memory() -> None:
+    """Peak of three steps of a network of 29 million weights, each contender in a process of its own."""
+    print("Peak of memory over three steps of fully connected [4096, 4096], batch 256, in sizes of the plain weights")
+    spawn = multiprocessing.get_context("spawn")
+    for name in ("plain", "majority", "torch's optimizer", "obvious"):
+        with spawn.Pool(1) as pool:
+            print(f"{name:32}{pool.apply(peak_memory, (name,)):6.1f}", flush=True)
+
+
+def peak_memory(name: str) -> float:
+    """Of this process, less what it has before the network is built."""
+    torch.set_num_threads(1)
+    case = fully_connected([4096, 4096], 1, 0)
+    weights = sum(4 * parameter.numel() for parameter in case.model().parameters())
+    before = resident("VmRSS")
+    step = stepper(case, contenders()[name], case.batches())
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    for _ in range(3):
+        step()
+    return (resident("VmHWM") - before) / weights
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: now, or at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 TRAINING = "training"
@@ -269,7 +305,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--samples", type=int, help="samples of a batch, in the place of each case's own")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="time that is counted")
+    parser.add_argument("--memory", action="store_true", help="peaks of memory in the place of times")
     options = parser.parse_args()
+    if options.memory:
+        print_memory()
+        return
     clock = {"wall": time.perf_counter, "cpu": time.thread_time}[options.clock]
     if options.clock == "cpu":
         options.threads = 1
