@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from collegium.search.errors import InvalidSpec
+from collegium.train.majority import compiled
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
@@ -153,3 +155,27 @@ def test_collegial_ensembles_can_be_expanded(task, plan):
 def _kernel_names(plan):
     """Names of all weights but the norms'."""
     return [name for name, p in plan.build(seed=0).named_parameters() if p.dim() > 1 and "bias" not in name]
+
+
+def test_graphs_take_the_weights_that_the_fused_update_has_mixed(task, monkeypatch):
+    """One graph for all steps; the copies have no gradient. The update runs operator by operator here."""
+    monkeypatch.setattr(compiled, "_compiled", lambda function: function)
+    torch._dynamo.reset()
+    ends, counter = [], CompileCounter()
+    for graphs in (False, True):
+        method = create("majority")
+        method.compiles = True
+        model = method.prepare(task.model(), seed=3)
+        optimizer = method.optimizer(model, torch.optim.Adam(model.parameters(), lr=0.01))
+        running = torch.compile(model, backend=counter) if graphs else model
+        for step in range(4):
+            optimizer.zero_grad()
+            x, y = task.batch(seed=step)
+            batches = list(zip(x.chunk(2), y.chunk(2), strict=True))
+            method.step(running, batches, task.compute_loss, step=step)
+            leaves = [kernel.leaf for kernel in majority_kernels(model).values()]
+            assert all(leaf.gradient is not None and leaf.held is None for leaf in leaves)
+            optimizer.step()
+        ends.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert counter.frame_count == 1
+    torch.testing.assert_close(*ends)
