@@ -190,7 +190,7 @@ def _check_size(spec: SearchSpec, network: Network, positions: int) -> None:
             f"the {entry} entry sees {positions} positions; the most is {MAX_POSITIONS}: "
             "give a smaller map, as the kernel's relative variance hardly depends on it",
         )
-    features = max(channels for channels, _, _ in network.chain.shapes(network.baseline)) * positions
+    features = max(shape[0] for shape in network.chain.shapes(network.baseline)) * positions
     if features > MAX_FEATURES:
         raise InvalidSpec(
             ("baseline",), f"one kernel sample would hold {features:.3g} features; the most is {MAX_FEATURES}"

@@ -255,7 +255,7 @@ def _pool(reader: fx.Node, name: str, node: fx.Node, channels: int) -> Step | No
     given = arguments(reader)
     dimensions = int(name[-2]) if name[-2:] in ("1d", "2d", "3d") else 0
     if dimensions and name.startswith(("max_pool", "avg_pool")):
-        if channels != len(shape_of(node)) - dimensions - 1:
+        if channels != len(shape_of(node)) - dimensions - 1 or given.get("divisor_override") is not None:
             return None
         kernel = sizes_of(given["kernel_size"], dimensions)
         layer = Pool(
@@ -266,6 +266,7 @@ def _pool(reader: fx.Node, name: str, node: fx.Node, channels: int) -> Step | No
             padding=sizes_of(given["padding"], dimensions),
             dilation=sizes_of(given.get("dilation", 1), dimensions),
             ceil_mode=bool(given["ceil_mode"]),
+            count_padding=bool(given.get("count_include_pad", True)),
         )
         last = _first_of(reader)
         return None if last is None else Step(last, channels, layer)

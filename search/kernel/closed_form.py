@@ -39,7 +39,7 @@ def has_closed_form(chain: Chain, entry: str, pair: PairSpec | None = None) -> b
 def is_dense_above(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
     """Whether a diagonal entry is that of a dense chain on independent channels of its first layer.
 
-    So it is without groups above the first layer, where no layer above the first is needed at more than one position:
+    So it is without pools, and without groups above the first layer, where no layer above the first is needed at more than one position:
     MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k) blocks. The second layer may be
     depthwise, where it has as many outputs as inputs. With biases, no layer may share its weights and the first has no
     groups.
@@ -48,6 +48,7 @@ def is_dense_above(chain: Chain, entry: str, pair: PairSpec | None = None) -> bo
     apart = has_depthwise_second(chain)
     return (
         is_diagonal(pair)
+        and not chain.pooled
         and all(layer.groups == 1 and not layer.depthwise for layer in chain.layers[2 if apart else 1 :])
         and all(positions == 1 for positions in needed[1:])
         and (len(chain.layers) > 1 or entry == "unit")
@@ -150,8 +151,8 @@ def _mean_squares(chain: Chain, grams: np.ndarray) -> list[float]:
     """
     sizes = chain.shapes([1] * len(chain.names))
     found = [float(np.trace(grams, axis1=1, axis2=2).mean()) / 2]
-    for layer, (_, height, width) in list(zip(chain.layers, sizes, strict=False))[1:]:
-        found.append(found[-1] / layer.taps(height, width))
+    for layer, (_, *extents) in list(zip(chain.layers, sizes, strict=False))[1:]:
+        found.append(found[-1] / layer.taps(*extents))
     return found
 
 

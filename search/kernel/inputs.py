@@ -15,6 +15,7 @@ Manhattan and chessboard distances, it alone gives a bottleneck's ln r over n = 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, assert_never
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 from pydantic_core import core_schema
 
-from collegium.search.kernel.receptive_field import Window, input_window, windows
+from collegium.search.kernel.receptive_field import Window, input_window, layer_windows
 from collegium.search.kernel.stem import batch_size, gram_sum
 from collegium.search.networks.chain import Chain, WeightLayer
 from collegium.search.networks.network import CONV_STRIDE, Stem
@@ -116,17 +117,20 @@ class KernelInputs:
             return self.gram
         window = input_window(chain, entry)
         correlation = DEFAULT_CORRELATION if self.correlation is None else self.correlation
-        return Gram(correlation_gram(correlation, window.height, window.width))
+        return Gram(correlation_gram(correlation, *window.sizes))
 
     def assumes_equal_groups(self, chain: Chain) -> bool:
         """Whether the chain's first layer has groups, which are taken to see equal Gram matrices."""
         return chain.first_groups > 1 and (self.gram is None or not self.gram.grouped)
 
 
-def correlation_gram(correlation: float, height: int, width: int) -> np.ndarray:
-    """G_pq = 2·c^|p − q| over a ``height × width`` window, |p − q| the Euclidean distance; c = 0 is white noise."""
-    rows, columns = np.divmod(np.arange(height * width), width)
-    distance = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+def correlation_gram(correlation: float, *sizes: int) -> np.ndarray:
+    """G_pq = 2·c^|p − q| over a window of these ``sizes``, |p − q| the Euclidean distance; c = 0 is white noise.
+
+    Sizes are its height and width, behind its depth where it has one.
+    """
+    places = np.indices(sizes).reshape(len(sizes), -1)
+    distance = reduce(np.hypot, places[:, :, None] - places[:, None, :])
     return 2.0 * np.power(float(correlation), distance)
 
 
@@ -196,12 +200,13 @@ def patch_gram(chain: Chain, entry: str, gram: np.ndarray) -> np.ndarray:
     (``joint_gram``), and S is joint as well; or one for each group of the layer, ``(groups, …)``, and so is S. Raises
     ``ValueError`` where it does not cover the entry's positions.
     """
-    before, after = windows(chain, entry)[:2]
+    first = layer_windows(chain, entry)[0]
+    before, after = first.read, first.computed
     size = gram.shape[-1]
     inputs, rest = divmod(size, before.positions)
     if gram.ndim not in (2, 3) or gram.shape[-2] != size or not inputs or rest:
         raise ValueError(
-            f"the Gram matrix must cover {before.height} × {before.width} positions, got shape {gram.shape}"
+            f"the Gram matrix must cover {' × '.join(map(str, before.sizes))} positions, got shape {gram.shape}"
         )
     taps = _taps(chain.layers[0], before, after)
     apart = np.arange(inputs)[:, None, None] * before.positions
@@ -223,8 +228,10 @@ def mean_patch_gram(
 
     ``groups`` that split the images' channels evenly get one matrix each, ``(groups, P, P)``, all at one scale; behind
     a stem of random filters all of them see the same. Raises ``ValueError`` where images are smaller than the window,
-    or all constant.
+    which has no depth, or all constant.
     """
+    if window.depth is not None:
+        raise ValueError("the branch reads maps with a depth, and images have none: give 'gram' or 'correlation'")
     batch = _standardised(images)
     reach = 0 if stem is None else stem.kernel // 2 + stem.pooled * CONV_STRIDE
     batch = np.pad(batch, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
@@ -260,13 +267,17 @@ def _taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
 
 
 def _conv_taps(layer: WeightLayer, before: Window, after: Window) -> np.ndarray:
-    rows, columns = np.divmod(np.arange(after.positions), after.width)
-    high, wide = layer.along(0), layer.along(1)
-    down, right = np.divmod(np.arange(high.kernel * wide.kernel), wide.kernel)
-    row = (rows + after.top)[:, None] * high.stride - high.padding + high.dilation * down - before.top
-    column = (columns + after.left)[:, None] * wide.stride - wide.padding + wide.dilation * right - before.left
-    inside = (row >= 0) & (row < before.height) & (column >= 0) & (column < before.width)
-    return np.where(inside, row * before.width + column, before.positions)
+    places = np.indices(after.sizes).reshape(len(after.sizes), -1)
+    axes = [layer.along(axis) for axis in range(-len(after.sizes), 0)]
+    kernel = np.indices([axis.kernel for axis in axes]).reshape(len(axes), -1)
+    index, inside = 0, True
+    for axis, own, tap, start, first, size in zip(
+        axes, places, kernel, after.starts, before.starts, before.sizes, strict=True
+    ):
+        place = (own + start)[:, None] * axis.stride - axis.padding + axis.dilation * tap - first
+        index = index * size + place
+        inside = inside & (place >= 0) & (place < size)
+    return np.where(inside, index, before.positions)
 
 
 def _spread(shape: tuple[int, ...], count: int) -> np.ndarray:

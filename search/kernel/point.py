@@ -67,6 +67,8 @@ class KernelPoint(BaseModel):
         chain = asdict(self.resolved)
         if not chain["bias"]:
             del chain["bias"]  # the kernel is that of before there were biases, and so are its stored estimates
+        if chain["depth"] is None:
+            del chain["depth"]
         for layer in chain["layers"]:
             if layer["parameter"] is None:
                 del layer["parameter"]  # as before activations had parameters
@@ -74,6 +76,8 @@ class KernelPoint(BaseModel):
                 del layer["dilation"]
             if layer["more"] == 0:
                 del layer["more"]
+            if not layer["pools"]:
+                del layer["pools"], layer["early"]
             del layer["depthwise"]  # its groups say so
         content = {
             "version": ESTIMATOR_VERSION,

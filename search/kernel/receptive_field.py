@@ -6,42 +6,96 @@ large enough; ``pooled`` is the average over the last map, and depends on every 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from collegium.search.networks.chain import Axis, Chain, WeightLayer
+from collegium.search.networks.pooling import PoolAxis, Pooling
 
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of a feature map: rows ``top … top + height − 1``, columns ``left … left + width − 1``."""
+    """A rectangle of a feature map: rows ``top … top + height − 1``, columns ``left … left + width − 1``.
+
+    In a map that has a depth a block, from ``front`` to ``front + depth − 1`` along it.
+    """
 
     top: int
     left: int
     height: int
     width: int
+    front: int = 0
+    depth: int | None = None
+
+    @classmethod
+    def of(cls, starts: Sequence[int], sizes: Sequence[int]) -> Window:
+        """The window with a start and a size along each axis of the map."""
+        *front, top, left = starts
+        *depth, height, width = sizes
+        return cls(top, left, height, width, *front, *depth)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Its first position along each axis of the map."""
+        return (self.top, self.left) if self.depth is None else (self.front, self.top, self.left)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Its positions along each axis of the map."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     @property
     def positions(self) -> int:
         """Number of positions in the window."""
-        return self.height * self.width
+        return math.prod(self.sizes)
+
+
+@dataclass(frozen=True)
+class LayerWindows:
+    """What of a layer an entry depends on: windows of the map that it reads and of what it computes.
+
+    Pools behind it read ``computed`` and what the one before gives: ``pooled`` has the window behind each. ``size`` is
+    that of the whole map that it computes.
+    """
+
+    read: Window
+    computed: Window
+    pooled: tuple[Window, ...]
+    size: tuple[int, ...]
 
 
 def windows(chain: Chain, entry: str) -> list[Window]:
     """Windows of the maps before each layer and after the last one, for ``entry`` ``unit`` or ``pooled``.
 
     Positions outside a map are its zero padding and belong to no window. Widths play no part in it. Raises
-    ``ValueError`` when a map is empty, the unit reads nothing but padding, or the entry is unknown.
+    ``ValueError`` when a map is empty, the unit or a pool reads nothing but padding, or the entry is unknown.
     """
-    sizes = _map_sizes(chain)
-    last = sizes[-1]
-    if entry == "pooled":
-        return [Window(0, 0, height, width) for height, width in sizes]
-    if entry != "unit":
+    found = layer_windows(chain, entry)
+    return [*(layer.read for layer in found), found[-1].computed]
+
+
+def layer_windows(chain: Chain, entry: str) -> list[LayerWindows]:
+    """The windows of each layer. Raises ``ValueError`` as ``windows`` does."""
+    if entry not in ("unit", "pooled"):
         raise ValueError(f"entry must be 'unit' or 'pooled', got {entry!r}")
-    found = [Window(last[0] // 2, last[1] // 2, 1, 1)]
-    for layer, size in zip(reversed(chain.layers), reversed(sizes[:-1]), strict=True):
-        found.append(_seen_by(layer, found[-1], size))
+    maps = _map_sizes(chain)
+    before = [chain.extents, *(sizes[-1] for sizes in maps)]
+    if entry == "pooled":
+        return [
+            LayerWindows(_whole(read), _whole(size), tuple(map(_whole, pooled)), size)
+            for read, (size, *pooled) in zip(before, maps, strict=False)
+        ]
+    out = Window.of([size // 2 for size in before[-1]], [1] * len(before[-1]))
+    found: list[LayerWindows] = []
+    for layer, sizes, read in zip(reversed(chain.layers), reversed(maps), before[-2::-1], strict=True):
+        pooled = [out]
+        for pool, own in zip(reversed(layer.pools), sizes[-2::-1], strict=True):
+            pooled.append(_pooled_from(pool, pooled[-1], own))
+        computed = pooled.pop()
+        out = _seen_by(layer, computed, read)
+        found.append(LayerWindows(out, computed, tuple(reversed(pooled)), sizes[0]))
     return found[::-1]
 
 
@@ -50,24 +104,35 @@ def input_window(chain: Chain, entry: str) -> Window:
     return windows(chain, entry)[0]
 
 
-def _map_sizes(chain: Chain) -> list[tuple[int, int]]:
-    sizes = [(chain.height, chain.width)]
+def _whole(size: Sequence[int]) -> Window:
+    return Window.of([0] * len(size), size)
+
+
+def _map_sizes(chain: Chain) -> list[list[tuple[int, ...]]]:
+    """Extents of what each layer computes, and behind each of its pools."""
+    found: list[list[tuple[int, ...]]] = []
+    size = chain.extents
+    axes = range(-len(size), 0)
     for layer in chain.layers:
-        height, width = sizes[-1]
-        sizes.append((layer.output_size(height, 0), layer.output_size(width, 1)))
+        size = tuple(layer.computed_size(extent, axis) for extent, axis in zip(size, axes, strict=True))
+        found.append([size])
+        for pool in layer.pools:
+            size = tuple(axis.output_size(extent) for axis, extent in zip(pool.axes, size, strict=True))
+            found[-1].append(size)
+    sizes = [chain.extents, *(each for layer in found for each in layer)]
     if min(min(size) for size in sizes) < 1:
         raise ValueError(f"a feature map is empty: sizes {sizes}")
-    return sizes
+    return found
 
 
-def _seen_by(layer: WeightLayer, out: Window, size: tuple[int, int]) -> Window:
+def _seen_by(layer: WeightLayer, out: Window, size: tuple[int, ...]) -> Window:
     match layer.kind:
         case "dense":
-            return Window(0, 0, *size)
+            return _whole(size)
         case "conv":
-            top, height = _span(layer.along(0), out.top, out.height, size[0])
-            left, width = _span(layer.along(1), out.left, out.width, size[1])
-            return Window(top, left, height, width)
+            axes = [layer.along(axis) for axis in range(-len(size), 0)]
+            spans = [_span(*each) for each in zip(axes, out.starts, out.sizes, size, strict=True)]
+            return Window.of(*zip(*spans, strict=True))
     assert_never(layer.kind)
 
 
@@ -78,4 +143,16 @@ def _span(axis: Axis, start: int, length: int, size: int) -> tuple[int, int]:
     low, high = max(first, 0), min(last, size - 1)
     if low > high:
         raise ValueError("the unit reads nothing but padding")
+    return low, high - low + 1
+
+
+def _pooled_from(pool: Pooling, out: Window, size: tuple[int, ...]) -> Window:
+    """What of a map of that ``size`` the pool reads for the window ``out`` of its outputs."""
+    spans = [_pool_span(*each) for each in zip(pool.axes, out.starts, out.sizes, size, strict=True)]
+    return Window.of(*zip(*spans, strict=True))
+
+
+def _pool_span(axis: PoolAxis, start: int, length: int, size: int) -> tuple[int, int]:
+    read = [axis.reads(index, size) for index in range(start, start + length)]
+    low, high = min(each[0] for each in read), max(each[-1] for each in read)
     return low, high - low + 1

@@ -7,11 +7,13 @@ width vector n of one ensemble member).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from collegium.search.networks.activation import Activation, ActivationName
+from collegium.search.networks.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,25 @@ class Axis:
         return self.dilation * (self.kernel - 1) + 1
 
 
-#: A size along the rows and along the columns of a map; one number where both are equal.
-Sizes = int | tuple[int, int]
+#: A size along the rows and along the columns of a map, and along its depth before them where it has one; one number
+#: where those of rows and columns are equal, and there is no depth.
+Sizes = int | tuple[int, int] | tuple[int, int, int]
+#: Axes of a map, counted from its end.
+DEPTH, ROWS, COLUMNS = -3, -2, -1
 
 
 @dataclass(frozen=True)
 class WeightLayer:
     """One convolution or dense layer and the activation after it, with its ``parameter`` where it has one.
 
-    Sizes of a convolution are one number, or one along the rows and one along the columns. A dense layer reads its
+    Sizes of a convolution are one number, or one along the rows and one along the columns, behind one along the depth
+    in maps of three dimensions. A dense layer reads its
     whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding``, ``dilation`` or ``groups``. What
     depends on the kind is asked of the layer, or matched with every kind named, so that a further kind is refused until
     it is given a meaning there. ``more`` is what the padding at the ends is larger than that at the starts, or smaller
     where it is negative. ``depthwise`` is a convolution whose groups are the channels that it reads, however
-    many these are; ``Chain.at`` sets them. Raises ``ValueError`` for an unknown kind or activation.
+    many these are; ``Chain.at`` sets them. ``pools`` follow in order, the first ``early`` of them before the
+    activation and the others behind it. Raises ``ValueError`` for an unknown kind or activation.
     """
 
     kind: Literal["conv", "dense"]
@@ -65,6 +72,8 @@ class WeightLayer:
     dilation: Sizes = 1
     depthwise: bool = False
     more: Sizes = 0
+    pools: tuple[Pooling, ...] = ()
+    early: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("conv", "dense"):
@@ -80,17 +89,13 @@ class WeightLayer:
         return Activation(self.activation, self.parameter)
 
     def along(self, axis: int) -> Axis:
-        """A convolution's sizes along the rows (axis 0) or the columns (axis 1) of a map."""
+        """A convolution's sizes along an axis of a map: its ``DEPTH``, ``ROWS`` or ``COLUMNS``."""
         sizes = (self.kernel, self.stride, self.padding, self.dilation, self.more)
-        return Axis(*(size if isinstance(size, int) else size[axis] for size in sizes))
+        own = zip(sizes, (1, 1, 0, 1, 0), strict=True)
+        return Axis(*(_along(size, axis, none) for size, none in own))
 
-    @property
-    def kernel_sizes(self) -> tuple[int, int]:
-        """Rows and columns of the kernel."""
-        return self.along(0).kernel, self.along(1).kernel
-
-    def output_size(self, size: int, axis: int = 0) -> int:
-        """Spatial extent after this layer along an axis, from the extent ``size`` before it."""
+    def computed_size(self, size: int, axis: int = ROWS) -> int:
+        """Positions along an axis that this layer computes, from the extent ``size`` before it."""
         match self.kind:
             case "dense":
                 return 1
@@ -99,25 +104,40 @@ class WeightLayer:
                 return (size + 2 * own.padding + own.more - own.reach) // own.stride + 1
         assert_never(self.kind)
 
-    def taps(self, height: int, width: int) -> int:
-        """Positions of a ``height`` × ``width`` map that one unit reads."""
+    def output_size(self, size: int, axis: int = ROWS) -> int:
+        """Spatial extent along an axis after this layer and its pools, from the extent ``size`` before it."""
+        found = self.computed_size(size, axis)
+        for pool in self.pools:
+            found = pool.axes[axis].output_size(found)
+        return found
+
+    def taps(self, *extents: int) -> int:
+        """Positions of a map of these ``extents`` that one unit reads."""
         match self.kind:
             case "dense":
-                return height * width
+                return math.prod(extents)
             case "conv":
-                return self.kernel_sizes[0] * self.kernel_sizes[1]
+                return math.prod(self.along(axis).kernel for axis in range(-len(extents), 0))
         assert_never(self.kind)
+
+
+def _along(size: Sizes, axis: int, none: int) -> int:
+    """The entry of ``size`` along an axis; ``none`` along a depth that it does not speak of."""
+    if isinstance(size, int):
+        return none if axis == DEPTH else size
+    return size[axis] if -axis <= len(size) else none
 
 
 @dataclass(frozen=True)
 class Chain:
     """Weight layers in order, applied to an input of shape ``(channels, height, width)``.
 
-    ``names`` gives the free widths their names, in the order of the width vector. The last layer's activation is
+    With a ``depth`` maps have three dimensions, ``(channels, depth, height, width)``. ``names`` gives the free widths their names, in the order of the width vector. The last layer's activation is
     always ``linear``: its units are the outputs whose kernel is studied. With ``bias`` every unit (every channel of a
     convolution) adds a bias of its own: zero at initialization, and of unit rate, so that the kernel gains
     Σ (∂F/∂b)² over all of them while the function at initialization stays what it was. It may say so for each layer;
-    ``biases`` does. Raises ``ValueError`` where it says so for another number of layers.
+    ``biases`` does. Raises ``ValueError`` where it says so for another number of layers, and where the last layer is
+    pooled or a pool has not one window for each axis.
     """
 
     channels: int
@@ -126,13 +146,29 @@ class Chain:
     layers: tuple[WeightLayer, ...]
     names: tuple[str, ...]
     bias: bool | tuple[bool, ...] = False
+    depth: int | None = None
 
     def __post_init__(self) -> None:
+        if self.layers[-1].pools:
+            raise ValueError("no pool follows the last layer: its units are the outputs")
+        if any(len(pool.axes) != len(self.extents) for layer in self.layers for pool in layer.pools):
+            raise ValueError(f"a pool has windows along each of the {len(self.extents)} axes of a map")
         if isinstance(self.bias, tuple):
             if len(self.bias) != len(self.layers):
                 raise ValueError(f"'bias' is one for all layers or one for each of {len(self.layers)}: {self.bias}")
             if len(set(self.bias)) == 1:
                 object.__setattr__(self, "bias", self.bias[0])
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Extents of the input: ``(height, width)``, behind its depth where it has one."""
+        flat = (self.height, self.width)
+        return flat if self.depth is None else (self.depth, *flat)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether any pool stands between its layers."""
+        return any(layer.pools for layer in self.layers)
 
     @property
     def biases(self) -> tuple[bool, ...]:
@@ -175,21 +211,23 @@ class Chain:
     def _value(out: int | Free, widths: Sequence[int]) -> int:
         return out.times * int(widths[out.index]) if isinstance(out, Free) else out
 
-    def shapes(self, widths: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Shapes ``(channels, height, width)`` before each layer and after the last one."""
-        shapes = [(self.channels, self.height, self.width)]
+    def shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shapes ``(channels, height, width)`` before each layer and after the last one; behind pools where any are.
+
+        ``(channels, depth, height, width)`` where maps have a depth.
+        """
+        shapes = [(self.channels, *self.extents)]
         for layer in self.layers:
-            _, height, width = shapes[-1]
-            out = self._value(layer.out, widths)
-            shapes.append((out, layer.output_size(height, 0), layer.output_size(width, 1)))
+            after = _each_axis(layer.output_size, shapes[-1][1:])
+            shapes.append((self._value(layer.out, widths), *after))
         return shapes
 
     def fan_ins(self, widths: Sequence[int]) -> list[int]:
         """Inputs that one unit of each layer sums over, at the given width vector."""
         fans = []
-        for layer, (channels, height, width) in zip(self.layers, self.shapes(widths), strict=False):
+        for layer, (channels, *extents) in zip(self.layers, self.shapes(widths), strict=False):
             groups = channels if layer.depthwise else layer.groups
-            fans.append(channels * layer.taps(height, width) // groups)
+            fans.append(channels * layer.taps(*extents) // groups)
         return fans
 
     def parameters(self, widths: Sequence[int]) -> int:
@@ -200,10 +238,16 @@ class Chain:
 
     def flops(self, widths: Sequence[int]) -> int:
         """Multiply–accumulate operations of one member for one input."""
-        shapes = self.shapes(widths)[1:]
-        return sum(
-            out * fan * height * width for (out, height, width), fan in zip(shapes, self.fan_ins(widths), strict=True)
-        )
+        shapes = self.shapes(widths)
+        total = 0
+        for layer, fan, before, after in zip(self.layers, self.fan_ins(widths), shapes, shapes[1:], strict=False):
+            total += after[0] * fan * math.prod(_each_axis(layer.computed_size, before[1:]))
+        return total
+
+
+def _each_axis(size: Callable[[int, int], int], extents: Sequence[int]) -> tuple[int, ...]:
+    """``size(extent, axis)`` of each extent, their axes counted from the end."""
+    return tuple(size(extent, axis) for axis, extent in enumerate(extents, start=-len(extents)))
 
 
 def ensemble_chain(chain: Chain, widths: Sequence[int], multiplicity: int) -> Chain | None:
@@ -235,13 +279,14 @@ def ensemble_chain(chain: Chain, widths: Sequence[int], multiplicity: int) -> Ch
     return replace(concrete, layers=tuple(grouped))
 
 
-def _as_convolution(layer: WeightLayer, shape: tuple[int, int, int]) -> WeightLayer | None:
+def _as_convolution(layer: WeightLayer, shape: tuple[int, ...]) -> WeightLayer | None:
     match layer.kind:
         case "conv":
             return layer
         case "dense":
-            _, height, width = shape
-            return replace(layer, kind="conv", kernel=height) if height == width else None
+            _, *extents = shape
+            square = len(extents) == 2 and extents[0] == extents[1]
+            return replace(layer, kind="conv", kernel=extents[0]) if square else None
     assert_never(layer.kind)
 
 

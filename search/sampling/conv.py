@@ -10,7 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from collegium.search.kernel.inputs import patch_gram
+from collegium.search.kernel.receptive_field import layer_windows
 from collegium.search.networks.chain import Chain
+from collegium.search.sampling.between.pools import Between, between
 from collegium.search.sampling.normals import NormalStream, covariance_root, joint_gram
 from collegium.search.sampling.shared_layer import (
     DrawnLayer,
@@ -69,6 +71,10 @@ class ConvSampler:
             raise ValueError(f"{len(gram)} Gram matrices for a first layer of {chain.first_groups} groups")
         root = _roots(patch_gram(chain, entry, joint_gram(gram, pair)) * (self._shapes[0].gain / 2))
         self._root = torch.tensor(root, device=self._device, dtype=dtype)
+        frames = layer_windows(chain, entry)
+        self._between: list[list[Between]] = [
+            between(layer, frame, self._device, dtype) for layer, frame in zip(chain.layers, frames, strict=True)
+        ]
         self._layers: tuple[int, InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer] | None = None
 
     def draw(self, count: int, generator: Generator) -> Tensor:
@@ -83,14 +89,14 @@ class ConvSampler:
 
     def _draw_batch(self, samples: int, normals: NormalStream) -> Tensor:
         first, hidden, last = self._at(samples)
-        features = first.forward(normals)
-        for layer in hidden:
-            features = layer.forward(features, normals)
+        features = _forward(self._between[0], first.forward(normals))
+        for layer, after in zip(hidden, self._between[1:], strict=False):
+            features = _forward(after, layer.forward(features, normals))
         entry, gradient = last.share(features, normals)
-        for layer in reversed(hidden):
-            share, gradient = layer.backward(gradient, normals)
+        for layer, after in zip(reversed(hidden), self._between[-2::-1], strict=False):
+            share, gradient = layer.backward(_backward(after, gradient), normals)
             entry += share
-        return entry + first.share(gradient)
+        return entry + first.share(_backward(self._between[0], gradient))
 
     def _at(self, samples: int) -> tuple[InputLayer, list[DrawnLayer | GaussianLayer | StripLayer], ReadoutLayer]:
         """The layers with buffers for ``samples`` samples, kept until the number changes."""
@@ -105,7 +111,7 @@ class ConvSampler:
     def _kind(self, shape: ConvShape) -> type[DrawnLayer] | type[GaussianLayer] | type[StripLayer]:
         if law_is_cheaper(shape, self._inputs) if self._hidden == "cheaper" else self._hidden == "law":
             return GaussianLayer
-        high = shape.kernel[0] > 1 and shape.out_size[0] >= 2 * (shape.kernel[0] - 1)
+        high = len(shape.kernel) == 2 and shape.kernel[0] > 1 and shape.out_size[0] >= 2 * (shape.kernel[0] - 1)
         plain = shape.stride == shape.dilation == (1, 1)
         return StripLayer if high and plain and self._inputs == 1 else DrawnLayer
 
@@ -119,6 +125,18 @@ class ConvSampler:
         root = self._root if self._root.ndim == 2 else self._root[0]  # channel 0 is of the first group
         share = root[:positions].mean(0) @ root[-positions:].mean(0) + float(self._shapes[0].bias)
         return share.expand(count).clone()
+
+
+def _forward(between: list[Between], features: Tensor) -> Tensor:
+    for each in between:
+        features = each.forward(features)
+    return features
+
+
+def _backward(between: list[Between], gradient: Tensor) -> Tensor:
+    for each in reversed(between):
+        gradient = each.backward(gradient)
+    return gradient
 
 
 def _roots(covariances: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ which biases are zero and enter the kernel at unit rate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Callable, Sequence
+from math import prod, sqrt
 from typing import assert_never
 
 import numpy as np
@@ -15,10 +15,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 
 from collegium.search.kernel.receptive_field import input_window, windows
 from collegium.search.networks.activation import Activation
 from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.networks.pooling import Pooling
 from collegium.search.sampling.normals import covariance_root, joint_gram
 
 
@@ -64,13 +66,21 @@ def _scalar(module: nn.Module):
     return lambda parameters, x: functional_call(module, parameters, (x.unsqueeze(0),)).squeeze()
 
 
-class NtkConv2d(nn.Conv2d):
+class _NtkConv(_ConvNd):
     """A convolution √(gain/fan_in) W ∗ x + b: the NTK parameterization (Littwin et al. 2020, Eq. 3)."""
 
+    axes = 0
+    _conv_forward: Callable[..., Tensor]
+
     def __init__(self, channels: int, layer: WeightLayer, out: int, gain: float, *, bias: bool):
-        super().__init__(
-            channels, out, layer.kernel, layer.stride, layer.padding, layer.dilation, layer.groups, bias=bias
-        )
+        along = [layer.along(axis) for axis in range(-self.axes, 0)]
+        sizes = {
+            "kernel_size": tuple(axis.kernel for axis in along),
+            "stride": tuple(axis.stride for axis in along),
+            "padding": tuple(axis.padding for axis in along),
+            "dilation": tuple(axis.dilation for axis in along),
+        }
+        super().__init__(channels, out, **sizes, groups=layer.groups, bias=bias)  # pyright: ignore[reportCallIssue]
         self.scale = sqrt(gain / self.weight[0].numel())
 
     def reset_parameters(self) -> None:
@@ -78,8 +88,43 @@ class NtkConv2d(nn.Conv2d):
         _reset(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``(samples, channels, height, width)`` → the map after the convolution."""
+        """``(samples, channels, height, width)`` → the map after the convolution; with a depth of a ``NtkConv3d``."""
         return self._conv_forward(input, self.scale * self.weight, self.bias)
+
+
+class NtkConv2d(_NtkConv, nn.Conv2d):
+    """Of maps ``(samples, channels, height, width)``."""
+
+    axes = 2
+
+
+class NtkConv3d(_NtkConv, nn.Conv3d):
+    """Of maps ``(samples, channels, depth, height, width)``."""
+
+    axes = 3
+
+
+class PoolModule(nn.Module):
+    """A pool as torch's own functions have it."""
+
+    def __init__(self, pool: Pooling):
+        super().__init__()
+        self._name = ("max_pool", "avg_pool")[pool.function == "average"]
+        outputs = [axis.output for axis in pool.axes]
+        if any(output is not None for output in outputs):
+            self._name, given = f"adaptive_{self._name}", {"output_size": outputs}
+        else:
+            names = {"kernel_size": "kernel", "stride": "stride", "padding": "padding"}
+            names |= {"dilation": "dilation"} if pool.function == "max" else {}
+            given = {name: [getattr(axis, own) for axis in pool.axes] for name, own in names.items()}
+            given |= {"ceil_mode": pool.axes[0].ceil_mode}
+            given |= {"count_include_pad": pool.count_padding} if pool.function == "average" else {}
+        self._apply_to = getattr(functional, f"{self._name}{len(pool.axes)}d")
+        self._given = given
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(samples, channels, height, width)`` → the pooled map."""
+        return self._apply_to(input, **self._given)
 
 
 class NtkLinear(nn.Linear):
@@ -98,7 +143,7 @@ class NtkLinear(nn.Linear):
         return functional.linear(input, self.scale * self.weight, self.bias)
 
 
-def _reset(layer: nn.Conv2d | nn.Linear) -> None:
+def _reset(layer: _ConvNd | nn.Linear) -> None:
     nn.init.normal_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -107,7 +152,7 @@ def _reset(layer: nn.Conv2d | nn.Linear) -> None:
 class Entry(nn.Module):
     """Output channel 0 of a feature map: at one ``position``, or averaged over all."""
 
-    def __init__(self, position: tuple[int, int] | None):
+    def __init__(self, position: tuple[int, ...] | None):
         super().__init__()
         self.position = position
 
@@ -116,8 +161,8 @@ class Entry(nn.Module):
         if features.ndim == 2:
             return features[:, 0]
         if self.position is None:
-            return features[:, 0].mean((1, 2))
-        return features[:, 0, self.position[0], self.position[1]]
+            return features[:, 0].flatten(1).mean(1)
+        return features[(slice(None), 0, *self.position)]
 
 
 def module_of_activation(activation: Activation) -> nn.Module:
@@ -165,29 +210,33 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
     shapes = concrete.shapes(())
     stack: list[nn.Module] = []
     flat = False
-    for layer, gain, bias, (channels, height, width), (out, _, _) in zip(
+    for layer, gain, bias, shape, (out, *_) in zip(
         concrete.layers, concrete.gains, concrete.biases, shapes[:-1], shapes[1:], strict=True
     ):
         match layer.kind:
             case "dense":
                 stack += [] if flat else [nn.Flatten()]
-                stack.append(NtkLinear(channels * height * width, out, gain, bias=bias))
+                stack.append(NtkLinear(prod(shape), out, gain, bias=bias))
                 flat = True
             case "conv":
-                stack += [nn.Unflatten(1, (channels, 1, 1))] if flat else []
-                high, wide = layer.along(0).more, layer.along(1).more
-                stack += [nn.ZeroPad2d((0, wide, 0, high))] if (high, wide) != (0, 0) else []
-                stack.append(NtkConv2d(channels, layer, out, gain, bias=bias))
+                stack += [nn.Unflatten(1, shape)] if flat else []
+                more = [end for axis in range(-1, -len(shape), -1) for end in (0, layer.along(axis).more)]
+                stack += [nn.ConstantPad2d(tuple(more), 0.0)] if any(more) else []  # of any number of axes
+                made = NtkConv2d if len(shape) == 3 else NtkConv3d
+                stack.append(made(shape[0], layer, out, gain, bias=bias))
                 flat = False
             case _:
                 assert_never(layer.kind)
-        stack += [module_of_activation(layer.phi)] if layer.activation != "linear" else []
+        following: list[nn.Module] = [PoolModule(pool) for pool in layer.pools]
+        if layer.activation != "linear":
+            following.insert(layer.early, module_of_activation(layer.phi))
+        stack += following
     last = windows(concrete, entry)[-1]
-    return nn.Sequential(*stack, Entry(None if entry == "pooled" else (last.top, last.left)))
+    return nn.Sequential(*stack, Entry(None if entry == "pooled" else last.starts))
 
 
 def inputs_with_gram(chain: Chain, entry: str, gram: np.ndarray, pair: float | None = None) -> tuple[Tensor, Tensor]:
-    """Inputs x and x' ``(channels, height, width)``, float64, with (2/channels) XᵀX = ``gram`` on the entry's window.
+    """Inputs x and x' ``(channels, height, width)``, with a depth where the chain has one, float64, with (2/channels) XᵀX = ``gram`` on the entry's window.
 
     Outside the window they are zero; x' is x itself, or at cosine ``pair`` to x. Each group of the first layer has the
     same Gram matrix, or its own of ``gram`` ``(groups, P, P)``. Raises ``ValueError`` where a group has fewer channels
@@ -205,8 +254,8 @@ def inputs_with_gram(chain: Chain, entry: str, gram: np.ndarray, pair: float | N
     flat = flat.reshape(chain.channels, -1)
     maps = []
     for part in (flat[:, : window.positions], flat[:, -window.positions :]):
-        x = torch.zeros(chain.channels, chain.height, chain.width, dtype=torch.float64)
-        inside = x[:, window.top : window.top + window.height, window.left : window.left + window.width]
-        inside.copy_(torch.as_tensor(part).unflatten(1, (window.height, window.width)))
+        x = torch.zeros(chain.channels, *chain.extents, dtype=torch.float64)
+        ends = [slice(start, start + size) for start, size in zip(window.starts, window.sizes, strict=True)]
+        x[(slice(None), *ends)] = torch.as_tensor(part).unflatten(1, window.sizes)
         maps.append(x)
     return maps[0], maps[0] if pair is None else maps[1]

@@ -13,7 +13,7 @@ from typing import Self
 
 from collegium.search.kernel.closed_form import is_dense_above, is_gated
 from collegium.search.kernel.point import KernelPoint
-from collegium.search.kernel.receptive_field import windows
+from collegium.search.kernel.receptive_field import layer_windows
 from collegium.search.networks.chain import Chain
 
 #: Samples of a point's first boundary.
@@ -72,16 +72,16 @@ def shard_samples(point: KernelPoint) -> int:
 def work_per_sample(point: KernelPoint) -> float:
     """Rough cost of one sample in tenths of a nanosecond of one core, measured with the samplers of ``sampling``."""
     chain = point.resolved
-    maps = windows(chain, point.entry)
+    computed = [each.computed.positions for each in layer_windows(chain, point.entry)]
     if is_gated(chain, point.entry, point.pair):
-        positions = maps[1].positions
+        positions = computed[0]
         return 1_700.0 * len(chain.layers) + (130.0 * _units(chain, 0) * positions if positions > 1 else 0.0)
     if is_dense_above(chain, point.entry, point.pair):
-        numbers = sum(_units(chain, index) * after.positions for index, after in enumerate(maps[1:]))
+        numbers = sum(_units(chain, index) * positions for index, positions in enumerate(computed))
         return 3_000.0 * len(chain.layers) + 400.0 * numbers
     products = sum(
-        DRAWING[chain.layers[index].kind] * _units(chain, index) * fan_in * after.positions
-        for index, (fan_in, after) in enumerate(zip(chain.fan_ins(()), maps[1:], strict=True))
+        DRAWING[chain.layers[index].kind] * _units(chain, index) * fan_in * positions
+        for index, (fan_in, positions) in enumerate(zip(chain.fan_ins(()), computed, strict=True))
     )
     return 20_000.0 * len(chain.layers) + products * (1.0 if point.pair is None else 1.5)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from collegium.search.networks.activation import Activation
-from collegium.search.sampling.elementwise import activated, pulled_back
+from collegium.search.sampling.between.elementwise import activated, pulled_back
 from collegium.search.sampling.normals import NormalStream, cholesky_factor
 from collegium.search.sampling.unfold import ConvShape, Patches
 
@@ -63,7 +63,7 @@ class InputLayer:
         self._out, self._delta = self._z, torch.empty_like(self._z)
 
     def forward(self, normals: NormalStream) -> Tensor:
-        """Activations ``(samples, inputs, height, width, channels)``."""
+        """Activations ``(samples, inputs, height, width, channels)``, with a depth before the height where maps have one."""
         torch.bmm(self._root, normals.fill(self._normal), out=self._z)
         return self._activations()
 
@@ -98,7 +98,7 @@ class GroupedInputLayer(InputLayer):
         self._normal = root.new_empty(samples, shape.groups, root.shape[2], shape.group_out)
 
     def forward(self, normals: NormalStream) -> Tensor:
-        """Activations ``(samples, inputs, height, width, channels)``."""
+        """Activations ``(samples, inputs, height, width, channels)``, with a depth before the height where maps have one."""
         apart = torch.matmul(self._roots, normals.fill(self._normal))  # (samples, groups, rows, group_out)
         self._z.copy_(apart.transpose(1, 2).flatten(2))
         return self._activations()
@@ -131,12 +131,12 @@ class HiddenLayer:
         else:
             self._active.copy_(activated(shape.phi, self._z))
         apart = self._active.view(self.samples, shape.groups, self.inputs, *shape.out_size, shape.group_out)
-        return apart.permute(0, 2, 3, 4, 1, 5).flatten(4)
+        return apart.movedim(1, -2).flatten(-2)
 
     def _grouped(self, gradient: Tensor) -> Tensor:
         """The gradient of the map of activations as ``(batch, rows, group_out)``."""
         apart = gradient.unflatten(-1, (self.shape.groups, self.shape.group_out))
-        return apart.permute(0, 4, 1, 2, 3, 5).reshape(self._z.shape)
+        return apart.movedim(-2, 1).reshape(self._z.shape)
 
     def _halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of x and of x', which are the same for a diagonal entry."""

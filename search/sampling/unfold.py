@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from collegium.search.kernel.receptive_field import Window, windows
+from collegium.search.kernel.receptive_field import LayerWindows, layer_windows
 from collegium.search.networks.activation import Activation
 from collegium.search.networks.chain import Axis, Chain, WeightLayer
 
@@ -19,21 +20,23 @@ class ConvShape:
     """One layer of a chain as a convolution on its window; a dense layer's kernel is its whole map.
 
     ``in_channels`` counts the channels of the map that comes in, of which the first ``groups · group_in`` are read.
-    ``pad`` is the zero padding (top, bottom, left, right) that the window itself needs. With ``bias`` each output
-    channel has one; ``biased`` says that some layer's have. ``phi`` is the activation after the layer, and ``gain``
-    its variance gain in the NTK parameterization (Littwin et al. 2020, Eq. 3), see ``Chain.gains``.
+    Sizes are those along its rows and columns, behind one along its depth in maps of three dimensions. ``pad`` is the
+    zero padding that the window itself needs, the start and the end of each axis: (top, bottom, left, right). With
+    ``bias`` each output channel has one; ``biased`` says that some layer's have. ``phi`` is the activation on what the
+    layer computes, and ``gain`` its variance gain in the NTK parameterization (Littwin et al. 2020, Eq. 3), see
+    ``Chain.gains``.
     """
 
     in_channels: int
     groups: int
     group_in: int
     group_out: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    pad: tuple[int, int, int, int]
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pad: tuple[int, ...]
+    in_size: tuple[int, ...]
+    out_size: tuple[int, ...]
     phi: Activation
     gain: float
     bias: bool = False
@@ -47,12 +50,18 @@ class ConvShape:
     @property
     def taps(self) -> int:
         """Positions under the kernel."""
-        return self.kernel[0] * self.kernel[1]
+        return prod(self.kernel)
 
     @property
     def positions(self) -> int:
         """Output positions in the window."""
-        return self.out_size[0] * self.out_size[1]
+        return prod(self.out_size)
+
+    @property
+    def padded_size(self) -> tuple[int, ...]:
+        """Extents of the map that comes in with its padding."""
+        pads = zip(self.pad[::2], self.pad[1::2], strict=True)
+        return tuple(size + sum(both) for size, both in zip(self.in_size, pads, strict=True))
 
     @property
     def out_channels(self) -> int:
@@ -71,7 +80,7 @@ def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
     Only positions of the receptive field are kept and, where the layers above are grouped, only the channels that
     reach channel 0. Raises ``ValueError`` for an empty receptive field or channels that groups do not divide.
     """
-    frames = windows(chain, entry)
+    frames = layer_windows(chain, entry)
     channels = [shape[0] for shape in chain.shapes(())]
     shapes: list[ConvShape] = []
     needed = 1
@@ -81,7 +90,7 @@ def conv_shapes(chain: Chain, entry: str) -> list[ConvShape]:
         group_in, group_out = channels[index] // all_groups, channels[index + 1] // all_groups
         groups = -(-needed // group_out)
         group_out = min(group_out, needed)
-        shape = _on_window(layer, frames[index], frames[index + 1], groups, group_in, group_out)
+        shape = _on_window(layer, frames[index], groups, group_in, group_out)
         shapes.append(replace(shape, gain=chain.gains[index], bias=chain.biases[index], biased=any(chain.biases)))
         needed = groups * group_in
     shapes.reverse()
@@ -97,30 +106,28 @@ def _groups(layer: WeightLayer, index: int, channels: list[int]) -> int:
     return groups
 
 
-def _on_window(
-    layer: WeightLayer, before: Window, after: Window, groups: int, group_in: int, group_out: int
-) -> ConvShape:
+def _on_window(layer: WeightLayer, frame: LayerWindows, groups: int, group_in: int, group_out: int) -> ConvShape:
+    before, after = frame.read, frame.computed
     match layer.kind:
         case "dense":
-            high, wide = Axis(before.height, 1, 0, 1), Axis(before.width, 1, 0, 1)
+            axes = [Axis(size, 1, 0, 1) for size in before.sizes]
         case "conv":
-            high, wide = layer.along(0), layer.along(1)
+            axes = [layer.along(axis) for axis in range(-len(before.sizes), 0)]
         case _:
             assert_never(layer.kind)
-    rows = _pads(before.top, before.height, after.top, after.height, high)
-    columns = _pads(before.left, before.width, after.left, after.width, wide)
+    ends = zip(before.starts, before.sizes, after.starts, after.sizes, axes, strict=True)
     return ConvShape(
         in_channels=groups * group_in,
         groups=groups,
         group_in=group_in,
         group_out=group_out,
-        kernel=(high.kernel, wide.kernel),
-        stride=(high.stride, wide.stride),
-        dilation=(high.dilation, wide.dilation),
-        pad=rows + columns,
-        in_size=(before.height, before.width),
-        out_size=(after.height, after.width),
-        phi=layer.phi,
+        kernel=tuple(axis.kernel for axis in axes),
+        stride=tuple(axis.stride for axis in axes),
+        dilation=tuple(axis.dilation for axis in axes),
+        pad=tuple(pad for each in ends for pad in _pads(*each)),
+        in_size=before.sizes,
+        out_size=after.sizes,
+        phi=Activation("linear") if layer.early else layer.phi,
         gain=1.0,
     )
 
@@ -141,25 +148,35 @@ class Patches:
 
     def __init__(self, shape: ConvShape, samples: int, inputs: int, device: torch.device, dtype: torch.dtype):
         self._shape = shape
-        (height, width), (top, bottom, left, right) = shape.in_size, shape.pad
-        self._map = (samples, inputs, height, width, shape.in_channels)
+        self._map = (samples, inputs, *shape.in_size, shape.in_channels)
         self._rows = (samples * shape.groups, inputs * shape.positions, shape.fan_in)
         self._taps = (samples, shape.groups, inputs, *shape.out_size, *shape.kernel, shape.group_in)
-        pointwise = shape.kernel == (1, 1) and shape.stride == (1, 1)
+        pointwise = shape.taps == prod(shape.stride) == 1
         self._is_map = (
-            (pointwise or (shape.kernel == shape.in_size and shape.dilation == (1, 1)))
+            (pointwise or (shape.kernel == shape.in_size and prod(shape.dilation) == 1))
             and not any(shape.pad)
             and shape.groups == 1
             and shape.in_channels == shape.group_in
         )
         if not self._is_map:
-            padded = (samples, inputs, height + top + bottom, width + left + right, shape.in_channels)
+            padded = (samples, inputs, *shape.padded_size, shape.in_channels)
             self._padded = torch.zeros(padded, device=device, dtype=dtype)
             self._summed = torch.empty(padded, device=device, dtype=dtype)
             self._patches = torch.empty(self._taps, device=device, dtype=dtype)
-            # Sums over the kernel's rows alone: adding back is k + k strided sums this way, not k².
-            across = (samples, shape.groups, inputs, padded[2], shape.out_size[1], shape.kernel[1], shape.group_in)
-            self._across = torch.empty(across, device=device, dtype=dtype)
+            # Sums over the kernel along one axis at a time: adding back is k + k strided sums this way, not k².
+            count = len(shape.kernel)
+            self._across = [
+                torch.empty(
+                    (
+                        *(samples, shape.groups, inputs),
+                        *(*shape.padded_size[: axis + 1], *shape.out_size[axis + 1 :]),
+                        *(*shape.kernel[axis + 1 :], shape.group_in),
+                    ),
+                    device=device,
+                    dtype=dtype,
+                )
+                for axis in range(count - 1)
+            ]
 
     def read(self, features: Tensor) -> Tensor:
         """Patches under the kernel at every output position of the map ``features``."""
@@ -174,24 +191,28 @@ class Patches:
         if self._is_map:
             return patches.reshape(self._map)
         shape, taps = self._shape, patches.reshape(self._taps)
-        (down, right), (high, wide) = shape.stride, shape.dilation
-        rows, columns = down * shape.out_size[0], right * shape.out_size[1]
-        across = self._across.zero_()
-        for i in range(shape.kernel[0]):
-            across[:, :, :, high * i : high * i + rows : down] += taps[:, :, :, :, :, i]
+        count = len(shape.kernel)
         used = self._summed.zero_()[..., : shape.groups * shape.group_in]
-        grouped = used.unflatten(-1, (shape.groups, shape.group_in)).permute(0, 4, 1, 2, 3, 5)
-        for j in range(shape.kernel[1]):
-            grouped[:, :, :, :, wide * j : wide * j + columns : right] += across[:, :, :, :, :, j]
+        grouped = used.unflatten(-1, (shape.groups, shape.group_in)).movedim(-2, 1)
+        for axis, summed in enumerate([*(each.zero_() for each in self._across), grouped]):
+            step, wide, out = shape.stride[axis], shape.dilation[axis], shape.out_size[axis]
+            for tap in range(shape.kernel[axis]):
+                # Behind (sample, group, input) come the axes of the map; the first kernel axis left is this one.
+                own = taps.select(3 + count, tap)
+                summed[(*_ALL[: 3 + axis], slice(wide * tap, wide * tap + step * out, step))] += own
+            taps = summed
         return self._inside(self._summed)
 
     def _inside(self, padded: Tensor) -> Tensor:
-        (height, width), (top, _, left, _) = self._shape.in_size, self._shape.pad
-        return padded[:, :, top : top + height, left : left + width]
+        sizes = zip(self._shape.pad[::2], self._shape.in_size, strict=True)
+        return padded[(slice(None), slice(None), *(slice(start, start + size) for start, size in sizes))]
 
     def _strides(self) -> tuple[int, ...]:
-        """Strides of the padded map seen as (sample, group, input, row, column, tap row, tap column, channel)."""
-        sample, per_input, row, column, channel = self._padded.stride()
-        (down, right), (high, wide) = self._shape.stride, self._shape.dilation
-        steps = down * row, right * column, high * row, wide * column
-        return sample, self._shape.group_in, per_input, *steps, channel
+        """Strides of the padded map seen as (sample, group, input, position, tap, channel), axis by axis."""
+        sample, per_input, *axes, channel = self._padded.stride()
+        steps = [step * own for step, own in zip(self._shape.stride, axes, strict=True)]
+        taps = [wide * own for wide, own in zip(self._shape.dilation, axes, strict=True)]
+        return sample, self._shape.group_in, per_input, *steps, *taps, channel
+
+
+_ALL = (slice(None),) * 8

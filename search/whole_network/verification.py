@@ -70,8 +70,8 @@ def neighbour_correlation(problem: GroupingProblem) -> float | None:
         return problem.spec.inputs.correlation
     window = input_window(problem.network.chain, problem.spec.estimator.entry)
     gram = np.asarray(given, float).reshape(-1, window.positions, window.positions).mean(0)
-    rows, columns = np.divmod(np.arange(window.positions), window.width)
-    beside = np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns) == 1
+    places = np.indices(window.sizes).reshape(len(window.sizes), -1)
+    beside = np.abs(places[:, :, None] - places[:, None, :]).sum(0) == 1
     if not beside.any():
         return None
     return float(np.clip(gram[beside].mean() / np.diag(gram).mean(), 0, 1))

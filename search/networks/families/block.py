@@ -12,7 +12,7 @@ from pydantic import Field
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import MAX_LAYERS, Name, Strict, Width
 from collegium.search.networks.activation import Activation, Alpha, LeakyRelu, NegativeSlope, lowered
-from collegium.search.networks.chain import Chain, Free, WeightLayer
+from collegium.search.networks.chain import ROWS, Chain, Free, WeightLayer
 from collegium.search.networks.family import Family, FamilyBaseline
 from collegium.search.networks.footprint import Footprint, chain_footprints
 from collegium.search.networks.network import Measure, Network, StageGrouping
@@ -144,8 +144,7 @@ class BlockNetwork(Network):
         return {"layers": layers, "members": multiplicity}
 
 
-def _described(layer: WeightLayer, gain: float, shape: tuple[int, int, int]) -> dict[str, Any]:
-    channels, height, width = shape
+def _described(layer: WeightLayer, gain: float, shape: tuple[int, ...]) -> dict[str, Any]:
     phi = layer.phi
     entry: dict[str, Any] = {"kind": layer.kind, "out": layer.out, "relu": phi.name == "relu"}
     if phi.name not in ("relu", "linear"):
@@ -154,10 +153,10 @@ def _described(layer: WeightLayer, gain: float, shape: tuple[int, int, int]) -> 
         entry |= {"gain": gain}
     match layer.kind:
         case "dense":
-            return entry | {"inputs": channels * height * width}
+            return entry | {"inputs": math.prod(shape)}
         case "conv":
             geometry = {name: getattr(layer, name) for name in ("kernel", "stride", "padding", "groups")}
-            return entry | {"inputs": channels} | geometry
+            return entry | {"inputs": shape[0]} | geometry
     assert_never(layer.kind)
 
 
@@ -216,7 +215,7 @@ def _advance(
 ) -> tuple[int, tuple[int, int]]:
     """Channels and extent after a layer. Raises ``InvalidSpec`` where it does not fit the map before it."""
     out = tuple(baseline.widths.values())[layer.out.index] if isinstance(layer.out, Free) else layer.out
-    if layer.kind == "conv" and layer.along(0).padding >= layer.along(0).kernel:
+    if layer.kind == "conv" and layer.along(ROWS).padding >= layer.along(ROWS).kernel:
         raise InvalidSpec((*path, "padding"), f"padding must be below the kernel's size, {layer.kernel}")
     if channels % layer.groups or out % layer.groups:
         raise InvalidSpec(

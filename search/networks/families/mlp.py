@@ -97,7 +97,7 @@ class MlpNetwork(Network):
         }
 
     def _sizes(self, widths: Sequence[int]) -> list[int]:
-        return [channels for channels, _, _ in self.chain.shapes(widths)]
+        return [shape[0] for shape in self.chain.shapes(widths)]
 
 
 def mlp_chain(inputs: int, hidden: int, outputs: int, bias: bool = False, activation: Activation = RELU) -> Chain:

@@ -305,7 +305,7 @@ def _form(layer: object) -> Hashable:
         case ActivationLayer():
             return "activation", layer.function, layer.parameters
         case Pool():
-            return "pool", layer.function
+            return "pool", layer.function, layer.kernel
         case Pad():
             return "pad", layer.mode
         case Dropout():

@@ -1,7 +1,7 @@
 """A branch of a described network as a chain whose kernel is studied, or the reason why it is not.
 
-Where a layer inside of a branch is not studied, as a pool is, the pieces before and behind it are branches of their
-own: the width between them is then fixed.
+Where a layer inside of a branch is not studied, the pieces before and behind it are branches of their own: the width
+between them is then fixed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from collegium.search.networks.families.network import FEWEST_FREE, Branch
 from collegium.search.networks.families.network_layers import (
     ActivationLayer,
     Conv,
-    Dropout,
+    Layer,
     Layers,
     Linear,
     Norm,
     Pad,
+    Pool,
+    Reshape,
     WeightedLayer,
     free_widths,
     maps,
@@ -32,6 +34,7 @@ from collegium.search.networks.families.network_layers import (
     weight_layers,
     with_modules,
 )
+from collegium.search.networks.pooling import PoolAxis, Pooling
 
 #: Activations of a description that the samplers know, by their names there.
 ACTIVATIONS: dict[str, ActivationName] = {
@@ -60,6 +63,8 @@ USUAL: dict[str, tuple[float, ...]] = {
 RANGES: dict[str, tuple[float, float]] = {"leaky_relu": (-1.0, 1.0), "elu": (0.0, 10.0), "celu": (1e-3, 10.0)}
 #: Norms behind which a bias has no derivative: they take each channel's mean away.
 CENTRED = ("batch", "instance")
+#: Most axes of a map whose positions are mixed.
+MOST_AXES = 3
 #: Most positions of a unit's receptive field: its Gram matrix has their square.
 MOST_POSITIONS = 1024
 
@@ -89,7 +94,7 @@ def _pieces(branch: Branch) -> Iterator[Branch]:
     """
     extents = [branch.input, *maps(branch.layers, branch.input)]
     start, number = 0, 0
-    for end in [*(i for i in range(len(branch.layers)) if _unknown(branch.layers, i)), len(branch.layers)]:
+    for end in [*(i for i in range(len(branch.layers)) if _unknown(branch, i)), len(branch.layers)]:
         whole = [i for i in range(start, end) if _whole(branch.layers[i])]
         start = end + 1
         while whole:
@@ -160,7 +165,7 @@ def reason(branch: Branch) -> str | None:
     if branch.multiplicity > 1 and not all(isinstance(layer, Conv) and layer.groups > 1 for layer in inner):
         return "only some of its inner layers have groups, which is not searched yet"
     for index in range(len(branch.layers)):
-        why = _unknown(branch.layers, index)
+        why = _unknown(branch, index)
         if why is not None:
             return why
     if _composed(branch):
@@ -192,12 +197,10 @@ def _unseen(branch: Branch) -> str | None:
     return None
 
 
-def _unknown(layers: Layers, index: int) -> str | None:
+def _unknown(branch: Branch, index: int) -> str | None:
     """Why a layer is not studied; None where it is."""
+    layers = branch.layers
     match layer := layers[index]:
-        case Conv():
-            if len(layer.kernel) > 2 and math.prod(layer.kernel) > 1:
-                return "three-dimensional convolutions are not searched yet"
         case ActivationLayer():
             if layer.function not in ACTIVATIONS:
                 return f"the activation {layer.function!r} is not searched yet"
@@ -210,11 +213,32 @@ def _unknown(layers: Layers, index: int) -> str | None:
             after = layers[index + 1] if index + 1 < len(layers) else None
             if layer.mode != "constant" or not isinstance(after, Conv):
                 return "padding by anything but zeros in front of a convolution is not searched yet"
-        case Linear() | Norm() | Dropout():
-            return None
+        case Pool(output=tuple(output)):
+            axes = len(_extents(branch)[index])
+            if axes > MOST_AXES or (math.prod(output) > 1 and len(output) != axes):
+                return "a maximum or mean over some of the axes of a map is not searched yet"
+        case Reshape():
+            if math.prod(layer.extents) > 1 and _mixes(layers[:index]) and _mixes(layers[index + 1 :]):
+                return "a map that is rearranged between layers which mix its positions is not searched yet"
         case _:
-            return f"a layer of kind {layer.kind!r} inside of a branch is not searched yet"
+            return None
     return None
+
+
+def _extents(branch: Branch) -> list[tuple[int, ...]]:
+    """Extents before each layer, and after the last one."""
+    return [branch.input, *maps(branch.layers, branch.input)]
+
+
+def _mixes(layers: Layers) -> bool:
+    return any(_is_spatial(layer) for layer in layers)
+
+
+def _is_spatial(layer: Layer) -> bool:
+    """Whether a layer reads several positions, leaves some out or adds some."""
+    if isinstance(layer, Conv):
+        return math.prod(layer.kernel) > 1 or math.prod(layer.stride) > 1 or any(layer.padding)
+    return isinstance(layer, Pool | Pad)
 
 
 def _biases(branch: Branch) -> tuple[bool, ...]:
@@ -231,38 +255,42 @@ def _biases(branch: Branch) -> tuple[bool, ...]:
 
 
 def branch_chain(branch: Branch) -> Chain:
-    """The chain of one member: convolutions and dense layers with the activations behind them, norms left out."""
+    """The chain of one member: convolutions and dense layers, activations and pools behind them, norms left out."""
     layers: list[WeightLayer] = []
     outs = {
         position: Free(index, branch.widths[position] // branch.widths[tied[0]])
         for index, tied in enumerate(branch.free)
         for position in tied
     }
+    map_before = _map(branch)
     before: Pad | None = None
     for layer in branch.layers:
         if isinstance(layer, Conv | Linear):
             out = outs.get(len(layers) + 1, branch.widths[-1])
             layers.append(_weight_layer(layer, out, before))
+        elif isinstance(layer, ActivationLayer | Pool):
+            layers[-1] = _followed(layers[-1], layer, len(map_before))
         before = layer if isinstance(layer, Pad) else None
-        if isinstance(layer, Conv | Linear | Pad):
-            continue
-        if isinstance(layer, ActivationLayer) and layers[-1].activation == "linear":
-            phi = _activation(layer)
-            layers[-1] = replace(layers[-1], activation=phi.name, parameter=phi.parameter)
     names = tuple(f"n{index + 1}" for index in range(len(branch.free)))
-    spatial = _convolves(branch)
-    height, width = (*branch.input, 1)[:2] if spatial else (1, 1)
-    return Chain(branch.widths[0], height, width, tuple(layers), names, _biases(branch))
+    *depth, height, width = map_before
+    return Chain(branch.widths[0], height, width, tuple(layers), names, _biases(branch), *depth)
 
 
-def _convolves(branch: Branch) -> bool:
-    return any(isinstance(layer, Conv) and math.prod(layer.kernel) > 1 for layer in branch.layers)
+def _map(branch: Branch) -> tuple[int, ...]:
+    """Extents of the map that the chain reads: those before the first layer that does not keep positions apart.
+
+    A sequence is a map of one column; where every position stays alone, one of them is studied.
+    """
+    for layer, extents in zip(branch.layers, _extents(branch), strict=False):
+        if _is_spatial(layer):
+            return extents if len(extents) > 1 else (*extents, 1, 1)[:2]
+    return 1, 1
 
 
 def _weight_layer(layer: WeightedLayer, out: int | Free, before: Pad | None) -> WeightLayer:
     """The layer of a chain; ``before`` is the padding in front of it, which joins its own."""
     depthwise = isinstance(layer, Conv) and layer.depthwise
-    if not isinstance(layer, Conv) or math.prod(layer.kernel) == 1 == math.prod(layer.stride):
+    if not isinstance(layer, Conv) or (before is None and not _is_spatial(layer)):
         return WeightLayer("conv", out, "linear", depthwise=depthwise)  # the same at each position
     kernel, stride, dilation = (_sizes(sizes, 1) for sizes in (layer.kernel, layer.stride, layer.dilation))
     start, end = (layer.padding, layer.padding)
@@ -276,9 +304,28 @@ def _weight_layer(layer: WeightedLayer, out: int | Free, before: Pad | None) -> 
 
 
 def _sizes(sizes: tuple[int, ...], other: int) -> Sizes:
-    """Rows and columns; those of a sequence are its positions, in one column."""
-    high, wide = (*sizes, other)[:2]
+    """Rows and columns, and what is before them; those of a sequence are its positions, in one column."""
+    *depth, high, wide = sizes if len(sizes) > 1 else (*sizes, other)
+    if depth:
+        return (*depth, high, wide)  # pyright: ignore[reportReturnType]
     return high if high == wide else (high, wide)
+
+
+def _followed(layer: WeightLayer, by: ActivationLayer | Pool, axes: int) -> WeightLayer:
+    """The layer with an activation or a pool behind what follows it so far."""
+    if isinstance(by, Pool):
+        return replace(layer, pools=(*layer.pools, _pooling(by, axes)))
+    if layer.activation != "linear":
+        return layer  # a rectifier once more
+    phi = _activation(by)
+    return replace(layer, activation=phi.name, parameter=phi.parameter, early=len(layer.pools))
+
+
+def _pooling(pool: Pool, axes: int) -> Pooling:
+    """The pool of a chain over maps of so many axes."""
+    along = pool.along if pool.output is None or len(pool.output) in (axes, 1) else (PoolAxis(output=1),)
+    ones = [PoolAxis(output=1)] * (axes - len(along))
+    return Pooling(pool.function, (*along, *ones), pool.count_padding)
 
 
 def _activation(layer: ActivationLayer) -> Activation:

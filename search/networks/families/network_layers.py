@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.fields import MAX_LAYERS, Strict, Width
+from collegium.search.networks.pooling import PoolAxis
 
 #: Positions along one dimension of a map.
 Extent = Annotated[int, Field(ge=1, le=10**9)]
@@ -134,7 +135,7 @@ class Pool(Strict):
     """A maximum or mean over windows of each channel.
 
     Windows are given by ``kernel``, ``stride``, ``padding`` and ``dilation``, or by the ``output`` extents of an
-    adaptive or global pool.
+    adaptive or global pool. ``count_padding`` says whether a mean counts the zeros of padding.
     """
 
     kind: Literal["pool"]
@@ -145,6 +146,7 @@ class Pool(Strict):
     dilation: Spatial | None = None
     ceil_mode: bool = False
     output: Extents | None = None
+    count_padding: bool = True
 
     @model_validator(mode="after")
     def _windows_or_output(self) -> Pool:
@@ -154,29 +156,27 @@ class Pool(Strict):
             raise ValueError("give either 'output' or the windows, and not both")
         if self.output is None and (len(given) < 4 or len({len(sizes) for sizes in given}) > 1):
             raise ValueError("give 'output', or kernel, stride, padding and dilation with a size for each dimension")
+        if self.function == "average" and any(wide > 1 for wide in self.dilation or ()):
+            raise ValueError("dilation must be 1 of an average")
+        if any(2 * pad > kernel for pad, kernel in zip(self.padding or (), self.kernel or (), strict=False)):
+            raise ValueError("padding must be at most half of the kernel")
         return self
 
     def after(self, extents: tuple[int, ...]) -> tuple[int, ...]:
         """Extents of its outputs. Raises ``ValueError`` where the map does not fit."""
         if self.output is not None:
             return self.output
-        kernel, stride, padding, dilation = (
-            self.kernel or (),
-            self.stride or (),
-            self.padding or (),
-            self.dilation or (),
-        )
-        _check_dimensions(extents, kernel)
-        sizes = zip(extents, kernel, stride, padding, dilation, strict=True)
-        return _checked_size(extents, tuple(self._size(*each) for each in sizes))
+        _check_dimensions(extents, self.kernel or ())
+        sizes = zip(self.along, extents, strict=True)
+        return _checked_size(extents, tuple(axis.output_size(size) for axis, size in sizes))
 
-    def _size(self, size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-        room = size + 2 * padding - dilation * (kernel - 1) - 1
-        if not self.ceil_mode:
-            return room // stride + 1
-        count = -(-room // stride) + 1
-        # The last window must begin inside the map or its padding before it.
-        return count - 1 if (count - 1) * stride >= size + padding else count
+    @property
+    def along(self) -> tuple[PoolAxis, ...]:
+        """Its windows along each axis."""
+        if self.output is not None:
+            return tuple(PoolAxis(output=size) for size in self.output)
+        sizes = zip(self.kernel or (), self.stride or (), self.padding or (), self.dilation or (), strict=True)
+        return tuple(PoolAxis(*each, ceil_mode=self.ceil_mode) for each in sizes)
 
 
 class Pad(Strict):

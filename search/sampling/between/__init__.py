@@ -1,0 +1,1 @@
+"""What stands between two weight layers of a sampled chain: activations and pools."""
