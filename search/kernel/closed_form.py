@@ -39,10 +39,10 @@ def has_closed_form(chain: Chain, entry: str, pair: PairSpec | None = None) -> b
 def is_dense_above(chain: Chain, entry: str, pair: PairSpec | None = None) -> bool:
     """Whether a diagonal entry is that of a dense chain on independent channels of its first layer.
 
-    So it is without pools, and without groups above the first layer, where no layer above the first is needed at more than one position:
-    MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k) blocks. The second layer may be
-    depthwise, where it has as many outputs as inputs. With biases, no layer may share its weights and the first has no
-    groups.
+    So it is without pools, and without groups above the first layer, where no layer above the first is needed at more
+    than one position: MLPs, and the output unit of bottleneck (1×1 → k×k → 1×1) and basic (k×k → k×k) blocks. The
+    second layer may be depthwise, where it has as many outputs as inputs. With biases, no layer may share its weights
+    and the first has no groups.
     """
     needed = [window.positions for window in windows(chain, entry)[1:]]
     apart = has_depthwise_second(chain)

@@ -153,6 +153,10 @@ def _pooled_from(pool: Pooling, out: Window, size: tuple[int, ...]) -> Window:
 
 
 def _pool_span(axis: PoolAxis, start: int, length: int, size: int) -> tuple[int, int]:
-    read = [axis.reads(index, size) for index in range(start, start + length)]
-    low, high = min(each[0] for each in read), max(each[-1] for each in read)
+    """As ``_span`` for a pool; what dilated windows leave out at the ends is in it."""
+    first, last = axis.reads(start, size), axis.reads(start + length - 1, size)
+    low, high = first[0], last[-1]
+    if axis.output is None:
+        low = max(0, start * axis.stride - axis.padding)
+        high = min(size - 1, (start + length - 1) * axis.stride - axis.padding + axis.dilation * (axis.kernel - 1))
     return low, high - low + 1

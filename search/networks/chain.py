@@ -52,13 +52,13 @@ class WeightLayer:
     """One convolution or dense layer and the activation after it, with its ``parameter`` where it has one.
 
     Sizes of a convolution are one number, or one along the rows and one along the columns, behind one along the depth
-    in maps of three dimensions. A dense layer reads its
-    whole input feature map, flattened; it has no ``kernel``, ``stride``, ``padding``, ``dilation`` or ``groups``. What
-    depends on the kind is asked of the layer, or matched with every kind named, so that a further kind is refused until
-    it is given a meaning there. ``more`` is what the padding at the ends is larger than that at the starts, or smaller
-    where it is negative. ``depthwise`` is a convolution whose groups are the channels that it reads, however
-    many these are; ``Chain.at`` sets them. ``pools`` follow in order, the first ``early`` of them before the
-    activation and the others behind it. Raises ``ValueError`` for an unknown kind or activation.
+    in maps of three dimensions. A dense layer reads its whole input feature map, flattened; it has no ``kernel``,
+    ``stride``, ``padding``, ``dilation`` or ``groups``. What depends on the kind is asked of the layer, or matched with
+    every kind named, so that a further kind is refused until it is given a meaning there. ``more`` is what the padding
+    at the ends is larger than that at the starts, or smaller where it is negative. ``depthwise`` is a convolution whose
+    groups are the channels that it reads, however many these are; ``Chain.at`` sets them. ``pools`` follow in order,
+    the first ``early`` of them before the activation and the others behind it. Raises ``ValueError`` for an unknown
+    kind or activation.
     """
 
     kind: Literal["conv", "dense"]
@@ -132,12 +132,12 @@ def _along(size: Sizes, axis: int, none: int) -> int:
 class Chain:
     """Weight layers in order, applied to an input of shape ``(channels, height, width)``.
 
-    With a ``depth`` maps have three dimensions, ``(channels, depth, height, width)``. ``names`` gives the free widths their names, in the order of the width vector. The last layer's activation is
-    always ``linear``: its units are the outputs whose kernel is studied. With ``bias`` every unit (every channel of a
-    convolution) adds a bias of its own: zero at initialization, and of unit rate, so that the kernel gains
-    Σ (∂F/∂b)² over all of them while the function at initialization stays what it was. It may say so for each layer;
-    ``biases`` does. Raises ``ValueError`` where it says so for another number of layers, and where the last layer is
-    pooled or a pool has not one window for each axis.
+    With a ``depth`` maps have three dimensions, ``(channels, depth, height, width)``. ``names`` gives the free widths
+    their names, in the order of the width vector. The last layer's activation is always ``linear``: its units are the
+    outputs whose kernel is studied. With ``bias`` every unit (every channel of a convolution) adds a bias of its own:
+    zero at initialization, and of unit rate, so that the kernel gains Σ (∂F/∂b)² over all of them while the function at
+    initialization stays what it was. It may say so for each layer; ``biases`` does. Raises ``ValueError`` where it says
+    so for another number of layers, and where the last layer is pooled or a pool has not one window for each axis.
     """
 
     channels: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod, sqrt
-from typing import assert_never
+from typing import Any, assert_never, cast
 
 import numpy as np
 import torch
@@ -74,13 +74,9 @@ class _NtkConv(_ConvNd):
 
     def __init__(self, channels: int, layer: WeightLayer, out: int, gain: float, *, bias: bool):
         along = [layer.along(axis) for axis in range(-self.axes, 0)]
-        sizes = {
-            "kernel_size": tuple(axis.kernel for axis in along),
-            "stride": tuple(axis.stride for axis in along),
-            "padding": tuple(axis.padding for axis in along),
-            "dilation": tuple(axis.dilation for axis in along),
-        }
-        super().__init__(channels, out, **sizes, groups=layer.groups, bias=bias)  # pyright: ignore[reportCallIssue]
+        names = {"kernel_size": "kernel", "stride": "stride", "padding": "padding", "dilation": "dilation"}
+        sizes: dict[str, Any] = {name: tuple(getattr(axis, own) for axis in along) for name, own in names.items()}
+        super().__init__(channels, out, **sizes, groups=layer.groups, bias=bias)
         self.scale = sqrt(gain / self.weight[0].numel())
 
     def reset_parameters(self) -> None:
@@ -221,7 +217,7 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
             case "conv":
                 stack += [nn.Unflatten(1, shape)] if flat else []
                 more = [end for axis in range(-1, -len(shape), -1) for end in (0, layer.along(axis).more)]
-                stack += [nn.ConstantPad2d(tuple(more), 0.0)] if any(more) else []  # of any number of axes
+                stack += [nn.ConstantPad2d(cast("Any", tuple(more)), 0.0)] if any(more) else []  # of any number of axes
                 made = NtkConv2d if len(shape) == 3 else NtkConv3d
                 stack.append(made(shape[0], layer, out, gain, bias=bias))
                 flat = False
@@ -236,11 +232,12 @@ def module_of(chain: Chain, widths: Sequence[int], entry: str) -> nn.Sequential:
 
 
 def inputs_with_gram(chain: Chain, entry: str, gram: np.ndarray, pair: float | None = None) -> tuple[Tensor, Tensor]:
-    """Inputs x and x' ``(channels, height, width)``, with a depth where the chain has one, float64, with (2/channels) XᵀX = ``gram`` on the entry's window.
+    """Inputs x and x', float64, with (2/channels) XᵀX = ``gram`` on the entry's window.
 
-    Outside the window they are zero; x' is x itself, or at cosine ``pair`` to x. Each group of the first layer has the
-    same Gram matrix, or its own of ``gram`` ``(groups, P, P)``. Raises ``ValueError`` where a group has fewer channels
-    than its joint Gram has rank.
+    They are ``(channels, height, width)``, with a depth before the height where the chain has one, and zero outside the
+    window; x' is x itself, or at cosine ``pair`` to x. Each group of the first layer has the same Gram matrix, or its
+    own of ``gram`` ``(groups, P, P)``. Raises ``ValueError`` where a group has fewer channels than its joint Gram has
+    rank.
     """
     window, groups = input_window(chain, entry), chain.first_groups
     grams = np.broadcast_to(np.asarray(gram), (groups, *np.shape(gram)[-2:]))

@@ -63,7 +63,7 @@ class InputLayer:
         self._out, self._delta = self._z, torch.empty_like(self._z)
 
     def forward(self, normals: NormalStream) -> Tensor:
-        """Activations ``(samples, inputs, height, width, channels)``, with a depth before the height where maps have one."""
+        """Activations ``(samples, inputs, …, channels)`` over the axes of the map."""
         torch.bmm(self._root, normals.fill(self._normal), out=self._z)
         return self._activations()
 
@@ -98,7 +98,7 @@ class GroupedInputLayer(InputLayer):
         self._normal = root.new_empty(samples, shape.groups, root.shape[2], shape.group_out)
 
     def forward(self, normals: NormalStream) -> Tensor:
-        """Activations ``(samples, inputs, height, width, channels)``, with a depth before the height where maps have one."""
+        """Activations ``(samples, inputs, …, channels)`` over the axes of the map."""
         apart = torch.matmul(self._roots, normals.fill(self._normal))  # (samples, groups, rows, group_out)
         self._z.copy_(apart.transpose(1, 2).flatten(2))
         return self._activations()

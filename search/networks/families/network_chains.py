@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-from collegium.search.kernel.receptive_field import input_window
+from collegium.search.kernel.receptive_field import layer_windows
 from collegium.search.networks.activation import PARAMETERS, Activation, ActivationName
 from collegium.search.networks.chain import Chain, Free, Sizes, WeightLayer
 from collegium.search.networks.families.network import FEWEST_FREE, Branch
@@ -67,6 +67,8 @@ CENTRED = ("batch", "instance")
 MOST_AXES = 3
 #: Most positions of a unit's receptive field: its Gram matrix has their square.
 MOST_POSITIONS = 1024
+#: Most positions of a map inside that it depends on: padding may make more of them.
+MOST_INSIDE = 4096
 
 
 def searched(branch: Branch) -> tuple[Branch, ...]:
@@ -189,11 +191,15 @@ def _composed(branch: Branch) -> bool:
 def _unseen(branch: Branch) -> str | None:
     """Why the receptive field of the branch's unit cannot be studied."""
     try:
-        positions = input_window(branch_chain(branch), "unit").positions
+        layers = layer_windows(branch_chain(branch), "unit")
     except ValueError as error:
         return f"its kernel cannot be evaluated: {error}"
-    if positions > MOST_POSITIONS:
-        return f"a unit reads {positions} positions, and {MOST_POSITIONS} are the most that are searched"
+    read = layers[0].read.positions
+    if read > MOST_POSITIONS:
+        return f"a unit reads {read} positions, and {MOST_POSITIONS} are the most that are searched"
+    inside = max(window.positions for layer in layers for window in (layer.computed, *layer.pooled))
+    if inside > MOST_INSIDE:
+        return f"a unit depends on {inside} positions of a map inside, and {MOST_INSIDE} are the most that are searched"
     return None
 
 

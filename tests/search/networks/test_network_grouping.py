@@ -7,12 +7,14 @@ import math
 from itertools import pairwise
 
 import pytest
+from pydantic import TypeAdapter
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.find import find_ensemble as find_and_check
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.families.network_layers import Layers, placed
 from collegium.search.parse import parse_spec
 
 RELU = {"kind": "activation", "function": "relu"}
@@ -287,49 +289,117 @@ def test_a_kernel_of_one_row_is_the_sequence_that_it_is():
 
 def test_what_reads_too_much_is_left_alone_with_the_reason():
     wide = branch_of(convolution([1]), convolution([2001], padding=[1000]), convolution([1]), extents=[5000])
+    assert "a unit reads 2001 positions" in find_ensemble(described(wide)).outcome.message
+    padded = branch_of(
+        convolution([1]), convolution([1], padding=[9000]), convolution([8001], padding=[0]), extents=[9]
+    )
+    padded |= {"flops": 32 * 24 * 9 + 24 * 24 * 18009 + 24 * 32 * 8001 * 10009}
+    assert "depends on 8001 positions of a map inside" in find_ensemble(described(padded)).outcome.message
+
+
+def test_a_convolution_of_three_dimensions_is_searched():
     cube, middle = convolution([1] * 3), convolution([3] * 3, padding=[1] * 3)
     solid = branch_of(cube, middle, cube, extents=[5] * 3)
-    assert "a unit reads 2001 positions" in find_ensemble(described(wide)).outcome.message
-    assert "three-dimensional convolutions are not searched" in find_ensemble(described(solid)).outcome.message
+    chain = network(solid).chain
+    assert (chain.extents, chain.fan_ins((24, 24))) == ((5, 5, 5), [32, 27 * 24, 24])
+    assert input_window(chain, "unit").sizes == (3, 3, 3)
+    found = find_ensemble(described(solid))
+    assert found.method == "exact"
+    assert found.primal.relative_variance < 1
 
 
-def test_a_branch_with_a_pool_is_searched_in_pieces():
-    pool = {
-        "kind": "pool",
-        "function": "max",
-        "kernel": [2, 2],
-        "stride": [2, 2],
-        "padding": [0, 0],
-        "dilation": [1, 1],
-    }
-    same = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
-    kernel = {"kind": "conv", "kernel": [3, 3], **same}
-    layers = [
-        kernel,
-        RELU,
-        kernel,
-        RELU,
-        kernel,
-        RELU,
-        pool,
-        kernel,
-        RELU,
-        kernel,
-        RELU,
-        pool,
-        LINEAR | {"positions": 4},
-    ]
-    widths = [3, 16, 16, 24, 32, 32, 10]
-    upper, lower = 9 * (3 * 16 + 16 * 16 + 16 * 24), 9 * (24 * 32 + 32 * 32)
-    vgg = {"name": "vgg", "layers": layers, "input": [8, 8], "widths": widths, "splittable": True}
-    vgg |= {"parameters": upper + lower + 320, "flops": 64 * upper + 16 * lower + 4 * 320}
-    vgg |= {"paths": [["0", "2", "4", "7", "9", "13"]]}
-    found = find_ensemble(described(vgg, fixed=0), estimator={"method": "auto", "relative_error": 0.1})
-    assert found.primal.branches[0].paths == (("0", "2", "4"),)
-    assert found.primal.widths != (16, 16)
+KERNEL = {"kind": "conv", "kernel": [3, 3], "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
+
+
+def windows(function, kernel, stride, padding=0, **fields):
+    sizes = {"kernel": kernel, "stride": stride, "padding": padding}
+    given = {name: [size, size] for name, size in sizes.items()} | {"dilation": [1, 1]}
+    return {"kind": "pool", "function": function} | given | fields
+
+
+def with_pools(*layers, extents=(8, 8), widths=(3, 6, 6, 6, 10)):
+    """A branch whose counts follow from its layers."""
+    given = [layer.copy() for layer in layers]
+    branch = {"name": "b", "layers": given, "input": list(extents), "widths": list(widths), "splittable": True}
+    parsed = TypeAdapter(Layers).validate_python(given)
+    parts = list(placed(parsed, widths, extents))
+    return branch | {measure: sum(getattr(part, measure) for part in parts) for measure in ("parameters", "flops")}
+
+
+def test_a_branch_with_pools_is_searched_as_a_whole():
+    halved = windows("max", 2, 2)
+    vgg = with_pools(
+        *(KERNEL, RELU, halved, KERNEL, RELU, KERNEL, NORM, windows("average", 3, 2, 1, count_padding=False), RELU),
+        {"kind": "pool", "function": "average", "output": [1, 1]}, LINEAR,
+    )  # fmt: skip
+    vgg |= {"paths": [["0", "3", "5", "6", "12"]]}
+    network_ = network(vgg)
+    chain = network_.chain
+    assert [[pool.function for pool in layer.pools] for layer in chain.layers] == [
+        ["max"], [], ["average", "average"], [],
+    ]  # fmt: skip
+    assert [layer.early for layer in chain.layers] == [0, 0, 1, 0]
+    assert not chain.layers[2].pools[0].count_padding
+    assert [shape[1:] for shape in chain.shapes((6, 6, 6))] == [(8, 8), (4, 4), (4, 4), (1, 1), (1, 1)]
+    assert input_window(chain, "unit").positions == 64
+    assert network_.unsearched == ()
+    found = find_ensemble(described(vgg, fixed=0), estimator={"method": "monte_carlo", "samples": 1000})
     n, m = found.primal.width, found.primal.multiplicity
-    assert found.primal.parameters == 9 * m * (3 * n + n * n + n * 24) + lower + 320
-    (note,) = [note for note in found.notes if note.kind == "parts_unsearched"]
-    assert (
-        "vgg: a layer of kind 'pool' inside of a branch is not searched yet; 0 … 4 are searched alone" in note.message
+    assert found.primal.branches[0].paths == (("0", "3", "5", "6", "12"),)
+    assert found.primal.parameters == m * (27 * n + 18 * n * n + 2 * n + 10 * n)
+
+
+def test_a_map_that_becomes_a_row_of_numbers_is_searched_as_a_whole():
+    flat = {"kind": "reshape", "extents": []}
+    tokens = {"kind": "reshape", "extents": [64]}
+    mean = {"kind": "pool", "function": "average", "output": []}
+    everywhere = LINEAR | {"positions": 64}
+    both = with_pools(
+        KERNEL, RELU, KERNEL, RELU, {"kind": "pool", "function": "max", "output": [1, 1]}, flat, LINEAR, RELU, LINEAR
     )
+    assert network(both).unsearched == ()
+    behind = with_pools(KERNEL, RELU, KERNEL, RELU, tokens, everywhere, RELU, everywhere)
+    assert network(behind).chain.extents == (8, 8)
+    points = with_pools(everywhere, RELU, everywhere, RELU, mean, LINEAR, RELU, LINEAR, extents=(64,))
+    assert network(points).chain.shapes((6, 6, 6))[:3] == [(3, 64, 1), (6, 64, 1), (6, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("pool", "why"),
+    [
+        ({"kind": "pool", "function": "average", "output": [8]}, "over some of the axes of a map"),
+        ({"kind": "reshape", "extents": [4, 16]}, "rearranged between layers which mix its positions"),
+    ],
+)
+def test_what_is_not_known_of_positions_is_said(pool, why):
+    kernel = KERNEL
+    if pool.get("output"):
+        kernel = {"kind": "conv", "kernel": [3], "stride": [1], "padding": [1], "dilation": [1]}
+    branch = with_pools(KERNEL, RELU, KERNEL, RELU, pool, kernel, RELU, kernel)
+    found = network(branch)
+    assert found.branches == ()
+    assert why in found.unsearched[0]
+
+
+def test_pools_that_are_none_are_refused_by_their_field():
+    for pool, message in ((windows("max", 2, 2, 2), "at most half of the kernel"),
+                          (windows("average", 2, 2) | {"dilation": [2, 2]}, "dilation must be 1")):  # fmt: skip
+        branch = with_pools(KERNEL, RELU, KERNEL, RELU, KERNEL, RELU, KERNEL)
+        branch["layers"].insert(2, pool)
+        with pytest.raises(InvalidSpec, match=message) as refused:
+            network(branch)
+        assert refused.value.path == ("branches", 0, "layers", 2)
+
+
+def test_a_branch_is_searched_in_pieces_around_what_is_not_known():
+    sigmoid = {"kind": "activation", "function": "sigmoid"}
+    whole = with_pools(
+        *(KERNEL, RELU, windows("max", 2, 2), KERNEL, RELU, KERNEL, sigmoid),
+        *(KERNEL, RELU, KERNEL, RELU, KERNEL),
+        widths=(3, 6, 6, 6, 6, 6, 10),
+    )
+    whole |= {"paths": [["0", "3", "5", "7", "9", "11"]]}
+    found = network(whole)
+    assert [names for part in found.parts for names in part.names] == ["7 … 11", "0 … 5"]
+    (why,) = found.unsearched
+    assert "the activation 'sigmoid' is not searched yet; 0 … 5, 7 … 11 are searched alone" in why

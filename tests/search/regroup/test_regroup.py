@@ -44,6 +44,39 @@ def mlp():
     return nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 4))
 
 
+def vgg():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+    )  # fmt: skip
+
+
+def video():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv3d(2, 12, (3, 1, 1), padding=(1, 0, 0)), nn.ReLU(), nn.AvgPool3d((1, 2, 2)),
+        nn.Conv3d(12, 12, 3, padding=1), nn.BatchNorm3d(12), nn.ReLU(), nn.Conv3d(12, 3, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "shape"), [(vgg, (2, 3, 8, 8)), (video, (2, 2, 3, 4, 4))])
+def test_branches_with_pools_and_of_three_dimensions_have_the_answers_counts_and_train(make, shape):
+    model, example = make(), torch.randn(shape)
+    baseline = collegium.describe(model, example[:1])
+    answer = find_ensemble(baseline, estimator={"method": "monte_carlo", "samples": 500})
+    assert not [note for note in answer.notes if note.kind == "parts_unsearched"]
+    made = regroup(model, answer.primal)
+    assert parameters(made) == answer.primal.parameters
+    assert (made[3].__class__, made[2].__class__) == (model[3].__class__, model[2].__class__)
+    out = made(example)
+    assert out.shape == model(example).shape
+    before = copy.deepcopy(list(made.parameters()))
+    out.square().mean().backward()
+    torch.optim.SGD(made.parameters(), 0.1).step()
+    assert not any(map(torch.equal, made[0].parameters(), before))
+
+
 def answered(model, example):
     baseline = collegium.describe(model, example)
     return baseline, find_ensemble(baseline, estimator={"method": "exact"})

@@ -9,14 +9,19 @@ from collegium.search.kernel.inputs import correlation_gram
 from collegium.search.kernel.moments import Estimate, Moments
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.chain import Chain, WeightLayer
+from collegium.search.networks.pooling import PoolAxis, Pooling
 from collegium.search.sampling import shared_layer
 from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of
 
 
-def conv(out, kernel=1, *, stride=1, padding=None, groups=1, activation="relu", dilation=1):
+def conv(out, kernel=1, *, stride=1, padding=None, groups=1, activation="relu", dilation=1, **following):
     padding = kernel // 2 if padding is None else padding
-    return WeightLayer("conv", out, activation, kernel, stride, padding, groups, dilation=dilation)
+    return WeightLayer("conv", out, activation, kernel, stride, padding, groups, dilation=dilation, **following)
+
+
+def pool(function, *axes, **fields):
+    return Pooling(function, tuple(PoolAxis(*each) for each in axes), **fields)
 
 
 def dense(out, activation="relu"):
@@ -29,7 +34,7 @@ def chain_of(channels, size, *layers, bias=False):
 
 def gram_of(chain, entry, correlation=0.7):
     window = input_window(chain, entry)
-    return correlation_gram(correlation, window.height, window.width)
+    return correlation_gram(correlation, *window.sizes)
 
 
 def generator(seed=0, device="cpu"):
@@ -97,6 +102,45 @@ CASES = {
     "dilated and pooled": (
         chain_of(36, 6, conv(5), conv(6, 3, stride=(1, 2), padding=2, dilation=2), conv(3, activation="linear")),
         "pooled",
+        None,
+    ),
+    "maxima": (
+        chain_of(
+            70,
+            8,
+            conv(4, 3, pools=(pool("max", (2, 2), (2, 2)),)),
+            conv(5, 3, pools=(pool("max", (2, 2), (2, 2)),)),
+            conv(2, 3, activation="linear"),
+        ),
+        "unit",
+        None,
+    ),
+    "means before and behind a gelu": (
+        chain_of(
+            36,
+            6,
+            conv(4, 3, activation="gelu", pools=(pool("average", (3, 2, 1), (3, 1, 1)),)),
+            conv(5, 3, activation="gelu", pools=(pool("average", (2, 1), (2, 2)),), early=1),
+            conv(2, activation="linear"),
+            bias=True,
+        ),
+        "pooled",
+        None,
+    ),
+    "three-dimensional": (
+        Chain(
+            70,
+            4,
+            3,
+            (
+                conv(4, (3, 3, 3), padding=(1, 1, 1), pools=(pool("max", (2, 2), (2, 2), (2, 1)),)),
+                conv(5, (2, 2, 1), padding=0, stride=(1, 1, 1)),
+                conv(2, activation="linear"),
+            ),
+            (),
+            depth=5,
+        ),
+        "unit",
         None,
     ),
     "pair": (chain_of(50, 7, conv(6), conv(5, 3), conv(1, 3, activation="linear")), "unit", 0.5),

@@ -18,8 +18,8 @@ from collegium.search.networks.activation import Activation, ActivationName
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.mlp import mlp_chain
 from collegium.search.sampling.between import elementwise
-from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.between.elementwise import activated, pulled_back
+from collegium.search.sampling.conv import ConvSampler
 from collegium.search.sampling.reference import inputs_with_gram, kernel_samples, module_of, module_of_activation
 from collegium.search.sampling.sampler import build_sampler
 from collegium.search.spec import PairSpec

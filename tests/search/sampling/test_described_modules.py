@@ -1,0 +1,90 @@
+"""Branches of real modules: the sampled kernel is that of autograd's gradients over draws of the module's weights."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import collegium
+from collegium.search.kernel.moments import Moments
+from collegium.search.networks.families.network_chains import branch_chain, member_widths
+from collegium.search.networks.families.network_grouping import searched_groups
+from collegium.search.sampling.conv import ConvSampler
+
+DRAWS = 1_500
+
+
+def vgg(n, phi):
+    """Pools between its convolutions, one before an activation, and a head behind the mean of its last map."""
+    return nn.Sequential(
+        nn.Conv2d(40, n, 3, padding=1), phi(), nn.MaxPool2d(2),
+        nn.Conv2d(n, n, 3, padding=1), nn.AvgPool2d(3, 1, 1), phi(),
+        nn.Conv2d(n, n, 3, padding=1), phi(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(n, n), phi(), nn.Linear(n, 2),
+    )  # fmt: skip
+
+
+def video(n, phi):
+    """Convolutions of three dimensions and a pool between them."""
+    return nn.Sequential(
+        nn.Conv3d(60, n, (3, 1, 2), padding=(1, 0, 0), bias=False), phi(), nn.MaxPool3d((1, 2, 2), (1, 2, 1)),
+        nn.Conv3d(n, n, (2, 2, 1), bias=False), phi(), nn.AdaptiveMaxPool3d((2, 1, 1)),
+        nn.Conv3d(n, 2, (2, 1, 1), bias=False),
+    )  # fmt: skip
+
+
+def sound(n, phi):
+    """Convolutions of one dimension, a pool that rounds up and one to two positions."""
+    return nn.Sequential(
+        nn.Conv1d(30, n, 3, stride=2, bias=False), phi(), nn.MaxPool1d(3, 2, ceil_mode=True),
+        nn.Conv1d(n, n, 2, bias=False), phi(), nn.AdaptiveAvgPool1d(2), nn.Conv1d(n, 2, 2, bias=False),
+    )  # fmt: skip
+
+
+CASES = {"vgg": (vgg, (40, 6, 6)), "video": (video, (60, 3, 4, 4)), "sound": (sound, (30, 21))}
+
+
+def gradients(model, gains, x, generator):
+    """K(x, x) of the first output over fresh weights: N(0, g / fan-in), each parameter at the rate of its variance."""
+    layers = [layer for layer in model if getattr(layer, "weight", None) is not None]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    scales = [(gain / layer.weight[0].numel()) ** 0.5 for layer, gain in zip(layers, gains, strict=True)]
+    found = torch.empty(DRAWS, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in layers:
+            if layer.bias is not None:
+                layer.bias.zero_()
+    for draw in range(DRAWS):
+        with torch.no_grad():
+            for layer, scale in zip(layers, scales, strict=True):
+                layer.weight.normal_(generator=generator).mul_(scale)
+        own = dict(zip(parameters, torch.autograd.grad(model(x).flatten()[0], parameters), strict=True))
+        each = zip(layers, scales, strict=True)
+        found[draw] = sum(scale**2 * own[layer.weight].square().sum() for layer, scale in each)
+        found[draw] += sum(own[layer.bias].square().sum() for layer in layers if layer.bias is not None)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "n", "phi"),
+    [("vgg", 4, nn.ReLU), ("vgg", 4, nn.GELU), ("vgg", 12, nn.GELU), ("video", 3, nn.GELU), ("video", 8, nn.ReLU),
+     ("sound", 3, nn.ReLU), ("sound", 9, nn.GELU)],
+)  # fmt: skip
+def test_the_kernel_of_a_module_with_pools_is_that_of_plain_gradients(name, n, phi):
+    make, shape = CASES[name]
+    model = make(n, phi)
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(1, *shape, generator=generator)
+    ((branch,),) = searched_groups(collegium.describe(model, x))
+    chain = branch_chain(branch).at(member_widths(branch))
+    flat = x[0].flatten(1).double()
+    gram = (2 / len(flat) * flat.T @ flat).numpy()
+    sampled = Moments.of(ConvSampler(chain, "unit", gram).draw(20_000, generator).numpy()).estimate()
+    plain = Moments.of(gradients(model, chain.gains, x, generator).numpy()).estimate()
+    spread = plain.mean * math.sqrt(plain.ratio - 1) / math.sqrt(DRAWS)
+    assert abs(plain.mean - sampled.mean) < 3 * spread
+    assert abs(plain.log_ratio - sampled.log_ratio) < 3 * math.hypot(plain.standard_error, sampled.standard_error)
