@@ -22,10 +22,12 @@ from torch import Tensor
 from collegium.search.networks.activation import Activation
 from collegium.search.sampling.between.elementwise import activated, pulled_back
 from collegium.search.sampling.normals import NormalStream, cholesky_factor
+from collegium.search.sampling.schedule import law_cost, weights_cost
 from collegium.search.sampling.unfold import ConvShape, Patches
 
-NORMAL_COST = 150.0
-"""Multiply–accumulates in the time of one normal number: 3.6 ns, at 25–75 GMAC/s, on one AVX-512 core."""
+
+#: Columns up to which a matrix of that many numbers is worth one product for all samples.
+FEW_COLUMNS, LARGE_MATRIX = 48, 1 << 15
 
 
 def gate(gradient: Tensor, z: Tensor, activations: Tensor, phi: Activation, out: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class InputLayer:
 
     def forward(self, normals: NormalStream) -> Tensor:
         """Activations ``(samples, inputs, …, channels)`` over the axes of the map."""
-        torch.bmm(self._root, normals.fill(self._normal), out=self._z)
+        _of_each(self._root, normals.fill(self._normal), self._z)
         return self._activations()
 
     def _activations(self) -> Tensor:
@@ -82,10 +84,22 @@ class InputLayer:
     def _by_covariance(self, left: Tensor, right: Tensor) -> Tensor:
         positions = self._shape.positions
         # The normals are done with: their memory takes Rᵀδ.
-        onto = torch.bmm(self._root[:, :positions].mT, left, out=self._normal)
+        onto = _of_each(self._root[:, :positions].mT, left, self._normal)
         if self._inputs == 1:
             return paired(onto, onto)
         return paired(onto, torch.bmm(self._root[:, positions:].mT, right))
+
+
+def _of_each(same: Tensor, numbers: Tensor, out: Tensor) -> Tensor:
+    """The product of one matrix, given once for each sample, with every sample's ``numbers``, in ``out``.
+
+    A large matrix with few columns each would be read anew for every sample: there, all columns are those of one
+    product.
+    """
+    if numbers.shape[2] > FEW_COLUMNS or same[0].numel() < LARGE_MATRIX:
+        return torch.bmm(same, numbers, out=out)
+    columns = torch.mm(same[0], numbers.transpose(0, 1).flatten(1))
+    return out.copy_(columns.unflatten(1, (len(numbers), -1)).transpose(0, 1))
 
 
 class GroupedInputLayer(InputLayer):
@@ -250,6 +264,4 @@ class ReadoutLayer:
 def law_is_cheaper(shape: ConvShape, inputs: int) -> bool:
     """Whether drawing the law of what a layer's weights do costs less than drawing the weights."""
     rows, fan_in, out = inputs * shape.positions, shape.fan_in, shape.group_out
-    weights = (NORMAL_COST + 3 * rows) * fan_in * out
-    law = NORMAL_COST * rows * (fan_in + out) + rows * rows * (4 * fan_in + 4 * out + 10 * rows)
-    return law < weights
+    return law_cost(rows, fan_in, out) < weights_cost(rows, fan_in, out)

@@ -7,13 +7,12 @@ between them is then fixed.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
-from collegium.search.kernel.receptive_field import layer_windows
+from collegium.search.kernel.receptive_field import LayerWindows, layer_windows
 from collegium.search.networks.activation import PARAMETERS, Activation, ActivationName
 from collegium.search.networks.chain import Chain, Free, Sizes, WeightLayer
 from collegium.search.networks.families.network import FEWEST_FREE, Branch
@@ -91,35 +90,65 @@ _once: Any = lru_cache(maxsize=2048)(_searched)
 def _pieces(branch: Branch) -> Iterator[Branch]:
     """What stands between the layers that are not studied, from a weight layer to a weight layer.
 
-    A piece has two free widths at least, no grouped layer at its ends, and a unit that reads no more than is searched:
-    what reads more is cut where it begins to.
+    A piece has two free widths at least, no grouped layer at its ends, and a unit that reads no more than is searched.
+    What reads more is cut so that as many widths as can be are free, and of such cuts into the most equal pieces.
     """
-    extents = [branch.input, *maps(branch.layers, branch.input)]
+    extents = _extents(branch)
     start, number = 0, 0
     for end in [*(i for i in range(len(branch.layers)) if _unknown(branch, i)), len(branch.layers)]:
         whole = [i for i in range(start, end) if _whole(branch.layers[i])]
         start = end + 1
-        while whole:
-            first = whole[0]
-            make = partial(_piece, branch, first, extents=extents[first], number=number + 1)
-            lasts = [last for last in whole if _splits(branch.layers[first : last + 1])]
-            # what reads too much still does so with more layers
-            within = bisect_left(lasts, True, key=lambda last, make=make: _unseen(make(last)) is not None)
-            if not within:
-                break
-            found = make(lasts[within - 1])
+        if len(whole) < 2:
+            continue
+        run = branch_chain(_piece(branch, whole[0], whole[-1], extents[whole[0]], 0))
+        before = len(weight_layers(branch.layers[: whole[0]]))
+        at = {len(weight_layers(branch.layers[:i])) - before: i for i in whole}
+        for first, last in _cut(run, list(at)):
             number += 1
-            yield found
-            whole = [i for i in whole if i >= first + len(found.layers)]
+            yield _piece(branch, at[first], at[last], extents[at[first]], number)
+
+
+def _cut(run: Chain, ends: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last layers of the pieces of a chain, each of which begins and ends with one of the layers ``ends``."""
+    widths = [0]
+    for layer in run.layers:
+        widths.append(widths[-1] + (not layer.depthwise))
+    # Up to each of the layers: most free widths, least sum of squares of the pieces' free widths, and the pieces.
+    best: list[tuple[int, int, tuple[tuple[int, int], ...]]] = [(0, 0, ())]
+    for index, last in enumerate(ends):
+        found = best[-1]
+        earliest = _earliest(run, last)
+        for before, first in enumerate(ends[:index]):
+            own = widths[last] - widths[first]  # free widths: outputs of all layers but the last
+            if first >= earliest and own >= FEWEST_FREE:
+                free, squares, pieces = best[before]
+                tried = free + own, squares - own * own, (*pieces, (first, last))
+                found = max(found, tried, key=lambda each: each[:2])
+        best.append(found)
+    return list(best[-1][2])
+
+
+def _earliest(run: Chain, last: int) -> int:
+    """The earliest layer of a chain from which on a unit of the layer ``last`` reads no more than is searched."""
+    try:
+        layers = layer_windows(
+            replace(run, layers=(*run.layers[:last], replace(run.layers[last], pools=())), bias=False), "unit"
+        )
+    except ValueError:
+        return last
+    for index in reversed(range(last + 1)):
+        if layers[index].read.positions > MOST_POSITIONS or _inside(layers[index]) > MOST_INSIDE:
+            return index + 1
+    return 0
+
+
+def _inside(layer: LayerWindows) -> int:
+    return max(window.positions for window in (layer.computed, *layer.pooled))
 
 
 def _whole(layer: Any) -> bool:
     """Whether a layer may stand at an end: a weight layer without groups."""
     return isinstance(layer, Linear) or (isinstance(layer, Conv) and layer.groups == 1)
-
-
-def _splits(layers: Layers) -> bool:
-    return len(free_widths(layers)) >= FEWEST_FREE
 
 
 def _piece(branch: Branch, first: int, last: int, extents: tuple[int, ...], number: int) -> Branch:
@@ -197,7 +226,7 @@ def _unseen(branch: Branch) -> str | None:
     read = layers[0].read.positions
     if read > MOST_POSITIONS:
         return f"a unit reads {read} positions, and {MOST_POSITIONS} are the most that are searched"
-    inside = max(window.positions for layer in layers for window in (layer.computed, *layer.pooled))
+    inside = max(map(_inside, layers))
     if inside > MOST_INSIDE:
         return f"a unit depends on {inside} positions of a map inside, and {MOST_INSIDE} are the most that are searched"
     return None
