@@ -195,6 +195,17 @@ class Chain:
         after = [1.0, *(layer.phi.gain_after for layer in self.layers[:-1])]
         return tuple(one * other for one, other in zip(before, after, strict=True))
 
+    @property
+    def width_grains(self) -> tuple[int, ...]:
+        """What each free width must be a multiple of, so that the groups of the layers below and above divide it."""
+        grains = [1] * len(self.names)
+        for below, layer in zip(self.layers, (*self.layers[1:], None), strict=True):
+            if isinstance(below.out, Free):
+                for groups in (1 if below.depthwise else below.groups, 1 if layer is None else layer.groups):
+                    own = groups // math.gcd(groups, below.out.times)
+                    grains[below.out.index] = math.lcm(grains[below.out.index], own)
+        return tuple(grains)
+
     def at(self, widths: Sequence[int]) -> Chain:
         """The chain with every free width replaced by its value in ``widths``."""
         if len(widths) != len(self.names):

@@ -6,7 +6,6 @@ per-member count of ``Network.affine`` is a quadratic polynomial of the width ve
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,7 @@ class CostPolynomial:
 
 def cost_polynomial(network: Network, measure: Measure) -> CostPolynomial:
     """The polynomial through exact counts at small width vectors; adjacent layers alone share a product."""
-    grains = width_grains(network.chain)
+    grains = network.width_grains
     size = len(grains)
 
     def count(*steps: int) -> int:
@@ -53,15 +52,6 @@ def cost_polynomial(network: Network, measure: Measure) -> CostPolynomial:
     linear = np.array([first[i] - second[i, i] * grains[i] ** 2 for i in range(size)]) / at - 2 * second @ at
     constant = base - linear @ at - at @ second @ at
     return CostPolynomial(float(network.affine(measure, grains)[0]), float(constant), linear, second)
-
-
-def width_grains(chain: Chain) -> tuple[int, ...]:
-    """What each free width must be a multiple of, so that the groups of the layer above divide it."""
-    grains = [1] * len(chain.names)
-    for below, layer in zip(chain.layers, chain.layers[1:], strict=False):
-        if isinstance(below.out, Free):
-            grains[below.out.index] = math.lcm(grains[below.out.index], layer.groups)
-    return tuple(grains)
 
 
 def _products(chain: Chain) -> set[tuple[int, int]]:

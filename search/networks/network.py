@@ -42,6 +42,15 @@ class Stem:
         return CONV_STRIDE * (POOL_STRIDE * (positions - 1) + POOL - 1) + self.kernel
 
 
+def member_groups(groups: int, members: int) -> int:
+    """Groups of a norm in one of the members that share them; all, where they are no multiple of the members.
+
+    >>> member_groups(8, 4), member_groups(8, 3)
+    (2, 8)
+    """
+    return groups // members if groups % members == 0 else groups
+
+
 @dataclass(frozen=True)
 class StageGrouping:
     """The grouping of one stage: ``multiplicity`` members whose layers there have exactly these ``widths``.
@@ -264,6 +273,11 @@ class Network(ABC):
         """The width vector in which all free widths share the ratio ``width / ñ_1``; each at least 1."""
         ratio = width / self.baseline[0]
         return tuple(max(1, round(ratio * value)) for value in self.baseline)
+
+    @property
+    def width_grains(self) -> tuple[int, ...]:
+        """What each free width must be a multiple of: groups inside of a member divide it."""
+        return self.chain.width_grains
 
     @property
     def stage_scales(self) -> tuple[int, ...]:

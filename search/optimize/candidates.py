@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -165,10 +166,11 @@ def stage_members(network: Network, space: SpaceSpec, scale: int) -> list[tuple[
     """Width vectors of one member of a stage in the baseline's ratio, by the first width.
 
     ``min_width`` and ``max_width`` are the first stage's, and grow with the stage as the baseline's do; every width is
-    a multiple of ``multiple_of``. The range ends at the baseline's own width there, at m times that for one of m
-    members.
+    a multiple of ``multiple_of`` and of what groups divide. The range ends at the baseline's own width there, at m
+    times that for one of m members.
     """
-    step = space.multiple_of
+    grains = [math.lcm(space.multiple_of, grain) for grain in network.width_grains]
+    step = grains[0]
     low = max(1, space.min_width * scale if space.min_width > 1 else 1)
     own = [width * scale for width in network.baseline]
     tops = [space.max_width * scale if space.max_width else max(width * network.multiplicity, low) for width in own]
@@ -180,7 +182,8 @@ def stage_members(network: Network, space: SpaceSpec, scale: int) -> list[tuple[
     members = {}
     for multiple in sorted(grid):
         ratio = multiple * step / own[0]
-        member = tuple(max(step, round(ratio * width / step) * step) for width in own)
+        each = zip(own, grains, strict=True)
+        member = tuple(max(grain, round(ratio * width / grain) * grain) for width, grain in each)
         if min(member) >= low and all(width <= top for width, top in zip(member, tops, strict=True)):
             members[member] = None
     return list(members)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from collegium.search.networks.cost import width_grains
 from collegium.search.networks.network import Network
 from collegium.search.spec import SpaceSpec
 
@@ -83,7 +82,7 @@ def _top(network: Network, space: SpaceSpec, index: int) -> int:
 
 
 def _step(network: Network, space: SpaceSpec, index: int) -> int:
-    return int(np.lcm(space.multiple_of, width_grains(network.chain)[index]))
+    return int(np.lcm(space.multiple_of, network.width_grains[index]))
 
 
 def _nearest_multiple(value: int, step: int) -> int:
@@ -91,7 +90,7 @@ def _nearest_multiple(value: int, step: int) -> int:
 
 
 def _groups_divide(network: Network, widths: tuple[int, ...]) -> bool:
-    return all(width % grain == 0 for width, grain in zip(widths, width_grains(network.chain), strict=True))
+    return all(width % grain == 0 for width, grain in zip(widths, network.width_grains, strict=True))
 
 
 def _thinned(low: int, high: int, step: int, dense: int = DENSE) -> list[int]:

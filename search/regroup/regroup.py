@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_chains import layer_widths, member_widths
 from collegium.search.networks.families.network_grouping import searched_groups
-from collegium.search.networks.network import StageGrouping
+from collegium.search.networks.network import StageGrouping, member_groups
 from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
 from collegium.search.regroup.laws import draw_anew, fan_in, fill, law, seed_of
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
@@ -175,22 +175,36 @@ def _regroup_one(model: nn.Module, paths: Sequence[str], branch: RegroupedBranch
     last = sum(isinstance(module, _ConvNd | nn.Linear) for module in modules) - 1
     if last != len(branch.widths):
         raise ValueError(f"{paths[0]}: {last + 1} weight layers where {len(branch.widths) + 1} were described")
-    at, width = -1, 0
+    at, width, members = -1, 0, _members(modules)
     for path, module in zip(paths, modules, strict=True):
         if isinstance(module, _ConvNd | nn.Linear):
             at += 1
             inputs = _inputs(module) if at == 0 else width
             width = _outputs(module) if at == last else m * branch.widths[at]
-            groups = m if 0 < at < last else 1
-            if isinstance(module, _ConvNd) and module.groups == module.in_channels > 1:
+            groups = m * _groups(module) // members if 0 < at < last else 1
+            if _depthwise(module):
                 groups = inputs  # a depthwise layer's channels stay apart
             made: nn.Module = _resized(path, module, inputs, width, groups, generator)
         elif at < last:
-            made = _norm(path, module, width, m)
+            made = _norm(path, module, width, m, members)
         else:
             continue  # a norm of the branch's outputs
         _replace(model, path, made)
     return list(paths)
+
+
+def _members(modules: Sequence[nn.Module]) -> int:
+    """Members that a branch has already: what the groups of its inner layers have in common."""
+    inner = [module for module in modules if isinstance(module, _ConvNd | nn.Linear)][1:-1]
+    return math.gcd(*(_groups(module) for module in inner if not _depthwise(module))) or 1
+
+
+def _groups(module: nn.Module) -> int:
+    return module.groups if isinstance(module, _ConvNd) else 1
+
+
+def _depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and module.groups == module.in_channels > 1
 
 
 def _replaced(model: nn.Module, paths: Sequence[str]) -> Sequence[str]:
@@ -280,8 +294,8 @@ def _like(
     return nn.Parameter(made, requires_grad=old.requires_grad)
 
 
-def _norm(path: str, module: nn.Module, width: int, members: int) -> nn.Module:
-    """The same norm over the channels of all members, each normalized alone."""
+def _norm(path: str, module: nn.Module, width: int, members: int, before: int) -> nn.Module:
+    """The same norm over the channels of all members, each normalized alone; ``before`` are those that there were."""
     made: Any
     if isinstance(module, _NormBase):
         made = _copied(module)
@@ -292,7 +306,7 @@ def _norm(path: str, module: nn.Module, width: int, members: int) -> nn.Module:
                 made.register_buffer(name, old.new_full((width,), float(name == "running_var")))
     elif isinstance(module, nn.GroupNorm):
         made = _copied(module)
-        made.num_channels, made.num_groups = width, module.num_groups * members
+        made.num_channels, made.num_groups = width, member_groups(module.num_groups, before) * members
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
         centered = isinstance(module, nn.LayerNorm)
         eps = module.eps if module.eps is not None else torch.finfo(torch.float32).eps

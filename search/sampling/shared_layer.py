@@ -25,7 +25,6 @@ from collegium.search.sampling.normals import NormalStream, cholesky_factor
 from collegium.search.sampling.schedule import law_cost, weights_cost
 from collegium.search.sampling.unfold import ConvShape, Patches
 
-
 #: Columns up to which a matrix of that many numbers is worth one product for all samples.
 FEW_COLUMNS, LARGE_MATRIX = 48, 1 << 15
 

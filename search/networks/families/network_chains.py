@@ -27,12 +27,12 @@ from collegium.search.networks.families.network_layers import (
     Pool,
     Reshape,
     WeightedLayer,
-    free_widths,
     maps,
     placed,
     weight_layers,
     with_modules,
 )
+from collegium.search.networks.network import member_groups
 from collegium.search.networks.pooling import PoolAxis, Pooling
 
 #: Activations of a description that the samplers know, by their names there.
@@ -177,6 +177,20 @@ def member_widths(branch: Branch) -> tuple[int, ...]:
     return tuple(branch.widths[first] // branch.multiplicity for first, *_ in branch.free)
 
 
+def width_grains(branch: Branch) -> tuple[int, ...]:
+    """What each free width of a member must be a multiple of: the groups of layers and norms inside of it divide it."""
+    grains = list(branch_chain(branch).width_grains)
+    of = {position: index for index, tied in enumerate(branch.free) for position in tied}
+    at = 0
+    for layer in branch.layers:
+        at += isinstance(layer, Conv | Linear)
+        if isinstance(layer, Norm) and at in of:
+            times = branch.widths[at] // branch.widths[branch.free[of[at]][0]]
+            groups = member_groups(layer.groups, branch.multiplicity)
+            grains[of[at]] = math.lcm(grains[of[at]], groups // math.gcd(groups, times))
+    return tuple(grains)
+
+
 def layer_widths(branch: Branch, widths: Sequence[int]) -> tuple[int, ...]:
     """The inner widths, one for each weight layer but the last, of a member with these free ``widths``."""
     found: dict[int, int] = {}
@@ -190,11 +204,6 @@ def reason(branch: Branch) -> str | None:
     """Why a part of a network is not searched; None where it is."""
     if not branch.splittable:
         return branch.why
-    inner = [layer for layer in weight_layers(branch.layers)[1:-1] if not (isinstance(layer, Conv) and layer.depthwise)]
-    if any(isinstance(layer, Conv) and layer.groups not in (1, branch.multiplicity) for layer in inner):
-        return "its inner layers have different numbers of groups, which is not searched yet"
-    if branch.multiplicity > 1 and not all(isinstance(layer, Conv) and layer.groups > 1 for layer in inner):
-        return "only some of its inner layers have groups, which is not searched yet"
     for index in range(len(branch.layers)):
         why = _unknown(branch, index)
         if why is not None:
@@ -302,7 +311,9 @@ def branch_chain(branch: Branch) -> Chain:
     for layer in branch.layers:
         if isinstance(layer, Conv | Linear):
             out = outs.get(len(layers) + 1, branch.widths[-1])
-            layers.append(_weight_layer(layer, out, before))
+            groups = layer.groups // branch.multiplicity if isinstance(layer, Conv) else 1
+            made = _weight_layer(layer, out, before)
+            layers.append(made if made.depthwise or groups < 2 else replace(made, groups=groups))
         elif isinstance(layer, ActivationLayer | Pool):
             layers[-1] = _followed(layers[-1], layer, len(map_before))
         before = layer if isinstance(layer, Pad) else None

@@ -7,12 +7,11 @@ together and have the counts that a search expects of that grouping.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.families.network import Branch, NetworkBaseline
-from collegium.search.networks.families.network_chains import layer_widths, member_widths, searched
+from collegium.search.networks.families.network_chains import layer_widths, member_widths, searched, width_grains
 from collegium.search.networks.families.network_layers import (
     ActivationLayer,
     Conv,
@@ -207,9 +206,9 @@ def _not_free(baseline: NetworkBaseline, graph: Graph, pieces: Sequence[Branch])
 
 
 def _trial(piece: Branch) -> StageGrouping:
-    """One member more, and wider ones that the groups of every norm divide."""
-    step = math.lcm(*(layer.groups for layer in piece.layers if isinstance(layer, Norm)))
-    widths = tuple((width // step + 1) * step for width in member_widths(piece))
+    """One member more, and wider ones that the groups of every norm and layer divide."""
+    each = zip(member_widths(piece), width_grains(piece), strict=True)
+    widths = tuple((width // grain + 1) * grain for width, grain in each)
     return StageGrouping(widths, piece.multiplicity + 1)
 
 
@@ -227,7 +226,7 @@ def _of_layers(branch: Branch, grouping: StageGrouping) -> StageGrouping:
 def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
     """What one member of these free widths adds to a branch: all but the biases of its last layer.
 
-    Grouped inner layers are those of several members, so that a member's own have no groups.
+    Groups of inner layers are those of all members together.
     """
     layers = [_of_one(layer, branch.multiplicity) for layer in branch.layers]
     inner = layer_widths(branch, widths)

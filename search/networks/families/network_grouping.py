@@ -21,6 +21,7 @@ from collegium.search.networks.families.network_chains import (
     member_widths,
     reason,
     searched,
+    width_grains,
 )
 from collegium.search.networks.families.network_extents import at_graph
 from collegium.search.networks.families.network_graph import check_graph, member_cost
@@ -96,6 +97,11 @@ class DescribedNetwork(GraphNetwork):
     def stage_scales(self) -> tuple[int, ...]:
         """By how much the branches' widths are multiples of the smallest one's, ascending."""
         return tuple(sorted({self._scale(branch) for branch in self.branches})) or (1,)
+
+    @property
+    def width_grains(self) -> tuple[int, ...]:
+        """Groups of layers and norms inside of a member divide its widths."""
+        return width_grains(self.branches[0]) if self.branches else self.chain.width_grains
 
     @property
     def separable(self) -> bool:

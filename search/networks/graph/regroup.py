@@ -14,7 +14,7 @@ from typing import Any
 from collegium.search.networks.graph.infer import GraphError, infer
 from collegium.search.networks.graph.operations import Shape, numbers
 from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, Law, LinearLayer, Node, NormLayer
-from collegium.search.networks.network import StageGrouping
+from collegium.search.networks.network import StageGrouping, member_groups
 
 #: Paths of the layers of each occurrence of a branch, and the grouping of them.
 Change = tuple[Sequence[Sequence[str]], StageGrouping]
@@ -42,23 +42,33 @@ def _regroup_one(
     last = sum(isinstance(layer, ConvLayer | LinearLayer) for _, layer in own) - 1
     if last != len(widths):
         raise GraphError(("layers",), f"{paths[0]} … has {last + 1} weight layers where {len(widths) + 1} are expected")
-    at, width = -1, 0
+    at, width, members = -1, 0, _members([layer for _, layer in own])
     for place, layer in own:
         if isinstance(layer, NormLayer):
             if at < last:
-                layers[place] = _norm(layer, width, m)
+                layers[place] = _norm(layer, width, m, members)
                 if width % layers[place].groups:  # type: ignore[union-attr]
                     raise GraphError(("layers", place), f"{layer.path!r} cannot have its groups in {width} channels")
             continue
         at += 1
         inputs = layer.inputs if at == 0 else width
         width = layer.outputs if at == last else m * widths[at]
-        groups = m if 0 < at < last else 1
-        if isinstance(layer, ConvLayer) and layer.groups == layer.inputs > 1:
+        groups = m * layer.groups // members if 0 < at < last else 1
+        if _depthwise(layer):
             groups = inputs  # a depthwise layer's channels stay apart
         if width % groups or inputs % groups:
             raise GraphError(("layers", place), f"{layer.path!r} cannot have {groups} groups of {inputs} → {width}")
         layers[place] = _resized(layer, inputs, width, groups)
+
+
+def _members(own: Sequence[GraphLayer]) -> int:
+    """Members that a branch has already: what the groups of its inner layers have in common."""
+    inner = [layer for layer in own if isinstance(layer, ConvLayer | LinearLayer)][1:-1]
+    return math.gcd(*(layer.groups for layer in inner if not _depthwise(layer))) or 1
+
+
+def _depthwise(layer: GraphLayer) -> bool:
+    return isinstance(layer, ConvLayer) and layer.groups == layer.inputs > 1
 
 
 def _layer(
@@ -90,8 +100,9 @@ def _scaled(law: Law, growth: float) -> Law:
     return law if law.kind == "constant" else law.model_copy(update={"value": law.value * growth})
 
 
-def _norm(layer: NormLayer, width: int, members: int) -> NormLayer:
-    groups = layer.groups * members if layer.norm in ("group", "layer", "rms") else 1
+def _norm(layer: NormLayer, width: int, members: int, before: int) -> NormLayer:
+    grouped = layer.norm in ("group", "layer", "rms")
+    groups = member_groups(layer.groups, before) * members if grouped else 1
     changed: dict[str, Any] = {"channels": width, "groups": groups}
     for name, start in (("weight", 1.0), ("bias", 0.0)):
         law = getattr(layer, name)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collegium.search.networks.build import build_network
-from collegium.search.networks.cost import cost_polynomial, width_grains
+from collegium.search.networks.cost import cost_polynomial
 from collegium.search.networks.families.block import BlockBaseline
 from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.spec import PresetBaseline
@@ -33,7 +33,7 @@ BASELINES = [
 @given(data=st.data())
 def test_the_polynomial_is_exact(baseline, measure, data):
     network = build_network(baseline)
-    grains = width_grains(network.chain)
+    grains = network.width_grains
     steps = data.draw(st.lists(st.integers(1, 300), min_size=len(grains), max_size=len(grains)))
     widths = tuple(step * size for step, size in zip(steps, grains, strict=True))
     fixed, per_member = network.affine(measure, widths)
@@ -43,4 +43,4 @@ def test_the_polynomial_is_exact(baseline, measure, data):
 
 
 def test_grains_come_from_the_groups_above():
-    assert width_grains(build_network(BLOCK).chain) == (6, 1)
+    assert build_network(BLOCK).width_grains == (6, 1)

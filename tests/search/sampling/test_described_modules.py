@@ -10,6 +10,7 @@ from torch import nn
 
 import collegium
 from collegium.search.kernel.moments import Moments
+from collegium.search.networks.chain import ensemble_chain
 from collegium.search.networks.families.network_chains import branch_chain, member_widths
 from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.sampling.conv import ConvSampler
@@ -44,7 +45,20 @@ def sound(n, phi):
     )  # fmt: skip
 
 
-CASES = {"vgg": (vgg, (40, 6, 6)), "video": (video, (60, 3, 4, 4)), "sound": (sound, (30, 21))}
+def grouped(n, phi):
+    """Members of two inner layers: the first dense in each member, the second in two groups."""
+    return nn.Sequential(
+        nn.Conv2d(30, n, 1, bias=False), phi(), nn.Conv2d(n, 2 * n, 3, padding=1, groups=2, bias=False), phi(),
+        nn.Conv2d(2 * n, n, 1, groups=4, bias=False), phi(), nn.Conv2d(n, 2, 1, bias=False),
+    )  # fmt: skip
+
+
+CASES = {
+    "grouped": (grouped, (30, 5, 5)),
+    "vgg": (vgg, (40, 6, 6)),
+    "video": (video, (60, 3, 4, 4)),
+    "sound": (sound, (30, 21)),
+}
 
 
 def gradients(model, gains, x, generator):
@@ -72,7 +86,7 @@ def gradients(model, gains, x, generator):
 @pytest.mark.parametrize(
     ("name", "n", "phi"),
     [("vgg", 4, nn.ReLU), ("vgg", 4, nn.GELU), ("vgg", 12, nn.GELU), ("video", 3, nn.GELU), ("video", 8, nn.ReLU),
-     ("sound", 3, nn.ReLU), ("sound", 9, nn.GELU)],
+     ("grouped", 8, nn.GELU), ("sound", 3, nn.ReLU), ("sound", 9, nn.GELU)],
 )  # fmt: skip
 def test_the_kernel_of_a_module_with_pools_is_that_of_plain_gradients(name, n, phi):
     make, shape = CASES[name]
@@ -80,7 +94,8 @@ def test_the_kernel_of_a_module_with_pools_is_that_of_plain_gradients(name, n, p
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(1, *shape, generator=generator)
     ((branch,),) = searched_groups(collegium.describe(model, x))
-    chain = branch_chain(branch).at(member_widths(branch))
+    chain = ensemble_chain(branch_chain(branch), member_widths(branch), branch.multiplicity)
+    assert chain is not None
     flat = x[0].flatten(1).double()
     gram = (2 / len(flat) * flat.T @ flat).numpy()
     sampled = Moments.of(ConvSampler(chain, "unit", gram).draw(20_000, generator).numpy()).estimate()

@@ -13,6 +13,7 @@ from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.kernel.moments import Moments
 from collegium.search.kernel.point import KernelPoint
 from collegium.search.sampling.schedule import (
+    FEWEST_PILOT_SAMPLES,
     PILOT_SAMPLES,
     Schedule,
     most_samples,
@@ -88,6 +89,13 @@ def test_boundaries_are_the_same_whatever_error_is_asked_for(point, double):
         assert np.cumsum([sum(each) for each in sizes]).tolist() == list(schedule.boundaries)
         assert max(map(max, sizes)) <= shard_samples(one)
         assert schedule.first_shard(3) == sum(map(len, sizes[:3]))
+
+
+def test_a_member_whose_samples_are_costly_has_fewer_at_first(double):
+    sizes = [
+        Schedule.of(KernelPoint.of(double, (width,), "unit", KernelInputs())).boundaries[0] for width in (64, 4096)
+    ]
+    assert sizes == [PILOT_SAMPLES, FEWEST_PILOT_SAMPLES]
 
 
 @given(errors=st.lists(st.sampled_from([0.5, 0.1, 0.05, 0.03, 0.02]), min_size=1, max_size=4), last=st.booleans())
