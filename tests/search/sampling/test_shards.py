@@ -93,7 +93,7 @@ def test_boundaries_are_the_same_whatever_error_is_asked_for(point, double):
 
 def test_a_member_whose_samples_are_costly_has_fewer_at_first(double):
     sizes = [
-        Schedule.of(KernelPoint.of(double, (width,), "unit", KernelInputs())).boundaries[0] for width in (64, 4096)
+        Schedule.of(KernelPoint.of(double, (width,), "unit", KernelInputs())).boundaries[0] for width in (64, 40_000)
     ]
     assert sizes == [PILOT_SAMPLES, FEWEST_PILOT_SAMPLES]
 
