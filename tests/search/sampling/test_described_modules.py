@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad, vmap
 
 import collegium
 from collegium.search.kernel.moments import Moments
@@ -15,7 +16,7 @@ from collegium.search.networks.families.network_chains import branch_chain, memb
 from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.sampling.conv import ConvSampler
 
-DRAWS = 1_500
+DRAWS, CHUNK = 4_000, 500
 
 
 def vgg(n, phi):
@@ -48,13 +49,13 @@ def sound(n, phi):
 def grouped(n, phi):
     """Members of two inner layers: the first dense in each member, the second in two groups."""
     return nn.Sequential(
-        nn.Conv2d(30, n, 1, bias=False), phi(), nn.Conv2d(n, 2 * n, 3, padding=1, groups=2, bias=False), phi(),
+        nn.Conv2d(30, n, 1, bias=False), phi(), nn.Conv2d(n, 2 * n, 3, groups=2, bias=False), phi(),
         nn.Conv2d(2 * n, n, 1, groups=4, bias=False), phi(), nn.Conv2d(n, 2, 1, bias=False),
     )  # fmt: skip
 
 
 CASES = {
-    "grouped": (grouped, (30, 5, 5)),
+    "grouped": (grouped, (30, 3, 3)),
     "vgg": (vgg, (40, 6, 6)),
     "video": (video, (60, 3, 4, 4)),
     "sound": (sound, (30, 21)),
@@ -63,23 +64,18 @@ CASES = {
 
 def gradients(model, gains, x, generator):
     """K(x, x) of the first output over fresh weights: N(0, g / fan-in), each parameter at the rate of its variance."""
-    layers = [layer for layer in model if getattr(layer, "weight", None) is not None]
-    parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    scales = [(gain / layer.weight[0].numel()) ** 0.5 for layer, gain in zip(layers, gains, strict=True)]
-    found = torch.empty(DRAWS, dtype=torch.float64)
-    with torch.no_grad():
-        for layer in layers:
-            if layer.bias is not None:
-                layer.bias.zero_()
-    for draw in range(DRAWS):
-        with torch.no_grad():
-            for layer, scale in zip(layers, scales, strict=True):
-                layer.weight.normal_(generator=generator).mul_(scale)
-        own = dict(zip(parameters, torch.autograd.grad(model(x).flatten()[0], parameters), strict=True))
-        each = zip(layers, scales, strict=True)
-        found[draw] = sum(scale**2 * own[layer.weight].square().sum() for layer, scale in each)
-        found[draw] += sum(own[layer.bias].square().sum() for layer in layers if layer.bias is not None)
-    return found
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    weights = [name for name in shapes if name.endswith("weight")]
+    fans = {name: gain / shapes[name][1:].numel() for name, gain in zip(weights, gains, strict=True)}
+    of_each = vmap(grad(lambda own: functional_call(model, own, (x,)).flatten()[0]))
+    found = []
+    for _ in range(DRAWS // CHUNK):
+        drawn = {name: torch.zeros(CHUNK, *shape) for name, shape in shapes.items()}
+        for name, variance in fans.items():
+            drawn[name].normal_(generator=generator).mul_(variance**0.5)
+        own = of_each(drawn)
+        found.append(sum(fans.get(name, 1.0) * own[name].flatten(1).square().sum(1) for name in own))
+    return torch.cat(found).double()
 
 
 @pytest.mark.slow
