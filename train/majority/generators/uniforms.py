@@ -13,7 +13,7 @@ in the cache, where hashing the counter itself takes a dozen. m alone makes the 
 and the lower but for its last bit. Two chunks read the same words, shifted, if their r, s and t are equally far apart
 and their m agree: a chance of 2^−65. One word or two do not tell the three places and m, hence no other word.
 
-The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads some 5,000 entries of each table, which
+The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads 3,000 to 5,000 entries of each, which
 stay in the first cache. Two words of a chunk share an entry of one table at most, since the three strides differ.
 ``tests/train/majority/test_independence.py`` has pairs, triples, sums and repetitions.
 """
