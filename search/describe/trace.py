@@ -35,7 +35,8 @@ _NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(
 class Piece:
     """A module that was traced whole, at one call.
 
-    ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one.
+    ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one, and
+    ``constants`` the tensor that the code holds of each placeholder that is neither.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Piece:
     parameters: dict[fx.Node, str]
     buffers: dict[fx.Node, str]
     outputs: tuple[Tensor, ...]
+    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
 
     def module(self, node: fx.Node) -> str:
         """The path of the module in the model that a node was called in."""
@@ -132,7 +134,10 @@ def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     )
     (returned,) = (node for node in program.graph.nodes if node.op == "output")
     last = [node.meta["val"] for node in returned.args[0] if isinstance(node, fx.Node)]
-    return Piece(path, program.graph, parameters, buffers, tuple(value for value in last if isinstance(value, Tensor)))
+    lifted = signature.inputs_to_lifted_tensor_constants
+    constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
+    outputs = tuple(value for value in last if isinstance(value, Tensor))
+    return Piece(path, program.graph, parameters, buffers, outputs, constants)
 
 
 @contextmanager

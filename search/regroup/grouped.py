@@ -124,9 +124,16 @@ def _maps_dropped(x: Tensor, training: bool, rate: float) -> Tensor:
     return x * functional.dropout(x.new_ones(x.shape[:2] + (1,) * (x.dim() - 2)), rate, training)
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor, training: bool, scale: float, causal: bool, dropout: float) -> Tensor:
-    rate = dropout if training else 0.0
-    return functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=causal, scale=scale)
+def _attended(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor, training: bool, **options: Any) -> Tensor:
+    rate = options["dropout"] if training else 0.0
+    given = {"dropout_p": rate, "is_causal": options["causal"], "scale": options["scale"]}
+    return functional.scaled_dot_product_attention(q, k, v, *mask, **given)
+
+
+def _taken(values: Tensor, index: Tensor, axis: int) -> Tensor:
+    if axis == 0 and values.dim() == 2:
+        return functional.embedding(index, values)
+    return values[(slice(None),) * axis + (index,)]
 
 
 def _resized(x: Tensor, size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
@@ -139,23 +146,6 @@ def _padded(x: Tensor, sizes: Sequence[int], mode: str, value: float) -> Tensor:
     return functional.pad(x, list(sizes), mode, value if mode == "constant" else None)
 
 
-def _pool(kind: str, x: Tensor, **options: Any) -> Tensor:
-    return _POOLS[kind, len(options["kernel_size"])](x, **options)
-
-
-def _maximum_pool(
-    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
-) -> Tensor:
-    return _pool("max", x, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
-
-
-def _average_pool(
-    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool, count_padding: bool
-) -> Tensor:
-    options = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
-    return _pool("average", x, **options, count_include_pad=count_padding)
-
-
 _POOLS: Mapping[tuple[str, int], Callable[..., Tensor]] = {
     ("max", 1): functional.max_pool1d,
     ("max", 2): functional.max_pool2d,
@@ -163,6 +153,14 @@ _POOLS: Mapping[tuple[str, int], Callable[..., Tensor]] = {
     ("average", 1): functional.avg_pool1d,
     ("average", 2): functional.avg_pool2d,
     ("average", 3): functional.avg_pool3d,
+}
+_RELATIONS: Mapping[str, Callable[..., Tensor]] = {
+    "equal": torch.eq,
+    "not_equal": torch.ne,
+    "less": torch.lt,
+    "less_equal": torch.le,
+    "greater": torch.gt,
+    "greater_equal": torch.ge,
 }
 _ADAPTIVE_AVERAGES = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
 _ADAPTIVE_MAXIMA = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)
@@ -208,8 +206,10 @@ OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
     "div": torch.div,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
-    "max_pool": _maximum_pool,
-    "avg_pool": _average_pool,
+    "max_pool": lambda x, kernel, **options: _POOLS["max", len(kernel)](x, kernel, **options),
+    "avg_pool": lambda x, kernel, count_padding, **options: _POOLS["average", len(kernel)](
+        x, kernel, count_include_pad=count_padding, **options
+    ),
     "adaptive_avg_pool": lambda x, output: _ADAPTIVE_AVERAGES[len(output) - 1](x, output),
     "adaptive_max_pool": lambda x, output: _ADAPTIVE_MAXIMA[len(output) - 1](x, output),
     "mean": lambda x, axes, keep: x.mean(axes, keepdim=keep),
@@ -224,6 +224,14 @@ OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
     "roll": lambda x, shifts, axes: torch.roll(x, shifts, axes),
     "matmul": torch.matmul,
     "linear": functional.linear,
+    "take": _taken,
+    "compare": lambda x, relation, number: _RELATIONS[relation](x, number),
+    "as_number": lambda x: x.to(torch.get_default_dtype()),
+    "both": torch.logical_and,
+    "not": torch.logical_not,
+    "fill_where": lambda x, mask, number: torch.where(mask, float(number), x),
+    "where": torch.where,
+    "vector_norm": lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keepdim=keep),
 }
 #: Operations that are others in training, and those whose shape has the batch in it.
 IN_TRAINING: Mapping[str, Callable[..., Tensor]] = {
@@ -283,6 +291,10 @@ class GraphNetwork(nn.Module):
             owner = owner._modules.setdefault(part, _Place())  # type: ignore[assignment]
         if layer["kind"] == "parameter":
             owner._parameters[name] = nn.Parameter(_filled(torch.empty(layer["shape"]), layer["weight"]))
+        elif layer["kind"] == "constant":
+            owner._buffers[name] = _constant(layer)
+            if not layer.get("saved"):
+                owner._non_persistent_buffers_set.add(name)
         else:
             owner._modules[name] = _made(layer)
 
@@ -293,15 +305,18 @@ class GraphNetwork(nn.Module):
             owner = owner._modules[part]
         return owner, path[-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs of a batch of samples."""
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Outputs of a batch of samples; ``others`` are further inputs, in the order of the graph's."""
         batch = x.shape[0]
         if x.shape[1:] != self._sample:
             x = x.reshape(batch, *self._sample)
         values: list[Any] = [x]
         for (op, reads, path, options), done in zip(self._nodes, self._done, strict=True):
             given = [values[each] for each in reads]
-            values.append(self._value(op, given, path, options, batch))
+            if op == "input":
+                values.append(others[options["place"] - 1])
+            else:
+                values.append(self._value(op, given, path, options, batch))
             for each in done:
                 values[each] = None
         return values[-1]
@@ -310,6 +325,9 @@ class GraphNetwork(nn.Module):
         if op == "layer":
             owner, name = self._owner(path)
             return owner._modules[name](*given)  # type: ignore[misc]
+        if op == "constant":
+            owner, name = self._owner(path)
+            return owner._buffers[name]
         if op == "parameter":
             owner, name = self._owner(path)
             plain = owner._parameters.get(name)
@@ -340,6 +358,25 @@ def _last_reads(reads: Sequence[Sequence[int]]) -> list[list[int]]:
     for value, index in last.items():
         found[index].append(value)
     return found
+
+
+def _constant(layer: Mapping[str, Any]) -> Tensor:
+    """The tensor that a constant is, made in the largest floating-point numbers, which hold all of its integers."""
+    shape, wide = tuple(layer["shape"]), torch.float64
+    low, high = torch.tensor([float(each) for each in layer.get("levels") or (0, 0)], dtype=wide)
+    if layer.get("values") is not None:
+        found = torch.tensor([float(each) for each in layer["values"]], dtype=wide).reshape(shape)
+    elif layer.get("classes") is not None:
+        classes = torch.tensor(layer["classes"]).reshape(shape[:-1])
+        found = torch.where(classes[..., :, None] == classes[..., None, :], low, high)
+    else:
+        found = torch.full(shape, float(layer["start"]), dtype=wide)
+        for axis, step in enumerate(layer["steps"]):
+            places = torch.arange(shape[axis], dtype=wide)
+            found = found + float(step) * places.reshape(-1, *[1] * (len(shape) - axis - 1))
+        found = torch.where(found >= 0, high, low) if layer.get("levels") else found
+    kinds = {"integer": torch.long, "boolean": torch.bool, "number": torch.get_default_dtype()}
+    return found.to(kinds[layer["content"]])
 
 
 def _filled(parameter: Tensor, law: Mapping[str, Any]) -> Tensor:

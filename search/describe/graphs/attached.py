@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
-from collegium.search.describe.graphs.graph import NoGraph, graph_of
+from collegium.search.describe.graphs.graph import NoGraph, alike, graph_of
 from collegium.search.describe.parts import printable
-from collegium.search.describe.trace import Trace, export, stopping_place
+from collegium.search.describe.trace import Piece, Trace, export, stopping_place, tensors_in
 from collegium.search.errors import InvalidSpec, readable
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_graph import check_graph
@@ -36,25 +37,27 @@ def _graph(baseline: NetworkBaseline, model: nn.Module, found: Trace, given: Any
     if found.gaps:
         gap = found.gaps[0]
         raise NoGraph(f"{gap.path or 'the model'}: {gap.why}")
-    args, kwargs = given
-    if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
-        kwargs_one = len(kwargs) == 1 and not args and isinstance(next(iter(kwargs.values())), Tensor)
-        if not kwargs_one:
-            raise NoGraph("it takes several inputs, and a network of one tensor is expected")
-    first = args[0] if args else next(iter(kwargs.values()))
-    if not first.dtype.is_floating_point:
-        raise NoGraph(f"it reads numbers of type {str(first.dtype).removeprefix('torch.')}")
-    if first.dim() < 2:
-        raise NoGraph("its input has no axis beside that of the batch")
+    for each in tensors_in(given):
+        if each.dim() < 2 or each.shape[0] != batch:
+            raise NoGraph(
+                f"an input has the shape {tuple(each.shape)}, which is not a batch of {batch} with other axes"
+            )
     count = OTHER if batch == SECOND else SECOND
-    with torch.inference_mode(False):
-        second = torch.cat([first[:1]] * count)
-    try:
-        twin = export("", model, (second,) if args else (), {} if args else {next(iter(kwargs)): second})
-    except Exception as error:  # a user's code may raise anything
-        raise NoGraph(f"with {count} samples, torch.export stops at {stopping_place(error)}") from None
+    piece, twin = found.pieces[0], _traced(model, given, count)
+    if batch == 1 and not alike(piece, twin):  # what is broadcast, or asked for, is another thing for one sample
+        batch, count, piece, twin = SECOND, OTHER, twin, _traced(model, given, OTHER)
     canonical: dict[str, str] = {}
     seen: dict[int, str] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         canonical[path] = seen.setdefault(id(parameter), path)
-    return graph_of(model, found.pieces[0], twin, (batch, count), canonical, baseline.input)
+    return graph_of(model, piece, twin, (batch, count), canonical, baseline.input)
+
+
+def _traced(model: nn.Module, given: Any, count: int) -> Piece:
+    """The trace with so many of the first sample. Raises ``NoGraph``."""
+    with torch.inference_mode(False):
+        args, kwargs = _pytree.tree_map_only(Tensor, lambda each: torch.cat([each[:1]] * count), given)
+    try:
+        return export("", model, args, kwargs)
+    except Exception as error:  # a user's code may raise anything
+        raise NoGraph(f"with {count} samples, torch.export stops at {stopping_place(error)}") from None

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
+from collegium.search.describe.graphs.constants import Constants, encoded
 from collegium.search.describe.graphs.laws import law_of
+from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.trace import Piece
 
-
-class Missing(Exception):
-    """Why the value of a node is not known; ``placed`` where that names the operator already."""
-
-    def __init__(self, message: str, placed: bool = False) -> None:
-        super().__init__(message)
-        self.placed = placed
+#: Layers that have the weight that they apply.
+_LAYERS = (nn.Linear, _ConvNd)
 
 
 @dataclass
@@ -36,10 +35,14 @@ class Builder:
     model: nn.Module
     canonical: Mapping[str, str]
     parameters: Mapping[str, Tensor]
+    constants: Constants
+    convert: Callable[[fx.Node], None]
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     results: list[tuple[int, ...]] = field(default_factory=list)
     values: dict[fx.Node, Any] = field(default_factory=dict)
+    saved: Collection[str] = ()
+    _paths: dict[Any, str] = field(default_factory=dict)
 
     def emit(self, op: str, reads: Sequence[int], result: Sequence[int], /, **options: Any) -> int:
         """Add an operation whose result has this shape in the trace; the index of its value."""
@@ -58,11 +61,97 @@ class Builder:
 
     def parameter(self, node: fx.Node) -> int:
         """The value of a parameter that belongs to no layer."""
-        path = self.piece.parameters[node]
+        path = self._table(self.piece.parameters[node])
         self.layers.setdefault(path, self.bare(path))
         self.nodes.append({"op": "parameter", "layer": path})
         self.results.append(tuple(self.parameters[path].shape))
         return len(self.nodes)
+
+    def _table(self, path: str) -> str:
+        """The name of a parameter, of several the first one that is not the weight of a layer that is known."""
+        first = self.canonical[path]
+        names = [name for name, canonical in self.canonical.items() if canonical == first]
+        return next((name for name in names if not isinstance(self._owner(name), _LAYERS)), first)
+
+    def _owner(self, path: str) -> nn.Module:
+        return self.model.get_submodule(path.rpartition(".")[0])
+
+    def constant(self, node: fx.Node) -> int:
+        """The value of a node that depends on neither inputs nor parameters. Raises ``Missing``."""
+        one, two = self.constants.values[node]
+        if not isinstance(one, Tensor):
+            raise Missing(f"it reads all results of {node.name!r} at once")
+        if self.constants.costs(node):
+            return self._converted(node)
+        try:
+            return self._held(node, one, two)
+        except Missing:
+            if not one.dtype.is_floating_point or node.op == "placeholder":
+                raise
+            return self._converted(node)
+
+    def _converted(self, node: fx.Node) -> int:
+        self.convert(node)
+        found = self.values[node]
+        if isinstance(found, Missing):
+            raise found
+        return found
+
+    def _held(self, node: fx.Node, one: Tensor, two: Tensor) -> int:
+        if one.shape == two.shape:
+            if not torch.equal(one, two):
+                raise Missing("its numbers depend on the size of the batch")
+            return self.held(one, self.piece.buffers.get(node))
+        shape = self.scaled(one, two)
+        axis = next(place for place, size in enumerate(shape) if size < 0)
+        first, second = (
+            each.movedim(axis, 0).unflatten(0, (batch, -shape[axis]))
+            for each, batch in zip((one, two), self.batches, strict=True)
+        )
+        if not bool((first == first[:1]).all()) or not bool((second == first[:1]).all()):
+            raise Missing("it counts the samples of the batch")
+        row = first[0].movedim(0, axis)
+        found = self.held(row, None)
+        apart = (*row.shape[:axis], 1, *row.shape[axis:])
+        wide = (*row.shape[:axis], -1, *row.shape[axis:])
+        if shape[axis] == -1:
+            return self.emit("expand", [found], shape, shape=shape)
+        found = self.emit("reshape", [found], apart, shape=apart)
+        found = self.emit("expand", [found], wide, shape=wide)
+        return self.emit("reshape", [found], shape, shape=shape)
+
+    def held(self, value: Tensor, buffer: str | None) -> int:
+        """A node that is this constant: the buffer of this name, or one that is not saved with the network."""
+        key = (value.dtype, tuple(value.shape), value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if key not in self._paths:
+            path = buffer or self._free_name()
+            self.layers[path] = self.made_constant(path, value)
+            self._paths[key] = path
+        self.nodes.append({"op": "constant", "layer": self._paths[key]})
+        self.results.append(tuple(value.shape))
+        return len(self.nodes)
+
+    def made_constant(self, path: str, value: Tensor) -> dict[str, Any]:
+        """The layer that a constant is. Raises ``Missing`` where it has no form that is known."""
+        return {"kind": "constant", "path": path, "saved": path in self.saved, **encoded(value)}
+
+    def _free_name(self) -> str:
+        taken = {name.partition(".")[0] for name in (*self.saved, *self.canonical, *self.layers)}
+        count = 0
+        while f"constant{count}_" in taken:
+            count += 1
+        return f"constant{count}_"
+
+    def counts_batch(self, node: Any) -> bool:
+        """Whether a node is a constant that numbers the samples along its first axis."""
+        found = self.constants.values.get(node)
+        return found is not None and all(
+            isinstance(each, Tensor)
+            and each.dim() > 0
+            and each.shape[0] == each.numel() == batch
+            and torch.equal(each.flatten(), torch.arange(batch))
+            for each, batch in zip(found, self.batches, strict=True)
+        )
 
     def bare(self, path: str) -> dict[str, Any]:
         """The layer that a parameter of its own is."""
@@ -73,13 +162,15 @@ class Builder:
         """The index of a node's value. Raises ``Missing``."""
         if not isinstance(node, fx.Node):
             raise Missing(f"a number {node!r} where a tensor is expected")
+        if node in self.constants.values and not isinstance(self.values.get(node), int):
+            return self.constant(node)
         if node not in self.values and node in self.piece.parameters:
             self.values[node] = self.parameter(node)
         found = self.values.get(node)
         if found is None:
             what = self.piece.buffers.get(node)
             raise Missing(
-                f"it reads the buffer {what!r}, whose numbers are not part of a description"
+                f"it reads the buffer {what!r}, whose numbers are not there on this device"
                 if what is not None
                 else f"it reads {node.name!r}, a constant or an input of its own"
             )
@@ -97,8 +188,6 @@ class Builder:
         """The shape of a tensor from both traces."""
         if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.dim() != two.dim():
             raise Missing("its result is no tensor, or its shape depends on the batch")
-        if not one.dtype.is_floating_point:
-            raise Missing(f"it works with numbers of type {str(one.dtype).removeprefix('torch.')}")
         first, second = self.batches
         found = []
         for a, b in zip(map(int, one.shape), map(int, two.shape), strict=True):

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from collegium.search.describe.graphs.builder import Builder, Converter, Given, Missing, number_of
+from collegium.search.describe.graphs.builder import Builder, Converter, Given, number_of
+from collegium.search.describe.graphs.missing import Missing
 
 
 def _function(name: str, **constants: str) -> Converter:

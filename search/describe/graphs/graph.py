@@ -15,9 +15,12 @@ from pydantic import ValidationError
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from collegium.search.describe.graphs.builder import Builder, Converter, Missing
+from collegium.search.describe.graphs.builder import Builder, Converter
+from collegium.search.describe.graphs.constants import Constants, content_of
 from collegium.search.describe.graphs.elementwise import ELEMENTWISE
+from collegium.search.describe.graphs.indexed import INDEXED
 from collegium.search.describe.graphs.maps import OF_MAPS
+from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.graphs.rearranged import REARRANGED
 from collegium.search.describe.graphs.weights import WEIGHTED
 from collegium.search.describe.operators import arguments, name_of
@@ -27,7 +30,11 @@ from collegium.search.networks.graph.infer import GraphError, infer
 from collegium.search.networks.graph.spec import Graph
 
 #: The operators that are known, by name.
-CONVERTERS: Mapping[str, Converter] = {**ELEMENTWISE, **REARRANGED, **OF_MAPS, **WEIGHTED}
+CONVERTERS: Mapping[str, Converter] = {**ELEMENTWISE, **REARRANGED, **OF_MAPS, **WEIGHTED, **INDEXED}
+#: Those that read, or give, integers and booleans.
+_OF_ANY = {*REARRANGED, *INDEXED, "scaled_dot_product_attention"}
+#: Inputs of integers that no table is read by.
+_LARGEST = 2**31
 #: What modules and parameters may be called.
 _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
@@ -49,15 +56,28 @@ def graph_of(
     odd = next((name for name in names if not set(name) <= _NAME), None)
     if odd is not None:
         raise NoGraph(f"the parameter {odd!r} has a name that a description cannot hold")
-    builder = Builder(piece, _pairs(piece, twin), batches, model, canonical, names)
-    last = _convert(builder)
+    pairs = _pairs(piece, twin)
+    leaves = {node: model.get_buffer(path) for node, path in piece.buffers.items()} | piece.constants
+    builder = Builder(
+        piece,
+        pairs,
+        batches,
+        model,
+        canonical,
+        names,
+        Constants(pairs, leaves),
+        lambda node: _convert_one(builder, node),
+    )
+    builder.saved = [name for name in model.state_dict() if name not in names]
+    last, inputs = _convert(builder)
     try:
         _add_unread(builder)
         pruned, results = _pruned(builder, last)
+        _add_buffers(builder)
     except ValueError as error:
         raise NoGraph(str(error)) from None
-    tied = [[first, second] for second, first in canonical.items() if first != second]
-    made = {"layers": _in_order(builder), "nodes": tuple(pruned), "tied": tuple(map(tuple, tied))}
+    made = {"layers": _in_order(builder), "nodes": tuple(pruned), "tied": _tied(builder)}
+    made |= _inputs(builder, inputs)
     try:
         graph = Graph.model_validate(made)
         shapes = infer(graph, sample).shapes[1:]
@@ -72,33 +92,93 @@ def graph_of(
     return graph
 
 
+def alike(piece: Piece, twin: Piece) -> bool:
+    """Whether two traces have the same operators in the same order."""
+    one, two = ([(each.op, name_of(each)) for each in trace.graph.nodes] for trace in (piece, twin))
+    return one == two
+
+
 def _pairs(piece: Piece, twin: Piece) -> dict[fx.Node, fx.Node]:
     """The nodes of one trace with those of the other."""
-    one, two = list(piece.graph.nodes), list(twin.graph.nodes)
-    if [(each.op, name_of(each)) for each in one] != [(each.op, name_of(each)) for each in two]:
+    if not alike(piece, twin):
         raise NoGraph("its operations depend on the size of the batch")
-    return dict(zip(one, two, strict=True))
+    return dict(zip(piece.graph.nodes, twin.graph.nodes, strict=True))
 
 
-def _convert(builder: Builder) -> int:
-    """Every node in order; the index of the output's value."""
-    inputs = 0
-    for node in builder.piece.graph.nodes:
-        if node.op == "placeholder" and node not in builder.piece.parameters and node not in builder.piece.buffers:
-            value = node.meta.get("val")
-            if isinstance(value, Tensor) and node.users:
-                builder.values[node] = 0 if inputs == 0 else Missing(f"it has a second input, {node.name!r}")
-                inputs += 1
-        elif node.op == "call_function":
+def _convert(builder: Builder) -> tuple[int, list[fx.Node]]:
+    """Every node in order; the index of the output's value, and the inputs.
+
+    Of several outputs it is the first one, where the others are met on the way to it.
+    """
+    piece, inputs = builder.piece, []
+    for node in piece.graph.nodes:
+        if node.op == "placeholder" and node not in piece.parameters and node not in builder.constants.leaves:
+            if isinstance(node.meta.get("val"), Tensor):
+                inputs.append(node)
+                builder.values[node] = _input(builder, node, len(inputs) - 1)
+        elif not builder.constants.run(node) and node.op == "call_function":
             _convert_one(builder, node)
-    (returned,) = (node for node in builder.piece.graph.nodes if node.op == "output")
+    (returned,) = (node for node in piece.graph.nodes if node.op == "output")
     outputs = [each for each in returned.args[0] if isinstance(each, fx.Node)]
-    if len(outputs) != 1:
+    if not outputs or not set(outputs[1:]) <= _ahead(outputs[0]):
         raise NoGraph(f"it gives {len(outputs)} tensors, and a network of one is expected")
     try:
-        return builder.value(outputs[0])
+        return builder.value(outputs[0]), inputs
     except Missing as missing:
         raise NoGraph(str(missing)) from None
+
+
+def _ahead(node: fx.Node) -> set[fx.Node]:
+    """Every node that this one depends on."""
+    found, pending = set(), [node]
+    while pending:
+        new = set(pending.pop().all_input_nodes) - found
+        found |= new
+        pending += new
+    return found
+
+
+def _input(builder: Builder, node: fx.Node, place: int) -> Any:
+    """The value of an input, the first of which has the index 0."""
+    if place == 0:
+        return 0
+    try:
+        return builder.emit("input", [], builder.shape(node), place=place)
+    except Missing as missing:
+        return Missing(f"the input {node.name!r}: {missing}", True)
+
+
+def _inputs(builder: Builder, inputs: list[fx.Node]) -> dict[str, Any]:
+    """The ``inputs`` of a graph, where that is not one tensor of numbers."""
+    kinds = [content_of(node.meta["val"]) for node in inputs]
+    if kinds == ["number"]:
+        return {}
+    below = _tables(builder)
+    found = []
+    for place, (node, kind) in enumerate(zip(inputs, kinds, strict=True)):
+        own = {"name": node.name, "shape": tuple(node.meta["val"].shape[1:]), "content": kind}
+        found.append(own | ({"below": below.get(place, _LARGEST)} if kind == "integer" else {}))
+    return {"inputs": tuple(found)}
+
+
+def _tables(builder: Builder) -> dict[int, int]:
+    """Of every input that is the index of a table, or of several, the rows of the smallest one."""
+    origin, rows = {0: 0}, {}
+    for index, node in enumerate(builder.nodes, start=1):
+        reads = node.get("reads", ())
+        if node["op"] == "input":
+            origin[index] = node["options"]["place"]
+        elif node["op"] in ("reshape", "expand", "permute", "slice") and reads[0] in origin:
+            origin[index] = origin[reads[0]]
+        elif node["op"] == "take" and reads[1] in origin and reads[0]:
+            size = builder.results[reads[0] - 1][node["options"]["axis"]]
+            rows[origin[reads[1]]] = min(size, rows.get(origin[reads[1]], size))
+    return rows
+
+
+def _tied(builder: Builder) -> tuple[tuple[str, str], ...]:
+    """Pairs of parameters that are one, the first of which is one that a layer has."""
+    return tuple((first, second) for second, first in builder.canonical.items() if first != second)
 
 
 def _convert_one(builder: Builder, node: fx.Node) -> None:
@@ -109,6 +189,8 @@ def _convert_one(builder: Builder, node: fx.Node) -> None:
         converter = CONVERTERS.get(name)
         if converter is None:
             raise Missing("it is none of the operations that are known")
+        if name not in _OF_ANY:
+            _of_numbers(node)
         _same_options(builder, node, name)
         try:
             builder.values[node] = converter(builder, node, arguments(node))
@@ -118,6 +200,14 @@ def _convert_one(builder: Builder, node: fx.Node) -> None:
         builder.values[node] = missing if missing.placed else Missing(f"{_place(builder, node)}: {missing}", True)
     if _writes(node):
         _written(builder, node)
+
+
+def _of_numbers(node: fx.Node) -> None:
+    """Raises ``Missing`` where an operator reads or gives something else than numbers."""
+    for each in (*node.all_input_nodes, node):
+        value = each.meta.get("val")
+        if isinstance(value, Tensor) and not value.dtype.is_floating_point:
+            raise Missing(f"it works with numbers of type {str(value.dtype).removeprefix('torch.')}")
 
 
 def _place(builder: Builder, node: fx.Node) -> str:
@@ -162,6 +252,9 @@ def _written(builder: Builder, node: fx.Node) -> None:
         return
     found = builder.values[node]
     root = _root(target)
+    for each in builder.piece.graph.nodes:
+        if _root(each) is root:
+            builder.constants.forget(each)
     if root in builder.piece.parameters:
         found = Missing(f"{_place(builder, node)}: it writes into a parameter", True)
     else:
@@ -210,10 +303,24 @@ def _add_unread(builder: Builder) -> None:
             builder.layers[path] = builder.bare(path)
 
 
+def _add_buffers(builder: Builder) -> None:
+    """Buffers that the network saves and no node reads, where their numbers are there and have a form."""
+    norms = {path for path, layer in builder.layers.items() if layer["kind"] == "norm"}
+    for path in builder.saved:
+        if path in builder.layers or path.rpartition(".")[0] in norms or not set(path) <= _NAME:
+            continue
+        try:
+            value = builder.model.get_buffer(path)
+            if not value.is_meta:
+                builder.layers[path] = builder.made_constant(path, value.detach().cpu())
+        except (AttributeError, Missing):
+            continue
+
+
 def _in_order(builder: Builder) -> tuple[dict[str, Any], ...]:
-    """The layers in the order of the module's parameters; those without any where they were met, at the end."""
+    """The layers in the order of the module's parameters and buffers; those without any at the end, as they were met."""
     places = {}
-    for index, name in enumerate(builder.parameters):
+    for index, name in enumerate([*builder.model.state_dict(), *builder.parameters]):
         places.setdefault(name, index)
         places.setdefault(name.rpartition(".")[0], index)
     return tuple(sorted(builder.layers.values(), key=lambda layer: places.get(layer["path"], len(places))))

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from collegium.search.describe.graphs.builder import Builder, Converter, Given, Missing, node_of, number_of
+from collegium.search.describe.graphs.builder import Builder, Converter, Given, node_of, number_of
+from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.layers import sizes_of
 
 
@@ -97,9 +98,10 @@ def _resize(mode: str) -> Converter:
 
 
 def _attention(builder: Builder, node: fx.Node, given: Given) -> int:
-    if given["attn_mask"] is not None or given.get("enable_gqa"):
-        raise Missing("attention with a mask, or with fewer keys than queries")
-    reads = [builder.value(given[name]) for name in ("query", "key", "value")]
+    if given.get("enable_gqa"):
+        raise Missing("attention with fewer keys than queries")
+    names = ("query", "key", "value", *(["attn_mask"] if given["attn_mask"] is not None else []))
+    reads = [builder.value(given[name]) for name in names]
     scale = given["scale"] if given["scale"] is not None else abs(builder.shape(node_of(given["query"]))[-1]) ** -0.5
     options = {"scale": number_of(scale), "causal": bool(given["is_causal"]), "dropout": number_of(given["dropout_p"])}
     return builder.emit("attention", reads, builder.shape(node), **options)

@@ -7,13 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from collegium.search.describe.graphs.builder import Builder, Converter, Given, Missing, node_of
+from collegium.search.describe.graphs.builder import Builder, Converter, Given, node_of
+from collegium.search.describe.graphs.constants import content_of
+from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.operators import COPIES, RESHAPES
 
 
 def _copy(builder: Builder, node: fx.Node, given: Given) -> int:
-    builder.shape(node)  # of another type, it would be no copy
-    return builder.value(node.args[0])
+    source, shape = node_of(node.args[0]), builder.shape(node)
+    before, after = (content_of(each.meta["val"]) for each in (source, node))
+    found = builder.value(source)
+    if before == after:
+        return found
+    if after == "number":
+        return builder.emit("as_number", [found], shape)
+    if after == "boolean":
+        return builder.emit("compare", [found], shape, relation="not_equal", number=0.0)
+    raise Missing(f"it makes integers of {before}s")
 
 
 def _reshape(builder: Builder, node: fx.Node, given: Given) -> int:

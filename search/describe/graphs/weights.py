@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from collegium.search.describe.graphs.builder import Builder, Converter, Given, Missing, node_of
+from collegium.search.describe.graphs.builder import Builder, Converter, Given, node_of
 from collegium.search.describe.graphs.laws import Kind, law_of
+from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.layers import padding_of, sizes_of
 from collegium.search.describe.operators import NORMS, name_of
 

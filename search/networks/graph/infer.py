@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from collegium.search.networks.footprint import Footprint
+from collegium.search.networks.graph.content import NUMBERS, ConstantLayer, Content, of_numbers
 from collegium.search.networks.graph.operations import (
+    CONSTANT,
+    INPUT,
     LAYER,
     OPERATIONS,
     PARAMETER,
@@ -42,12 +45,16 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Inferred:
-    """A graph with the ``shapes`` of its input and of each node's result, and what it costs for one sample."""
+    """A graph with the ``shapes`` of its input and of each node's result, and what it costs for one sample.
+
+    ``contents`` are what each of them holds.
+    """
 
     graph: Graph
     shapes: tuple[Shape, ...]
     parameters: int
     flops: int
+    contents: tuple[Content, ...]
 
     @property
     def output(self) -> Shape:
@@ -82,6 +89,7 @@ def infer(graph: Graph, sample: Sequence[int], mend: Mend | None = None) -> Infe
     """
     layers = {layer.path: layer for layer in graph.layers}
     shapes: list[Shape] = [checked((-1, *sample))]
+    contents = [_first(graph, tuple(sample))]
     flops = 0
     nodes: list[Node] = []
     for index, node in enumerate(graph.nodes):
@@ -90,28 +98,65 @@ def infer(graph: Graph, sample: Sequence[int], mend: Mend | None = None) -> Infe
                 raise ValueError(f"it reads {max(node.reads)}, and {index} is the last one before it")
             reads = [shapes[each] for each in node.reads]
             nodes.append(node if mend is None else mend(index, node, reads))
-            shape, own = _result(nodes[-1], reads, layers)
+            shape, own = _result(nodes[-1], reads, layers, graph)
             shapes.append(checked(shape))
+            contents.append(_content(nodes[-1], [contents[each] for each in node.reads], reads, layers, graph))
             flops += own
         except ValueError as error:
             raise GraphError(("nodes", index), str(error)) from None
+    if contents[-1] != NUMBERS:
+        raise GraphError(("nodes", len(graph.nodes) - 1), f"the output must be numbers, and has {contents[-1].name}s")
     if shapes[-1][:1] != (-1,):
         raise GraphError(("nodes", len(graph.nodes) - 1), "the output must have the batch as its first axis")
     found = graph if mend is None else graph.model_copy(update={"nodes": tuple(nodes)})
-    return Inferred(found, tuple(shapes), _parameters(graph), flops)
+    return Inferred(found, tuple(shapes), _parameters(graph), flops, tuple(contents))
 
 
-def _result(node: Node, reads: list[Shape], layers: Mapping[str, GraphLayer]) -> tuple[Shape, int]:
-    if (node.layer is not None) != (node.op in (LAYER, PARAMETER)):
-        raise ValueError("a 'layer' is named where the op is 'layer' or 'parameter', and there alone")
+def _first(graph: Graph, sample: Shape) -> Content:
+    """What the first input holds."""
+    if not graph.inputs:
+        return NUMBERS
+    if graph.inputs[0].shape != sample:
+        raise GraphError(("inputs", 0), f"the shape must be that of the baseline's input, {sample}")
+    return graph.inputs[0].holds
+
+
+def _content(
+    node: Node, contents: list[Content], reads: list[Shape], layers: Mapping[str, GraphLayer], graph: Graph
+) -> Content:
+    if node.op == INPUT:
+        return graph.inputs[node.options["place"]].holds
+    if node.op == CONSTANT:
+        layer = layers[str(node.layer)]
+        assert isinstance(layer, ConstantLayer)
+        return layer.holds
+    rule = OPERATIONS[node.op].content if node.op in OPERATIONS else of_numbers
+    return rule(contents, reads, node.options)
+
+
+def _other_input(node: Node, graph: Graph) -> Shape:
+    check_options(node.options, {"place": "integer"})
+    place = node.options["place"]
+    if not isinstance(place, int) or not 1 <= place < len(graph.inputs):
+        raise ValueError(f"the option 'place' must be from 1 to {len(graph.inputs) - 1}, that of another input")
+    return (-1, *graph.inputs[place].shape)
+
+
+def _result(node: Node, reads: list[Shape], layers: Mapping[str, GraphLayer], graph: Graph) -> tuple[Shape, int]:
+    if (node.layer is not None) != (node.op in (LAYER, PARAMETER, CONSTANT)):
+        raise ValueError("a 'layer' is named where the op is 'layer', 'parameter' or 'constant', and there alone")
+    if node.op == INPUT:
+        _check_count(reads, (0, 0))
+        return _other_input(node, graph), 0
     if node.layer is not None:
         if node.layer not in layers:
             raise ValueError(f"there is no layer {node.layer!r}")
         layer = layers[node.layer]
         check_options(node.options, {})
-        if isinstance(layer, ParameterLayer) != (node.op == PARAMETER):
-            raise ValueError(f"{node.layer!r} is {'a' if isinstance(layer, ParameterLayer) else 'no'} parameter")
-        _check_count(reads, (0, 0) if node.op == PARAMETER else (1, 1))
+        for kind, op, name in ((ParameterLayer, PARAMETER, "parameter"), (ConstantLayer, CONSTANT, "constant")):
+            if isinstance(layer, kind) != (node.op == op):
+                raise ValueError(f"{node.layer!r} is {'a' if isinstance(layer, kind) else 'no'} {name}")
+        _check_count(reads, (1, 1) if node.op == LAYER else (0, 0))
         return layer_result(layer, reads)
     if node.op not in OPERATIONS:
         raise ValueError(f"there is no operation {node.op!r}")
@@ -132,7 +177,7 @@ def _check_count(reads: Sequence[Any], expected: tuple[int, int]) -> None:
 def layer_result(layer: GraphLayer, reads: Sequence[Shape]) -> tuple[Shape, int]:
     """The shape that a layer gives, and its multiply–accumulates for one sample. Raises ``ValueError``."""
     match layer:
-        case ParameterLayer():
+        case ParameterLayer() | ConstantLayer():
             return layer.shape, 0
         case ConvLayer():
             shape = _convolved(layer, reads[0])
@@ -190,6 +235,8 @@ def parameters_of(layer: GraphLayer) -> dict[str, Shape]:
     """The trainable tensors of a layer by their full names, with their shapes."""
     found: dict[str, Shape] = {}
     match layer:
+        case ConstantLayer():
+            return {}
         case ParameterLayer():
             return {layer.path: layer.shape}
         case ConvLayer():
@@ -223,6 +270,8 @@ def _parameters(graph: Graph) -> int:
 
 
 def _buffers(layer: GraphLayer) -> int:
+    if isinstance(layer, ConstantLayer):
+        return math.prod(layer.shape)
     return 2 * layer.channels if isinstance(layer, NormLayer) and layer.tracked and layer.norm == "batch" else 0
 
 
@@ -249,7 +298,7 @@ def _footprints(found: Inferred) -> tuple[Footprint, ...]:
     counted: set[str] = set()
     live, parts = sizes[0], []
     for index, node in enumerate(nodes, start=1):
-        own = 0 if node.op == PARAMETER else sizes[index]
+        own = 0 if node.op in (PARAMETER, CONSTANT) else sizes[index]
         live += own
         weights = buffers = 0
         if node.layer is not None and node.layer not in counted:
@@ -261,7 +310,7 @@ def _footprints(found: Inferred) -> tuple[Footprint, ...]:
         parts.append(
             Footprint(weights, buffers=buffers, kept=own + first, live=live, transient=live, index_bytes=where)
         )
-        live -= ending[index] - (sizes[index] if node.op == PARAMETER and last[index] == index else 0)
+        live -= ending[index] - (sizes[index] if node.op in (PARAMETER, CONSTANT) and last[index] == index else 0)
         live = max(live, 0)
     unread = sum(
         math.prod(shape)

@@ -11,6 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from collegium.search.networks.graph.content import (
+    BOOLEANS,
+    Content,
+    as_numbers,
+    attended,
+    compared,
+    expects,
+    of_numbers,
+    taken,
+    unchanged,
+)
 from collegium.search.networks.graph.spec import MAX_AXES
 
 Shape = tuple[int, ...]
@@ -23,7 +34,8 @@ class Operation:
     """``reads`` is the least and the most it reads, ``options`` their kinds by name, all of which are given.
 
     ``shape`` is that of its result, from those it reads and its options; it raises ``ValueError``. ``flops`` are
-    multiply–accumulates of one sample. A ``view`` needs no memory of its own.
+    multiply–accumulates of one sample. A ``view`` needs no memory of its own. ``content`` is what its result holds, by
+    what it reads holds, their shapes and its options; it raises ``ValueError``.
     """
 
     shape: Callable[[Sequence[Shape], Mapping[str, Any]], Shape]
@@ -31,6 +43,7 @@ class Operation:
     reads: tuple[int, int] = (1, 1)
     flops: Callable[[Sequence[Shape], Shape], int] = lambda reads, out: 0
     view: bool = False
+    content: Callable[[Sequence[Content], Sequence[Shape], Mapping[str, Any]], Content] = of_numbers
 
 
 def numbers(shape: Shape) -> int:
@@ -75,6 +88,7 @@ _KINDS = {
     "sizes": "a list of one to three sizes of at least 1",
     "paddings": "a list of one to three sizes of at least 0",
     "rate": "a number from 0 to 1",
+    "filling": "a number, or '-inf'",
 }
 
 
@@ -83,6 +97,8 @@ def _is(value: Any, kind: str) -> bool:
     match kind:
         case "number":
             return whole or isinstance(value, float)
+        case "filling":
+            return value == "-inf" or whole or isinstance(value, float)
         case "rate":
             return (whole or isinstance(value, float)) and 0 <= value <= 1
         case "integer":
@@ -276,11 +292,22 @@ def _matmul(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
 
 
 def _attention(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
-    query, key, value = reads
+    query, key, value, *mask = reads
     fits = len(query) == len(key) == len(value) and len(query) >= 3 and query[-1] == key[-1] and key[-2] == value[-2]
     if not fits or query[:-2] != key[:-2] or key[:-2] != value[:-2] or min(query[-2:] + key[-2:] + value[-2:]) < 0:
         raise ValueError(f"queries, keys and values of {', '.join(map(_text, reads))} do not fit")
+    scores = (*query[:-1], key[-2])
+    if mask and (options["causal"] or broadcast([mask[0], scores]) != scores):
+        raise ValueError(f"a mask of {_text(mask[0])} does not fit scores of {_text(scores)}, or is causal twice")
     return (*query[:-1], value[-1])
+
+
+def _take(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    values, index = reads
+    axis = axis_of(options["axis"], values)
+    if options["axis"] < 0:
+        raise ValueError("the option 'axis' must be counted from the first one")
+    return (*values[:axis], *index, *values[axis + 1 :])
 
 
 def _linear(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
@@ -293,6 +320,7 @@ def _linear(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
 
 
 _MODES = "constant, reflect, replicate, circular"
+_RELATIONS = "equal, not_equal, less, less_equal, greater, greater_equal"
 _AXES = {"axes": "integers", "keep": "boolean"}
 _WINDOWS = {"kernel": "sizes", "stride": "sizes", "padding": "paddings", "ceil_mode": "boolean"}
 
@@ -347,24 +375,38 @@ OPERATIONS: Mapping[str, Operation] = {
     "sum": Operation(_reduced, _AXES),
     "amax": Operation(_reduced, _AXES),
     "softmax": Operation(_softmax, {"axis": "integer"}),
-    "reshape": Operation(_reshape, {"shape": "integers"}, view=True),
-    "expand": Operation(_expand, {"shape": "integers"}, view=True),
-    "permute": Operation(_permute, {"order": "integers"}, view=True),
-    "slice": Operation(_slice, {"axis": "integer", "start": "integer", "end": "integer", "step": "integer"}, view=True),
-    "cat": Operation(_cat, {"axis": "integer"}, (1, 256)),
+    "reshape": Operation(_reshape, {"shape": "integers"}, view=True, content=unchanged),
+    "expand": Operation(_expand, {"shape": "integers"}, view=True, content=unchanged),
+    "permute": Operation(_permute, {"order": "integers"}, view=True, content=unchanged),
+    "slice": Operation(
+        _slice,
+        {"axis": "integer", "start": "integer", "end": "integer", "step": "integer"},
+        view=True,
+        content=unchanged,
+    ),
+    "cat": Operation(_cat, {"axis": "integer"}, (1, 256), content=unchanged),
+    "take": Operation(_take, {"axis": "integer"}, (2, 2), content=taken),
+    "compare": Operation(_same, {"relation": _RELATIONS, "number": "number"}, content=compared),
+    "as_number": Operation(_same, content=as_numbers),
+    "both": Operation(_elementwise, {}, (2, 2), content=expects("boolean", gives=BOOLEANS)),
+    "not": Operation(_same, content=expects("boolean", gives=BOOLEANS)),
+    "fill_where": Operation(_elementwise, {"number": "filling"}, (2, 2), content=expects("number", "boolean")),
+    "where": Operation(_elementwise, {}, (3, 3), content=expects("boolean", "number")),
+    "vector_norm": Operation(_reduced, _AXES),
     "pad": Operation(_pad, {"sizes": "integers", "mode": _MODES, "value": "number"}),
     "resize": Operation(
         _resize, {"size": "sizes", "mode": "nearest, linear, bilinear, bicubic, trilinear", "align_corners": "boolean"}
     ),
-    "roll": Operation(_roll, {"shifts": "integers", "axes": "integers"}),
+    "roll": Operation(_roll, {"shifts": "integers", "axes": "integers"}, content=unchanged),
     "matmul": Operation(_matmul, {}, (2, 2), lambda reads, out: numbers(out) * reads[0][-1]),
     "attention": Operation(
         _attention,
         {"scale": "number", "causal": "boolean", "dropout": "rate"},
-        (3, 3),
+        (3, 4),
         lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),
+        content=attended,
     ),
     "linear": Operation(_linear, {}, (2, 3), lambda reads, out: numbers(out) * reads[1][1]),
 }
-#: Nodes that apply a layer, or are a parameter of their own.
-LAYER, PARAMETER = "layer", "parameter"
+#: Nodes that apply a layer, are a parameter or a constant of their own, or another input of the network.
+LAYER, PARAMETER, CONSTANT, INPUT = "layer", "parameter", "constant", "input"

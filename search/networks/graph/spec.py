@@ -6,11 +6,13 @@ batch of images and ``(-64, 49, 96)`` are the 64 windows of each of its samples.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from collegium.search.fields import Strict, Width
+from collegium.search.networks.graph.content import LARGEST, MAX_CONSTANTS, ConstantLayer, Input
 
 MAX_NODES = 4096
 #: The most axes of a tensor.
@@ -131,13 +133,13 @@ class ParameterLayer(Strict):
 
 
 GraphLayer = Annotated[
-    ConvLayer | LinearLayer | NormLayer | ParameterLayer,
+    ConvLayer | LinearLayer | NormLayer | ParameterLayer | ConstantLayer,
     Field(discriminator="kind"),
 ]
 Option = (
     bool
     | Annotated[int, Field(ge=-(10**9), le=10**9)]
-    | Number
+    | Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
     | Annotated[str, Field(max_length=16)]
     | Annotated[tuple[Whole, ...], Field(max_length=2 * MAX_AXES, strict=False)]
 )
@@ -146,8 +148,8 @@ Option = (
 class Node(Strict):
     """One operation. It reads the results of earlier nodes by their index + 1; 0 is the network's input.
 
-    ``layer`` is the path of the layer that it applies, or of the parameter that it is. ``options`` are those of its
-    operation (docs/describe.md lists them).
+    ``layer`` is the path of the layer that it applies, or of the parameter or constant that it is. ``options`` are those
+    of its operation (docs/describe.md lists them).
     """
 
     op: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9_]+$")]
@@ -162,6 +164,8 @@ class Graph(Strict):
     """The whole network: its layers by path, and its operations in order; the last one gives the output.
 
     Layers that several nodes name are shared. ``tied`` are pairs of parameters, the second of which is the first.
+    ``inputs`` are what the network reads, where that is not one tensor of numbers: the first has the shape of a sample,
+    and the others are read by nodes ``input``.
     """
 
     layers: Annotated[tuple[GraphLayer, ...], Field(max_length=MAX_NODES, strict=False)]
@@ -169,6 +173,15 @@ class Graph(Strict):
     tied: Annotated[
         tuple[Annotated[tuple[Place, Place], Field(strict=False)], ...], Field(max_length=256, strict=False)
     ] = ()
+    inputs: Annotated[tuple[Input, ...], Field(max_length=16, strict=False)] = ()
+
+    @field_validator("layers")
+    @classmethod
+    def _constants_are_small(cls, layers: tuple[Any, ...]) -> tuple[Any, ...]:
+        numbers = sum(math.prod(layer.shape) for layer in layers if isinstance(layer, ConstantLayer))
+        if numbers > MAX_CONSTANTS:
+            raise ValueError(f"its constants have {numbers} numbers, and {MAX_CONSTANTS} are the most")
+        return layers
 
     @field_validator("layers")
     @classmethod
