@@ -35,8 +35,8 @@ _NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(
 class Piece:
     """A module that was traced whole, at one call.
 
-    ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one, and
-    ``constants`` the tensor that the code holds of each placeholder that is neither.
+    ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one,
+    and ``constants`` the tensor that the code holds of each placeholder that is neither.
     """
 
     path: str
@@ -135,7 +135,8 @@ def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     (returned,) = (node for node in program.graph.nodes if node.op == "output")
     last = [node.meta["val"] for node in returned.args[0] if isinstance(node, fx.Node)]
     lifted = signature.inputs_to_lifted_tensor_constants
-    constants = {node: program.constants[lifted[node.name]] for node in program.graph.nodes if node.name in lifted}
+    held = ((node, program.constants[lifted[node.name]]) for node in program.graph.nodes if node.name in lifted)
+    constants = {node: value for node, value in held if isinstance(value, Tensor)}
     outputs = tuple(value for value in last if isinstance(value, Tensor))
     return Piece(path, program.graph, parameters, buffers, outputs, constants)
 

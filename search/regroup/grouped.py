@@ -126,8 +126,9 @@ def _maps_dropped(x: Tensor, training: bool, rate: float) -> Tensor:
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor, training: bool, **options: Any) -> Tensor:
     rate = options["dropout"] if training else 0.0
-    given = {"dropout_p": rate, "is_causal": options["causal"], "scale": options["scale"]}
-    return functional.scaled_dot_product_attention(q, k, v, *mask, **given)
+    return functional.scaled_dot_product_attention(
+        q, k, v, mask[0] if mask else None, rate, options["causal"], scale=options["scale"]
+    )
 
 
 def _taken(values: Tensor, index: Tensor, axis: int) -> Tensor:

@@ -83,8 +83,8 @@ class Constants:
     def costs(self, node: fx.Node) -> bool:
         """Whether multiply–accumulates are counted on the way to a constant, which a graph must have as well."""
         if node not in self._counted:
-            own = name_of(node) in _COUNTED
-            self._counted[node] = own or any(self.costs(each) for each in node.all_input_nodes)
+            reads = [] if name_of(node) in _FILLED else node.all_input_nodes
+            self._counted[node] = name_of(node) in _COUNTED or any(self.costs(each) for each in reads)
         return self._counted[node]
 
     def _computed(self, node: fx.Node) -> Any:

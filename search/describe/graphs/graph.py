@@ -318,7 +318,7 @@ def _add_buffers(builder: Builder) -> None:
 
 
 def _in_order(builder: Builder) -> tuple[dict[str, Any], ...]:
-    """The layers in the order of the module's parameters and buffers; those without any at the end, as they were met."""
+    """The layers in the order of the module's parameters and buffers; those without any at the end, as met."""
     places = {}
     for index, name in enumerate([*builder.model.state_dict(), *builder.parameters]):
         places.setdefault(name, index)

@@ -69,6 +69,11 @@ class GraphNetwork(Network):
         Raises ``SampleMismatch`` otherwise, and where the output is not one row of classes.
         """
         own = self.described.input
+        if self._other_inputs is not None:
+            raise SampleMismatch(
+                f"has samples of numbers and the described network {self._other_inputs}",
+                "train the module in a loop of your own",
+            )
         if len(own) == 1 and math.prod(shape) == own[0]:
             return None
         if tuple(shape) == own:
@@ -87,12 +92,22 @@ class GraphNetwork(Network):
         Raises ``ValueError`` for a ``size`` that the network does not take, and for samples of other axes.
         """
         own = self.described.input
+        if self._other_inputs is not None:
+            raise ValueError(f"it {self._other_inputs}, and what is run here reads one tensor of numbers")
         if not 1 <= len(own) <= 3:
             raise ValueError(f"its samples have {len(own)} axes")
         if size is not None and own[1:] != (size, size):
             raise ValueError(f"this network takes inputs of shape {own} alone")
         channels, height, width = (*own, 1, 1)[:3]
         return channels, height, width
+
+    @property
+    def _other_inputs(self) -> str | None:
+        """What the network reads where that is not one tensor of numbers."""
+        inputs = self.described.graph.inputs if self.described.graph is not None else ()
+        if len(inputs) > 1:
+            return f"takes {len(inputs)} tensors: {', '.join(each.name for each in inputs)}"
+        return f"takes {inputs[0].content}s" if inputs and inputs[0].content != "number" else None
 
     def with_samples(self, shape: tuple[int, ...]) -> GraphNetwork:
         """The network at maps of another extent, where its graph is the network's there too (``any_extent``).

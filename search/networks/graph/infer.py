@@ -125,7 +125,7 @@ def _content(
     node: Node, contents: list[Content], reads: list[Shape], layers: Mapping[str, GraphLayer], graph: Graph
 ) -> Content:
     if node.op == INPUT:
-        return graph.inputs[node.options["place"]].holds
+        return graph.inputs[_place_of(node, graph)].holds
     if node.op == CONSTANT:
         layer = layers[str(node.layer)]
         assert isinstance(layer, ConstantLayer)
@@ -134,12 +134,13 @@ def _content(
     return rule(contents, reads, node.options)
 
 
-def _other_input(node: Node, graph: Graph) -> Shape:
+def _place_of(node: Node, graph: Graph) -> int:
+    """The place of another input among them. Raises ``ValueError``."""
     check_options(node.options, {"place": "integer"})
     place = node.options["place"]
     if not isinstance(place, int) or not 1 <= place < len(graph.inputs):
         raise ValueError(f"the option 'place' must be from 1 to {len(graph.inputs) - 1}, that of another input")
-    return (-1, *graph.inputs[place].shape)
+    return place
 
 
 def _result(node: Node, reads: list[Shape], layers: Mapping[str, GraphLayer], graph: Graph) -> tuple[Shape, int]:
@@ -147,7 +148,7 @@ def _result(node: Node, reads: list[Shape], layers: Mapping[str, GraphLayer], gr
         raise ValueError("a 'layer' is named where the op is 'layer', 'parameter' or 'constant', and there alone")
     if node.op == INPUT:
         _check_count(reads, (0, 0))
-        return _other_input(node, graph), 0
+        return (-1, *graph.inputs[_place_of(node, graph)].shape), 0
     if node.layer is not None:
         if node.layer not in layers:
             raise ValueError(f"there is no layer {node.layer!r}")

@@ -214,8 +214,7 @@ def _reshape(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
 
 def _expand(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     (shape,), wanted = reads, tuple(options["shape"])
-    padded = (1,) * (len(wanted) - len(shape)) + shape
-    if len(shape) > len(wanted) or any(a not in (1, b) for a, b in zip(padded, wanted, strict=True)):
+    if not _spreads(shape, wanted):
         raise ValueError(f"a tensor of {_text(shape)} cannot be expanded to {_text(wanted)}")
     return wanted
 
@@ -291,13 +290,19 @@ def _matmul(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     return (*broadcast([left[:-2], right[:-2]]), left[-2], right[-1])
 
 
+def _spreads(shape: Shape, wanted: Shape) -> bool:
+    """Whether a tensor is broadcast to this shape."""
+    padded = (1,) * (len(wanted) - len(shape)) + shape
+    return len(shape) <= len(wanted) and all(one in (1, other) for one, other in zip(padded, wanted, strict=True))
+
+
 def _attention(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     query, key, value, *mask = reads
     fits = len(query) == len(key) == len(value) and len(query) >= 3 and query[-1] == key[-1] and key[-2] == value[-2]
     if not fits or query[:-2] != key[:-2] or key[:-2] != value[:-2] or min(query[-2:] + key[-2:] + value[-2:]) < 0:
         raise ValueError(f"queries, keys and values of {', '.join(map(_text, reads))} do not fit")
     scores = (*query[:-1], key[-2])
-    if mask and (options["causal"] or broadcast([mask[0], scores]) != scores):
+    if mask and (options["causal"] or not _spreads(mask[0], scores)):
         raise ValueError(f"a mask of {_text(mask[0])} does not fit scores of {_text(scores)}, or is causal twice")
     return (*query[:-1], value[-1])
 

@@ -148,8 +148,8 @@ Option = (
 class Node(Strict):
     """One operation. It reads the results of earlier nodes by their index + 1; 0 is the network's input.
 
-    ``layer`` is the path of the layer that it applies, or of the parameter or constant that it is. ``options`` are those
-    of its operation (docs/describe.md lists them).
+    ``layer`` is the path of the layer that it applies, or of the parameter or constant that it is. ``options`` are
+    those of its operation (docs/describe.md lists them).
     """
 
     op: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9_]+$")]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from collegium.search.describe.describe import describe
@@ -16,11 +19,13 @@ from collegium.search.find import find_ensemble
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.result import SearchResult
 from collegium.train.data.format import Sample
+from collegium.train.engine import run
 from collegium.train.errors import Mismatch
 from collegium.train.models.build import blueprint
 from collegium.train.models.grouping import architecture_from_search, check_samples, group_network
 from collegium.train.run import run_training
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
+from collegium.train.spec.training import TrainingSpec
 
 
 class Net(nn.Module):
@@ -110,6 +115,46 @@ def test_it_trains_resumes_and_loads_without_the_project(
     assert result.architecture["title"] == "4×3 in first, 3×2·3·4 in second of net"
     assert [stage["multiplicity"] for stage in result.architecture["stages"]] == [4, 3]
     assert load_and_evaluate(tmp_path / "out")["accuracy"] == pytest.approx(result.accuracy.test, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_weights_and_moments(baseline: NetworkBaseline, tmp_path: Path):
+    branches = [{"branch": "first", "width": 3, "multiplicity": 4}]
+    architecture = {"baseline": baseline.model_dump(mode="json"), "branches": branches}
+    recipe = {"epochs": 3, "batch_size": 100, "metric_steps": 1}
+    spec = TrainingSpec.model_validate(
+        {"architecture": architecture, "method": "majority", "expansion": 2, "data": "digits", "recipe": recipe}
+    )
+    code = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        "from collegium.train.engine import run; from collegium.train.loop.loop import Pace; "
+        "from collegium.train.spec.training import TrainingSpec\n"
+        "run(TrainingSpec.model_validate_json(sys.argv[1]), checkpoint_dir=Path(sys.argv[2]), pace=Pace(0, 0),\n"
+        "    report=lambda fraction, _: print(fraction, flush=True))"
+    )
+    command = [sys.executable, "-c", code, spec.model_dump_json(), str(tmp_path / "checkpoints")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        done = [float(process.stdout.readline()) for _ in range(9)][-2]
+        process.kill()
+    assert 0 < done < 1
+    threads, reported = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        run(
+            spec,
+            checkpoint_dir=tmp_path / "checkpoints",
+            artifact_dir=tmp_path / "resumed",
+            report=lambda fraction, _: reported.append(fraction),
+        )
+        run(spec, artifact_dir=tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    assert reported[0] >= done
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert any("running_mean" in name for name in one)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
