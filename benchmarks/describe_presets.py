@@ -25,10 +25,11 @@ NAMES: dict[str, list[str]] = {
     ],
     "timm": [
         "resnet50d", "seresnet50", "efficientnet_b0", "convnext_tiny", "mixer_b16_224", "vit_small_patch16_224",
-        "deit_tiny_patch16_224",
+        "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224",
     ],
     "transformers": [
         "microsoft/resnet-50", "facebook/regnet-y-040", "facebook/convnext-tiny-224", "google/vit-base-patch16-224",
+        "microsoft/swin-tiny-patch4-window7-224",
     ],
 }  # fmt: skip
 #: The class of a network of transformers and its configuration; what is not named is that library's default.
@@ -37,6 +38,7 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "facebook/regnet-y-040": ("RegNet", {}),
     "facebook/convnext-tiny-224": ("ConvNext", {}),
     "google/vit-base-patch16-224": ("ViT", {}),
+    "microsoft/swin-tiny-patch4-window7-224": ("Swin", {}),
 }
 #: Maps of another extent, at which the graph of a network for maps of any extent is the same; odd, and not square.
 OTHER = (3, 161, 193)
