@@ -297,6 +297,7 @@ def _footprints(found: Inferred) -> tuple[Footprint, ...]:
     for index, end in enumerate(last):
         ending[end] += sizes[index]
     counted: set[str] = set()
+    tied = {second for _, second in found.graph.tied}
     live, parts = sizes[0], []
     for index, node in enumerate(nodes, start=1):
         own = 0 if node.op in (PARAMETER, CONSTANT) else sizes[index]
@@ -304,7 +305,9 @@ def _footprints(found: Inferred) -> tuple[Footprint, ...]:
         weights = buffers = 0
         if node.layer is not None and node.layer not in counted:
             counted.add(node.layer)
-            weights = sum(math.prod(shape) for shape in parameters_of(layers[node.layer]).values())
+            weights = sum(
+                math.prod(shape) for name, shape in parameters_of(layers[node.layer]).items() if name not in tied
+            )
             buffers = _buffers(layers[node.layer])
         first = sizes[0] if index == 1 else 0
         where = 8 * own if node.op in ("max_pool", "adaptive_max_pool") else 0
@@ -317,7 +320,8 @@ def _footprints(found: Inferred) -> tuple[Footprint, ...]:
         math.prod(shape)
         for path, layer in layers.items()
         if path not in counted
-        for shape in parameters_of(layer).values()
+        for name, shape in parameters_of(layer).items()
+        if name not in tied
     )
     parts[-1] = Footprint(
         parts[-1].parameters + unread,

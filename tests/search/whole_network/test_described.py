@@ -78,6 +78,14 @@ def test_memory_is_that_of_its_weights_and_of_the_largest_step():
     assert training >= 4 * (2 * weights + 8 * kept)  # weights, momentum, and every map
 
 
+def test_tied_weights_are_held_once():
+    model = mlp([16, 24, 24, 24, 10])
+    model[2].weight = model[4].weight  # pyright: ignore[reportAttributeAccessIssue]
+    network = build_network(describe(model, torch.zeros(1, 16)))
+    parts = network.footprints(network.stage_groupings(network.baseline, 1))
+    assert sum(part.parameters for part in parts) == 16 * 24 + 24 * 24 + 24 * 10
+
+
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
