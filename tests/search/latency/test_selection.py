@@ -230,8 +230,8 @@ def test_nothing_is_measured_where_grouping_changes_nothing(make_bench):
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"efficiency": "latency", "budget": 10}, ()),
-        ({"efficiency": "memory", "budget": 10}, ()),
+        ({"efficiency": "latency", "budget": 10}, ("budget",)),
+        ({"efficiency": "memory", "budget": 10}, ("budget",)),
         ({"workload": {"image_size": 8}}, ("workload", "image_size")),
         ({"workload": {"channels_last": True}}, ("workload", "channels_last")),
         ({"max_latency_ms": 0}, ("max_latency_ms",)),
