@@ -179,7 +179,9 @@ def member_widths(branch: Branch) -> tuple[int, ...]:
 
 def width_grains(branch: Branch) -> tuple[int, ...]:
     """What each free width of a member must be a multiple of: the groups of layers and norms inside of it divide it."""
-    grains = list(branch_chain(branch).width_grains)
+    # which functions are between the layers does not matter, known ones or not
+    bare = tuple(layer for layer in branch.layers if not isinstance(layer, ActivationLayer))
+    grains = list(branch_chain(branch.model_copy(update={"layers": bare})).width_grains)
     of = {position: index for index, tied in enumerate(branch.free) for position in tied}
     at = 0
     for layer in branch.layers:

@@ -238,7 +238,8 @@ def test_every_array_has_a_length_that_bodies_are_refused_by_before_they_are_val
 
     found = list(arrays(NetworkBaseline.model_json_schema()))
     assert len(found) > 8
-    assert all(schema["maxItems"] <= 4096 for schema in found)
+    assert sum(schema["maxItems"] > 4096 for schema in found) <= 2  # numbers of a constant, and their classes
+    assert all(schema["maxItems"] <= 32768 for schema in found)
 
 
 @given(st.data())
