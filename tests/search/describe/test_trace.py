@@ -121,6 +121,7 @@ def test_arguments_in_every_form():
     one, named = describe(Sum(), (x, y)), describe(Sum(), {"x": x, "y": y, "scale": 2.0})
     assert one == describe(Sum(), [x, y])
     assert one.model_copy(update={"graph": None}) == named.model_copy(update={"graph": None})
+    assert named.graph is not None
     assert [given.name for given in named.graph.inputs] == ["x", "y"]
     assert [node.options["number"] for node in named.graph.nodes if node.op == "multiply_number"] == [2.0]
     assert (one.input, one.outputs, one.flops) == ((3,), 2, 14)
