@@ -48,12 +48,14 @@ def made(library: str, name: str) -> tuple[Any, Any]:
     """The module with the numbers that its library gives it, and an example."""
     import torch
 
+    from collegium.search.describe.sources import IMAGE, TORCHVISION_IMAGES, TORCHVISION_OPTIONS
+
     torch.manual_seed(0)
-    image = torch.zeros(1, 3, 224, 224)
+    image = torch.zeros(1, *IMAGE)
     if library == "torchvision":
-        more = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        example = torch.zeros(1, 3, 299, 299) if name == "inception_v3" else image
-        return import_module("torchvision.models").get_model(name, weights=None, **more), example
+        options = TORCHVISION_OPTIONS.get(name, {})
+        model = import_module("torchvision.models").get_model(name, weights=None, **options)
+        return model, torch.zeros(1, *TORCHVISION_IMAGES.get(name, IMAGE))
     if library == "timm":
         return import_module("timm").create_model(name, pretrained=False), image
     transformers = import_module("transformers")

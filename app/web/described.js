@@ -16,7 +16,7 @@ export function described(baseline) {
     table(["", "part", "count", "layers", "widths", "parameters", "of all", "why not"], parts.map((branch) => ({
       attributes: branch.splittable ? { class: "best" } : {},
       cells: [branch.splittable ? "split" : "fixed", branch.name, whole(branch.count ?? 1), (branch.layers ?? []).map(weighted).filter(Boolean).join(" "), (branch.widths ?? []).join("→"),
-        whole(all(branch)), percent(all(branch) / baseline.parameters), branch.why ?? ""] }))),
+        whole(all(branch)), percent(all(branch) / baseline.parameters), branch.why ?? ""] })), { class: "words parts" }),
     attention(baseline.attention ?? []));
 }
 
@@ -27,5 +27,5 @@ function attention(blocks) {
   const curve = (block) => JSON.stringify({ family: "attention", heads: block.heads, width: block.width, min_width: Math.max(1, Math.floor(block.width / 4)), tokens: Math.max(1, Math.min(block.tokens, 512, Math.floor(2 ** 21 / (block.heads * block.width)))) });
   return h("div", {}, h("h3", {}, "Attention"), h("p.muted", {}, "Its heads are members already. Paste a baseline to have the variance over their width; min_width is the narrowest head that you allow."),
     table(["block", "count", "heads", "width", "tokens", "baseline of the curve"], blocks.map((block) =>
-      [(block.paths ?? [])[0] || "attention", whole(block.count ?? 1), whole(block.heads), whole(block.width), whole(block.tokens), own(block) ? h("code", {}, curve(block)) : "none: its heads share keys, or it attends to others"])));
+      [(block.paths ?? [])[0] || "attention", whole(block.count ?? 1), whole(block.heads), whole(block.width), whole(block.tokens), own(block) ? h("code", {}, curve(block)) : "none: its heads share keys, or it attends to others"]), { class: "words" }));
 }

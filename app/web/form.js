@@ -111,13 +111,18 @@ export async function showForm(main, wanted, posted) {
     }
   }
 
-  async function edit(change) {
-    try {
-      const spec = JSON.parse(editor.value);
-      await change(spec);
-      editor.value = pretty(spec);
-      wrong.replaceChildren();
-    } catch (error) { complain([{ path: "$", message: error.message }]); }
+  // One after another: a change that waits for a preset must not undo those that were made meanwhile.
+  let edited = Promise.resolve();
+  function edit(change) {
+    edited = edited.then(async () => {
+      try {
+        const spec = JSON.parse(editor.value);
+        await change(spec);
+        editor.value = pretty(spec);
+        wrong.replaceChildren();
+      } catch (error) { complain([{ path: "$", message: error.message }]); }
+    });
+    return edited;
   }
 
   function complain(errors) {

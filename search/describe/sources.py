@@ -16,7 +16,13 @@ import torch
 from torch import nn
 
 FORMS = "torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLDER, package.module:factory"
-_IMAGE, _TOKENS = (3, 224, 224), 128
+IMAGE, _TOKENS = (3, 224, 224), 128
+#: By default these draw by a law of their own that is slow, and warn; later releases have PyTorch's.
+TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {
+    name: {"init_weights": False} for name in ("googlenet", "inception_v3")
+}
+#: The images of torchvision's networks that are not made for the usual ones.
+TORCHVISION_IMAGES = {"inception_v3": (3, 299, 299)}
 
 
 class SourceError(Exception):
@@ -44,10 +50,8 @@ def _torchvision(name: str, sample: Sample) -> tuple[nn.Module, Any]:
     models = _imported("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise SourceError(f"torchvision has no model {name!r}; torchvision.models.list_models() has their names")
-    # By default these two warn, and draw by a law of their own that is slow; PyTorch's is what later releases have.
-    own: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    usual = (3, 299, 299) if name == "inception_v3" else _IMAGE
-    return _given(_built(lambda: models.get_model(name, weights=None, **own)), sample, usual)
+    model = _built(lambda: models.get_model(name, weights=None, **TORCHVISION_OPTIONS.get(name, {})))
+    return _given(model, sample, TORCHVISION_IMAGES.get(name, IMAGE))
 
 
 def _timm(name: str, sample: Sample) -> tuple[nn.Module, Any]:
@@ -55,7 +59,7 @@ def _timm(name: str, sample: Sample) -> tuple[nn.Module, Any]:
     if not timm.is_model(name):
         raise SourceError(f"timm has no model {name!r}; timm.list_models() has their names")
     model = _built(lambda: timm.create_model(name, pretrained=False))
-    usual = getattr(model, "default_cfg", {}).get("input_size", _IMAGE)
+    usual = getattr(model, "default_cfg", {}).get("input_size", IMAGE)
     return _given(model, sample, tuple(usual))
 
 
@@ -80,7 +84,7 @@ def _transformers_input(model: Any, config: Any, sample: Sample) -> dict[str, to
     """By the name of the model's main input: pixels, or tokens, for the decoder too where there is one."""
     main = getattr(model, "main_input_name", "input_ids")
     if main != "input_ids" and sample.tokens is None:
-        size = getattr(config, "image_size", None) or _IMAGE[1]
+        size = getattr(config, "image_size", None) or IMAGE[1]
         height, width = size if isinstance(size, list | tuple) else (size, size)
         shape = sample.shape or (getattr(config, "num_channels", 3), height, width)
         return {main: _zeros(shape)}

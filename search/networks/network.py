@@ -250,7 +250,7 @@ class Network(ABC):
         found = self.tied(stages)
         if found is None:
             self._require_separable()
-            raise NotImplementedError(f"{type(self).__name__} is separable and has no 'arguments_of' or 'features_of'")
+            raise TypeError(f"{type(self).__name__} is separable, and must override 'arguments_of' and 'features_of'")
         return found
 
     def _checked(self, stages: Sequence[StageGrouping]) -> Sequence[StageGrouping]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from collegium.train.spec.training import TrainingSpec
 
@@ -22,6 +23,40 @@ def digits_spec():
         return TrainingSpec.model_validate({**fields, "recipe": {"epochs": 2, "batch_size": 128, **(recipe or {})}})
 
     return make
+
+
+@pytest.fixture
+def train_and_kill():
+    """A function of a specification, a folder and a number to what a training reports until it is killed there.
+
+    It reports after each step, in a process of its own with one thread, and keeps a checkpoint of each.
+    """
+    code = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        "from collegium.train.engine import run; from collegium.train.loop.loop import Pace; "
+        "from collegium.train.spec.training import TrainingSpec\n"
+        "run(TrainingSpec.model_validate_json(sys.argv[1]), checkpoint_dir=Path(sys.argv[2]), pace=Pace(0, 0),\n"
+        "    report=lambda fraction, _: print(fraction, flush=True))"
+    )
+
+    def train(spec, folder, reports):
+        command = [sys.executable, "-c", code, spec.model_dump_json(), str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            fractions = [float(process.stdout.readline()) for _ in range(reports)]
+            process.kill()
+        assert 0 < fractions[-1] < 1
+        return fractions
+
+    return train
+
+
+@pytest.fixture
+def one_thread():
+    """torch on one thread, as the process that ``train_and_kill`` starts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

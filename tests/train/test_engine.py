@@ -1,8 +1,4 @@
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -119,35 +115,18 @@ def test_a_stopped_training_goes_on_to_the_same_weights(digits_spec, tmp_path, c
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(digits_spec, tmp_path):
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_training_goes_on_to_the_same_weights(digits_spec, train_and_kill, tmp_path):
     spec = digits_spec({"epochs": 40, "patience": 30})
-    code = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from collegium.train.engine import run; from collegium.train.loop.loop import Pace; "
-        "from collegium.train.spec.training import TrainingSpec\n"
-        "run(TrainingSpec.model_validate_json(sys.argv[1]), checkpoint_dir=Path(sys.argv[2]), pace=Pace(0, 0),\n"
-        "    report=lambda fraction, _: print(fraction, flush=True))"
+    fractions, first = train_and_kill(spec, tmp_path / "checkpoints", 17), []
+    result = run(
+        spec,
+        checkpoint_dir=tmp_path / "checkpoints",
+        artifact_dir=tmp_path / "resumed",
+        report=lambda fraction, _: first.append(fraction),
+        pace=Pace(0, 20),
     )
-    command = [sys.executable, "-c", code, spec.model_dump_json(), str(tmp_path / "checkpoints")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        fractions = [float(process.stdout.readline()) for _ in range(17)]
-        os.kill(process.pid, signal.SIGKILL)
-    assert 0 < fractions[-1] < 1
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        first = []
-        result = run(
-            spec,
-            checkpoint_dir=tmp_path / "checkpoints",
-            artifact_dir=tmp_path / "resumed",
-            report=lambda fraction, _: first.append(fraction),
-            pace=Pace(0, 20),
-        )
-        run(spec, artifact_dir=tmp_path / "whole")
-    finally:
-        torch.set_num_threads(threads)
+    run(spec, artifact_dir=tmp_path / "whole")
     assert first[0] >= fractions[-2]
     assert (
         len(json.loads((tmp_path / "resumed" / "metrics.json").read_text())["history"]["training"]) == result["epochs"]

@@ -177,7 +177,7 @@ def _tables(builder: Builder) -> dict[int, int]:
 
 
 def _tied(builder: Builder) -> tuple[tuple[str, str], ...]:
-    """Pairs of parameters that are one, the first of which is one that a layer has."""
+    """Pairs of parameters that are one: by the first name that the module has for it, and by another."""
     return tuple((first, second) for second, first in builder.canonical.items() if first != second)
 
 

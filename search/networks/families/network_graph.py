@@ -7,7 +7,8 @@ together and have the counts that a search expects of that grouping.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.families.network import Branch, NetworkBaseline
@@ -18,6 +19,7 @@ from collegium.search.networks.families.network_layers import (
     Layer,
     Linear,
     Norm,
+    Pool,
     placed,
     with_modules,
 )
@@ -65,9 +67,9 @@ def _check_branch(
         for column, (place, path) in enumerate(zip(expected, paths, strict=True)):
             if not _is(layers.get(path), place.layer, place.inputs, place.outputs):
                 raise InvalidSpec((*at, "paths", row, column), f"the graph has no such layer {path!r}")
-        wrong = _other_activation(branch.layers, paths, graph, readers)
+        wrong = _other_function(branch.layers, paths, graph, readers)
         if wrong is not None:
-            raise InvalidSpec((*at, "layers"), f"behind {wrong!r} the graph has another activation")
+            raise InvalidSpec((*at, "layers"), f"behind {wrong!r} the graph has another activation or pool")
 
 
 def _is(found: GraphLayer | None, layer: Layer, inputs: int, outputs: int) -> bool:
@@ -122,35 +124,58 @@ def _readers(graph: Graph) -> Readers:
     return readers, at
 
 
-def _other_activation(layers: Sequence[Layer], paths: Sequence[str], graph: Graph, readers: Readers) -> str | None:
-    """The layer behind which the graph has another activation than the branch; None where they agree.
+def _other_function(layers: Sequence[Layer], paths: Sequence[str], graph: Graph, readers: Readers) -> str | None:
+    """The layer behind which the graph has another activation or pool than the branch; None where they agree.
 
     Functions that are written out in several operations are not compared.
     """
     of, at = readers
-    for path, declared in _activations(layers, paths):
+    for path, declared in _functions(layers, paths):
         found = _behind(at.get(path, 0), of, graph)
         if found is not None and "other" not in declared and all(found) and tuple(found) != declared:
             return path
     return None
 
 
-def _activations(layers: Sequence[Layer], paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each layer with a path that another one follows, with the functions between them."""
+def _functions(layers: Sequence[Layer], paths: Sequence[str]) -> Iterator[tuple[str, tuple[Hashable, ...]]]:
+    """Each layer with a path that another one follows, with the activations and pools between them."""
     names = iter(paths)
-    last, functions = "", []
+    last: str = ""
+    functions: list[Hashable] = []
     for layer in layers:
         if isinstance(layer, ActivationLayer):
             functions.append(layer.function)
+        elif isinstance(layer, Pool):
+            functions.append(_windows_of(layer.function, layer.model_dump()))
         elif layer in with_modules([layer]):
             if last:
                 yield last, tuple(functions)
             last, functions = next(names), []
 
 
-def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> list[str] | None:
+#: Operations of a graph by the functions that they are as pools of a branch.
+_POOLS = {
+    "max_pool": "max", "adaptive_max_pool": "max", "amax": "max",
+    "avg_pool": "average", "adaptive_avg_pool": "average", "mean": "average",
+}  # fmt: skip
+
+
+def _windows_of(function: str, sizes: Mapping[str, Any]) -> Hashable:
+    """What a pool takes of its windows, by the fields of a branch or the options of a graph.
+
+    Adaptive pools, and those over whole axes, have their function alone: their extents are those of the graph.
+    """
+    if sizes.get("kernel") is None:
+        return (function,)
+    padding = tuple(sizes["padding"])
+    counted = bool(sizes.get("count_padding", True)) if function == "average" and any(padding) else None
+    wide = tuple(sizes["dilation"]) if function == "max" else None
+    return function, tuple(sizes["kernel"]), tuple(sizes["stride"]), padding, wide, sizes["ceil_mode"], counted
+
+
+def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> list[Hashable] | None:
     """Functions between a node and the next layer, in order; None where several operations read one of them."""
-    found: list[str] = []
+    found: list[Hashable] = []
     while index:
         following = readers.get(index, ())
         if len(following) != 1:
@@ -159,16 +184,15 @@ def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> l
         node = graph.nodes[index - 1]
         if node.op == "layer":
             return found
-        if node.op not in _BETWEEN:
+        if node.op in _POOLS:
+            found.append(_windows_of(_POOLS[node.op], node.options))
+        elif node.op not in _BETWEEN:
             found.append(_function(node))
     return None
 
 
-#: What may stand between layers beside functions.
-_BETWEEN = {
-    "reshape", "permute", "dropout", "feature_dropout", "pad", "max_pool", "avg_pool", "adaptive_avg_pool",
-    "adaptive_max_pool", "mean", "amax",
-}  # fmt: skip
+#: What may stand between layers beside activations and pools.
+_BETWEEN = {"reshape", "permute", "dropout", "feature_dropout", "pad"}
 
 
 def _check_free(baseline: NetworkBaseline, graph: Graph) -> None:

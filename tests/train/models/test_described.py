@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -118,39 +116,25 @@ def test_it_trains_resumes_and_loads_without_the_project(
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_same_weights_and_moments(baseline: NetworkBaseline, tmp_path: Path):
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_training_goes_on_to_the_same_weights_and_moments(
+    baseline: NetworkBaseline, train_and_kill: Any, tmp_path: Path
+):
     branches = [{"branch": "first", "width": 3, "multiplicity": 4}]
     architecture = {"baseline": baseline.model_dump(mode="json"), "branches": branches}
     recipe = {"epochs": 3, "batch_size": 100, "metric_steps": 1}
     spec = TrainingSpec.model_validate(
         {"architecture": architecture, "method": "majority", "expansion": 2, "data": "digits", "recipe": recipe}
     )
-    code = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from collegium.train.engine import run; from collegium.train.loop.loop import Pace; "
-        "from collegium.train.spec.training import TrainingSpec\n"
-        "run(TrainingSpec.model_validate_json(sys.argv[1]), checkpoint_dir=Path(sys.argv[2]), pace=Pace(0, 0),\n"
-        "    report=lambda fraction, _: print(fraction, flush=True))"
+    fractions, reported = train_and_kill(spec, tmp_path / "checkpoints", 9), []
+    run(
+        spec,
+        checkpoint_dir=tmp_path / "checkpoints",
+        artifact_dir=tmp_path / "resumed",
+        report=lambda fraction, _: reported.append(fraction),
     )
-    command = [sys.executable, "-c", code, spec.model_dump_json(), str(tmp_path / "checkpoints")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        done = [float(process.stdout.readline()) for _ in range(9)][-2]
-        process.kill()
-    assert 0 < done < 1
-    threads, reported = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        run(
-            spec,
-            checkpoint_dir=tmp_path / "checkpoints",
-            artifact_dir=tmp_path / "resumed",
-            report=lambda fraction, _: reported.append(fraction),
-        )
-        run(spec, artifact_dir=tmp_path / "whole")
-    finally:
-        torch.set_num_threads(threads)
-    assert reported[0] >= done
+    run(spec, artifact_dir=tmp_path / "whole")
+    assert reported[0] >= fractions[-2]
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert any("running_mean" in name for name in one)
     assert one.keys() == other.keys()

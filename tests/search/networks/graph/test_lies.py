@@ -63,6 +63,7 @@ LIES: dict[str, tuple[Any, str]] = {
         lambda p: p["graph"]["nodes"][4].update(op="reshape", options={"shape": [-1, 8, 8, 8]}),
         "branches[0].layers: behind '3'",
     ),
+    "another pool": (lambda p: p["graph"]["nodes"][6].update(op="adaptive_max_pool"), "branches[0].layers: behind '5'"),
     "a layer of another name": (lambda p: p["branches"][0]["paths"][0].__setitem__(0, "9"), "paths[0][0]"),
     "layers in another order": (lambda p: _swap(p["branches"][0]["paths"][0]), "paths[0]"),
     "a width that is read": (lambda p: _skip(p), "branches[0]: inner widths are not free"),
@@ -107,6 +108,29 @@ def test_a_lie_is_refused_where_it_is(posted: dict[str, Any], lie: str):
     changed = copy.deepcopy(posted)
     change(changed)
     assert expected in refusal(changed)
+
+
+@pytest.mark.parametrize(
+    ("pool", "options"),
+    [
+        (nn.MaxPool2d(3, 2, 1), {"kernel": [2, 2], "padding": [0, 0]}),
+        (nn.AvgPool2d(3, 1, 1), {"count_padding": False}),
+    ],
+)
+def test_a_pool_with_other_windows_is_refused(pool: nn.Module, options: dict[str, Any]):
+    layers = [
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        pool,
+        nn.Conv2d(6, 5, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(5, 4, 1),
+    ]
+    posted = describe(nn.Sequential(*layers), torch.zeros(1, 3, 8, 8), name="net").model_dump(mode="json")
+    assert build_network(parse_spec(NetworkBaseline, posted)).not_built is None
+    (place,) = (index for index, each in enumerate(posted["graph"]["nodes"]) if each["op"].endswith("_pool"))
+    posted["graph"]["nodes"][place]["options"].update(options)
+    assert "branches[0].layers: behind '0'" in refusal(posted)
 
 
 BOMBS: dict[str, tuple[list[int], list[dict[str, Any]], str]] = {
