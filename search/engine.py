@@ -324,10 +324,10 @@ def _solve(problem: GroupingProblem, curve: Curve) -> Solved:
     """Both problems over the members, with gaps of a thinned range filled around the optimum, or over vectors."""
     solved = problem.solve(curve.members, curve.log_ratios)
     space = problem.spec.space
+    if space.mode == "vector" and space.widths is None and baseline_known(problem, curve.log_ratios):
+        return solve_vectors(problem, curve.log_ratios, solved)
     if solved.optimum is None or space.widths is not None:
         return solved
-    if space.mode == "vector":
-        return solve_vectors(problem, curve.log_ratios, solved)
     band = np.flatnonzero(solved.objective <= 1 + problem.spec.tolerance)
     first = [widths[0] for widths in solved.widths]
     low, high = first[max(0, band.min() - 1)], first[min(len(first) - 1, band.max() + 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -61,6 +61,31 @@ def vector_values(network: Network, space: SpaceSpec) -> list[np.ndarray]:
         high = _top(network, space, index)
         values.append(np.array(_thinned(space.min_width, high, step, MOST_VALUES), dtype=int))
     return values
+
+
+def vector_members(network: Network, space: SpaceSpec) -> tuple[tuple[int, ...], ...]:
+    """Width vectors from which a search of all vectors begins: the members in the baseline's ratio, and the narrowest.
+
+    Where the space has no member in that ratio, those of its vectors that are nearest to it. The narrowest vector costs
+    least of all, so where it does not fit a limit nothing does.
+    """
+    values = vector_values(network, space)
+    if not all(len(allowed) for allowed in values):
+        return ()
+    narrowest = tuple(int(allowed[0]) for allowed in values)
+    tied = scaled_members(network, space) or _nearest_members(network, space, values)
+    return tuple(sorted({narrowest, *tied}))
+
+
+def _nearest_members(network: Network, space: SpaceSpec, values: Sequence[np.ndarray]) -> tuple[tuple[int, ...], ...]:
+    first = _thinned(space.min_width, _top(network, space, 0), _step(network, space, 0))
+    return tuple(
+        tuple(
+            int(allowed[np.abs(allowed - width).argmin()])
+            for allowed, width in zip(values, network.scaled(one), strict=True)
+        )
+        for one in first
+    )
 
 
 def _members(network: Network, space: SpaceSpec, first: Iterable[int]) -> tuple[tuple[int, ...], ...]:

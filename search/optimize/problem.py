@@ -16,7 +16,7 @@ from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.build import validate_search
 from collegium.search.networks.network import Measure, Network
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE, Constraints, Limit
-from collegium.search.optimize.members import holds, listed_members, scaled_members
+from collegium.search.optimize.members import holds, listed_members, scaled_members, vector_members
 from collegium.search.optimize.solve import Solved, solve
 from collegium.search.optimize.variances import baseline_variances, stage_log_ratios
 from collegium.search.spec import SearchSpec
@@ -97,7 +97,7 @@ class GroupingProblem:
         network, space = self.network, self.spec.space
         if space.widths is not None:
             return listed_members(network, space)
-        members = scaled_members(network, space)
+        members = vector_members(network, space) if space.mode == "vector" else scaled_members(network, space)
         if space.max_width is not None:
             return members
         own = self.own_cost

@@ -127,7 +127,7 @@ def solve(
         primal_integer=integer,
         primal_largest=constraints.largest_multiplicity(costs),
         dual_real=variances.worst,
-        dual_integer=_dual_integer(constraints, costs, variances.worst),
+        dual_integer=dual_integer(constraints, costs, variances.worst),
     )
 
 
@@ -147,7 +147,7 @@ def _primal_integer(constraints: Constraints, costs: Mapping[Measure, MemberCost
     return np.where(fits(chosen), chosen, np.nan)
 
 
-def _dual_integer(constraints: Constraints, costs: Mapping[Measure, MemberCosts], real: np.ndarray) -> np.ndarray:
+def dual_integer(constraints: Constraints, costs: Mapping[Measure, MemberCosts], real: np.ndarray) -> np.ndarray:
     """The nearest integer; rounded up where rounding down exceeds the baseline's variance by more than 2.5 %.
 
     A single member is no ensemble: it must have the baseline's variance or less, without that tolerance. NaN where m is

@@ -16,10 +16,10 @@ import numpy as np
 from collegium.search.curve.source import LogRatios
 from collegium.search.networks.cost import CostPolynomial, cost_polynomial
 from collegium.search.networks.network import Measure
-from collegium.search.optimize.limits import AffineCosts, Constraints, MemberCosts
+from collegium.search.optimize.limits import AffineCosts, Constraints, Limit, MemberCosts
 from collegium.search.optimize.members import vector_values
 from collegium.search.optimize.problem import GroupingProblem
-from collegium.search.optimize.solve import Solved
+from collegium.search.optimize.solve import Solved, dual_integer
 from collegium.search.optimize.variances import LARGEST_FINITE, stage_log_ratios, worst_ratio
 
 #: ln r of many width vectors in every stage, (vectors, free widths) → (vectors, stages).
@@ -38,6 +38,8 @@ MOST_SWEEPS = 60
 #: Around the best vector: its scaled copies, among which an integer m may fit better, and variations in all.
 WIDE_SCALES = np.geomspace(0.5, 2.2, 64)
 NEIGHBOURS = 120
+#: What the objective of a vector that is not allowed begins at: more than any that is.
+FAR = 1e30
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,34 @@ class Objective:
         return np.concatenate([self._batch(widths[at : at + BATCH]) for at in range(0, len(widths), BATCH)])
 
     def _batch(self, widths: np.ndarray) -> np.ndarray:
-        table = widths.astype(float)
-        costs: dict[Measure, MemberCosts] = {
-            measure: AffineCosts(cost.fixed, cost.per_member(table)) for measure, cost in self.costs.items()
-        }
-        constraints = self.constraints
-        fits = constraints.fits(costs, np.ones(len(widths)), constraints.limits)
+        costs = self._costs(widths)
         variance = np.expm1(np.minimum(self.evaluate(widths), LARGEST_FINITE))
-        worst = worst_ratio(variance, constraints.baseline_variances)
+        return self._of(costs, worst_ratio(variance, self.constraints.baseline_variances))
+
+    def _costs(self, widths: np.ndarray) -> dict[Measure, MemberCosts]:
+        table = widths.astype(float)
+        return {measure: AffineCosts(cost.fixed, cost.per_member(table)) for measure, cost in self.costs.items()}
+
+    def _of(self, costs: Mapping[Measure, MemberCosts], worst: np.ndarray) -> np.ndarray:
+        constraints = self.constraints
+        fits = constraints.fits(costs, np.ones(len(worst)), constraints.limits)
         # where nothing fits, slope towards what does
         least = costs[constraints.budget.measure].at(1.0)
         real = np.where(fits, constraints.real_multiplicity(costs), 1.0)
-        return np.where(fits, worst / real, 1e12 * (1 + least))
+        return np.where(fits, worst / real, FAR * (1 + least))
+
+
+@dataclass(frozen=True)
+class DualObjective(Objective):
+    """Cost of the dual ensemble at the real m of the worst stage (Eq. 14), within every limit but the budget."""
+
+    def _of(self, costs: Mapping[Measure, MemberCosts], worst: np.ndarray) -> np.ndarray:
+        constraints, real = self.constraints, np.maximum(1.0, worst)
+        integer = dual_integer(constraints, costs, worst)
+        excess = np.maximum(0.0, real / constraints.most - 1)
+        for limit in constraints.limits[1:]:
+            excess = excess + np.maximum(0.0, costs[limit.measure].at(real) / limit.bound - 1)
+        return np.where(np.isnan(integer), FAR * (1 + excess), costs[constraints.measure].at(real))
 
 
 def search_vectors(
@@ -196,25 +214,52 @@ def _vector(state: np.ndarray) -> tuple[int, ...]:
 
 
 def best_vector(problem: GroupingProblem, log_ratios: LogRatios, tied: Solved) -> VectorOptimum | None:
-    """The best width vector under ``log_ratios``; None where the tied members show that nothing fits."""
-    values = vector_values(problem.network, problem.spec.space)
-    if tied.primal_optimum is None or any(len(allowed) == 0 for allowed in values):
+    """The best width vector under ``log_ratios``; None where the space has none, or not even the narrowest fits."""
+    starts = [] if tied.primal_optimum is None else [tied.widths[tied.primal_optimum]]
+    return _search(problem, log_ratios, tied.constraints, Objective, tied.constraints.limits, starts)
+
+
+def best_dual_vector(problem: GroupingProblem, log_ratios: LogRatios, tied: Solved) -> VectorOptimum | None:
+    """The most compact width vector with the baseline's variance; None where no vector is within the limits."""
+    starts = [] if tied.dual_optimum is None else [tied.widths[tied.dual_optimum]]
+    return _search(problem, log_ratios, tied.constraints, DualObjective, tied.constraints.limits[1:], starts)
+
+
+def _search(
+    problem: GroupingProblem,
+    log_ratios: LogRatios,
+    constraints: Constraints,
+    sense: type[Objective],
+    limits: Sequence[Limit],
+    starts: Sequence[tuple[int, ...]],
+) -> VectorOptimum | None:
+    network = problem.network
+    values = vector_values(network, problem.spec.space)
+    if not all(len(allowed) for allowed in values):
         return None
-    constraints = tied.constraints
+    narrowest = tuple(int(allowed[0]) for allowed in values)
+    if any(network.count(limit.measure, narrowest, 1) > limit.bound for limit in limits):
+        return None
     measures: set[Measure] = {limit.measure for limit in constraints.limits}
-    objective = Objective(
+    objective = sense(
         constraints,
-        {measure: cost_polynomial(problem.network, measure) for measure in sorted(measures)},
+        {measure: cost_polynomial(network, measure) for measure in sorted(measures)},
         lambda widths: stage_log_ratios(log_ratios, widths, constraints.scales),
     )
-    starts = [tied.widths[tied.primal_optimum], problem.network.baseline]
-    return search_vectors(objective, values, starts, problem.spec.estimator.seed)
+    begun = [*starts, network.baseline] if starts else [narrowest, network.baseline]
+    return search_vectors(objective, values, begun, problem.spec.estimator.seed)
 
 
 def solve_vectors(problem: GroupingProblem, log_ratios: LogRatios, tied: Solved) -> Solved:
-    """Both problems over the tied members, the best vector and the vectors around it."""
-    found = best_vector(problem, log_ratios, tied)
-    if found is None:
-        return tied
-    around = neighbours(found.widths, vector_values(problem.network, problem.spec.space))
-    return problem.solve(sorted({*tied.widths, *around}), log_ratios)
+    """Both problems over the tied members, the best vectors and the vectors around them.
+
+    At the baseline's own cost, and without further limits, both problems have the same best vector.
+    """
+    spec = problem.spec
+    limited = spec.budget is not None or spec.limits or spec.space.max_multiplicity is not None
+    found = [best_vector(problem, log_ratios, tied)]
+    if limited or found[0] is None:
+        found.append(best_dual_vector(problem, log_ratios, tied))
+    values = vector_values(problem.network, spec.space)
+    around = {vector for one in found if one is not None for vector in neighbours(one.widths, values)}
+    return problem.solve(sorted({*tied.widths, *around}), log_ratios) if around else tied

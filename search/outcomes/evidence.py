@@ -62,8 +62,13 @@ class Evidence:
         return tuple(point for point in self.points if not point.converged)
 
     @property
+    def sampled(self) -> bool:
+        """Whether the curve was sampled, and is not the closed form."""
+        return any(point.samples for point in self.points)
+
+    @property
     def narrower_unknown(self) -> bool:
-        """Whether the space has members narrower than all at which ln r is known."""
+        """Whether the space has members narrower than all at which ln r is known and not beyond what is considered."""
         known = [widths[0] for widths in self.solved.widths]
         return bool(known) and any(widths[0] < min(known) for widths in self.problem.members)
 

@@ -30,16 +30,15 @@ def space(evidence: Evidence) -> Outcome | None:
             message="The space holds no member that can be evaluated.",
             remedy="Widen min_width … max_width, or lower multiple_of.",
         )
+    if _too_deep(evidence):
+        return Outcome(
+            kind="unbounded_variance",
+            message=f"The baseline's own kernel has ln r = {_baseline_log_ratio(evidence):.3g} at initialization (r = "
+            f"E[K²]/E[K]²; up to {LARGEST_LOG_RATIO:g} is considered): it is too deep for its width, and every "
+            "narrower member varies more.",
+            remedy="Widen the baseline's hidden layers, or take fewer of them.",
+        )
     if not solved.widths:
-        baseline = _baseline_log_ratio(evidence)
-        if baseline > LARGEST_LOG_RATIO:
-            return Outcome(
-                kind="unbounded_variance",
-                message=f"The baseline's own kernel has ln r = {baseline:.3g} at initialization (r = E[K²]/E[K]²; up "
-                f"to {LARGEST_LOG_RATIO:g} is considered): it is too deep for its width, and every narrower member "
-                "varies more.",
-                remedy="Widen the baseline's hidden layers, or take fewer of them.",
-            )
         return Outcome(
             kind="infeasible_space",
             message=f"Every member of the space is so narrow that its kernel's ln r exceeds {LARGEST_LOG_RATIO:g}.",
@@ -48,6 +47,23 @@ def space(evidence: Evidence) -> Outcome | None:
     if evidence.ensembles[1] is None and problem.network.grouping_matters:
         return _unreached(evidence)
     return None
+
+
+def _too_deep(evidence: Evidence) -> bool:
+    """Whether the baseline varies beyond what is considered, and so does all that the limits would allow."""
+    if not evidence.baseline_known or _baseline_log_ratio(evidence) <= LARGEST_LOG_RATIO:
+        return False
+    return not evidence.solved.widths or (evidence.ensembles[0] is None and _fits_unknown(evidence))
+
+
+def _fits_unknown(evidence: Evidence) -> bool:
+    """Whether the limits allow a member whose variance is beyond what is considered, or not known."""
+    solved, known = evidence.solved, set(evidence.solved.widths)
+    network, limits = solved.constraints.network, solved.constraints.limits
+    return any(
+        widths not in known and all(network.count(one.measure, widths, 1) <= one.bound for one in limits)
+        for widths in evidence.problem.members
+    )
 
 
 def _baseline_log_ratio(evidence: Evidence) -> float:
@@ -78,6 +94,11 @@ def budget(evidence: Evidence) -> Outcome | None:
     if not solved.widths or solved.primal_optimum is not None or evidence.ensembles[0] is not None:
         return None
     constraints = solved.constraints
+    which, narrower = "member of the space", ", or allow narrower members"
+    if evidence.narrower_unknown:
+        what = "variance is known" if evidence.sampled else f"ln r is at most {LARGEST_LOG_RATIO:g}"
+        which = f"member whose {what} (width {named_widths(min(solved.widths))} and wider)"
+        narrower = _narrower(evidence)
     missed = [
         (limit, costs, int(np.argmin(costs)))
         for limit in constraints.limits
@@ -88,8 +109,8 @@ def budget(evidence: Evidence) -> Outcome | None:
         fields = " and ".join(_field(limit) for limit in constraints.limits)
         return Outcome(
             kind="infeasible_budget",
-            message=f"No member of the space meets {fields} at once, though each is met by some.",
-            remedy="Raise one of them, or allow narrower members.",
+            message=f"No {which} meets {fields} at once, though each is met by some.",
+            remedy=f"Raise one of them{narrower}.",
         )
     parts = [
         f"{_field(limit)} of {limit.most:,.0f} {COSTS[limit.measure]} (the least is {costs[index]:,.0f}, by "
@@ -99,9 +120,14 @@ def budget(evidence: Evidence) -> Outcome | None:
     raised = " and ".join(f"{limit.field} to at least {math.ceil(costs[index]):,}" for limit, costs, index in missed)
     return Outcome(
         kind="infeasible_budget",
-        message=f"No member of the space fits {' and '.join(parts)}.",
-        remedy=f"Raise {raised}, or allow narrower members.",
+        message=f"No {which} fits {' and '.join(parts)}.",
+        remedy=f"Raise {raised}{narrower}.",
     )
+
+
+def _narrower(evidence: Evidence) -> str:
+    """What else helps where there are members whose variance is not known, or too large."""
+    return ", or list narrower members in space.widths" if evidence.sampled else ", or take fewer layers"
 
 
 def costs(evidence: Evidence) -> Outcome | None:
@@ -199,6 +225,8 @@ def edge(evidence: Evidence) -> Outcome | None:
         return None
     first = sorted(widths[0] for widths in solved.widths)
     at = solved.widths[best][0]
+    if at == first[0] and evidence.narrower_unknown and not evidence.sampled:
+        return None  # narrower ones vary beyond what is considered
     if at == first[0] and evidence.narrower_unknown:
         return Outcome(
             kind="edge_of_space",

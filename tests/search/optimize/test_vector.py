@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 
+from collegium.search.engine import run
 from collegium.search.networks.cost import cost_polynomial
 from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.optimize import built
+from collegium.search.optimize.members import vector_values
 from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.variances import stage_log_ratios
 from collegium.search.optimize.vector import EXHAUSTIVE, Objective, neighbours, search_vectors
@@ -88,6 +92,46 @@ def test_where_nothing_fits_the_search_leans_towards_the_cheapest():
     problem = build_problem(SearchSpec(baseline=mlp(300, 300), budget=100))
     objective = objective_of(problem)
     assert search_vectors(objective, [np.arange(1, 301)] * 2, [], 0).widths == (1, 1)
+
+
+LOPSIDED = {"family": "mlp", "inputs": 10, "hidden": [3, 24], "outputs": 2}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"budget": 30},
+        {"max_parameters": 30},
+        {"budget": 60, "space": {"multiple_of": 3}},
+        {"space": {"max_width": 5}},
+        {"space": {"max_width": 6, "max_multiplicity": 3}},
+        {"max_parameters": 70},
+    ],
+)
+def test_vectors_are_found_where_no_member_in_the_baselines_ratio_is(asked):
+    """A limit that no tied member meets was once called infeasible, and a space without one empty."""
+    space = {"mode": "vector", **asked.get("space", {})}
+    spec = SearchSpec.model_validate_json(
+        json.dumps({"baseline": LOPSIDED, "estimator": {"method": "exact"}, **asked, "space": space})
+    )
+    problem, result = build_problem(spec), run(spec)
+    values = vector_values(problem.network, spec.space)
+    every = [tuple(vector) for vector in itertools.product(*(allowed.tolist() for allowed in values))]
+    whole = problem.solve(every, problem.exact)
+    loss = 1.001 if "budget" in asked else 1.05  # by rounding m, where the baseline's own cost is spent
+    assert result.primal.relative_variance <= loss * np.nanmin(whole.variances.worst / whole.primal_largest)
+    least = np.nanmin(whole.cost.at(whole.dual_integer)) if not np.isnan(whole.dual_integer).all() else None
+    if least is None:
+        assert result.dual is None
+    else:
+        assert result.dual.parameters <= max(least, 1.05 * np.nanmin(whole.dual_count))
+
+
+def test_the_least_that_vectors_cost_is_named():
+    spec = {"baseline": LOPSIDED, "estimator": {"method": "exact"}, "space": {"mode": "vector"}, "budget": 12}
+    result = run(SearchSpec.model_validate_json(json.dumps(spec)))
+    assert result.outcome.kind == "infeasible_budget"
+    assert "the least is 13, by 1×1" in result.outcome.message
 
 
 def test_neighbours_surround_the_vector_and_snap_to_multiples():

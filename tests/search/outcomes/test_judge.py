@@ -55,6 +55,34 @@ def test_the_remedy_of_a_budget_is_enough():
     assert result.near_optimal is not None
 
 
+def test_members_beyond_what_is_considered_are_not_said_to_cost_too_much():
+    """The cheapest of those that vary little enough was once named as the space's cheapest."""
+    deep = {**MLP, "hidden": [10] * 40}
+    result = outcome(baseline=deep, budget=2_000)
+    assert result.outcome.kind == "infeasible_budget"
+    assert "whose ln r is at most 20 (width 8 and wider)" in result.outcome.message
+    assert outcome(baseline=deep, budget=2_000, space={"widths": [1]}).outcome.kind == "infeasible_space"
+    assert "of the space fits" in outcome(baseline=MLP, budget=12).outcome.message
+
+
+def test_a_baseline_that_is_too_deep_is_named_where_wider_members_are_allowed():
+    """Once a budget that the baseline itself meets was said to be too small for every member."""
+    result = outcome(baseline={**MLP, "hidden": [3] * 40}, space={"max_width": 30})
+    assert result.primal is None
+    assert result.outcome.kind == "unbounded_variance"
+    assert "edge_of_space" not in [note.kind for note in result.notes]
+    generous = outcome(baseline={**MLP, "hidden": [3] * 40}, space={"max_width": 30}, budget=100_000)
+    assert generous.primal.multiplicity > 1
+
+
+def test_narrower_members_that_were_not_sampled_are_not_said_to_cost_too_much():
+    sampled = {"method": "monte_carlo", "samples": 2_000}
+    result = outcome(baseline={**MLP, "hidden": [30, 30]}, budget=60, estimator=sampled)
+    assert result.primal is None
+    assert "whose variance is known" in result.outcome.message
+    assert "space.widths" in result.outcome.remedy
+
+
 def test_several_things_off_are_all_told_the_worst_first():
     result = outcome(baseline={"preset": "resnet18"}, budget=12)
     kinds = [result.outcome.kind, *(note.kind for note in result.notes)]
