@@ -42,7 +42,7 @@ def find_ensemble(
     With ``model``, the module that ``baseline`` describes, nothing need be known of its layers: the kernel of the whole
     network, as it is and regrouped, is measured by autograd over draws of its initialization (``estimator.method``
     ``plain``), as ``network`` of the specification says and for ``network.max_seconds`` at most. Its inputs are the
-    samples of ``example_input``, or random ones.
+    samples of ``example_input``, which may be what ``describe`` takes, or random ones.
 
     The result's ``primal`` and ``dual`` are ensembles (Littwin et al. 2020, Eq. 10–14) or None, and its ``outcome``
     says in a sentence how the search ended. Raises ``InvalidSpec`` with the path of a field that is wrong.

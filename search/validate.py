@@ -16,7 +16,7 @@ from collegium.search.networks.families.attention import AttentionNetwork
 from collegium.search.networks.families.network_grouping import DescribedNetwork
 from collegium.search.networks.network import Network
 from collegium.search.spec import SearchSpec
-from collegium.search.whole_network.images import sample_shape
+from collegium.search.whole_network.inputs.images import sample_shape
 
 #: Largest baseline, in parameters. GPT-3 has 1.75·10¹¹.
 MAX_PARAMETERS = 10**11
@@ -137,6 +137,11 @@ def _check_named(asked: tuple[str, ...], network: Network) -> None:
 
 def _check_networks(spec: SearchSpec, network: Network) -> None:
     """Refuse whole networks of another extent, or that need more memory than a measurement may."""
+    if spec.network.output is not None:
+        raise InvalidSpec(
+            ("network", "output"),
+            "a network that is built here has one output: this is of a module at hand; leave it out",
+        )
     sample = math.prod(sample_shape(network, spec.network, None)) / math.prod(network.sample_shape())
     parameters = network.count("parameters", network.baseline, network.multiplicity)
     features = spec.network.images * sample * network.features_per_sample(network.baseline, network.multiplicity)

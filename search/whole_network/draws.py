@@ -16,6 +16,7 @@ import numpy as np
 from collegium.search.errors import InvalidSpec
 from collegium.search.progress import Report
 from collegium.search.whole_network.candidate import Measured
+from collegium.search.whole_network.inputs.samples import Samples
 from collegium.search.whole_network.spec import NetworkKernelSpec
 from collegium.search.whole_network.statistics import FEWEST_DRAWS, RelativeVariance, ratio, relative_variance
 
@@ -77,7 +78,7 @@ class Work:
     """Draws until every variance has its share of the ratio's error, or until ``deadline``."""
 
     spec: NetworkKernelSpec
-    batch: np.ndarray
+    batch: np.ndarray | Samples
     seed: int
     device: str
     deadline: float

@@ -15,31 +15,22 @@ from torch.nn.modules.dropout import _DropoutNd
 from collegium.search.whole_network.candidate import Measured
 from collegium.search.whole_network.contraction import Contraction, choose, product
 from collegium.search.whole_network.initialization import Initialization
+from collegium.search.whole_network.inputs.reading import Position, at_position, own_position
+from collegium.search.whole_network.inputs.samples import Samples
 from collegium.search.whole_network.replay import Replay
 from collegium.search.whole_network.spec import NetworkKernelSpec
-
-
-def centre(y: Tensor) -> Tensor:
-    """Outputs as ``(samples, outputs)``: numbers along the first axis behind the samples, at the centre of all others.
-
-    >>> centre(torch.zeros(2, 3, 8, 8)).shape, centre(torch.zeros(2)).shape
-    (torch.Size([2, 3]), torch.Size([2, 1]))
-    """
-    y = y.reshape(len(y), 1) if y.dim() < 2 else y
-    while y.dim() > 2:
-        y = y.select(-1, y.shape[-1] // 2)
-    return y
 
 
 class NetworkKernel:
     """Draws of a candidate's kernel over a batch: K_k(x_i, x_j) = Σ_p rate_p ∂F_k/∂p(x_i) · ∂F_k/∂p(x_j).
 
-    ``batch`` has shape ``(images, …)``; i, j run over its first ``spec.inputs`` inputs and k over ``spec.outputs``
-    logits, of a map those at its centre. With batch norms every entry depends on the whole batch, through its
-    statistics, as in a training step; without, each input is computed alone. One object serves one thread.
+    ``batch`` has shape ``(images, …)``, or is samples of several tensors; i, j run over its first ``spec.inputs``
+    inputs and k over ``spec.outputs`` logits, of a map or a sequence those at ``spec.position``. With batch norms every
+    entry depends on the whole batch, through its statistics, as in a training step; without, each input is computed
+    alone. One object serves one thread.
     """
 
-    def __init__(self, candidate: Measured, spec: NetworkKernelSpec, batch: np.ndarray, device: str) -> None:
+    def __init__(self, candidate: Measured, spec: NetworkKernelSpec, batch: np.ndarray | Samples, device: str) -> None:
         ntk = spec.parameterization == "ntk"
         self._initialization = Initialization(
             lambda: _without_norms(candidate.build()) if spec.norm == "none" else candidate.build(),
@@ -50,8 +41,10 @@ class NetworkKernel:
         self._module = _as_trained(self._initialization.module).to(device)
         self._outputs = min(spec.outputs, candidate.outputs)
         self.normed = any(isinstance(module, _BatchNorm) for module in self._module.modules())
-        batches = [batch] if self.normed else np.split(batch[: spec.inputs], spec.inputs)
-        self._batches = [_on(device, images) for images in batches]
+        samples = Samples.of(batch)
+        batches = [samples] if self.normed else [samples.at(i) for i in range(spec.inputs)]
+        self._batches = [_on(device, each, grow=not candidate.plain) for each in batches]
+        self._position: Position | None = spec.position
         #: Of each input measured, the batch that it is in and its row there.
         self._entries = [(0, i) if self.normed else (i, 0) for i in range(spec.inputs)]
         self._together = candidate.at_once(device) > 1
@@ -73,10 +66,16 @@ class NetworkKernel:
             grams = torch.stack([self._large(each) for each in seeds])
         return grams.detach().double().cpu().numpy()
 
+    def _logits(self, y: Tensor, x: tuple[Tensor, ...]) -> Tensor:
+        """``(samples, outputs)`` of a pass."""
+        integers = (tuple(each.shape[1:]) for each in x if not each.is_floating_point())
+        position = self._position or own_position(tuple(y.shape), integers)
+        return at_position(y, position)
+
     def _small(self, parameters: dict[str, Tensor]) -> Tensor:
         """``(outputs, inputs, inputs)`` of a small network, many draws of which are mapped at once."""
         passes = [
-            vjp(lambda values, x=x: centre(functional_call(self._module, values, (x,))), parameters)
+            vjp(lambda values, x=x: self._logits(functional_call(self._module, values, x), x), parameters)
             for x in self._batches
         ]
 
@@ -104,12 +103,13 @@ class NetworkKernel:
         whole = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
         passes = []
         for x in self._batches:
-            logits = centre(self._module(x))
+            logits = self._logits(self._module(*x), x)
             passes.append((logits, x, [each.columns for each in contractions]))
 
         def gradient(output: int, batch: int, row: int) -> _Gradient:
             logits, x, columns = passes[batch]
-            wanted = [*whole.values(), *([x] if columns else ())]  # every layer is on the way to x
+            # every layer is on the way to an input of numbers
+            wanted = [*whole.values(), *(each for each in x if columns and each.requires_grad)]
             found = torch.autograd.grad(logits[row, output], wanted, retain_graph=True, materialize_grads=True)
             factors = zip(columns, (each.delta for each in contractions), strict=True)
             return dict(zip(whole, found, strict=False)), list(factors)
@@ -125,7 +125,7 @@ class NetworkKernel:
     def _chosen(self) -> list[Contraction]:
         """The contractions that pay, found once; their layers' weights need no gradients of their own."""
         if self._contractions is None:
-            self._contractions = choose(self._module, lambda: self._module(self._batches[0]), len(self._entries))
+            self._contractions = choose(self._module, lambda: self._module(*self._batches[0]), len(self._entries))
             for each in self._contractions:
                 each.layer.weight.requires_grad_(False)
         return self._contractions
@@ -156,12 +156,15 @@ def _seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _on(device: str, images: np.ndarray) -> Tensor:
-    """Images on a device, in the layout that its convolutions prefer."""
-    x = torch.from_numpy(images).to(device)
-    if x.dim() == 4 and min(x.shape[2:]) > 1:
-        x = x.contiguous(memory_format=torch.channels_last)
-    return x.requires_grad_() if x.is_floating_point() else x
+def _on(device: str, samples: Samples, *, grow: bool) -> tuple[Tensor, ...]:
+    """Samples on a device, images in the layout that its convolutions prefer; ``grow``: with gradients of their own."""
+    found = []
+    for array in samples.arrays:
+        x = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        if x.dim() == 4 and min(x.shape[2:]) > 1:
+            x = x.contiguous(memory_format=torch.channels_last)
+        found.append(x.requires_grad_() if grow and x.is_floating_point() else x)
+    return tuple(found)
 
 
 def _without_norms(module: nn.Module) -> nn.Module:

@@ -12,7 +12,8 @@ from collegium.search.kernel.inputs import DEFAULT_CORRELATION
 from collegium.search.progress import Report, discard
 from collegium.search.whole_network.candidate import Candidate, Measured
 from collegium.search.whole_network.draws import Series, Work, single_threads
-from collegium.search.whole_network.images import gaussian_fields, images_of_data, sample_shape
+from collegium.search.whole_network.inputs.images import gaussian_fields, images_of_data, sample_shape
+from collegium.search.whole_network.inputs.reading import PLACES
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
 from collegium.search.whole_network.spec import NetworkKernelSpec
 from collegium.search.whole_network.statistics import ratio, summarize_grams
@@ -57,10 +58,12 @@ def measure_networks(
         work.run(list(series.values()), pool, report)
     rows = network_rows(candidates, series, spec)
     seconds = clock() - started
+    inputs = f"{'random inputs' if images is None else 'inputs of the data'} of {'×'.join(map(str, shape))}"
+    place = f" {PLACES[spec.position or 'centre']}" if network.logits < network.outputs else ""
     measured = NetworkVerification(
         networks=rows,
         outcome="measured" if all(row.converged for row in rows) else "not_converged",
-        statement=statement(rows, spec, shape, normed, images is not None, network.logits < network.outputs),
+        statement=statement(rows, spec, normed, inputs, place),
         parameterization=spec.parameterization,
         norm="batch" if normed else "none",
         images=spec.images,
@@ -115,22 +118,13 @@ def _row(candidate: Measured, series: Series, baseline: Series, spec: NetworkKer
     )
 
 
-def statement(
-    rows: Sequence[MeasuredNetwork],
-    spec: NetworkKernelSpec,
-    shape: tuple[int, ...],
-    normed: bool,
-    data: bool,
-    maps: bool = False,
-) -> str:
-    """Of what the figures speak, and what was not reached."""
-    of = "×".join(map(str, shape))
+def statement(rows: Sequence[MeasuredNetwork], spec: NetworkKernelSpec, normed: bool, inputs: str, place: str) -> str:
+    """Of what the figures speak, and what was not reached; ``inputs`` and ``place`` say where logits are measured."""
     batch = f"batch norms in training mode on a batch of {spec.images}" if normed else "no batch norms"
     weights = "the initialization and rates of training" if spec.parameterization == "standard" else "NTK rates"
     said = (
-        f"The relative variance over initializations of K(x, x), one logit's whole-network kernel"
-        f"{' at the centre of its map' if maps else ''}: {batch}, "
-        f"{weights}, {'inputs of the data' if data else 'random inputs'} of {of}."
+        f"The relative variance over initializations of K(x, x), one logit's whole-network kernel{place}: {batch}, "
+        f"{weights}, {inputs}."
     )
     missed = [row.name for row in rows if not row.converged]
     if not missed:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from collegium.search.fields import Strict, wrong_fields
+from collegium.search.whole_network.inputs.reading import Position
 
 Parameterization = Literal["standard", "ntk"]
 Norm = Literal["batch", "none"]
@@ -26,6 +27,10 @@ class NetworkKernelSpec(Strict):
     of the images where the network takes any; None: the network's own, at most 48. Initializations are drawn until the
     ratio of each variance to the baseline's has the standard error ``relative_error`` or ``max_seconds`` have passed.
 
+    ``position`` is where the logits of a map or of a sequence of tokens are read: at its centre, at one token, or
+    averaged; None: at the last of as many tokens as the network reads, else at the centre. ``output`` names the entry
+    of what a module at hand gives, by its key or its place; None: ``logits``, or the first tensor of numbers.
+
     >>> NetworkKernelSpec(images=4).inputs
     2
     """
@@ -36,6 +41,8 @@ class NetworkKernelSpec(Strict):
     inputs: Annotated[int, Field(ge=1, le=64)] = 2
     outputs: Annotated[int, Field(ge=1, le=64)] = 1
     pixels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    position: Position | None = None
+    output: Annotated[str, Field(min_length=1, max_length=128)] | Annotated[int, Field(ge=0, le=255)] | None = None
     relative_error: Annotated[float, Field(ge=0.005, le=0.5)] = 0.05
     max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils import _pytree
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.kernel.inputs import DEFAULT_CORRELATION
 from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.graph.content import Input
 from collegium.search.spec import SearchSpec
-from collegium.search.whole_network.images import gaussian_fields
+from collegium.search.whole_network.inputs.samples import Samples, drawn_samples, text_of_inputs
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
-#: Most numbers of a batch that is drawn.
-MOST_NUMBERS = 2**28
+#: What a trace calls a positional argument, and what one is called that no graph lists.
+UNNAMED = "args"
+NUMBERED = re.compile(r"args_\d+")
 
 
 def described_network(spec: SearchSpec) -> NetworkBaseline:
@@ -63,45 +67,121 @@ def network_spec(spec: SearchSpec, rows: int) -> NetworkKernelSpec:
     return network.model_copy(update=changed)
 
 
-def batch_of(example: Any, described: NetworkBaseline, spec: SearchSpec) -> tuple[np.ndarray, str | None]:
-    """The batch, and the name of the argument that it is; None for a positional one.
+@dataclass(frozen=True)
+class Call:
+    """How a module is called with the tensors of a batch: positional and named arguments, in any containers.
 
-    Without an example, random fields of the shape described; of an example, its first ``network.images`` samples.
-    Raises ``InvalidSpec`` for an example that is not one tensor with samples along its first axis.
+    ``structure`` is that of both, ``constants`` what is no tensor, by its place. ``names`` are those of the tensors, in
+    order; ``given`` says that they are a user's own.
+    """
+
+    structure: _pytree.TreeSpec
+    constants: Mapping[int, Any]
+    names: tuple[str, ...]
+    given: bool
+
+    @classmethod
+    def like(cls, args: Sequence[Any], kwargs: Mapping[str, Any], *, given: bool) -> Call:
+        """A call with these arguments."""
+        named, structure = _pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
+        constants = {place: leaf for place, (_, leaf) in enumerate(named) if not isinstance(leaf, Tensor)}
+        names = tuple(_name(path) for path, leaf in named if isinstance(leaf, Tensor))
+        return cls(structure, constants, names, given)
+
+    def arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and the named arguments."""
+        left, constants = iter(tensors), self.constants
+        places = range(self.structure.num_leaves)
+        leaves = [constants[place] if place in constants else next(left) for place in places]
+        return _pytree.tree_unflatten(leaves, self.structure)
+
+
+def _name(path: Sequence[Any]) -> str:
+    """Such as ``ids``, or ``0`` of a positional argument; of what a container holds, ``x.k``."""
+    keys = (getattr(each, "key", getattr(each, "idx", getattr(each, "name", each))) for each in path[1:])
+    return ".".join(map(str, keys))
+
+
+def batch_of(example: Any, described: NetworkBaseline, model: nn.Module, spec: SearchSpec) -> tuple[Samples, Call]:
+    """The batch, and how the module is called with it.
+
+    Without an example, random samples of what the description says that the network reads. Of an example, as
+    ``describe`` takes it, the first ``network.images`` samples: tensors with as many along their first axis as the
+    first one has are those of samples, and others are the same for each. Raises ``InvalidSpec`` for what is no example
+    of the network.
     """
     if example is None:
-        return _random(described, spec), None
-    name, value = None, example
-    if isinstance(example, Mapping) and len(example) == 1:
-        name, value = next(iter(example.items()))
-    elif isinstance(example, tuple | list) and len(example) == 1:
-        (value,) = example
-    if not isinstance(value, Tensor) or value.dim() < 1 or not value.numel():
+        inputs = inputs_of(described)
+        call = _call_of(inputs, model)
+        return drawn_samples(inputs, spec.network.images, spec.inputs.correlation, spec.estimator.seed), call
+    args, kwargs = (), {}
+    if isinstance(example, Mapping):
+        kwargs = dict(example)
+    else:
+        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    tensors = [each for each in _pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    call = Call.like(args, kwargs, given=True)
+    count = _check_example(tensors, call.names, described, spec)
+    shared = frozenset(place for place, each in enumerate(tensors) if not each.dim() or len(each) != count)
+    samples = Samples(tuple(_array(each) for each in tensors), shared)
+    return samples.first(spec.network.images), call
+
+
+def inputs_of(described: NetworkBaseline) -> tuple[Input, ...]:
+    """What the network reads, by its graph; without one, a tensor of numbers."""
+    listed = described.graph.inputs if described.graph is not None else ()
+    return listed or (Input(name=UNNAMED, shape=described.input),)
+
+
+def text_of_batch(samples: Samples, call: Call, described: NetworkBaseline) -> str:
+    """What the inputs are, in words: ``random inputs of 3×32×32``."""
+    if not call.given:
+        return f"random inputs of {text_of_inputs(inputs_of(described))}"
+    shapes = ["×".join(map(str, each)) or "one number" for each in samples.shapes]
+    if len(shapes) == 1:
+        return f"inputs of the data of {shapes[0]}"
+    named = (f"{name} of {shape}" for name, shape in zip(call.names, shapes, strict=True))
+    return f"inputs of the data, {', '.join(named)}"
+
+
+def _call_of(inputs: Sequence[Input], model: nn.Module) -> Call:
+    """A call with what a trace names. Raises ``InvalidSpec`` where an argument is a container of tensors."""
+    positional = [each for each in inputs if each.name == UNNAMED or NUMBERED.fullmatch(each.name)]
+    named = [each.name for each in inputs if each not in positional]
+    known = inspect.signature(model.forward).parameters
+    anything = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    odd = next((name for name in named if name not in known and not anything), None)
+    if odd is not None or inputs[: len(positional)] != tuple(positional):
         raise InvalidSpec(
-            ("example_input",), "the kernel is measured with one tensor: give that, in a dictionary if it has a name"
+            ("example_input",),
+            f"how the module takes {odd or inputs[0].name!r} is not in its description: give a batch of samples as "
+            "'example_input'",
         )
-    if tuple(value.shape[1:]) != described.input:
-        raise InvalidSpec(
-            ("example_input",), f"samples have the shape {tuple(value.shape[1:])}; {described.input} was described"
-        )
-    if "images" in spec.network.model_fields_set and spec.network.images > len(value):
-        raise InvalidSpec(("network", "images"), f"the example has {len(value)} samples: give at most as many")
-    kept = value[: spec.network.images].detach().cpu()
-    kept = kept.float() if kept.is_floating_point() else kept
-    if kept.is_floating_point() and not bool(kept.isfinite().all()):
+    some = Tensor()
+    return Call.like([some] * len(positional), dict.fromkeys(named, some), given=False)
+
+
+def _check_example(
+    tensors: Sequence[Tensor], names: Sequence[str], described: NetworkBaseline, spec: SearchSpec
+) -> int:
+    """How many samples an example has."""
+    if not tensors or tensors[0].dim() < 1 or not all(each.numel() for each in tensors):
+        raise InvalidSpec(("example_input",), "give tensors with numbers, the first with samples along its first axis")
+    count, listed = len(tensors[0]), described.graph.inputs if described.graph is not None else ()
+    wanted = [each.shape for each in listed] if len(listed) == len(tensors) else [described.input]
+    for given, name, shape in zip(tensors, names, wanted, strict=False):
+        if tuple(given.shape[1:]) != shape:
+            of = f" of {name!r}" if len(tensors) > 1 else ""
+            raise InvalidSpec(
+                ("example_input",), f"samples{of} have the shape {tuple(given.shape[1:])}; {shape} was described"
+            )
+    if "images" in spec.network.model_fields_set and spec.network.images > count:
+        raise InvalidSpec(("network", "images"), f"the example has {count} samples: give at most as many")
+    if not all(bool(each.isfinite().all()) for each in tensors if each.is_floating_point()):
         raise InvalidSpec(("example_input",), "its numbers are not all finite")
-    return kept.numpy(), name
+    return count
 
 
-def _random(described: NetworkBaseline, spec: SearchSpec) -> np.ndarray:
-    """Fields of the specification's correlation between neighbours; of more than two extents, independent numbers."""
-    shape, images = described.input, spec.network.images
-    if images * int(np.prod(shape, dtype=object)) > MOST_NUMBERS:
-        raise InvalidSpec(("network", "images"), f"{images} samples of {shape} are too many numbers: lower it")
-    correlation = DEFAULT_CORRELATION if spec.inputs.correlation is None else spec.inputs.correlation
-    seed = spec.estimator.seed
-    if len(shape) > 3:
-        drawn = np.random.default_rng([seed, images, *shape]).standard_normal((images, *shape))
-        return drawn.astype(np.float32)
-    channels, height, width = (*shape, 1, 1, 1)[0:3]
-    return gaussian_fields(images, (channels, height, width), correlation, seed).reshape(images, *shape)
+def _array(given: Tensor) -> Any:
+    kept = given.detach().cpu()
+    return kept.float().numpy() if kept.is_floating_point() else kept.numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ from torch import nn
 from collegium.search.errors import InvalidSpec
 from collegium.search.progress import Report
 from collegium.search.whole_network.draws import Series, Work, single_threads
+from collegium.search.whole_network.inputs.samples import Samples
 from collegium.search.whole_network.kernel import NetworkKernel
 from collegium.search.whole_network.plain.module import OwnCandidate, Subject
 from collegium.search.whole_network.spec import NetworkKernelSpec
@@ -21,8 +23,8 @@ from collegium.search.whole_network.statistics import FEWEST_DRAWS, ratio
 
 #: Relative difference beyond which draws that were mapped are not those that were made one by one.
 SAME = 1e-3
-#: What a module may raise when it is mapped over draws and does not allow it.
-NOT_MAPPED = (RuntimeError, TypeError, ValueError, IndexError)
+#: What a module may raise when it is mapped over draws and does not allow it; torch warns where it would be slow.
+NOT_MAPPED = (RuntimeError, TypeError, ValueError, IndexError, Warning)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Measuring:
     """Draws of a module and its regroupings at one batch; ``deadline`` is when the last of them ends."""
 
     subject: Subject
-    batch: np.ndarray
+    batch: Samples
     spec: NetworkKernelSpec
     seed: int
     device: str
@@ -65,7 +67,7 @@ class Measuring:
     def begin(
         cls,
         subject: Subject,
-        batch: np.ndarray,
+        batch: Samples,
         spec: NetworkKernelSpec,
         own: tuple[tuple[int, ...], int],
         seed: int,
@@ -116,7 +118,9 @@ class Measuring:
         if candidate.at_once(self.device) == 1 or any(isinstance(each, nn.modules.conv._ConvNd) for each in layers):
             return False
         try:
-            found = self._kernel(candidate).draw(self.seed, [0, 1])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = self._kernel(candidate).draw(self.seed, [0, 1])
         except NOT_MAPPED:
             return False
         return bool(np.allclose(found, own, rtol=SAME))

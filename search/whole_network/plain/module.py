@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,24 +16,30 @@ from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.laws import draw_anew
 from collegium.search.regroup.regroup import regroup
-from collegium.search.whole_network.kernel import centre
+from collegium.search.whole_network.inputs.reading import PLACES, Position, at_position, logits_at, own_position
+from collegium.search.whole_network.inputs.samples import Samples
+from collegium.search.whole_network.plain.inputs import Call
+from collegium.search.whole_network.plain.outputs import entry_of
+from collegium.search.whole_network.spec import NetworkKernelSpec
 
 #: Draws of small modules that are computed at once, where they can be mapped.
 AT_ONCE = 64
 #: Parameters of all draws that are computed at once.
 PARAMETERS_AT_ONCE = 100_000
+#: Samples on which a module is tried.
+TRIED = 2
 
 
 class Logits(nn.Module):
-    """A module's outputs as ``(samples, outputs)``: of a map or a sequence, those at its centre.
+    """A module's outputs as ``(samples, outputs)``, called with the tensors of a batch as ``call`` says.
 
-    Of several tensors the one called ``logits`` is taken, else the first. The module stays in evaluation mode, so that
-    nothing is dropped.
+    Of several outputs that of ``spec.output`` is taken, read at ``spec.position``. The module stays in evaluation mode,
+    so that nothing is dropped.
     """
 
-    def __init__(self, module: nn.Module, argument: str | None, kept: list[str]) -> None:
+    def __init__(self, module: nn.Module, call: Call, spec: NetworkKernelSpec, kept: list[str]) -> None:
         super().__init__()
-        self.module, self.argument = module, argument
+        self.module, self.call, self.spec = module, call, spec
         #: Parameters that are the same in every draw.
         self.kept = [f"module.{name}" for name in kept]
         self.eval()
@@ -43,36 +48,41 @@ class Logits(nn.Module):
         """Evaluation mode, whatever is asked for: batch norms without a record use the batch's statistics there too."""
         return super().train(False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> Tensor:
         """The chosen outputs of each sample."""
-        found = self.module(x) if self.argument is None else self.module(**{self.argument: x})
-        return centre(_tensor(found))
+        found, _ = self.chosen(*tensors)
+        return at_position(found, self.position_of(found, tensors))
 
+    def chosen(self, *tensors: Tensor) -> tuple[Tensor, str]:
+        """The output that is measured, and its name."""
+        args, kwargs = self.call.arguments([each.clone() for each in tensors])  # a module may write into what it reads
+        return entry_of(self.module(*args, **kwargs), self.spec.output)
 
-def _tensor(found: Any) -> Tensor:
-    """The first tensor of numbers in what a module gives."""
-    if isinstance(found, Tensor):
-        return found
-    if isinstance(found, Mapping):
-        found = [found["logits"]] if "logits" in found else list(found.values())
-    for each in found if isinstance(found, list | tuple) else ():
-        if isinstance(each, Tensor | Mapping | list | tuple):
-            return _tensor(each)
-    raise InvalidSpec(("example_input",), f"the module gives no tensor for it, but a {type(found).__name__}")
+    def position_of(self, found: Tensor, tensors: Sequence[Tensor]) -> Position:
+        """Where it is read."""
+        integers = (tuple(each.shape[1:]) for each in tensors if not each.is_floating_point() and each.dim())
+        return self.spec.position or own_position(tuple(found.shape), integers)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The module that is measured: a template in single precision on the CPU, its description, and its input."""
+    """The module that is measured: a template in single precision on the CPU, its description, and how it is called.
+
+    ``outputs`` are the logits that ``reading`` names in words.
+    """
 
     template: nn.Module
     described: NetworkBaseline
-    argument: str | None
+    call: Call
+    spec: NetworkKernelSpec
     outputs: int
+    reading: str
 
     @classmethod
-    def of(cls, model: nn.Module, described: NetworkBaseline, batch: np.ndarray, argument: str | None) -> Subject:
-        """The module, tried on two samples. Raises ``InvalidSpec`` where it is not the one that was described."""
+    def of(
+        cls, model: nn.Module, described: NetworkBaseline, batch: Samples, call: Call, spec: NetworkKernelSpec
+    ) -> Subject:
+        """The module, tried on the first samples. Raises ``InvalidSpec`` where it is not the one that was described."""
         parameters = sum(each.numel() for each in model.parameters())
         if parameters != described.parameters:
             raise InvalidSpec(
@@ -82,9 +92,24 @@ class Subject:
         if any(each.device.type == "meta" for each in model.parameters()):
             raise InvalidSpec(("model",), "it is on the device 'meta' and has no numbers: build it on a real one")
         template = copy.deepcopy(model).to("cpu", torch.float32)
+        logits = Logits(copy.deepcopy(template), call, spec, [])
+        tensors = [torch.from_numpy(each) for each in batch.first(TRIED).arrays]
         with torch.no_grad():
-            outputs = Logits(copy.deepcopy(template), argument, [])(torch.from_numpy(batch[:1]))
-        return cls(template, described, argument, outputs.shape[1])
+            found, name = logits.chosen(*tensors)
+        tried = min(TRIED, batch.count)
+        if not found.dim() or len(found) != tried:
+            raise InvalidSpec(
+                ("network", "output"),
+                f"of {tried} samples it has the shape {tuple(found.shape)}, whose first axis is not that of samples",
+            )
+        position = logits.position_of(found, tensors)
+        outputs = logits_at(tuple(found.shape), position)
+        return cls(template, described, call, spec, outputs, _in_words(name, position, found.dim()))
+
+
+def _in_words(name: str, position: Position, axes: int) -> str:
+    place = f" {PLACES[position]}" if axes > 2 else ""
+    return f" of the output {name!r}{place}" if name else place
 
 
 @dataclass(frozen=True)
@@ -135,8 +160,8 @@ class OwnCandidate:
         seed, subject = torch.initial_seed(), self.subject
         if not self.groupings:
             made = copy.deepcopy(subject.template)
-            return Logits(made, subject.argument, draw_anew(made, seed))
+            return Logits(made, subject.call, subject.spec, draw_anew(made, seed))
         members = {name: (multiplicity, widths) for name, multiplicity, widths in self.groupings}
         made = regroup(subject.template, members, baseline=subject.described, seed=seed)
         report: Any = made.regrouped
-        return Logits(made, subject.argument, list(report.kept))
+        return Logits(made, subject.call, subject.spec, list(report.kept))

@@ -21,7 +21,12 @@ from collegium.search.several.together import combined
 from collegium.search.spec import SearchSpec
 from collegium.search.whole_network.measure import network_rows, statement
 from collegium.search.whole_network.plain.group import search_group
-from collegium.search.whole_network.plain.inputs import batch_of, described_network, network_spec
+from collegium.search.whole_network.plain.inputs import (
+    batch_of,
+    described_network,
+    network_spec,
+    text_of_batch,
+)
 from collegium.search.whole_network.plain.measuring import Measuring
 from collegium.search.whole_network.plain.module import OwnCandidate, Subject
 from collegium.search.whole_network.plain.part import MeasuredPart, measured_parts, not_measured
@@ -48,10 +53,10 @@ def search_module(
     """
     started = time.perf_counter()
     described = described_network(spec)
-    batch, argument = batch_of(example_input, described, spec)
-    network = network_spec(spec, len(batch))
+    batch, call = batch_of(example_input, described, model, spec)
+    network = network_spec(spec, batch.count)
     try:
-        subject = Subject.of(model, described, batch, argument)
+        subject = Subject.of(model, described, batch, call, network)
     except REFUSED as error:
         if isinstance(error, InvalidSpec):
             raise
@@ -66,7 +71,7 @@ def search_module(
     measuring = Measuring.begin(subject, batch, network, own, spec.estimator.seed, device, begun)
     found = _groups(parts, spec, measuring, report)
     result = found[0] if len(parts) == 1 else combined(spec, parts, found)
-    result = _with_network(result, parts, measuring, example_input is not None, scaled(report, SEARCHED, 1.0))
+    result = _with_network(result, parts, measuring, scaled(report, SEARCHED, 1.0))
     result = result.model_copy(update={"seconds": max(0.0, time.perf_counter() - started)})
     report(1.0, result.outcome.message)
     return result
@@ -98,7 +103,7 @@ def _groups(
 
 
 def _with_network(
-    result: SearchResult, parts: Sequence[MeasuredPart], measuring: Measuring, given: bool, report: Report
+    result: SearchResult, parts: Sequence[MeasuredPart], measuring: Measuring, report: Report
 ) -> SearchResult:
     """The result with its answers measured anew, whose variances are these."""
     answers = {name: answer for name in ("primal", "dual") if (answer := getattr(result, name)) is not None}
@@ -106,7 +111,7 @@ def _with_network(
     error = measuring.spec.relative_error
     measuring.ratios(candidates, error, 1.0, report, seed=measuring.seed + 1)
     rows = network_rows([measuring.baseline, *candidates], measuring.latest, measuring.spec)
-    verification = _verification(rows, measuring, given)
+    verification = _verification(rows, measuring)
     by_name = {row.name: row for row in rows}
     changed: dict[str, Any] = {
         name: answer.model_copy(update=_measured(by_name[name])) for name, answer in answers.items()
@@ -136,17 +141,18 @@ def _candidate(name: str, answer: SolvedEnsemble, parts: Sequence[MeasuredPart],
     return measuring.candidate(name, answer.widths, answer.multiplicity, answer.parameters, tuple(groupings))
 
 
-def _verification(rows: tuple[MeasuredNetwork, ...], measuring: Measuring, given: bool) -> NetworkVerification:
-    spec, shape = measuring.spec, measuring.batch.shape[1:]
+def _verification(rows: tuple[MeasuredNetwork, ...], measuring: Measuring) -> NetworkVerification:
+    spec, subject, shape = measuring.spec, measuring.subject, measuring.batch.shapes[0]
+    inputs = text_of_batch(measuring.batch, subject.call, subject.described)
     return NetworkVerification(
         networks=rows,
         outcome="measured" if all(row.converged for row in rows) else "not_converged",
-        statement=statement(rows, spec, shape, measuring.normed, given),
+        statement=statement(rows, spec, measuring.normed, inputs, subject.reading),
         parameterization=spec.parameterization,
         norm="batch" if measuring.normed else "none",
         images=spec.images,
         inputs=spec.inputs,
-        outputs=min(spec.outputs, measuring.subject.outputs),
+        outputs=min(spec.outputs, subject.outputs),
         sample_shape=shape,
         pixels=shape[-1] if len(shape) == 3 else None,
         correlation=None,

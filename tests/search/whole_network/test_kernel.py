@@ -13,8 +13,8 @@ from collegium.search.networks.families.block import BlockBaseline
 from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.sampling.reference import empirical_kernel
 from collegium.search.whole_network.candidate import Candidate
-from collegium.search.whole_network.images import gaussian_fields
 from collegium.search.whole_network.initialization import Initialization
+from collegium.search.whole_network.inputs.images import gaussian_fields
 from collegium.search.whole_network.kernel import NetworkKernel, _seed
 from collegium.search.whole_network.spec import NetworkKernelSpec
 

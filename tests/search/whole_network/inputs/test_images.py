@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.whole_network.images import gaussian_fields, images_of_data, sample_shape
+from collegium.search.whole_network.inputs.images import gaussian_fields, images_of_data, sample_shape
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
 
