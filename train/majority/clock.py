@@ -2,7 +2,8 @@
 
 p belongs to a step. A step ends when an optimizer of ``torch.optim`` that holds parameters of the model has taken its
 own, or where ``set_step`` says so: microbatches, the passes of a line search, of LBFGS and of sharpness-aware
-minimization all have the p of their step. Nothing is concluded from whether copies have changed.
+minimization all have the p of their step, and so has the whole of a backward pass in which optimizers take theirs.
+Nothing is concluded from whether copies have changed.
 
 A pass is a call of a module that has kernels. Within the outermost one each weight is one tensor, however often it is
 read; nothing is kept from one pass to the next.
@@ -37,7 +38,7 @@ class Clock:
     number: int  # identifies the clock in this process, for compiled graphs, which hold no objects
 
     def __init__(self, seed: int, *, source: Source = "independent") -> None:
-        self.seed, self.step = seed & _SEED_MASK, 0
+        self.seed, self._step = seed & _SEED_MASK, 0
         self.source: Source = source
         self.drawn = False  # whether the p of this step has been used
         self._register()
@@ -57,13 +58,14 @@ class Clock:
         self.modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.ended = 0  # steps that an optimizer has ended
+        self._ends = False  # whether one has, in a backward pass that still goes on
         self._begin()
 
     def _begin(self) -> None:
         self._passes, self._versions, self._warned = 0, {}, getattr(self, "_warned", False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seed": self.seed, "step": self.step, "source": self.source, "drawn": self.drawn}
+        return {"seed": self.seed, "_step": self.step, "source": self.source, "drawn": self.drawn}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -78,10 +80,25 @@ class Clock:
 
     # Steps
 
+    @property
+    def step(self) -> int:
+        """The number of the present step."""
+        self._settle()
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step, self._ends = step, False
+
     def set_step(self, step: int) -> None:
         """Begin optimizer step ``step``."""
         self.step, self.drawn = step, False
         self._begin()
+
+    def _settle(self) -> None:
+        """Begin the next step where the present one has ended in a backward pass that is over."""
+        if self._ends and not _in_backward():
+            self.set_step(self._step + 1)
 
     def note_draw(self, index: int, copies: Tensor) -> None:
         """Record that kernel ``index`` has been mixed by the p of this step; warn where the step never ends."""
@@ -101,8 +118,12 @@ class Clock:
 
     def end_step(self, optimizer: Any) -> None:
         """Begin the next step if ``optimizer``, which has taken one, holds parameters of the model."""
-        if self.belongs_to(optimizer) and self.drawn:
-            self.set_step(self.step + 1)
+        self._settle()
+        if self.belongs_to(optimizer) and self.drawn and not self._ends:
+            if _in_backward():  # which computes checkpointed blocks again, with the p of this step
+                self._ends = True
+            else:
+                self.set_step(self._step + 1)
             self.ended += 1
             if self.ended == _ROUNDS:  # by now each of several optimizers has taken a step
                 warn_of_unheld(self.modules, self._optimizers)
@@ -137,6 +158,7 @@ class Clock:
             self.weights.clear()
             self._outermost = module
             self.modules.add(module)
+            self._settle()
             self._samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
             self._passes += module.training and self._samples
 
@@ -171,6 +193,10 @@ class _PassHooks:
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.clock.leave(module)
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def _to_be_differentiated(inputs: Any) -> bool:

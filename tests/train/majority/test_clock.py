@@ -228,3 +228,42 @@ def test_forced_sampling_counts_as_a_draw_of_the_step_alone():
         sampled = model(x)
     assert not torch.equal(sampled, model(x))
     assert not majority_clocks(model)[0].drawn
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_optimizers_that_step_within_the_backward_pass_do_not_end_its_p(reentrant):
+    """An optimizer for each parameter, called as its gradient is there: blocks are computed again after the first."""
+    from torch.utils.checkpoint import checkpoint
+
+    def trained(within):
+        torch.manual_seed(0)
+        model = expand(nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)]), 3, seed=0)
+        optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+        def update(parameter):
+            optimizers[parameter].step()
+            optimizers[parameter].zero_grad()
+
+        if within:
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(update)
+        for step in range(3):
+            assert step_of(model) == step
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step)).requires_grad_()
+            for block in model:
+                x = checkpoint(block, x, use_reentrant=reentrant)
+            x.square().mean().backward()
+            if not within:
+                for parameter in model.parameters():
+                    update(parameter)
+        assert copy.deepcopy(model).state_dict()["0.0.parametrizations.weight.0._extra_state"][1] == 3
+        return model
+
+    for one, other in zip(trained(within=True).parameters(), trained(within=False).parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("step", [1.5, None, "3"])
+def test_a_step_that_is_no_number_is_refused(step):
+    with pytest.raises(ValueError, match="step must be a whole number, not"):
+        set_step(expand(network(), 3, seed=0), step)
