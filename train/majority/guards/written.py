@@ -4,6 +4,9 @@
 ``reset_parameters``, ``weight.data.clamp_``. Code outside of a forward pass therefore reads a ``WrittenWeight``. It is
 a tensor like any other, and whatever is written into it, or into a view of it, is taken by all copies: the weight is
 what was written, in training and in evaluation, as after ``layer.weight = value``.
+
+Its gradient is that of the weight, the sum of the copies' gradients, to be read. What would be lost is refused: writing
+into that, hooks, and memory that is handed out for writing where it cannot be followed.
 """
 
 import copy
@@ -38,6 +41,7 @@ class WrittenWeight(Tensor):
     average: Average
     whole: bool  # whether it stands for the parameter: neither a view nor detached
     apart: bool  # whether it is ``.data``, which is written to whether or not gradients are recorded
+    lost: bool = False  # whether it is a gradient, which copies cannot take
 
     @classmethod
     def __torch_function__(
@@ -57,12 +61,25 @@ class WrittenWeight(Tensor):
             return tree_map(lambda leaf: _follow(leaf, weights), result)
 
     def _store(self, *, recorded: bool) -> None:
+        if self.lost:
+            raise RuntimeError(_GRADIENT)
         if recorded:
             raise RuntimeError(
                 "the weight of a majority kernel was written to while gradients are recorded: use torch.no_grad()"
             )
         with torch.no_grad():
             self.copies.copy_(self.mixed.detach().expand_as(self.copies))
+
+    def set_(self, *source: Any) -> Tensor:  # type: ignore[override]
+        """The values of ``source``, in the memory that is there: torch would not call ``__torch_function__``."""
+        return self.copy_(torch.empty(0, dtype=self.dtype, device=self.device).set_(*source))
+
+    def __dlpack__(self, *_: Any, **__: Any) -> Any:
+        """Refused: memory that is handed out by DLPack cannot be followed."""
+        raise RuntimeError(
+            "the weight of a majority kernel is not handed out by DLPack, where what is written into it would be lost: "
+            "export layer.weight.detach().clone()"
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A plain tensor without history, as a copied parameter has none."""
@@ -75,7 +92,7 @@ class WrittenWeight(Tensor):
 
 def _link(
     tensor: Tensor, mixed: Tensor, copies: Tensor, average: Average, *, whole: bool = False, apart: bool = False
-) -> Tensor:
+) -> WrittenWeight:
     weight = tensor.as_subclass(WrittenWeight)
     weight.mixed, weight.copies, weight.average, weight.whole, weight.apart = mixed, copies, average, whole, apart
     return weight
@@ -91,7 +108,9 @@ def _follow(result: Any, weights: Sequence[WrittenWeight]) -> Any:
         return result
     for weight in weights:
         if result.device == weight.mixed.device and _storage(result) == _storage(weight.mixed):
-            return _link(result, weight.mixed, weight.copies, weight.average, apart=weight.apart)
+            view = _link(result, weight.mixed, weight.copies, weight.average, apart=weight.apart)
+            view.lost = weight.lost
+            return view
     return result
 
 
@@ -118,10 +137,41 @@ def _set_requires_grad(weight: WrittenWeight, value: bool = True) -> WrittenWeig
     return weight
 
 
+def _gradient(weight: WrittenWeight) -> Tensor | None:
+    """The gradient of the weight: p sums to one over the copies."""
+    if weight.retains_grad or weight.copies.grad is None:
+        return Tensor.grad.__get__(weight) if weight.retains_grad else None  # type: ignore[attr-defined]
+    total = weight.copies.grad.detach().sum(0)
+    found = _link(total, total, weight.copies, weight.average, apart=True)
+    found.lost = True
+    return found
+
+
+def _set_gradient(weight: WrittenWeight, value: Tensor | None) -> None:
+    if value is not None:
+        raise RuntimeError(_GRADIENT)
+    weight.copies.grad = None
+
+
+def _refuse_hook(weight: WrittenWeight, *_: Any) -> None:
+    raise RuntimeError(
+        "this weight is computed anew in every pass, so that its hooks would never be called: register them on the "
+        "copies (layer.parametrizations.weight.original), whose gradient is p_k times that of the weight"
+    )
+
+
+_GRADIENT = (
+    "the gradient of a majority kernel is that of its copies, and this is its sum over them: change "
+    "layer.parametrizations.weight.original.grad"
+)
 _OF_THE_PARAMETER: dict[Any, Callable[..., Any]] = {
     Tensor.data.__get__: _data,  # type: ignore[attr-defined]
     Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     Tensor.requires_grad_: _set_requires_grad,
     Tensor.requires_grad.__set__: _set_requires_grad,  # type: ignore[attr-defined]
+    Tensor.grad.__get__: _gradient,  # type: ignore[attr-defined]
+    Tensor.grad.__set__: _set_gradient,  # type: ignore[attr-defined]
+    Tensor.register_hook: _refuse_hook,
+    Tensor.register_post_accumulate_grad_hook: _refuse_hook,
 }
 """Functions of a weight that concern the parameter behind it."""

@@ -44,6 +44,9 @@ WRITES = {
     "entry": write_an_entry,
     "view": write_through_a_view,
     "out": write_out,
+    "set": lambda layer: layer.weight.data.set_(torch.full((3, 4), 0.125)),
+    "plain state": lambda layer: layer.load_state_dict({"weight": torch.eye(3, 4), "bias": torch.zeros(3)}),
+    "plain state, not strictly": lambda layer: layer.load_state_dict({"weight": torch.eye(3, 4)}, strict=False),
     "foreach": lambda layer: torch._foreach_zero_([layer.weight.data]),
 }
 
@@ -195,3 +198,36 @@ def test_an_exponential_average_evaluates_to_its_weights():
     expected = nn.functional.linear(x, average.parametrizations.weight.original.mean(0), average.bias)
     torch.testing.assert_close(average(x), expected)
     torch.testing.assert_close(collapse(average)(x), expected)
+
+
+def test_the_gradient_of_the_weight_is_the_sum_of_its_copies_and_is_not_written_to():
+    layer, x = expand(nn.Linear(4, 3), 3, seed=0), torch.randn(2, 4)
+    assert layer.weight.grad is None
+    layer(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad + 0, x.sum(0).expand(3, 4))
+    for write in (lambda g: g.mul_(2), lambda g: g[0].zero_(), lambda g: g.data.zero_()):
+        with pytest.raises(RuntimeError, match=r"change layer\.parametrizations\.weight\.original\.grad"):
+            write(layer.weight.grad)
+    with pytest.raises(RuntimeError, match=r"change layer\.parametrizations"):
+        layer.weight.grad = torch.zeros(3, 4)
+    layer.weight.grad = None
+    assert layer.parametrizations.weight.original.grad is None
+    weight = layer.weight
+    weight.retain_grad()
+    weight.square().sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * weight.detach() + 0)
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_that_would_never_be_called_are_refused(register):
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    with pytest.raises(RuntimeError, match=r"register them on the copies \(layer\.parametrizations"):
+        getattr(layer.weight, register)(lambda gradient: gradient * 0)
+
+
+def test_memory_that_cannot_be_followed_is_not_handed_out():
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    with pytest.raises(RuntimeError, match=r"export layer\.weight\.detach\(\)\.clone\(\)"):
+        torch.from_dlpack(layer.weight.detach())
+    torch.from_dlpack(layer.weight.detach().clone()).zero_()
+    assert layer.weight.abs().max() > 0
