@@ -45,8 +45,8 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
 
     Whatever reads ``parameter.grad`` sees the gradients of the copies: a gradient scaler, ``clip_grad_norm_``,
     ``model.zero_grad()``. They are then formed, and that step costs what a plain one does; ``clip_gradient_norm`` and
-    the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch,
-    since they are not in the graph: do not fuse where it is used.
+    the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch, and
+    ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -55,6 +55,8 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     >>> model(torch.ones(5, 64)).sum().backward()
     >>> optimizer.step()
     """
+    if not isinstance(model, nn.Module) or isinstance(optimizer, nn.Module):
+        raise ValueError("fuse takes an optimizer and the model whose parameters it holds, in this order")
     kind = _FUSED.get(type(optimizer))
     if kind is None or is_distributed():
         return optimizer
@@ -71,11 +73,21 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:
             kernel.leaf = MixedLeaf(copies)
-            kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf)
+            kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, _beside(model, copies))
     if type(optimizer) is not kind:
         optimizer.__class__ = kind
         _hook_last(optimizer)
     return optimizer
+
+
+def _beside(model: nn.Module, copies: nn.Parameter) -> list[Tensor]:
+    return [
+        parameter
+        for module in model.modules()
+        if any(getattr(steps, "original", None) is copies for steps in getattr(module, "parametrizations", {}).values())
+        for parameter in module._parameters.values()
+        if parameter is not None
+    ]
 
 
 def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) -> Tensor:
@@ -165,8 +177,8 @@ def _set_aside(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _take_gradients(optimizer: Any) -> None:
     for item, group in _kernels_of(optimizer):
-        if not any(group.get(option) for option in _UNSUPPORTED):
-            item.leaf.take()
+        if not any(group.get(option) for option in _UNSUPPORTED) and not item.leaf.take():
+            item.leaf.check_reached(item.beside)
 
 
 def _update_kernels(optimizer: Any, *_: Any) -> None:
@@ -203,6 +215,7 @@ class FusedKernel:
     kernel: MajorityKernel
     copies: nn.Parameter
     leaf: MixedLeaf
+    beside: Sequence[Tensor] = ()  # the other parameters of its layer
     _kept: tuple[Any, Any] = (None, None)
 
     @property

@@ -21,6 +21,11 @@ def mixed(copies: Tensor, draw: Draw) -> Tensor:
     return (TransformedMix if transformed else Mix).apply(copies, draw)  # type: ignore[return-value]
 
 
+def spread_differentiably(gradient: Tensor, draw: Draw, expansion: int) -> Tensor:
+    """(p_k ∘ gradient)_k."""
+    return Spread.apply(gradient, draw, expansion)  # type: ignore[return-value]
+
+
 class Mix(torch.autograd.Function):
     """``mixed`` without transforms: torch takes longer for a function that has them than a GPU for small kernels."""
 
@@ -31,10 +36,15 @@ class Mix(torch.autograd.Function):
         return mix(copies, draw)
 
     @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+        """Mix, which is linear."""
+        return mixed(tangent, ctx.draw)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """Spread."""
         if torch.is_grad_enabled():
-            return Spread.apply(gradient, ctx.draw, ctx.expansion), None  # type: ignore[return-value]
+            return spread_differentiably(gradient, ctx.draw, ctx.expansion), None
         return spread(gradient, ctx.draw, ctx.expansion), None
 
 
@@ -54,7 +64,12 @@ class TransformedMix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """Spread."""
-        return Spread.apply(gradient, ctx.draw, ctx.expansion), None  # type: ignore[return-value]
+        return spread_differentiably(gradient, ctx.draw, ctx.expansion), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+        """Mix, which is linear."""
+        return mixed(tangent, ctx.draw)
 
     @staticmethod
     def vmap(info: Any, dims: Any, copies: Tensor, draw: Draw) -> tuple[Tensor, int]:  # type: ignore[override]
@@ -73,7 +88,7 @@ class Spread(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Draw, int], output: Tensor) -> None:
         """Keep the key."""
-        ctx.draw = inputs[1]
+        ctx.draw, ctx.expansion = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -81,9 +96,14 @@ class Spread(torch.autograd.Function):
         return mixed(gradients, ctx.draw), None, None
 
     @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None, __: None) -> Tensor:  # type: ignore[override]
+        """Spread, which is linear."""
+        return spread_differentiably(tangent, ctx.draw, ctx.expansion)
+
+    @staticmethod
     def vmap(info: Any, dims: Any, gradient: Tensor, draw: Draw, expansion: int) -> tuple[Tensor, int]:  # type: ignore[override]
         """One p for the whole batch."""
-        return torch.stack([Spread.apply(part, draw, expansion) for part in gradient.unbind(dims[0])]), 0  # type: ignore[misc]
+        return torch.stack([spread_differentiably(part, draw, expansion) for part in gradient.unbind(dims[0])]), 0
 
 
 @torch.library.custom_op("collegium::mix", mutates_args=())

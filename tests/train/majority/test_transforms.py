@@ -76,3 +76,22 @@ def test_checkpointed_activations_are_computed_again_with_the_same_p(reentrant):
     checkpoint(checkpointed, x, use_reentrant=reentrant).square().sum().backward()
     for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch's own formulas
+def test_derivatives_forward():
+    """Forward mode, alone and over the backward pass: both operators are linear."""
+    model, x = expand(nn.Linear(3, 2).double(), 3, seed=0), torch.randn(4, 3, dtype=torch.float64)
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    directions = {name: torch.randn_like(value) for name, value in values.items()}
+
+    def outputs(values):
+        return torch.func.functional_call(model, values, (x,)).pow(3).sum(0)
+
+    _, along = torch.func.jvp(outputs, (values,), (directions,))
+    jacobian = torch.func.jacrev(outputs)(values)
+    expected = sum((jacobian[name] * directions[name]).flatten(1).sum(1) for name in values)
+    torch.testing.assert_close(along, expected)
+    torch.testing.assert_close(torch.func.jacfwd(outputs)(values), jacobian)
+    loss = lambda values: outputs(values).sum()  # noqa: E731
+    torch.testing.assert_close(torch.func.hessian(loss)(values), torch.func.jacrev(torch.func.jacrev(loss))(values))

@@ -10,8 +10,10 @@ A leaf may hold the mixture already when it is read: the update mixes the weight
 in the cache. That is trusted only where nothing can have written to the copies since, however it was written.
 """
 
+import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _rebuild_parameter
 
-from collegium.train.majority.draw import Draw, mix, spread
+from collegium.train.majority.draw import Draw, mix
+from collegium.train.majority.operators import spread_differentiably
 
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", None)  # no public name
 _data: Any = Tensor.data
@@ -107,6 +110,7 @@ class MixedLeaf:
         self.pending: Tensor | None = None  # g, while the optimizer takes its step
         self.update: Any = None  # the ``FusedKernel`` of the optimizer
         self.aliases = 0  # tensors of the update that share the copies' memory
+        self.unreached = False  # whether it has been read since a gradient came
         self._token: Any = None
         self._hook: _Gather | None = None
         copies.__class__ = FusedParameter
@@ -134,6 +138,7 @@ class MixedLeaf:
 
     def read(self, draw: Draw) -> Tensor:
         """The mixture by ``draw`` of the copies as they are."""
+        self.unreached = True
         if self.tensor is None or self._token is None or self._token != self._present(draw):
             with torch.no_grad():
                 self.renew(mix(self.copies, draw), draw)
@@ -164,6 +169,7 @@ class MixedLeaf:
 
     def gather(self, gradient: Tensor, draw: Draw) -> None:
         """Add to g, the gradient by the p of ``draw``."""
+        self.unreached = False
         if self.gradient is not None and self.draw == draw:
             self.gradient = self.gradient + gradient
             return
@@ -176,14 +182,27 @@ class MixedLeaf:
         if gradient is None or self.draw is None:
             return
         copies = self.copies
-        with torch.no_grad():
-            expanded = spread(gradient, self.draw, len(copies))
         before = _grad.__get__(copies)
-        _grad.__set__(copies, expanded if before is None else before + expanded)
+        has_graph = gradient.requires_grad or (before is not None and before.requires_grad)
+        with torch.set_grad_enabled(has_graph):  # of ``backward(create_graph=True)``
+            expanded = spread_differentiably(gradient, self.draw, len(copies))
+            _grad.__set__(copies, expanded if before is None else before + expanded)
 
     def clear(self) -> None:
         """Drop g."""
         self.gradient = self.pending = None
+
+    def check_reached(self, beside: Sequence[Tensor]) -> None:
+        """Warn where a layer's other parameters, ``beside``, have gradients and the copies have none."""
+        if not self.unreached or _grad.__get__(self.copies) is not None:
+            return
+        self.unreached = False
+        if any(parameter.grad is not None for parameter in beside):
+            warnings.warn(
+                "fused copies have had no gradient where their layer's bias has one: backward(inputs=…) does not reach "
+                "them, since they are not in the graph. Do not fuse where it is used",
+                stacklevel=2,
+            )
 
     def take(self) -> bool:
         """Set g aside for the update, so that the optimizer passes the copies over; whether there is any."""

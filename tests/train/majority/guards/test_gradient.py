@@ -183,3 +183,38 @@ def test_an_optimizer_that_raises_keeps_the_gradient():
         optimizer.param_groups[0]["betas"] = (0.9, 0.999)
         optimizer.step()
     assert_same(models)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")  # a cycle of parameter and gradient
+def test_gradients_that_are_differentiated_again():
+    """A penalty on the gradients of parameters, by ``backward(create_graph=True)``."""
+    models, x = pair()
+    found = []
+    for model, optimizer in models:
+        for part in x.chunk(2):
+            model(part).square().mean().backward(create_graph=True)
+        penalty = sum(parameter.grad.square().sum() for parameter in model.parameters())
+        optimizer.zero_grad()
+        penalty.backward()
+        found.append([parameter.grad.detach().clone() for parameter in model.parameters()])
+        optimizer.step()
+    assert all(gradient.abs().max() > 0 for gradient in found[0][::2])
+    torch.testing.assert_close(*found)
+    assert_same(models)
+
+
+def test_a_backward_pass_that_does_not_reach_fused_copies_is_commented():
+    (_, (model, optimizer)), x = pair()
+    model(x).square().mean().backward(inputs=list(model.parameters()))
+    with pytest.warns(UserWarning, match=r"backward\(inputs=…\) does not reach them"):
+        optimizer.step()
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+def test_fuse_takes_an_optimizer_and_a_model():
+    (_, (model, optimizer)), _ = pair()
+    for arguments in ((model, optimizer), (optimizer, model.parameters())):
+        with pytest.raises(ValueError, match="an optimizer and the model whose parameters it holds"):
+            fuse(*arguments)
