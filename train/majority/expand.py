@@ -67,7 +67,7 @@ from collegium.train.majority.kernel import (
     mixing,
 )
 from collegium.train.majority.start import Correction, Init, checked_start, initialize, scale_factor, start_generator
-from collegium.train.majority.targets.choice import KernelTarget, Rules, kernel_targets
+from collegium.train.majority.targets.choice import KernelTarget, Rules, choose_kernels
 from collegium.train.majority.targets.parametrization import register_shared, remove
 
 MakeKernel = Callable[[int, Clock, int], MajorityKernel]
@@ -80,7 +80,7 @@ def expand(
     init: Init = "perturbed",
     spread: float | None = None,
     include: Rules | None = None,
-    exclude: Rules = (),
+    exclude: Rules | None = (),
     correct_scale: Correction = False,
     seed: int | None = None,
     kernel: MakeKernel = MajorityKernel,
@@ -125,10 +125,9 @@ def expand(
     factor = scale_factor(init, expansion, spread, correct_scale)
     if draws not in SOURCES:
         raise ValueError(f"draws must be one of {', '.join(map(repr, SOURCES))}, not {draws!r}")
-    groups = kernel_targets(model, include, exclude)
-    if not groups:
-        raise ValueError("no kernel to expand: check include and exclude, and that the weights require gradients")
-    seed = _agreed_seed() if seed is None else operator.index(seed)
+    seed = None if seed is None else _whole(seed, "seed")
+    groups = _chosen(model, include, exclude)
+    seed = _agreed_seed() if seed is None else seed
     clock = Clock(seed, source=draws)
     generator = start_generator(seed)
     modules = _holders(model, groups)
@@ -200,19 +199,37 @@ def set_step(model: nn.Module, step: int) -> None:
     >>> torch.equal(model.weight, seventh)
     False
     """
+    step = _whole(step, "step")
     for clock in majority_clocks(model):
         clock.set_step(step)
 
 
+def _whole(value: int, name: str) -> int:
+    """``value``, if it is a whole number. Raises ``ValueError``."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
+
+
 def _checked(expansion: int) -> int:
     """``expansion``, if it is a number of copies. Raises ``ValueError``."""
-    try:
-        number = operator.index(expansion)
-    except TypeError:
-        raise ValueError(f"expansion must be a whole number, not {expansion!r}") from None
+    number = _whole(expansion, "expansion")
     if number < 1 or isinstance(expansion, bool):
         raise ValueError(f"expansion must be at least 1, not {expansion}")
     return number
+
+
+def _chosen(model: nn.Module, include: Rules | None, exclude: Rules | None) -> list[list[KernelTarget]]:
+    """The targets of each kernel. Raises ``ValueError`` where there are none, with the reasons."""
+    found = choose_kernels(model, include, exclude)
+    if not found.groups:
+        left = [f"; {name}: {reason}" for name, reason in found.left.items() if "one axis" not in reason]
+        left.sort(key=lambda line: "include" not in line)  # what can be done about it comes first
+        raise ValueError(
+            "no kernel to expand: check include and exclude, and that the weights require gradients" + "".join(left[:3])
+        )
+    return found.groups
 
 
 def _restore(model: nn.Module, clock: Clock) -> None:

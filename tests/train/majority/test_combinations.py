@@ -7,6 +7,7 @@ weights of a whole one, bit for bit. A few combinations are fast tests, the prod
 
 import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -59,6 +60,20 @@ class Attention(nn.Module):
         return self.layer(x)
 
 
+class Listed(nn.Module):
+    """Matrices in a list, and a form of two arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrices = nn.ParameterList([torch.randn(4, 4) / 2 for _ in range(2)])
+        self.form = nn.Bilinear(4, 4, 3)
+
+    def forward(self, x):
+        for matrix in self.matrices:
+            x = torch.tanh(x @ matrix)
+        return self.form(x, x)
+
+
 MODULES = {
     "mlp": (lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), (6, 4), {}),
     "norm": (lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)), (6, 4), {}),
@@ -71,6 +86,7 @@ MODULES = {
     "attention": (Attention, (2, 3, 8), {}),
     "recurrent": (Recurrent, (2, 3, 4), {"include": [nn.GRU, nn.Linear]}),
     "experts": (Experts, (5, 4), {"include": ["gate", "weights"]}),
+    "list": (Listed, (5, 4), {"include": ["matrices.[01]", "form"]}),
 }
 
 
@@ -108,6 +124,7 @@ WRAPPERS = {
     "plain": lambda module: module,
     "forwarding": Wrapped,
     "checkpointed": Checkpointed,
+    "pickled": lambda module: pickle.loads(pickle.dumps(module)),
     "compiled": lambda module: torch.compile(module, backend="eager"),
 }
 OPTIMIZERS = {
@@ -116,6 +133,7 @@ OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
     "fused adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, foreach=True),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
     "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
     "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3),
@@ -128,6 +146,8 @@ FAST = [
     ("attention", "checkpointed", "sgd", True),
     ("recurrent", "plain", "adam", True),
     ("experts", "plain", "lbfgs", False),
+    ("list", "pickled", "nadam", False),
+    ("recurrent", "pickled", "adam", True),
 ]
 
 

@@ -1,6 +1,7 @@
 """Optimizers for matrices take the steps that they take over separate matrices."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -81,3 +82,21 @@ def test_collapse_is_noticed():
         optimizer.step()
     with pytest.raises(RuntimeError, match="all its groups when it is made"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "assign", "pickle"])
+def test_copies_are_known_as_such_in_models_that_were_copied_or_loaded(how):
+    model, twin = network(), network()
+    if how == "deepcopy":
+        twin = copy.deepcopy(model)
+    elif how == "assign":
+        twin.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    else:
+        twin = pickle.loads(pickle.dumps(model))
+    for each in (model, twin):
+        optimizer = PerCopy(each.parameters(), KINDS["adafactor"], lr=0.05)
+        for step in range(2):
+            optimizer.zero_grad()
+            backward(each, step)
+            optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), twin.parameters(), strict=True))

@@ -8,10 +8,10 @@
 * Adapters of PEFT are merged by ``merge``, which in training mode would read one sample of their kernels.
 """
 
-import types
 import warnings
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,9 +52,10 @@ def _check(optimizer: Any, *_: Any) -> None:
         _checked.add(optimizer)
         return
     kind = "expand" if _resized[found[0][0]] else "collapse"
+    elements = sum(parameter.numel() for parameter, _ in held)
     for parameter, _ in held:
         state = optimizer.state.get(parameter)
-        if state and _is_of_another_shape(parameter, state, isinstance(optimizer, _ELEMENTWISE)):
+        if state and _is_of_another_shape(parameter, state, type(optimizer), elements):
             raise RuntimeError(
                 f"this {type(optimizer).__name__} has state from before {kind} for a parameter of shape "
                 f"{tuple(parameter.shape)}: make the optimizer after {kind}, or load a state saved after it"
@@ -66,14 +67,20 @@ def _check(optimizer: Any, *_: Any) -> None:
         _check_decay(optimizer, [group for parameter, group in found if _resized[parameter]])
 
 
-def _is_of_another_shape(parameter: Tensor, state: dict[str, Any], elementwise: bool) -> bool:
-    """Whether ``state`` is that of another parameter; other than elementwise optimizers have shapes of their own.
+def _is_of_another_shape(parameter: Tensor, state: dict[str, Any], kind: type, elements: int) -> bool:
+    """Whether ``state`` is that of another parameter than ``parameter``, one of an optimizer that holds ``elements``.
 
-    For these: whether all tensors have the shape that ``parameter`` had, or would have, without copies.
+    Other than elementwise optimizers have shapes of their own. LBFGS keeps all parameters in one row, Adafactor means
+    over the last axes; of others: whether all tensors have the shape that the parameter had, or would have, without
+    copies.
     """
     shapes = [value.shape for value in state.values() if isinstance(value, Tensor) and value.dim()]
-    if elementwise:
+    if issubclass(kind, _ELEMENTWISE):
         return any(shape != parameter.shape for shape in shapes)
+    if issubclass(kind, torch.optim.LBFGS):
+        return any(shape != (elements,) for shape in shapes)
+    if issubclass(kind, torch.optim.Adafactor):
+        return any(len(shape) != parameter.dim() for shape in shapes)
     if not shapes or parameter.shape in shapes:
         return False
     return all(shape in (parameter.shape[1:], shape[:1] + parameter.shape) for shape in shapes)
@@ -95,14 +102,14 @@ def guard_methods(model: nn.Module) -> None:
         for names, methods in _GUARDED.items():
             if all(callable(getattr(type(module), name, None)) for name in names):
                 for name, method in zip(names, methods, strict=True):
-                    object.__setattr__(module, name, types.MethodType(method, module))
+                    object.__setattr__(module, name, partial(method, module))
 
 
 def unguard_methods(model: nn.Module) -> None:
     """Undo ``guard_methods``."""
     guards = {method for methods in _GUARDED.values() for method in methods}
     for module in model.modules():
-        for name in [name for name, value in vars(module).items() if getattr(value, "__func__", None) in guards]:
+        for name in [name for name, value in vars(module).items() if getattr(value, "func", None) in guards]:
             del module.__dict__[name]
 
 

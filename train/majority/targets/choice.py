@@ -34,7 +34,9 @@ class KernelChoice:
     already: list[str] = field(default_factory=list)
 
 
-def kernel_targets(model: nn.Module, include: Rules | None = None, exclude: Rules = ()) -> list[list[KernelTarget]]:
+def kernel_targets(
+    model: nn.Module, include: Rules | None = None, exclude: Rules | None = ()
+) -> list[list[KernelTarget]]:
     """The targets of each kernel of ``model``: the ``groups`` of ``choose_kernels``."""
     return choose_kernels(model, include, exclude).groups
 
@@ -42,7 +44,7 @@ def kernel_targets(model: nn.Module, include: Rules | None = None, exclude: Rule
 def choose_kernels(
     model: nn.Module,
     include: Rules | None = None,
-    exclude: Rules = (),
+    exclude: Rules | None = (),
     is_expanded: Callable[[nn.Module, str], bool] = lambda module, name: False,
 ) -> KernelChoice:
     """The kernels of ``model``; those that ``is_expanded`` says are expanded already are listed as that.
@@ -55,6 +57,8 @@ def choose_kernels(
     Raises ``ValueError`` where a rule matches nothing, or what is chosen has no parameter of its own to be expanded: it
     is parametrized or computed, sharded, or still without a shape.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"what is expanded is a torch.nn.Module, not {model!r:.80}")
     wanted, unwanted = None if include is None else _rules("include", include), _rules("exclude", exclude)
     _check_rules(model, {"include": wanted or (), "exclude": unwanted})
     found = KernelChoice()
@@ -182,11 +186,15 @@ def _matches(rule: Rule, full: str, ancestors: list[tuple[str, nn.Module]]) -> b
     return any(isinstance(module, rule) for _, module in ancestors)
 
 
-def _rules(name: str, rules: Rules) -> tuple[Rule, ...]:
-    listed: tuple[Any, ...] = (rules,) if isinstance(rules, str | type) else tuple(rules)
+def _rules(name: str, rules: Rules | None) -> tuple[Rule, ...]:
+    given: Any = () if rules is None else rules
+    alone = isinstance(rules, str | bytes | type | nn.Module) or not isinstance(rules, Iterable | None)
+    listed: tuple[Any, ...] = (given,) if alone else tuple(given)
     for rule in listed:
         if not isinstance(rule, str) and not (isinstance(rule, type) and issubclass(rule, nn.Module)):
-            raise ValueError(f"{name} takes module types and patterns of names, not {rule!r}")
+            raise ValueError(f"{name} takes module types and shell patterns of names ('encoder.*'), not {rule!r:.80}")
+        if rule == "":
+            raise ValueError(f"{name} has an empty name, which is that of the whole model: leave it out")
     return listed
 
 

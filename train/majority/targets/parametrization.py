@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from collegium.train.majority.guards.watch import is_expanded, watch
 from collegium.train.majority.targets.choice import KernelTarget, is_parametrized
 
 
@@ -16,8 +17,7 @@ def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = 
     parametrize.register_parametrization(module, name, kernel, unsafe=unsafe)
     lists: Any = module.parametrizations
     lists[name].__class__ = _Copies
-    own: Any = type(module)  # made by torch for this module
-    own.register_parameter = _keeping(own.__bases__[0])
+    _complete(type(module))
     if not hasattr(lists, "order"):
         lists.order = order  # a parameter that leaves and comes back would be last otherwise
         if isinstance(module, nn.RNNBase):
@@ -88,6 +88,52 @@ def _release_weights(module: Any) -> None:
     module._init_flat_weights()
 
 
+# What torch's class of a parametrized module lacks.
+
+
+def _complete(own: Any) -> None:
+    """``own`` is made by torch for one module."""
+    plain = own.__bases__[0]
+    own.register_parameter = _keeping(plain)
+    own._load_from_state_dict = _loading(plain)
+    own.__reduce_ex__ = _reduce
+
+
+def _reduce(module: nn.Module, protocol: Any) -> Any:
+    """For ``torch.save`` of a whole model and for processes that are spawned; torch refuses."""
+    lists: Any = module.parametrizations
+    plain: Any = type(module).__bases__[0]
+    return _blank, (plain, tuple(lists)), plain.__getstate__(module)
+
+
+def _blank(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
+    """A module of class ``plain`` with parametrized ``names``, whose state follows."""
+    module = plain.__new__(plain)
+    module.__dict__.update(_parameters={}, _buffers={}, _modules={})
+    parametrize._inject_new_class(module)
+    for name in names:
+        parametrize._inject_property(module, name)
+    _complete(type(module))
+    return module
+
+
+def _loading(plain: Any) -> Callable[..., None]:
+    """``_load_from_state_dict`` of the class ``plain``, which takes the weight of a plain model for all copies."""
+
+    def _load_from_state_dict(self: nn.Module, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        lists: Any = self.parametrizations
+        for name, steps in lists.items():
+            held = f"{prefix}parametrizations.{name}."
+            if prefix + name in state and held + "original" not in state and isinstance(steps, _Copies):
+                kernel: Any = steps[0]
+                state[held + "original"] = kernel.right_inverse(state.pop(prefix + name))
+                if type(kernel).get_extra_state is not nn.Module.get_extra_state:
+                    state[held + "0._extra_state"] = kernel.get_extra_state()
+        plain._load_from_state_dict(self, state, prefix, *arguments)
+
+    return _load_from_state_dict
+
+
 def _own_class(module: nn.Module) -> None:
     """Give ``module`` a class of its own: torch takes parameters out of the class, which deep copies share."""
     shared = type(module)
@@ -119,6 +165,23 @@ class _Copies(parametrize.ParametrizationList):
 
         return super()._apply(convert, recurse)
 
+    # Other parameters that come in the place of the copies are watched as these are.
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of ``load_state_dict(assign=True)``."""
+        before = self._parameters.get(name)
+        super().register_parameter(name, param)
+        if before is not None and param is not None and is_expanded(before):
+            watch(param, expanded=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "watched": [parameter for parameter in self.parameters() if is_expanded(parameter)]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for parameter in state.pop("watched"):
+            watch(parameter, expanded=True)
+        super().__setstate__(state)
+
 
 def _keeping(plain: type[nn.Module]) -> Callable[[nn.Module, str, nn.Parameter | None], None]:
     """``register_parameter`` of the class ``plain``, with a refusal; ``layer.weight = Parameter(…)`` comes to it."""
@@ -128,6 +191,11 @@ def _keeping(plain: type[nn.Module]) -> Callable[[nn.Module, str, nn.Parameter |
             raise RuntimeError(
                 f"{name!r} has copies here, in whose place no other parameter can be put: assign a tensor, which all "
                 f"copies take (layer.{name} = value.detach()), or collapse the model first"
+            )
+        if isinstance(param, Tensor) and not isinstance(param, nn.Parameter):
+            raise RuntimeError(
+                f"a weight with copies cannot become the parameter {name!r}, as pruning wants: collapse the model "
+                "first, or write into the weight (layer.weight.data.mul_(mask))"
             )
         plain.register_parameter(self, name, param)
 

@@ -34,7 +34,7 @@ class ExpansionReport:
         return "\n".join(lines)
 
 
-def expansion_report(model: nn.Module, *, include: Rules | None = None, exclude: Rules = ()) -> ExpansionReport:
+def expansion_report(model: nn.Module, *, include: Rules | None = None, exclude: Rules | None = ()) -> ExpansionReport:
     """What ``expand`` would do to ``model`` with these rules, without doing it; of an expanded model, what it has done.
 
     Raises ``ValueError`` as ``expand`` does: where a rule matches nothing, or a chosen weight cannot be replaced.

@@ -197,3 +197,38 @@ def test_an_adapter_is_merged_into_an_expanded_layer(training):
     with torch.no_grad():
         torch.testing.assert_close(adapter.eval()(x), expected)
         torch.testing.assert_close(collapse(adapter)(x), expected)
+
+
+WITH_SHAPES_OF_THEIR_OWN = {
+    "lbfgs": lambda p: torch.optim.LBFGS(p, max_iter=3),
+    "adafactor": lambda p: torch.optim.Adafactor(p),
+    "adafactor foreach": lambda p: torch.optim.Adafactor(p, foreach=True),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_SHAPES_OF_THEIR_OWN)
+@pytest.mark.parametrize("change", [expand, collapse])
+def test_state_of_optimizers_with_shapes_of_their_own_is_refused_by_name(kind, change):
+    model = network() if change is expand else expand(network(), 3)
+    optimizer = WITH_SHAPES_OF_THEIR_OWN[kind](model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 4)).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    change(model)
+    with pytest.raises(RuntimeError, match=f"from before {change.__name__} .*make the optimizer after"):
+        optimizer.step(closure)
+
+
+def test_a_copied_model_s_copies_that_no_optimizer_holds():
+    model = copy.deepcopy(expand(network(), 3))
+    optimizer = torch.optim.SGD([p for name, p in model.named_parameters() if name.endswith("bias")], lr=0.1)
+    for _ in range(2):
+        step(model, optimizer)
+    with pytest.warns(UserWarning, match=r"no optimizer.*0\.parametrizations\.weight\.original"):
+        step(model, optimizer)

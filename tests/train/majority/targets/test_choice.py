@@ -1,5 +1,7 @@
 """Which parameters are expanded, what is said of the others, and that a refused model stays as it was."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -63,7 +65,19 @@ def test_a_string_is_one_pattern_and_a_module_s_name_stands_for_what_is_in_it():
         ({"include": "hed"}, r"include: no module or parameter is named 'hed'; there are head"),
         ({"exclude": ["head", "decoder.*"]}, r"exclude: no module or parameter is named 'decoder\.\*'"),
         ({"include": [nn.Conv2d]}, "include: the model has no Conv2d"),
-        ({"include": [3]}, "include takes module types and patterns of names, not 3"),
+        ({"include": [3]}, "include takes module types and shell patterns of names .*, not 3"),
+        ({"include": 3}, "include takes module types and shell patterns of names .*, not 3"),
+        ({"include": nn.Linear(2, 2)}, "include takes module types and shell patterns of names .*, not Linear"),
+        ({"exclude": nn.Sequential(nn.Linear(2, 2))}, "exclude takes module types .*, not Sequential"),
+        ({"include": b"head"}, "include takes module types and shell patterns of names .*, not b'head'"),
+        ({"include": re.compile("head")}, "include takes module types and shell patterns .*, not re"),
+        ({"include": ""}, "include has an empty name, which is that of the whole model"),
+        ({"exclude": ["head", ""]}, "exclude has an empty name"),
+        ({"include": []}, r"no kernel to expand.*cell\.weight_ih: a weight of GRUCell: recurrent weights are expanded"),
+        (
+            {"include": "norm", "exclude": "encoder"},
+            r"no kernel .*experts.gate_up_proj: .*in include \('experts.gate_up",
+        ),
     ],
 )
 def test_rules_that_match_nothing_are_refused(rules, message):
@@ -234,6 +248,8 @@ def raising(weight, k, generator):
         ({"init": "replicate"}, "init must be 'perturbed', 'independent', 'replicated' or a function, not"),
         ({"expansion": 3.0}, "expansion must be a whole number, not 3.0"),
         ({"expansion": True}, "expansion must be at least 1"),
+        ({"expansion": "3"}, "expansion must be a whole number, not '3'"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
         ({"correct_scale": "both"}, "correct_scale must be"),
         ({"init": raising}, "out of ideas"),
         ({"init": lambda weight, k, generator: weight[:1]}, r"init must return a tensor of shape \(4, 4\)"),
@@ -253,6 +269,19 @@ def test_a_refused_model_is_as_it_was(arguments, message):
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
     assert model[1](torch.ones(2, 4))[0].shape == (2, 4)
     expand(model, include=["0", "1", "2"])
+
+
+@pytest.mark.parametrize("given", [[nn.Linear(2, 2)], nn.Linear(2, 2).parameters(), None])
+def test_what_is_no_module_is_refused(given):
+    with pytest.raises(ValueError, match=r"what is expanded is a torch\.nn\.Module, not"):
+        expand(given)
+
+
+def test_no_rule_is_no_rule():
+    assert expansion_report(Network(), include=None, exclude=None).expanded == ("head.0.weight", "head.1.weight")
+    assert expansion_report(Network(), exclude=()).expanded == ("head.0.weight", "head.1.weight")
+    either = (name for name in ["head.0", "head.1"])
+    assert expansion_report(Network(), include=either).expanded == ("head.0.weight", "head.1.weight")
 
 
 def test_lazy_layers_are_refused_until_they_have_a_shape():

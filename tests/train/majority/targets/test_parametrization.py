@@ -1,13 +1,17 @@
 """What takes a parameter's place is converted as the parameter would be, and is not replaced by another one."""
 
 import copy
+import io
+import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from collegium import collapse, expand, fuse
+from collegium import collapse, expand, fuse, majority_kernels
+from collegium.train.majority.kernel import majority_clocks
 
 
 def network():
@@ -88,8 +92,123 @@ def test_a_parameter_in_the_place_of_copies_is_refused():
     fuse_conv_bn_eval(model[0], model[1])
 
 
+def test_a_weight_with_copies_is_not_pruned():
+    layer = expand(nn.Linear(4, 3), 3, seed=0)
+    names, copies = list(layer.state_dict()), layer.parametrizations.weight.original.clone()
+    with pytest.raises(RuntimeError, match=r"parameter 'weight_orig', as pruning wants: collapse the model first"):
+        prune.l1_unstructured(layer, "weight", 0.5)
+    assert list(layer.state_dict()) == names
+    assert torch.equal(layer.parametrizations.weight.original, copies)
+    layer(torch.ones(1, 4)).sum().backward()
+
+
 def test_a_class_over_that_of_the_parametrized_module():
     layer = expand(nn.Linear(4, 3), 3)
     layer.__class__ = type("Sharded", (layer.__class__,), {})  # as torch's fully_shard does
     layer.register_parameter("scale", nn.Parameter(torch.ones(1)))
     assert "scale" in dict(layer.named_parameters())
+
+
+class Everything(nn.Module):
+    """Kernels of several kinds, a recurrent one and tied ones, and a method that is guarded."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.recurrent, self.attention = nn.LSTM(4, 4, batch_first=True), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        x = self.recurrent(x)[0]
+        return self.second(torch.tanh(self.first(self.attention(x, x, x)[0])))
+
+    def save_pretrained(self, folder):
+        return folder
+
+
+def everything():
+    return expand(Everything(), 3, include=[nn.LSTM, nn.MultiheadAttention, nn.Linear], seed=0)
+
+
+def sequences(step):
+    return torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(step))
+
+
+def steps(model, numbers):
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.1)
+    for number in numbers:
+        optimizer.zero_grad()
+        model(sequences(number)).square().mean().backward()
+        optimizer.step()
+    return model
+
+
+def saved_and_loaded(model):
+    memory = io.BytesIO()
+    torch.save(model, memory)
+    memory.seek(0)
+    return torch.load(memory, weights_only=False)
+
+
+@pytest.mark.parametrize("by", [saved_and_loaded, lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy])
+def test_a_whole_model_that_is_pickled_goes_on_with_the_same_draws(by):
+    model = steps(everything(), range(2))
+    fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    twin = by(model)
+    assert list(twin.state_dict()) == list(model.state_dict())
+    assert twin.second.parametrizations.weight.original is twin.first.parametrizations.weight.original
+    assert type(twin.first) is not type(twin.second)
+    for one, other in zip(steps(model, (2, 3)).parameters(), steps(twin, (2, 3)).parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.warns(UserWarning, match="is expanded"):
+        twin.save_pretrained("folder")
+    with torch.no_grad():
+        expected = twin.eval()(sequences(9))
+        torch.testing.assert_close(collapse(twin)(sequences(9)), expected)
+    assert [type(module) for module in twin.modules()] == [type(module) for module in Everything().modules()]
+    assert list(twin.state_dict()) == list(Everything().state_dict())
+    assert not vars(twin).keys() & {"save_pretrained"}
+
+
+def outputs(model, x, found):
+    with torch.no_grad():
+        found.put((model.eval()(x).tolist(), next(iter(majority_kernels(model).values())).clock.step))
+
+
+@pytest.mark.slow
+def test_another_process_evaluates_the_model_that_it_is_given():
+    model = steps(everything(), range(2))
+    context = torch.multiprocessing.get_context("spawn")
+    found = context.SimpleQueue()
+    process = context.Process(target=outputs, args=(model, sequences(9), found))
+    process.start()
+    values, step = found.get()
+    process.join()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.tensor(values), model.eval()(sequences(9)))
+    assert step == 2
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("assign", [True, False])
+def test_the_state_of_a_plain_model_is_taken_by_all_copies(strict, assign):
+    plain, model = Everything(), steps(everything(), range(2))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.mul_(0.5)
+    given = plain.state_dict()
+    model.load_state_dict(given, strict=strict, assign=assign)
+    assert set(given) == set(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(sequences(9)), plain.eval()(sequences(9)))
+    copies = model.first.parametrizations.weight.original
+    torch.testing.assert_close(copies, plain.first.weight.expand(3, 4, 4))
+    assert majority_clocks(model)[0].step == 2
+    steps(model, range(2, 4))
+    assert not torch.equal(copies[0], copies[1])
+    assert torch.equal(plain.first.weight, given["first.weight"])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_state_dict({**given, "first.weight": torch.zeros(3, 3)}, strict=False)
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"third.weight\""):
+        model.load_state_dict({**given, "third.weight": torch.zeros(3, 3)})
