@@ -9,6 +9,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 
 from collegium.search.curve.fit import Point
+from collegium.search.curve.monotone import falling
 from collegium.search.curve.polynomial import Polynomial
 from collegium.search.curve.smooth import Increasing, constant_sum, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
@@ -100,20 +101,27 @@ class Smooth:
 
 @dataclass(frozen=True)
 class Sampled:
-    """ln r at exactly the members that were sampled, each with its own error."""
+    """ln r at exactly the members that were sampled, each with its own error.
+
+    As estimated; where theory says that ln r falls with every width, the nearest values that do.
+    """
 
     log_ratio: dict[tuple[int, ...], float]
     standard_error: dict[tuple[int, ...], float]
     source: Source = "sampled"
 
     @classmethod
-    def at(cls, points: Sequence[Point]) -> Self:
-        """The points that have converged."""
-        known = [point for point in points if point.converged]
-        return cls({p.widths: p.log_ratio for p in known}, {p.widths: p.standard_error for p in known})
+    def at(cls, points: Sequence[Point], *, falls: bool = False) -> Self:
+        """The points that have converged; ``falls``: ln r is known to fall with every width."""
+        known = {point.widths: point for point in points if point.converged}
+        value = np.array([point.log_ratio for point in known.values()])
+        error = np.array([point.standard_error for point in known.values()])
+        if falls and len(known):
+            value = falling(np.array(list(known)), value, error)
+        return cls(dict(zip(known, value.tolist(), strict=True)), dict(zip(known, error.tolist(), strict=True)))
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
-        """ln r as estimated; infinite for members that were not sampled, or have not converged."""
+        """ln r; infinite for members that were not sampled, or have not converged."""
         return np.array([self.log_ratio.get(member, np.inf) for member in _members(widths)])
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:

@@ -128,7 +128,7 @@ def baseline_known(problem: GroupingProblem, log_ratios: LogRatios) -> bool:
 
 def _sample_listed(problem: GroupingProblem, estimation: Estimation, report: Report) -> Curve:
     points = _sampled(problem, estimation, every_stage(problem, problem.members), report, "sampling the kernel")
-    return _known(problem, Sampled.at(points), points)
+    return _known(problem, Sampled.at(points, falls=problem.network.chain.homogeneous), points)
 
 
 def _known(problem: GroupingProblem, log_ratios: LogRatios, points: Sequence[Point]) -> Curve:

@@ -175,6 +175,25 @@ def test_every_stage_of_a_residual_network_is_sampled():
     assert np.isfinite(found.log_ratios(np.array([(80, 80), (64, 96), (512, 512)]))).all()
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_listed_members_fall_with_the_width_where_theory_says_so(activation):
+    baseline = {"family": "mlp", "inputs": 10, "hidden": [40, 40], "activation": activation}
+    widths = [*range(20, 41, 2), [20, 31], [31, 20]]
+    fixed = {"method": "monte_carlo", "samples": 400}  # with errors of the size of the steps
+    problem = build_problem(spec(baseline=baseline, space={"widths": widths}, estimator=fixed))
+    compute = Sampled(lambda point: sum(1 / width for width in point.widths))
+    found = sample_curve(problem, Estimation(0.02, 0, compute, samples=400), discard)
+    sampled = {point.widths: point.log_ratio for point in found.points}
+    value = dict(zip(found.members, found.log_ratios(np.array(found.members)).tolist(), strict=True))
+    assert len(value) == len(widths)
+    pairs = [(one, other) for one in value for other in value if all(map(int.__le__, one, other))]
+    assert any(sampled[one] < sampled[other] for one, other in pairs)
+    if activation == "relu":
+        assert all(value[one] >= value[other] for one, other in pairs)
+    else:
+        assert value == {widths: sampled[widths] for widths in value}
+
+
 def test_members_in_the_window_of_alpha_are_sampled():
     window = {"min_width": 90, "max_width": 100}
     asked = spec(baseline={"preset": "resnext29-1x128d"}, estimator=MONTE_CARLO | {"window": window, "samples": 3_000})
