@@ -53,8 +53,7 @@ def _projected(above: list[tuple[int, int]], moved: np.ndarray, inverse: np.ndar
 
 def _next_wider(widths: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of vectors of which the second is the wider with none between, by the sum of the first's widths."""
-    wider = (widths[None] >= widths[:, None]).all(axis=-1)
-    np.fill_diagonal(wider, False)
+    wider = np.all(widths[None] >= widths[:, None], axis=-1) & ~np.eye(len(widths), dtype=bool)
     apart = wider.astype(np.float32)
     between = np.matmul(apart, apart) > 0
     pairs = np.argwhere(wider & ~between)

@@ -29,6 +29,11 @@ class Bench(Protocol):
         """Whether threads of a processor do the work."""
         ...
 
+    @property
+    def room(self) -> int:
+        """Bytes that segments may take which are built at a time."""
+        ...
+
     def threads(self, workload: Workload) -> int:
         """Threads of a processor that the workload uses."""
         ...

@@ -33,6 +33,9 @@ MOST_WIDTHS, WORST = 18, 2.0
 FEWEST_WIDTHS, CALLS_PER_WIDTH = 4, 27
 #: Seconds of calls beyond which fewer widths are explored.
 SECONDS = 120.0
+#: Seconds of measuring, building and warming up included, beyond which no more ensembles are: of a width that was
+#: begun, some may be left. A device that takes long to build each shape, or is busy, is bounded so.
+MOST_SECONDS = 180.0
 #: Rounds in which the largest m within the limits is sought, and most widths of each.
 ROUNDS, PER_ROUND = 3, 6
 #: Share of the variance of the best so far up to which a width is pursued.
@@ -126,15 +129,16 @@ class Exploration:
         chosen = self._widths()
         first = [(at, m) for at in chosen for m in (self._dual(at), self._parameters(at)) if m is not None]
         even = [(at, more) for at, m in first if (more := self._even(at, m)) is not None]
-        self.measure([*answers, *first, *even], scaled(self.report, 0.0, 0.6))
+        self.measure(answers, scaled(self.report, 0.0, 0.1))
+        self.measure([*first, *even], scaled(self.report, 0.1, 0.6), MOST_SECONDS)
         for number in range(ROUNDS if self._most_widths() == MOST_WIDTHS else 1):
             share = scaled(self.report, 0.6 + 0.1 * number, 0.7 + 0.1 * number)
-            self.measure(self._next(chosen), share)
-        self.measure(self._in_band(chosen, tolerance), scaled(self.report, 0.9, 1.0))
+            self.measure(self._next(chosen), share, MOST_SECONDS)
+        self.measure(self._in_band(chosen, tolerance), scaled(self.report, 0.9, 1.0), MOST_SECONDS)
         return list(self.rows.values())
 
-    def measure(self, wanted: Iterable[tuple[int, int]], report: Report = discard) -> None:
-        """Add rows for (index, m); time is measured where it is asked for."""
+    def measure(self, wanted: Iterable[tuple[int, int]], report: Report = discard, seconds: float = math.inf) -> None:
+        """Add rows for (index, m); time is measured where it is asked for, as far as ``seconds`` in all allow."""
         network, solved = self.network, self.solved
         new: dict[tuple[tuple[int, ...], int], int | None] = {}
         if not self.rows:
@@ -143,6 +147,9 @@ class Exploration:
             grouping = (solved.widths[index], m)
             if grouping not in self.rows and m <= solved.constraints.most:
                 new.setdefault(grouping, index)
+        if self.times is not None:
+            kept = self.times.affordable(list(new), seconds)
+            new = dict(list(new.items())[:kept])
         timings = None if self.times is None else self.times.of(list(new), report)
         for at, ((widths, m), index) in enumerate(new.items()):
             costs = self._counts(widths, m)

@@ -33,8 +33,6 @@ ENOUGH = 0.02
 BRIEF = 3.0
 #: Seconds of measurement from which the fewest rounds are enough.
 LONG = 30.0
-#: Most bytes of segments that are built at a time, unless a single one is larger.
-MOST_BYTES = 2**30
 
 Load = Callable[[str], dict[str, Any] | None]
 Store = Callable[[str, dict[str, Any]], None]
@@ -107,7 +105,7 @@ def measure(
             found[segment] = Timing(**record)
     reused = frozenset(found)
     missing = [segment for segment in distinct if segment not in reused]
-    for done, group in _groups(missing, workload):
+    for done, group in _groups(missing, workload, bench.room):
         share = _share(report, done, len(group), len(missing))
         timings = in_turn(list(dict.fromkeys([*(anchor or ()), *group])), workload, bench, share)
         for segment in group:
@@ -160,13 +158,13 @@ def _calls(timer: Timer) -> int:
     return max(1, math.ceil(VISIT / max(timer(1), 1e-9)))
 
 
-def _groups(segments: Sequence[Segment], workload: Workload) -> Iterable[tuple[int, list[Segment]]]:
-    """Segments in order, in groups that fit into memory together, each with how many were before it."""
+def _groups(segments: Sequence[Segment], workload: Workload, room: int) -> Iterable[tuple[int, list[Segment]]]:
+    """Segments in order, in groups that have room together, or alone, each with how many were before it."""
     group: list[Segment] = []
     done = held = 0
     for segment in segments:
         own = peak_bytes(segment.footprints, workload)
-        if group and held + own > MOST_BYTES:
+        if group and held + own > room:
             yield done, group
             done, group, held = done + len(group), [], 0
         group.append(segment)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from collegium.search.latency.bench import Bench
@@ -23,7 +24,8 @@ Grouping = tuple[tuple[int, ...], int]
 class Times:
     """Times of a network's groupings under one workload; a distinct segment is measured once, or read by ``load``.
 
-    The parts of the first grouping, the baseline, are the anchor of all later measurements.
+    The parts of the first grouping, the baseline, are the anchor of all later measurements. ``clock`` tells how long
+    measuring takes, in ``spent`` seconds so far: building, warming up and repetitions included.
     """
 
     network: Network
@@ -31,6 +33,8 @@ class Times:
     bench: Bench
     load: Load | None = None
     store: Store | None = None
+    clock: Callable[[], float] = time.monotonic
+    spent: float = 0.0
     _known: dict[Segment, Timing] = field(default_factory=dict)
     _reused: set[Segment] = field(default_factory=set)
     _anchor: dict[Segment, Timing] = field(default_factory=dict)
@@ -54,7 +58,8 @@ class Times:
         chosen = self.workload.threads is not None or not self.bench.threaded
         if chosen or self.bench.threads(self.workload) == 1:
             return self
-        single = Times(self.network, self.workload.model_copy(update={"threads": 1}), self.bench, self.load, self.store)
+        workload = self.workload.model_copy(update={"threads": 1})
+        single = Times(self.network, workload, self.bench, self.load, self.store, self.clock)
         (alone,) = single.of([grouping], scaled(report, 0.0, 0.5))
         (together,) = self.of([grouping], scaled(report, 0.5, 1.0))
         return single if alone.seconds < together.seconds else self
@@ -66,15 +71,30 @@ class Times:
     def of_parts(self, parts: Sequence[Sequence[Repeated]], report: Report = discard) -> list[Timing]:
         """The time of each sequence of parts, in seconds; the first sequence of all is the baseline's."""
         new = [part.segment for each in parts for part in each if part.segment not in self._known]
+        started = self.clock()
         found = measure(
             new, self.workload, self.bench, anchor=self._anchor, load=self.load, store=self.store, report=report
         )
+        self.spent += self.clock() - started
         self._known.update(found.of)
         self._reused |= found.reused
         if not self._anchor and parts:
             self._anchor = {part.segment: self._known[part.segment] for part in parts[0]}
         timings = Timings(self._known, found.reused)
         return [timings.total(each) for each in parts]
+
+    def affordable(self, groupings: Sequence[Grouping], seconds: float) -> int:
+        """How many of the groupings, from the first on, are measured within ``seconds`` in all, at the pace so far.
+
+        All of them where nothing has been measured yet: times that are stored take none.
+        """
+        pace, ahead = self.spent / max(1, self.measured), set[Segment]()
+        for count, grouping in enumerate(groupings):
+            parts = self._parts(self.network.stage_groupings(*grouping))
+            ahead |= {part.segment for part in parts if part.segment not in self._known}
+            if self.spent + pace * len(ahead) > seconds:
+                return count
+        return len(groupings)
 
     def of_stages(self, stages: Sequence[StageGrouping]) -> Timing:
         """The time of a network whose stages are grouped so, in seconds."""

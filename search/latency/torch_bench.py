@@ -16,6 +16,8 @@ from collegium.search.latency.bench import Timer
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.segment import Segment
 
+#: Bytes of segments that are built at a time on a processor, and the share of a GPU's memory that they take there.
+ROOM, SHARE = 2**30, 1 / 8
 #: A learning rate at which an update does its work and leaves the weights finite.
 RATE = 1e-9
 
@@ -45,6 +47,13 @@ class TorchBench:
         """True but on a GPU."""
         return self._device.type != "cuda"
 
+    @property
+    def room(self) -> int:
+        """1 GiB, and an eighth of a GPU's memory: the baseline's parts are built again for each group of segments."""
+        if self._device.type != "cuda":
+            return ROOM
+        return max(ROOM, int(SHARE * torch.cuda.get_device_properties(self._device).total_memory))
+
     def threads(self, workload: Workload) -> int:
         """The workload's own, or those of this process."""
         return workload.threads or torch.get_num_threads()
@@ -65,12 +74,16 @@ class TorchBench:
             torch.backends.cudnn.allow_tf32 = rounding[1]
 
     def prepare(self, segment: Segment, workload: Workload) -> Timer:
-        """A timer of forward passes or of training steps of the segment, with weights of its own."""
-        with torch.random.fork_rng(devices=[]):
+        """A timer of forward passes or of training steps of the segment, with weights of its own.
+
+        They and the inputs are drawn on the device itself: a batch takes longer to draw on a processor than to compute
+        on a GPU.
+        """
+        gpus = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus), self._device:
             torch.default_generator.manual_seed(0)
-            module: nn.Module = segment.build()
+            module: nn.Module = segment.build().to(self._device)
             x = torch.randn(workload.batch_size, *segment.shape)
-        module, x = module.to(self._device), x.to(self._device)
         if workload.channels_last and x.dim() == 4:
             module, x = module.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         step = (

@@ -17,7 +17,16 @@ from functools import cached_property
 
 import numpy as np
 
-from collegium.search.latency.exploration import CALLS_PER_WIDTH, FEWEST_WIDTHS, SECONDS, WORST, Row, even, stage_row
+from collegium.search.latency.exploration import (
+    CALLS_PER_WIDTH,
+    FEWEST_WIDTHS,
+    MOST_SECONDS,
+    SECONDS,
+    WORST,
+    Row,
+    even,
+    stage_row,
+)
 from collegium.search.latency.limits import CostLimit, CostName
 from collegium.search.latency.stage_costs import StageMemory, StageTimes
 from collegium.search.latency.times import Times
@@ -111,6 +120,8 @@ class CostedStages:
             self._explore(scaled(report, 0.0, 0.5))
             rounds = ROUNDS if self._most_timed == MOST_TIMED else FEWEST_ROUNDS
         for number in range(rounds):
+            if self._timed is not None and self._timed.times.spent > MOST_SECONDS:
+                break
             tables = self._tables()
             found = self._answers(tables)
             new = self._finer(found) if self._timed is None else self._unmeasured(tables, found)

@@ -21,6 +21,7 @@ class PlainBench:
 
     machine = "a machine"
     threaded = True
+    room = 2**30
 
     def threads(self, workload):
         return 1

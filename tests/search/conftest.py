@@ -60,6 +60,7 @@ class CountingBench:
     """
 
     threaded = True
+    room = 2**30
 
     def __init__(self, machine: str = "a machine", noise: tuple[float, ...] = (0.0,)) -> None:
         self.machine = machine

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from collegium.search.engine import run
-from collegium.search.latency.exploration import Exploration
+from collegium.search.latency.exploration import MOST_SECONDS, Exploration
 from collegium.search.latency.limits import CostLimit
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
@@ -44,6 +44,33 @@ def test_the_largest_m_within_a_limit_of_time_is_measured_in_the_best_widths(sol
         if network.count("parameters", w, 1) <= share * own * 1e6
     ]
     assert best.relative <= 1.02 * min(values)
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 1.0, 4.0, 40.0])
+def test_a_device_that_takes_long_to_build_what_is_timed_builds_less(solved, make_bench, seconds):
+    """A search for batches of 64 on a GPU did not end: whatever it takes to have a shape timed, it is bounded."""
+
+    class Slow(make_bench):
+        now = 0.0
+
+        def prepare(self, segment, workload):
+            self.now += seconds
+            return super().prepare(segment, workload)
+
+    bench = Slow()
+    network = solved.constraints.network
+    times = Times(network, Workload(threads=1), bench, clock=lambda: bench.now)
+    own = 1e-6 * network.count("parameters", network.baseline, 1)
+    exploration = Exploration(network, solved, Workload(), (CostLimit("latency", own),), times)
+    exploration.measure([])
+    answers = [(solved.primal_optimum, 3), (solved.dual_optimum, 2)]
+    exploration.run(0.025, answers)
+    assert all((solved.widths[at], m) in exploration.rows for at, m in answers)
+    # of a network that is one segment, each measurement builds the baseline again
+    assert bench.now <= max(2 * MOST_SECONDS, 5 * seconds)
+    if seconds < 1e-2:
+        assert len(exploration.rows) > 40
+        assert bench.now < 1
 
 
 def test_times_that_jump_still_end_within_the_limit(solved, make_bench):

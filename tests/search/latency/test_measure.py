@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collegium.search.latency.measure import FEWEST, MOST_BYTES, USUAL, Timing, in_turn, measure
+from collegium.search.latency.measure import FEWEST, USUAL, Timing, in_turn, measure
 from collegium.search.latency.parts import segments
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.footprint import Footprint
@@ -123,7 +123,7 @@ def test_progress_runs_from_0_to_1_and_may_end_the_measurement(bench):
 
 
 def test_segments_that_do_not_fit_together_are_built_in_groups(bench):
-    large = [dense(3, width, parameters=MOST_BYTES // 10) for width in range(4, 10)]
+    large = [dense(3, width, parameters=bench.room // 10) for width in range(4, 10)]
     found = measure(large, Workload(), bench)
     assert bench.entered == 3
     assert set(found.of) == set(large)
