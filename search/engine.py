@@ -291,7 +291,8 @@ def _gains(problem: GroupingProblem) -> tuple[LayerGain, ...]:
 
 def _band(evidence: Evidence) -> NearOptimal | None:
     """The band; where time or memory was asked for, with the recommendation that follows from these."""
-    near = near_optimal(evidence.solved, evidence.problem.spec.tolerance, *evidence.tied)
+    found = evidence.ensembles[0] if evidence.stages is not None else None
+    near = near_optimal(evidence.solved, evidence.problem.spec.tolerance, *evidence.tied, found)
     if near is None or evidence.costed is None:
         return near
     return near.model_copy(update={"recommended": evidence.costed.recommended})

@@ -75,7 +75,7 @@ function band(result) {
   const near = result.near_optimal;
   if (!near) return null;
   const pick = near.recommended;
-  if (!pick) return h("section", {}, h("h2", {}, "Near the optimum"), h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum; none is better than the baseline as built, within the limits.`));
+  if (!pick) return h("section", {}, h("h2", {}, "Near the optimum"), h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum; no ensemble of them is recommended.`));
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.label || `${one.multiplicity}×${widths(one)}`}`).join(", ");
   return h("section", {}, h("h2", {}, result.stages === "own" ? "Near the optimum of one m × n for all stages" : "Near the optimum"),
     h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,

@@ -30,17 +30,24 @@ def grain(widths: tuple[int, ...]) -> int:
 
 
 def near_optimal(
-    solved: Solved, tolerance: float, primal: SolvedEnsemble | None, dual: SolvedEnsemble | None
+    solved: Solved,
+    tolerance: float,
+    primal: SolvedEnsemble | None,
+    dual: SolvedEnsemble | None,
+    found: SolvedEnsemble | None = None,
 ) -> NearOptimal | None:
     """The band within ``tolerance`` of the optimum and the recommended member in it; None without an optimum.
 
     ``primal`` and ``dual`` are the answers. The primal's member is in the band (the dual's, where no member fits the
     budget). Recommended is the largest grain, then the lowest objective, among ensembles that are as built within the
     tolerance of the answer and better than the baseline.
+
+    ``found`` is the primal whose stages have each their own m and n, where ``primal`` is that of one m × n for all: the
+    recommendation, which is of one m × n, says how it compares.
     """
     if solved.optimum is None:
         return None
-    band = _Band(solved, tolerance, primal if solved.primal_optimum is not None else dual)
+    band = _Band(solved, tolerance, primal if solved.primal_optimum is not None else dual, found)
     inside = band.members()
     if not inside:
         return None
@@ -57,8 +64,11 @@ def near_optimal(
 class _Band:
     """Members near the optimum; ``built`` is the objective of each one's integer ensemble, ``best`` the answer's."""
 
-    def __init__(self, solved: Solved, tolerance: float, answer: SolvedEnsemble | None) -> None:
+    def __init__(
+        self, solved: Solved, tolerance: float, answer: SolvedEnsemble | None, found: SolvedEnsemble | None = None
+    ) -> None:
         self.solved, self.tolerance, self.answer = solved, tolerance, answer
+        self.found = None if found is None or found.uniform else found
         self.by_primal = solved.primal_optimum is not None
         if self.by_primal:
             self.built = solved.variances.worst / solved.primal_integer
@@ -120,7 +130,7 @@ class _Band:
         loss = self._value(index) / self.best - 1
         return Recommendation(
             widths=solved.widths[index],
-            reason=self._reason(solved.widths[index], loss, own),
+            reason=self._reason(solved.widths[index], loss, own) + self._apart(primal),
             loss=loss,
             primal=primal,
             dual=dual,
@@ -128,7 +138,8 @@ class _Band:
 
     def _reason(self, widths: tuple[int, ...], loss: float, own: bool) -> str:
         size = grain(widths)
-        name = "primal" if self.by_primal else "dual"
+        tied = "" if self.found is None else "tied "
+        name = f"{tied}primal" if self.by_primal else f"{tied}dual"
         what = "variance" if self.by_primal else "cost"
         if own:
             cost = f"the {name} itself"
@@ -141,3 +152,10 @@ class _Band:
         named = "the width is" if len(set(widths)) == 1 else "every width is"
         lanes = ", which fills vector lanes and groups evenly," if size >= LANES else ""
         return f"{named} a multiple of {size}{lanes} {cost}"
+
+    def _apart(self, primal: SolvedEnsemble | None) -> str:
+        """How much more the worst stage varies than that of stages with m and n of their own."""
+        if self.found is None or primal is None or not self.found.relative_variance:
+            return ""
+        more = 100 * ((primal.relative_variance or 0.0) / self.found.relative_variance - 1)
+        return f"; {more:.1f} % more variance than stages of their own"

@@ -16,7 +16,7 @@ import numpy as np
 from collegium.search.curve.source import LogRatios
 from collegium.search.networks.cost import CostPolynomial, cost_polynomial
 from collegium.search.networks.network import Measure
-from collegium.search.optimize.limits import AffineCosts, Constraints, Limit, MemberCosts
+from collegium.search.optimize.limits import MOST_MEMBERS, AffineCosts, Constraints, Limit, MemberCosts
 from collegium.search.optimize.members import vector_values
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.optimize.solve import Solved, dual_integer
@@ -40,6 +40,8 @@ WIDE_SCALES = np.geomspace(0.5, 2.2, 64)
 NEIGHBOURS = 120
 #: What the objective of a vector that is not allowed begins at: more than any that is.
 FAR = 1e30
+#: Members that no limit allows.
+UNREACHED = 1e3 * MOST_MEMBERS
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class DualObjective(Objective):
     """Cost of the dual ensemble at the real m of the worst stage (Eq. 14), within every limit but the budget."""
 
     def _of(self, costs: Mapping[Measure, MemberCosts], worst: np.ndarray) -> np.ndarray:
-        constraints, real = self.constraints, np.maximum(1.0, worst)
+        constraints, worst = self.constraints, np.minimum(worst, UNREACHED)
+        real = np.maximum(1.0, worst)
         integer = dual_integer(constraints, costs, worst)
         excess = np.maximum(0.0, real / constraints.most - 1)
         for limit in constraints.limits[1:]:

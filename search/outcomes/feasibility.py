@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from collegium.search.curve.source import Exact, Smooth
+from collegium.search.curve.surface import Surface
 from collegium.search.latency.limits import COSTS, shown
 from collegium.search.latency.result import WholeCheck
 from collegium.search.optimize.built import is_baseline, label_of, named_widths
@@ -339,13 +341,18 @@ def stages_unknown(evidence: Evidence) -> Outcome | None:
 
 
 def equal_groups(evidence: Evidence) -> Outcome | None:
-    """A grouped first layer reads other channels in each group, whose Gram matrices were taken for equal ones."""
-    problem = evidence.problem
-    groups = problem.network.chain.layers[0].groups
-    if not problem.inputs.assumes_equal_groups(problem.network.chain):
-        return None
-    return Outcome(
-        kind="equal_groups",
-        message=f"The {groups} groups of the first layer are assumed to see equal Gram matrices.",
-        remedy="Give inputs.gram a matrix for each group where they differ.",
-    )
+    """A grouped first layer reads other channels in each group, whose Gram matrices were taken for equal ones.
+
+    Where one of each was given, they were so for the optimum at other correlations, which has none of them.
+    """
+    problem, chain = evidence.problem, evidence.problem.network.chain
+    seen = f"the {chain.first_groups} groups of the first layer are assumed to see equal Gram matrices."
+    if problem.inputs.assumes_equal_groups(chain):
+        return Outcome(
+            kind="equal_groups",
+            message=seen[0].upper() + seen[1:],
+            remedy="Give inputs.gram a matrix for each group where they differ.",
+        )
+    if chain.first_groups > 1 and problem.positions > 1 and isinstance(evidence.log_ratios, Exact | Smooth | Surface):
+        return Outcome(kind="equal_groups", message=f"At other correlations {seen} The answer has one of each group.")
+    return None

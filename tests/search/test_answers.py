@@ -309,8 +309,14 @@ class Answer:
         if compared:
             sign = 1 if compared[2] == "more" else -1
             assert 100 * pick.loss == pytest.approx(sign * float(compared[1]), abs=0.06)
-        if "the primal itself" in pick.reason:
+        if "primal itself" in pick.reason:
             assert pick.primal == primal
+        found = self.result.primal
+        if found is not None and not found.uniform and pick.primal is not None:
+            assert "the primal" not in pick.reason  # of one m × n, whatever is said is of the tied one
+            (more,) = re.findall(r"([\d.]+) % more variance than stages of their own", pick.reason)
+            apart = pick.primal.relative_variance / found.relative_variance - 1
+            assert 100 * apart == pytest.approx(float(more), abs=0.06)
 
     def check_rows(self):
         for row in self.result.curve:

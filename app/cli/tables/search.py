@@ -148,9 +148,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if near:
         pick = near["recommended"]
         recommended = (
-            f"for hardware {_pick(pick)}: {escape(pick['reason'])}"
-            if pick
-            else "none is better than the baseline within the limits"
+            f"for hardware {_pick(pick)}: {escape(pick['reason'])}" if pick else "no ensemble of them is recommended"
         )
         pick_here = "" if measured or _is_curve(result) else f"; {recommended}"
         lines.append(

@@ -83,6 +83,20 @@ def test_narrower_members_that_were_not_sampled_are_not_said_to_cost_too_much():
     assert "space.widths" in result.outcome.remedy
 
 
+@pytest.mark.parametrize(("grams", "said"), [(0, "The 2 groups"), (1, "The 2 groups"), (2, "At other correlations")])
+def test_what_is_assumed_of_groups_is_said(grams, said):
+    """With a matrix for each group the optimum at other correlations still assumes equal ones, once in silence."""
+    layers = [{"type": "conv", "out": 4, "groups": 2}, {"type": "relu"}, {"type": "conv", "out": "n", "kernel": 3}]
+    layers += [{"type": "relu"}, {"type": "conv", "out": 1}]
+    baseline = {"family": "block", "input": {"channels": 4, "height": 3, "width": 3}, "layers": layers}
+    eye = [[2.0 * (p == q) for q in range(9)] for p in range(9)]
+    given = [None, eye, [eye, [[2.0] * 9] * 9]][grams]
+    inputs = {} if given is None else {"gram": given}
+    result = outcome(baseline={**baseline, "widths": {"n": 8}}, inputs=inputs)
+    (note,) = [note for note in (result.outcome, *result.notes) if note.kind == "equal_groups"]
+    assert note.message.startswith(said)
+
+
 def test_several_things_off_are_all_told_the_worst_first():
     result = outcome(baseline={"preset": "resnet18"}, budget=12)
     kinds = [result.outcome.kind, *(note.kind for note in result.notes)]
