@@ -24,9 +24,17 @@ import torch
 from torch import Tensor
 
 from collegium.train.majority.generators import hashed, philox, table
-from collegium.train.majority.generators.uniforms import CHUNK, Draw, scratch, sorted_uniforms, work_row
+from collegium.train.majority.generators.uniforms import (
+    CHUNK,
+    PERIOD,
+    Draw,
+    Points,
+    chunk_length,
+    scratch,
+    sorted_uniforms,
+)
 
-__all__ = ["CHUNK", "Draw", "mix", "mix_chunk", "probabilities", "shares_of_chunk", "spread", "spread_chunk"]
+__all__ = ["CHUNK", "Draw", "length_of_chunks", "mix", "mix_chunk", "probabilities", "shares_of_chunk", "spread"]
 
 
 def probabilities(draw: Draw, expansion: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -54,7 +62,8 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     if expansion == 1:
         target.copy_(flat[0])
     elif _in_chunks(draw, flat):
-        for index, (block, part) in enumerate(zip(flat.split(CHUNK, dim=1), target.split(CHUNK), strict=True)):
+        length = length_of_chunks(draw, flat.shape[1])
+        for index, (block, part) in enumerate(zip(flat.split(length, dim=1), target.split(length), strict=True)):
             mix_chunk(block.unbind(), draw, index, part)
     else:
         _interpolate(_wide(flat).unbind(), _whole_points(draw, expansion, target), target)
@@ -76,23 +85,34 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     if expansion == 1:
         rows[0].copy_(flat)
     elif _in_chunks(draw, flat):
-        for index, (part, block) in enumerate(zip(flat.split(CHUNK), rows.split(CHUNK, dim=1), strict=True)):
-            spread_chunk(part, draw, index, block.unbind())
+        length = length_of_chunks(draw, flat.shape[0])
+        for index, (part, block) in enumerate(zip(flat.split(length), rows.split(length, dim=1), strict=True)):
+            _spread_chunk(part, draw, index, block.unbind())
     else:
         _divide(_wide(flat), _whole_points(draw, expansion, flat), rows.unbind())
     return out
 
 
+def length_of_chunks(draw: Draw, elements: int) -> int:
+    """How many elements of a flat tensor of ``elements`` each chunk has on a processor, but for a shorter last one."""
+    if draw.source == "independent":
+        return max(1, chunk_length(elements))
+    return CHUNK if draw.source == "compiled" else PERIOD
+
+
 def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor) -> None:
     """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length."""
     wide = copies if copies[0].dtype.itemsize >= 4 else [copy.float() for copy in copies]
-    if draw.source == "compiled":
+    if draw.source == "independent":
+        found = _points(draw, len(copies), chunk, wide[0])
+        _interpolate(wide, found.rows, out, found.work)
+    elif draw.source == "compiled":
         out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
-        return
-    _interpolate(wide, points(draw, len(copies), chunk, wide[0]), out)
+    else:
+        _interpolate(wide, points(draw, len(copies), chunk, wide[0]), out)
 
 
-def spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]) -> None:
+def _spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]) -> None:
     """Write p_k ∘ gradient of chunk number ``chunk`` into ``out[k]``; all tensors flat and of equal length."""
     wide = _wide(gradient)
     _divide(wide, points(draw, len(out), chunk, wide), out)
@@ -107,15 +127,14 @@ def shares_of_chunk(gradient: Tensor, draw: Draw, chunk: int, expansion: int) ->
         return (gradient,)
     if draw.source != "independent":
         rows = [scratch(("share", row), gradient.shape[0], gradient.dtype) for row in range(expansion)]
-        spread_chunk(gradient, draw, chunk, rows)
+        _spread_chunk(gradient, draw, chunk, rows)
         return rows
-    block, levels = sorted_uniforms(draw, chunk, expansion - 1, gradient.shape[0], gradient.dtype)
-    rows = (work_row(gradient.shape[0], gradient.dtype), *levels)
-    torch.mul(block, gradient, out=block)
-    torch.sub(gradient, rows[1], out=rows[0])
-    for row, following in pairwise(rows[1:]):
+    found = _points(draw, expansion, chunk, gradient)
+    torch.mul(found.block, gradient, out=found.block)
+    torch.sub(gradient, found.rows[0], out=found.work)
+    for row, following in pairwise(found.rows):
         row.sub_(following)
-    return rows
+    return (found.work, *found.rows)
 
 
 def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Tensor]:
@@ -126,17 +145,21 @@ def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Ten
         start = chunk * CHUNK
         element = torch.arange(start, start + like.shape[0], device=like.device).to(torch.int32)
         return hashed.points(element, hashed.keys(draw, count=expansion - 1)[0], expansion - 1, like.dtype)
-    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)[1]
+    return _points(draw, expansion, chunk, like).rows
 
 
-def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor) -> None:
-    """w_1 + Σ_k v_k ∘ (w_{k+1} − w_k) into ``out``, which may be of a narrower type."""
+def _points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Points:
+    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)
+
+
+def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor, work: Tensor | None = None) -> None:
+    """w_1 + Σ_k v_k ∘ (w_{k+1} − w_k) into ``out``, which may be of a narrower type; ``work`` is memory for a row."""
     if not levels:
         out.copy_(copies[0])
         return
     mixed = out if out.dtype == copies[0].dtype else torch.empty_like(copies[0])
     torch.lerp(copies[0], copies[1], levels[0], out=mixed)
-    difference = _row_like(mixed) if len(levels) > 1 else mixed
+    difference = work if work is not None or len(levels) == 1 else torch.empty_like(mixed)
     for copy, following, level in zip(copies[1:], copies[2:], levels[1:], strict=False):
         mixed.addcmul_(level, torch.sub(following, copy, out=difference))
     if mixed is not out:
@@ -182,9 +205,3 @@ def _in_chunks(draw: Draw, flat: Tensor) -> bool:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
-
-
-def _row_like(like: Tensor) -> Tensor:
-    if like.device.type != "cpu" or like.shape[0] > CHUNK:
-        return torch.empty_like(like)
-    return work_row(like.shape[0], like.dtype)

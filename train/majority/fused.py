@@ -20,7 +20,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority import compiled
-from collegium.train.majority.draw import CHUNK, Draw, mix_chunk, shares_of_chunk
+from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
 from collegium.train.majority.guards.gradient import (
     FusedParameter,
     MixedLeaf,
@@ -228,7 +228,8 @@ class FusedKernel:
         gradient, draw = self.leaf.gradient, self._draw()
         assert gradient is not None
         squares = []
-        for index, part in enumerate(self._parts(gradient)):
+        flat = gradient.contiguous().view(-1)
+        for index, part in enumerate(flat.split(length_of_chunks(draw, flat.shape[0]))):
             rows = shares_of_chunk(part, draw, index, len(self.copies))
             squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
         return torch.stack(squares).sum()
@@ -237,7 +238,10 @@ class FusedKernel:
         """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
         step, expansion = self.begin(state, group), len(self.copies)
         apply = _sgd if "dampening" in group else _adam
-        chunks = zip(step.gradient.split(CHUNK), self.views(step.tensors, CHUNK), strict=True)
+        elements = step.gradient.shape[0]
+        length = length_of_chunks(step.draw, elements)
+        parts = step.gradient.split(length) if length < elements else [step.gradient]
+        chunks = zip(parts, self.views(step.tensors, length), strict=True)
         for index, (part, (target, weights, *moments)) in enumerate(chunks):
             apply(group, state, weights, shares_of_chunk(part, step.draw, index, expansion), moments)
             mix_chunk(weights, step.following, index, target)
@@ -270,10 +274,6 @@ class FusedKernel:
             self._kept = memory, list(zip(self.leaf.tensor.detach().view(-1).split(length), *rows, strict=True))
             self.leaf.aliases = uses(self.copies) - before
         return self._kept[1]
-
-    @staticmethod
-    def _parts(gradient: Tensor) -> Sequence[Tensor]:
-        return gradient.contiguous().view(-1).split(CHUNK)
 
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None

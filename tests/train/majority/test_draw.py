@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from collegium.train.majority import draw as drawing
 from collegium.train.majority.draw import CHUNK, Draw, mix, probabilities, spread
 from collegium.train.majority.generators import philox
-from collegium.train.majority.generators.uniforms import comparisons
+from collegium.train.majority.generators.uniforms import (
+    COLUMNS,
+    PERIOD,
+    STRIDES,
+    chunk_length,
+    comparisons,
+    hashed_counters,
+    sorted_uniforms,
+)
 
 EXPANSIONS = range(2, 9)
 
@@ -151,6 +159,33 @@ def test_the_comparisons_sort_everything(count):
         rows[upper], rows[lower] = torch.maximum(rows[upper], rows[lower]), torch.minimum(rows[upper], rows[lower])
     for upper, lower in pairwise(rows):
         assert (upper >= lower).all()
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_the_numbers_of_a_chunk_are_halves_of_the_words_that_its_key_looks_up(count):
+    """In NumPy, as ``uniforms`` describes them: none is lost or repeated on the way through the comparisons."""
+    n, draw = 3 * COLUMNS + 5, Draw(4, 5, 6)
+    shift, first, second = ((hashed_counters(stream) >> 32).numpy().astype(np.uint32) for stream in (102, 101, 103))
+    keys, halves = draw.words(2, count + 1), []
+    row, column = np.divmod(np.arange(n), COLUMNS)
+    for place, factor in zip(keys[::2], keys[1::2], strict=False):
+        b, a, c = (
+            table[((place >> bits) % PERIOD + stride * row + column) % PERIOD]
+            for table, bits, stride in zip((shift, first | 1, second | 1), (0, 20, 40), STRIDES, strict=True)
+        )
+        words = (b + np.uint32(factor & 0xFFFFFFFF | 1) * a * c).astype(np.uint32)
+        halves += [*words.view(np.int16).reshape(2, n)]
+    expected = -np.sort(-(np.stack(halves[:count]) / 2**16 + 0.5 + 2**-17), axis=0)
+    found = sorted_uniforms(draw, 2, count, n, torch.float64)
+    np.testing.assert_array_equal(torch.stack(found.rows).numpy(), expected)
+
+
+@given(st.integers(1, 5 * CHUNK))
+def test_chunks_of_a_kernel_are_alike(n):
+    length = chunk_length(n)
+    lengths = [len(part) for part in torch.empty(n, device="meta").split(length)]
+    assert max(lengths) <= CHUNK
+    assert lengths[0] - lengths[-1] < len(lengths) * COLUMNS
 
 
 def reference(draw, e, n):

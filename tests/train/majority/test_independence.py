@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from collegium.train.majority.draw import CHUNK, Draw, mix, probabilities
-from collegium.train.majority.generators.uniforms import COLUMNS, STRIDES
+from collegium.train.majority.generators.uniforms import COLUMNS, PERIOD, STRIDES
 
 CELLS = 16  # a side of the contingency tables
 MANY_SIGMAS = 5.5  # of one of a few hundred statistics: a false alarm in some 10^5 runs, if seeds were not fixed
@@ -163,14 +163,14 @@ def test_elements_over_steps_are_independent():
 
 def test_what_the_table_has_instead():
     """The option's documented limits: equal weights, and numbers that return shifted."""
-    copies = torch.zeros(2, CHUNK)
+    copies = torch.zeros(2, PERIOD)
     copies[0] = 1
     sums = torch.stack([mix(copies, Draw(4, step, 2, source="table")).double().sum() for step in range(30)])
-    assert float(sums.std()) < 0.01 * math.sqrt(CHUNK / 12)
+    assert float(sums.std()) < 0.01 * math.sqrt(PERIOD / 12)
     one, two = (uniforms_of_a_table(step) for step in (1, 2))
-    correlations = torch.fft.irfft(torch.fft.rfft(one) * torch.fft.rfft(two).conj(), CHUNK) * 12 / CHUNK
+    correlations = torch.fft.irfft(torch.fft.rfft(one) * torch.fft.rfft(two).conj(), PERIOD) * 12 / PERIOD
     assert float(correlations.max()) > 0.999
 
 
 def uniforms_of_a_table(step):
-    return probabilities(Draw(7, step, 0, source="table"), 2, (CHUNK,))[0].double() - 0.5
+    return probabilities(Draw(7, step, 0, source="table"), 2, (PERIOD,))[0].double() - 0.5

@@ -4,7 +4,7 @@ For each power j a circular table holds U^{1/j} for the PERIOD midpoints of equa
 order of a hashed counter; the elements of a chunk read it from a place that hashes (seed, step, kernel, chunk, break).
 Every element takes each quantile with the same probability in every step, so its own law is exact. Its limits:
 
-* A chunk of 2^17 elements has 17 random bits for each break: one element's p determines that of all others.
+* A chunk, 2^17 elements here, has 17 random bits for each break: one element's p determines that of all others.
 * Chunks, kernels of one shape and steps share their numbers, shifted; with two copies a whole pattern returns once in
   some 2^17 draws.
 * Each quantile occurs once in a whole chunk, so that sums of p over a chunk with nearly equal weights vary less than
@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from collegium.train.majority.generators.uniforms import CHUNK, PERIOD, Draw, hashed_counters
+from collegium.train.majority.generators.uniforms import PERIOD, Draw, hashed_counters
 
 
 def places(draw: Draw, expansion: int, chunk: int) -> list[int]:
@@ -36,10 +36,10 @@ def fractions(draw: Draw, expansion: int, chunk: int, like: Tensor) -> list[Tens
 
 @cache
 def quantiles(power: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """U^{1/power} for U = (i + ½) / PERIOD in hashed order, shape ``(PERIOD + CHUNK,)``, the start repeated at the end.
+    """U^{1/power} for U = (i + ½) / PERIOD in hashed order, shape ``(2 PERIOD,)``: twice.
 
     Tables are constants, shared by all kernels: 1 MB a power in float32.
     """
     order = torch.argsort(hashed_counters(power))
     values = ((order.double() + 0.5) / PERIOD).pow(1.0 / power)
-    return torch.cat((values, values[:CHUNK])).to(dtype).to(device)
+    return torch.cat((values, values)).to(dtype).to(device)

@@ -13,13 +13,13 @@ in the cache, where hashing the counter itself takes a dozen. m alone makes the 
 and the lower but for its last bit. Two chunks read the same words, shifted, if their r, s and t are equally far apart
 and their m agree: a chance of 2^−65. One word or two do not tell the three places and m, hence no other word.
 
-The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads 3,000 to 5,000 entries of each, which
-stay in the first cache. Two words of a chunk share an entry of one table at most, since the three strides differ.
+The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads 4,200 to 7,600 entries of each, which
+stay in the cache. Two words of a chunk share an entry of one table at most, since the three strides differ.
 ``tests/train/majority/test_independence.py`` has pairs, triples, sums and repetitions.
 """
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 17  # elements: large enough to hide an operator's cost, small enough for the cores' caches
+CHUNK = 1 << 18  # elements, at most: large enough to hide an operator's cost, small enough for the cores' caches
 PERIOD = 1 << 17  # entries of a table
 COLUMNS = 1 << 11  # words in a row of a chunk
 STRIDES = (17, 29, 43)  # between the windows of rows in b, a and c
@@ -71,36 +71,49 @@ class Draw:
         return [hashed(state + index * _GAMMA & _MASK64) for index in range(1, count + 1)]
 
 
-def sorted_uniforms(
-    draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element.
+def chunk_length(elements: int) -> int:
+    """Into chunks of how many elements a tensor of so many is split: alike, but for the last, and CHUNK at most.
 
-    They are returned as one tensor ``(count, elements)`` and as its rows: scratch memory of the thread, written again
-    by the next call.
+    >>> chunk_length(100), chunk_length(CHUNK + 1)
+    (100, 133120)
     """
-    memory = _memory(count, elements, dtype)
+    parts = -(-elements // CHUNK)
+    return elements if parts <= 1 else COLUMNS * -(-elements // (parts * COLUMNS))
+
+
+@dataclass(frozen=True)
+class Points:
+    """The sorted numbers of one chunk: scratch memory of the thread, written again by its next draw."""
+
+    block: Tensor  # (count, elements)
+    rows: tuple[Tensor, ...]
+    work: Tensor  # one row more, for whoever asked for the numbers
+    words: tuple[Tensor, ...]  # int32, (…, COLUMNS), one for each two rows; the first are where ``work`` is
+    exchanges: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]  # int16: two rows, their minimum, their maximum
+    sorted: Tensor  # int16, (count, elements)
+
+
+def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype) -> Points:
+    """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element."""
+    found = _memory(count, elements, dtype)
     shift, first, second = _tables()
     one, two, three = STRIDES
-    keys = iter(draw.words(chunk, 2 * len(memory.words)))
-    for words in memory.words:
-        place, factor, shape = next(keys), signed32(next(keys) | 1), words.shape
+    keys = draw.words(chunk, 2 * len(found.words))
+    for words, place, factor in zip(found.words, keys[::2], keys[1::2], strict=True):
+        shape = words.shape
         torch.addcmul(
             shift.as_strided(shape, (one, 1), place % PERIOD),
             first.as_strided(shape, (two, 1), (place >> 20) % PERIOD),
             second.as_strided(shape, (three, 1), (place >> 40) % PERIOD),
-            value=factor,
+            value=signed32(factor | 1),
             out=words,
         )
-    halves, spare = list(memory.halves), memory.spare
-    for upper, lower in memory.comparisons:
-        torch.minimum(halves[upper], halves[lower], out=spare)
-        torch.maximum(halves[upper], halves[lower], out=halves[upper])
-        halves[lower], spare = spare, halves[lower]
-    for row, half in zip(memory.rows, halves, strict=True):
-        row.copy_(half)
-    torch.add(_centre(dtype), memory.block, alpha=SCALE, out=memory.block)
-    return memory.block, memory.rows
+    for one_row, other, least, greatest in found.exchanges:
+        torch.minimum(one_row, other, out=least)
+        torch.maximum(one_row, other, out=greatest)
+    found.block.copy_(found.sorted)
+    torch.add(_centre(dtype), found.block, alpha=SCALE, out=found.block)
+    return found
 
 
 def comparisons(count: int) -> tuple[tuple[int, int], ...]:
@@ -118,52 +131,52 @@ def comparisons(count: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """Where the numbers of one chunk are made: a word for each two rows, and one row to exchange with."""
-
-    words: list[Tensor]  # int32, (…, COLUMNS); the first are where ``work_row`` is, which is free after a draw
-    halves: list[Tensor]  # int16, views of the words
-    spare: Tensor
-    block: Tensor  # the rows, (count, elements)
-    rows: tuple[Tensor, ...]
-    comparisons: tuple[tuple[int, int], ...]
-
-
 _local = threading.local()
 
 
-def _memory(count: int, elements: int, dtype: torch.dtype) -> _Memory:
+def _memory(count: int, elements: int, dtype: torch.dtype) -> Points:
     """Views of the thread's scratch memory, made once for each length of chunk."""
-    kept: dict[Any, _Memory] = _local.__dict__.setdefault("memories", {})
+    kept: dict[Any, Points] = _local.__dict__.setdefault("memories", {})
     found = kept.get((count, elements, dtype))
     if found is None:
         if len(kept) >= _MOST_LENGTHS:
             kept.clear()
-        needed = [elements] * (count // 2) + [(elements + 1) // 2] * (count % 2)
-        rows = -(-elements // COLUMNS)
-        words = [scratch(("words", pair), rows * COLUMNS, torch.int32) for pair in range(1, len(needed))]
-        words = [_work(rows * COLUMNS, dtype).view(torch.int32)[: rows * COLUMNS], *words][: len(needed)]
-        halves = [half for word in words for half in word.view(torch.int16)[: 2 * elements].view(2, elements)]
-        block = scratch(("points", count), count * elements, dtype).view(count, elements)
-        found = kept[count, elements, dtype] = _Memory(
-            [word.view(rows, COLUMNS)[: -(-n // COLUMNS)] for word, n in zip(words, needed, strict=True)],
-            halves[:count],
-            scratch("spare", elements, torch.int16),
-            block,
-            block.unbind(),
-            comparisons(count),
-        )
+        found = kept[count, elements, dtype] = _laid_out(count, elements, dtype)
     return found
 
 
-def work_row(elements: int, dtype: torch.dtype) -> Tensor:
-    """Scratch memory for one row beside the points, until the next draw of the thread."""
-    return _work(elements, dtype)[:elements]
+def _laid_out(count: int, elements: int, dtype: torch.dtype) -> Points:
+    needed = [elements] * (count // 2) + [(elements + 1) // 2] * (count % 2)
+    rows = -(-elements // COLUMNS)
+    work = scratch("work", rows * COLUMNS, dtype)
+    words = [scratch(("words", pair), rows * COLUMNS, torch.int32) for pair in range(1, len(needed))]
+    words = [work.view(torch.int32)[: rows * COLUMNS], *words][: len(needed)]
+    halves = [half for word in words for half in word.view(torch.int16)[: 2 * elements].view(2, elements)][:count]
+    ordered = scratch(("sorted", count), count * elements, torch.int16).view(count, elements)
+    block = scratch(("points", count), count * elements, dtype).view(count, elements)
+    return Points(
+        block,
+        block.unbind(),
+        work[:elements],
+        tuple(word.view(rows, COLUMNS)[: -(-n // COLUMNS)] for word, n in zip(words, needed, strict=True)),
+        _exchanges(halves, ordered),
+        halves[0].view(1, elements) if count == 1 else ordered,
+    )
 
 
-def _work(elements: int, dtype: torch.dtype) -> Tensor:
-    return scratch("work", -(-elements // COLUMNS) * COLUMNS, dtype)
+def _exchanges(halves: list[Tensor], ordered: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]:
+    """The comparisons that sort ``halves``; the last of each row writes it into ``ordered``."""
+    pairs, found = comparisons(len(halves)), []
+    last = {row: number for number, pair in enumerate(pairs) for row in pair}
+    spare = scratch("spare", ordered.shape[1], torch.int16)
+    for number, (upper, lower) in enumerate(pairs):
+        one, other = halves[upper], halves[lower]
+        greatest = ordered[upper] if last[upper] == number else one
+        least = ordered[lower] if last[lower] == number else spare
+        found.append((one, other, least, greatest))
+        halves[upper], halves[lower] = greatest, least
+        spare = other if least is spare else spare
+    return tuple(found)
 
 
 def scratch(name: Hashable, elements: int, dtype: torch.dtype) -> Tensor:

@@ -153,6 +153,11 @@ class _Copies(parametrize.ParametrizationList):
     def _get_name(self) -> str:
         return parametrize.ParametrizationList.__name__
 
+    def forward(self) -> Tensor:
+        """As torch's, which at each read tells by an exception that no second parametrization follows."""
+        steps: Any = self._modules
+        return steps["0"](self.original) if len(steps) == 1 else super().forward()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def convert(tensor: Tensor) -> Tensor:
             try:
