@@ -6,6 +6,7 @@ against real modules), and what "best" means by trying every member and multipli
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -69,6 +70,26 @@ def blocks(draw):
     }
 
 
+@st.composite
+def described(draw):
+    """Branches of linear layers, of which there may be several alike, in a network of some fixed cost."""
+    widths = [draw(st.integers(1, 40)), *draw(st.lists(st.integers(2, 80), min_size=2, max_size=4)), 10]
+    bias, function = draw(st.booleans()), draw(st.sampled_from(["relu", "leaky_relu"]))
+    linear, between = {"kind": "linear", "bias": bias}, {"kind": "activation", "function": function}
+    flops = sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
+    branch = {
+        "name": "branch",
+        "count": draw(st.integers(1, 5)),
+        "layers": [layer for _ in widths[1:] for layer in (linear, between)][:-1],
+        "widths": widths,
+        "parameters": flops + bias * sum(widths[1:]),
+        "flops": flops,
+        "splittable": True,
+    }
+    whole = {cost: branch["count"] * branch[cost] + draw(st.integers(0, 5000)) for cost in ("parameters", "flops")}
+    return {"family": "network", "name": "any", "input": widths[:1], "outputs": 10, "branches": [branch], **whole}
+
+
 spaces = st.fixed_dictionaries(
     {},
     optional={
@@ -109,15 +130,19 @@ def specifications(draw, baselines):
     return SearchSpec.model_validate_json(json.dumps(asked))
 
 
-@pytest.mark.parametrize("family", ["mlp", "resnext", "block"])
+FAMILIES = {"mlp": mlps, "resnext": resnexts, "block": blocks(), "network": described()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_answers_hold(family):
-    check_answers({"mlp": mlps, "resnext": resnexts, "block": blocks()}[family], 30)
+    check_answers(FAMILIES[family], 30)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mlp", "resnext", "block"])
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_thousand_answers_hold(family):
-    check_answers({"mlp": mlps, "resnext": resnexts, "block": blocks()}[family], 350)
+    check_answers(FAMILIES[family], 350)
 
 
 def check_answers(baselines, examples):
