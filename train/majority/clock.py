@@ -30,6 +30,8 @@ _ROUNDS = 3  # steps after which copies that are in no optimizer are warned of
 _clocks: "weakref.WeakValueDictionary[int, Clock]" = weakref.WeakValueDictionary()
 _count = 0
 _hooks: list[Any] = []
+_torch: Any = torch
+_untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
 
 
 class Clock:
@@ -224,6 +226,7 @@ def one_pass(clocks: list[Clock], module: nn.Module) -> Iterator[None]:
             clock.leave(module)
 
 
+@_untraced
 def _advance_clocks(optimizer: Any, *_: Any) -> None:
     """After a step of any optimizer of ``torch.optim``: the next p for the models whose parameters it holds."""
     for clock in list(_clocks.values()):

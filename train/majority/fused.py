@@ -33,6 +33,7 @@ from collegium.train.majority.kernel import MajorityKernel, majority_copies
 __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
+_untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -160,6 +161,7 @@ def _hook_last(optimizer: Any) -> None:
     after.move_to_end(handle.id, last=False)
 
 
+@_untraced
 def _set_aside(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Pre-hook of ``step``: the optimizer passes over what has no gradient. A closure computes them first."""
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -175,12 +177,14 @@ def _set_aside(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return (args[0],), {"closure": evaluate}
 
 
+@_untraced
 def _take_gradients(optimizer: Any) -> None:
     for item, group in _kernels_of(optimizer):
         if not any(group.get(option) for option in _UNSUPPORTED) and not item.leaf.take():
             item.leaf.check_reached(item.beside)
 
 
+@_untraced
 def _update_kernels(optimizer: Any, *_: Any) -> None:
     """Post-hook of ``step``: it has updated everything else."""
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from collegium import collapse, expand, fuse
 from collegium.train.majority import compiled as updates
-from collegium.train.majority.kernel import majority_kernels
+from collegium.train.majority.kernel import majority_clocks, majority_kernels
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")]  # inductor's imports
 
@@ -111,3 +111,28 @@ def steps(network, optimizer, numbers):
             network(torch.randn(5, 6, generator=generator)), torch.tensor([0, 1, 2, 0, 1])
         ).backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_a_compiled_step_of_the_optimizer_is_its_step(fused, decay):
+    """``torch.compile(optimizer.step)``: what is done before and after it is no part of its graph."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    models = [expand(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), 3, seed=0)]
+    models.append(copy.deepcopy(models[0]))
+    optimizers = [torch.optim.Adam(model.parameters(), lr=torch.tensor(0.05)) for model in models]
+    if fused:
+        fuse(optimizers[1], models[1])
+    steps = [optimizers[0].step, torch.compile(lambda: optimizers[1].step(), backend="eager")]
+    for number in range(4):
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(number))
+        for model, optimizer, step in zip(models, optimizers, steps, strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            step()
+            optimizer.param_groups[0]["lr"].mul_(decay)
+            assert optimizer.state[model[0].parametrizations.weight.original]["step"] == number + 1
+            assert majority_clocks(model)[0].step == number + 1
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

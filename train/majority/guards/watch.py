@@ -23,6 +23,8 @@ _resized = WeakIdKeyDictionary()  # parameters whose shape expand or collapse ha
 _checked: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers whose state is as it should be
 _seen: "weakref.WeakSet[Any]" = weakref.WeakSet()  # optimizers whose groups have been looked at
 _hooks: list[Any] = []
+_torch: Any = torch
+_untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
 _ELEMENTWISE = tuple(
     getattr(torch.optim, name)
     for name in ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"]
@@ -42,6 +44,7 @@ def is_expanded(parameter: Tensor) -> bool:
     return bool(_resized.get(parameter, False))
 
 
+@_untraced
 def _check(optimizer: Any, *_: Any) -> None:
     """Pre-hook of every optimizer's step. Raises ``RuntimeError`` for state of another shape."""
     if optimizer in _checked:
