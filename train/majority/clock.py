@@ -9,6 +9,7 @@ A pass is a call of a module that has kernels. Within the outermost one each wei
 read; nothing is kept from one pass to the next.
 """
 
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -52,10 +53,8 @@ class Clock:
             _hooks.append(register_optimizer_step_post_hook(_advance_clocks))
         self.number = _count
         _clocks[self.number] = self
-        self.weights: dict[Any, tuple[Tensor, Tensor]] = {}  # of this pass: copies and what they are mixed to
+        self._pass = _Pass()
         self._draws: dict[int, Draw] = {}
-        self._outermost: Any = None
-        self._samples = False
         # The expanded module, and modules in it that are called on their own: their optimizers end steps.
         self.modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -145,30 +144,36 @@ class Clock:
     @property
     def in_pass(self) -> bool:
         """Whether a module with kernels of this clock is being called."""
-        return self._outermost is not None
+        return self._pass.outermost is not None
+
+    @property
+    def weights(self) -> dict[Any, tuple[Tensor, Tensor]]:
+        """Of this pass: copies and what they are mixed to."""
+        return self._pass.weights
 
     @property
     def samples(self) -> bool:
         """Whether training mode samples: in a pass that is differentiated, or one more of a step that has begun."""
-        return self._samples if self.in_pass else torch.is_grad_enabled()
+        return self._pass.samples if self.in_pass else torch.is_grad_enabled()
 
     def enter(self, module: nn.Module, inputs: Any = None) -> None:
         """``module`` is called: begin a pass, unless one is under way."""
         if torch.compiler.is_compiling():
             return
-        if self._outermost is None or self._outermost is module:  # the latter after an interrupt
-            self.weights.clear()
-            self._outermost = module
+        own = self._pass
+        if own.outermost is None or own.outermost is module:  # the latter after an interrupt
+            own.weights.clear()
+            own.outermost = module
             self.modules.add(module)
             self._settle()
-            self._samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
-            self._passes += module.training and self._samples
+            own.samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
+            self._passes += module.training and own.samples
 
     def leave(self, module: nn.Module) -> None:
         """``module`` returns: end the pass that it began."""
-        if not torch.compiler.is_compiling() and self._outermost is module:
-            self._outermost = None
-            self.weights.clear()
+        if not torch.compiler.is_compiling() and self._pass.outermost is module:
+            self._pass.outermost = None
+            self._pass.weights.clear()
 
     def attach(self, modules: list[nn.Module]) -> None:
         """Begin and end passes where any of ``modules`` is called; the first contains the others."""
@@ -176,6 +181,15 @@ class Clock:
             hooks = _PassHooks(self, module if module is modules[0] else None)
             module.register_forward_pre_hook(hooks.enter)
             module.register_forward_hook(hooks.leave, always_call=True)
+
+
+class _Pass(threading.local):
+    """The pass that is under way, of each thread its own: one may train what another evaluates."""
+
+    def __init__(self) -> None:
+        self.outermost: Any = None
+        self.samples = False
+        self.weights: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 class _PassHooks:

@@ -104,7 +104,8 @@ def expand(
     parameters, as stacked experts, where it names them (``"*.experts.gate_up_proj"``). ``correct_scale``
     multiplies the copies so that the weight's variance is the original one, in ``"training"`` (or ``True``) or in
     ``"evaluation"``. ``seed`` determines the initialization and all draws; by default it is drawn from
-    torch's global generator, and in a distributed run the first process decides. ``kernel`` makes the parametrization.
+    torch's global generator, and in a distributed run the first process decides; parts of a model that are expanded
+    one by one with the same seed draw the same p. ``kernel`` makes the parametrization.
     ``draws``: ``"independent"``, as the paper has it; ``"compiled"``, the same by a generator for which ``fuse``
     compiles its update, with ``torch.compile``; or ``"table"``, which reads p from tables of quantiles and is not
     independent between elements (``collegium.train.majority.generators.table`` lists what that means).

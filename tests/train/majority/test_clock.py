@@ -1,6 +1,7 @@
 """When p is drawn anew: once for each step of an optimizer, whatever happens within it."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -267,3 +268,39 @@ def test_optimizers_that_step_within_the_backward_pass_do_not_end_its_p(reentran
 def test_a_step_that_is_no_number_is_refused(step):
     with pytest.raises(ValueError, match="step must be a whole number, not"):
         set_step(expand(network(), 3, seed=0), step)
+
+
+class Waiting(nn.Linear):
+    """Stays in the pass of a thread of its own until that is released."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.entered, self.released, self.thread = threading.Event(), threading.Event(), None
+
+    def forward(self, x):
+        out = super().forward(x)
+        if threading.current_thread() is self.thread:
+            self.entered.set()
+            assert self.released.wait(30)
+        return super().forward(x) + 0 * out
+
+
+def test_a_pass_without_gradients_in_another_thread_changes_nothing():
+    torch.manual_seed(0)
+    model, x = expand(Waiting(4, 3), 3, init="independent", seed=0), torch.randn(5, 4)
+    expected = model(x).detach()
+    set_step(model, 0)
+    found = []
+
+    def evaluate():
+        with torch.no_grad():
+            found.append(model(x))
+
+    model.thread = threading.Thread(target=evaluate)
+    model.thread.start()
+    assert model.entered.wait(30)
+    torch.testing.assert_close(model(x), expected)
+    model.released.set()
+    model.thread.join()
+    with torch.no_grad():
+        torch.testing.assert_close(found[0], model.eval()(x))
