@@ -85,4 +85,6 @@ def _without_memory(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     shape = [int(size) for size in value.shape]
-    return torch.empty(shape, dtype=value.dtype, device="meta")
+    # under autocast operators read numbers of several types, which they would not take by themselves
+    dtype = torch.float32 if value.dtype.is_floating_point else value.dtype
+    return torch.empty(shape, dtype=dtype, device="meta")

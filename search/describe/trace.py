@@ -27,6 +27,8 @@ from collegium.search.describe.operators import module_of
 from collegium.search.errors import NotTraceable
 
 _MODEL = "model"
+#: Loggers of torch that print whole graphs where a trace stops.
+_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 #: Torch, this package, and the standard library's context managers, which errors pass on their way.
 _NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(str(contextlib.__file__)))
 
@@ -144,15 +146,17 @@ def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what torch warns of and logs on the way: where it fails, that is said in other words."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.disabled
-    log.disabled = True
+    logs = [logging.getLogger(name) for name in _LOUD]
+    before = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.disabled = before
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled
 
 
 @contextmanager

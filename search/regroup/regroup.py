@@ -21,8 +21,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from collegium.search.networks.families.network import NetworkBaseline
-from collegium.search.networks.families.network_chains import layer_widths, member_widths
+from collegium.search.networks.families.network import Branch, NetworkBaseline
+from collegium.search.networks.families.network_chains import layer_widths, member_widths, width_grains
 from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.networks.network import StageGrouping, member_groups
 from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
@@ -107,7 +107,7 @@ def regroup(
     branches = _branches(member, baseline)
     if not branches:
         raise ValueError("the answer names no modules: search what collegium.describe made of this model")
-    made = copy.deepcopy(model)
+    made = _copy_of(model)
     within = {path for branch in branches for paths in branch.paths for path in _replaced(made, paths)}
     kept = draw_anew(made, seed, within) if keep == "nothing" else _outside(made, within)
     generator = Generator().manual_seed(seed_of(seed, "branches"))
@@ -143,14 +143,32 @@ def _branches(
         branch = known.get(name) or first.get(name)
         if branch is None:
             raise ValueError(f"no branch is called {name!r}; there are {', '.join(known)}")
-        inner = len(branch.free)
-        given = (widths,) * inner if isinstance(widths, int) else tuple(widths)
-        if not branch.splittable or len(given) != inner:
-            why = branch.why or f"{inner} inner widths are expected, got {len(given)}"
+        given = (widths,) * len(branch.free) if isinstance(widths, int) else tuple(widths)
+        why = branch.why or _misfit(branch, multiplicity, given)
+        if why is not None:
             raise ValueError(f"{name} cannot be grouped so: {why}")
         widths = layer_widths(branch, given)
         found.append(RegroupedBranch(paths=branch.paths, widths=widths, multiplicity=multiplicity))
     return tuple(found)
+
+
+def _misfit(branch: Branch, multiplicity: int, widths: tuple[int, ...]) -> str | None:
+    """Why a branch has no such members; None where it has."""
+    if len(widths) != len(branch.free):
+        return f"{len(branch.free)} inner widths are expected, got {len(widths)}"
+    if multiplicity < 1 or min(widths) < 1:
+        return f"members and their widths are at least 1, got {multiplicity} × {widths}"
+    for width, grain in zip(widths, width_grains(branch), strict=True):
+        if width % grain:
+            return f"the groups of its layers and norms must divide a member's width: {width} is no multiple of {grain}"
+    return None
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a user's code may raise anything
+        raise ValueError(f"the module cannot be copied: {error}") from error
 
 
 def _of_row(row: CurveRow, baseline: NetworkBaseline) -> tuple[RegroupedBranch, ...]:
@@ -222,6 +240,8 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError:
+        if path in dict(model.named_parameters(remove_duplicate=False)):
+            raise ValueError(f"{path} is a parameter that code reads, and no layer's: it is not regrouped") from None
         raise ValueError(f"the model has no module {path!r}: it is not the one that was described") from None
 
 

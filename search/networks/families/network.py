@@ -228,6 +228,17 @@ class NetworkBaseline(FamilyBaseline):
                     )
         return branches
 
+    @field_validator("branches")
+    @classmethod
+    def _modules_are_named_once(cls, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        taken: set[str] = set()
+        for branch in branches:
+            for path in (path for paths in branch.paths for path in paths if branch.splittable):
+                if path in taken:
+                    raise ValueError(f"{branch.name!r} names the module {path!r}, which is one of a branch already")
+                taken.add(path)
+        return branches
+
     @field_validator("parameters", "flops")
     @classmethod
     def _whole_holds_its_parts(cls, value: int, info: ValidationInfo) -> int:

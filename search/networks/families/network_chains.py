@@ -174,7 +174,8 @@ def _piece(branch: Branch, first: int, last: int, extents: tuple[int, ...], numb
 
 def member_widths(branch: Branch) -> tuple[int, ...]:
     """The free widths of one of the members that a branch has; those that depthwise layers tie are one."""
-    return tuple(branch.widths[first] // branch.multiplicity for first, *_ in branch.free)
+    members = branch.multiplicity
+    return tuple(branch.widths[first] // members for first, *_ in branch.free)
 
 
 def width_grains(branch: Branch) -> tuple[int, ...]:
@@ -182,13 +183,14 @@ def width_grains(branch: Branch) -> tuple[int, ...]:
     # which functions are between the layers does not matter, known ones or not
     bare = tuple(layer for layer in branch.layers if not isinstance(layer, ActivationLayer))
     grains = list(branch_chain(branch.model_copy(update={"layers": bare})).width_grains)
-    of = {position: index for index, tied in enumerate(branch.free) for position in tied}
+    free, members = branch.free, branch.multiplicity
+    of = {position: index for index, tied in enumerate(free) for position in tied}
     at = 0
     for layer in branch.layers:
         at += isinstance(layer, Conv | Linear)
         if isinstance(layer, Norm) and at in of:
-            times = branch.widths[at] // branch.widths[branch.free[of[at]][0]]
-            groups = member_groups(layer.groups, branch.multiplicity)
+            times = branch.widths[at] // branch.widths[free[of[at]][0]]
+            groups = member_groups(layer.groups, members)
             grains[of[at]] = math.lcm(grains[of[at]], groups // math.gcd(groups, times))
     return tuple(grains)
 

@@ -132,7 +132,7 @@ def _other_function(layers: Sequence[Layer], paths: Sequence[str], graph: Graph,
     of, at = readers
     for path, declared in _functions(layers, paths):
         found = _behind(at.get(path, 0), of, graph)
-        if found is not None and "other" not in declared and all(found) and tuple(found) != declared:
+        if found is not None and "other" not in declared and tuple(found) != declared:
             return path
     return None
 
@@ -174,7 +174,10 @@ def _windows_of(function: str, sizes: Mapping[str, Any]) -> Hashable:
 
 
 def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> list[Hashable] | None:
-    """Functions between a node and the next layer, in order; None where several operations read one of them."""
+    """Functions between a node and the next layer, in order.
+
+    None where several operations read one of them, or an operation stands there that is no function of a branch.
+    """
     found: list[Hashable] = []
     while index:
         following = readers.get(index, ())
@@ -187,7 +190,10 @@ def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> l
         if node.op in _POOLS:
             found.append(_windows_of(_POOLS[node.op], node.options))
         elif node.op not in _BETWEEN:
-            found.append(_function(node))
+            name = _function(node)
+            if not name:
+                return None
+            found.append(name)
     return None
 
 

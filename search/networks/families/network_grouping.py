@@ -189,17 +189,16 @@ def searched_groups(baseline: NetworkBaseline) -> list[tuple[Branch, ...]]:
 
 def tied_groups(branches: Iterable[Branch]) -> list[tuple[Branch, ...]]:
     """Branches by group, where their widths are multiples of the smallest one's; the first of a tuple has these."""
-    named: dict[str, list[Branch]] = {}
+    named: dict[str, list[tuple[tuple[int, ...], Branch]]] = {}
     for branch in branches:
-        named.setdefault(branch.group or branch.name, []).append(branch)
+        named.setdefault(branch.group or branch.name, []).append((member_widths(branch), branch))
     found: list[tuple[Branch, ...]] = []
     for members in named.values():
-        left = sorted(members, key=lambda branch: (member_widths(branch), -branch.count))
+        left = sorted(members, key=lambda each: (each[0], -each[1].count))
         while left:
-            base = member_widths(left[0])
-            tied = tuple(branch for branch in left if _is_multiple(member_widths(branch), base))
-            left = [branch for branch in left if branch not in tied]
-            found.append(tied)
+            base = left[0][0]
+            found.append(tuple(branch for widths, branch in left if _is_multiple(widths, base)))
+            left = [each for each in left if not _is_multiple(each[0], base)]
     return found
 
 

@@ -15,6 +15,8 @@ from collegium.search.fields import Strict, Width
 from collegium.search.networks.graph.content import LARGEST, MAX_CONSTANTS, ConstantLayer, Input
 
 MAX_NODES = 4096
+#: The most results that all nodes together read.
+MAX_READS = 16 * MAX_NODES
 #: The most axes of a tensor.
 MAX_AXES = 8
 Size = Annotated[int, Field(ge=1, le=10**9)]
@@ -118,6 +120,8 @@ class NormLayer(Strict):
             raise ValueError("groups are those of group, layer and rms norms alone")
         if self.norm == "rms" and self.bias is not None:
             raise ValueError("an rms norm has no bias")
+        if self.norm in ("batch", "instance") and self.epsilon == 0:
+            raise ValueError("epsilon must be above 0 in a batch or instance norm")
         if self.norm == "instance" and self.tracked:
             raise ValueError("tracked must be false: instance norms here have no running moments")
         return self
@@ -182,6 +186,14 @@ class Graph(Strict):
         if numbers > MAX_CONSTANTS:
             raise ValueError(f"its constants have {numbers} numbers, and {MAX_CONSTANTS} are the most")
         return layers
+
+    @field_validator("nodes")
+    @classmethod
+    def _reads_are_few(cls, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        reads = sum(len(node.reads) for node in nodes)
+        if reads > MAX_READS:
+            raise ValueError(f"they read {reads} results altogether, and {MAX_READS} are the most")
+        return nodes
 
     @field_validator("layers")
     @classmethod

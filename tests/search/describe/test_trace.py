@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,14 @@ def test_what_is_not_traced_leaves_no_trace_in_the_module():
     describe(model, torch.randn(3, 6))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_where_a_trace_stops_torch_prints_nothing(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]):
+    """Of a number that a module reads from its own buffer torch prints whole graphs."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 2)).train()
+    assert describe(model, torch.randn(2, 6)).no_graph is not None
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_decision_without_numbers_is_refused_with_the_line():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from itertools import pairwise
 
 import pytest
@@ -415,3 +416,14 @@ def test_what_reads_too_much_is_cut_so_that_most_widths_are_free():
     assert sorted(len(part.baseline) for part in vgg.parts) == [2, 3, 3, 4]
     assert sorted(names for part in alexnet.parts for names in part.names) == ["classifier", "features.3 … features.10"]
     assert all(input_window(part.chain, "unit").positions <= 1024 for part in (*vgg.parts, *alexnet.parts))
+
+
+def test_the_most_branches_that_a_body_holds_are_grouped_in_a_moment():
+    """Widths of one group that are no multiples of each other, in the longest chains."""
+    primes = [each for each in range(2, 1000) if all(each % other for other in range(2, each))]
+    whole = parse_spec(
+        NetworkBaseline, described(*(dense(f"b{each}", 1, *[each] * 63, 1, group="g") for each in primes))
+    )
+    started = time.process_time()
+    assert len(build_network(whole).parts) == len(primes)
+    assert time.process_time() - started < 4

@@ -251,6 +251,51 @@ def test_what_does_not_fit_is_refused_with_its_reason():
         regroup(model, answer.primal)
 
 
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((2, [8, 6]), "must divide a member's width: 6 is no multiple of 4"),
+        ((0, 8), "at least 1, got 0"),
+        ((2, [8, 0]), "at least 1"),
+        ((2, [-4, 8]), "at least 1"),
+    ],
+)
+def test_members_that_a_branch_cannot_have_are_refused_before_anything_is_made(members, message):
+    layers = [nn.Conv1d(4, 8, 1), nn.ReLU(), nn.Conv1d(8, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Conv1d(8, 4, 1))
+    baseline = collegium.describe(model, torch.randn(1, 4, 9))
+    assert regroup(model, {"0": (2, [3, 8])}, baseline=baseline)(torch.randn(1, 4, 9)).shape == (1, 4, 9)
+    with pytest.raises(ValueError, match=f"cannot be grouped so: .*{message}"):
+        regroup(model, {"0": members}, baseline=baseline)
+
+
+class Functional(nn.Module):
+    """Weights that are no layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.u, self.v, self.w = (nn.Parameter(torch.randn(6, 6)) for _ in range(3))
+
+    def forward(self, x):
+        return torch.relu(torch.relu(x @ self.u) @ self.v) @ self.w
+
+
+def test_weights_of_no_layer_are_named_as_what_they_are():
+    model = Functional()
+    answer = find_ensemble(collegium.describe(model, torch.randn(1, 6)))
+    assert answer.primal is not None
+    with pytest.raises(ValueError, match="u is a parameter that code reads, and no layer's: it is not regrouped"):
+        regroup(model, answer.primal)
+
+
+def test_a_module_that_cannot_be_copied_is_refused_with_the_reason():
+    model = mlp()
+    _, answer = answered(model, torch.randn(1, 12))
+    model.held = (each for each in ())  # a generator has no copy
+    with pytest.raises(ValueError, match="the module cannot be copied: cannot pickle 'generator' object"):
+        regroup(model, answer.primal)
+
+
 def test_a_depthwise_layer_of_a_sequence_is_regrouped_with_what_it_reads():
     model = nn.Sequential(
         nn.Conv1d(4, 6, 1, bias=False), nn.ReLU(), nn.Conv1d(6, 6, 3, groups=6, bias=False), nn.ReLU(),

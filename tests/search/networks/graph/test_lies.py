@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
@@ -82,6 +83,8 @@ LIES: dict[str, tuple[Any, str]] = {
     "a reshape": (lambda p: p["graph"]["nodes"][7]["options"].update(shape=[-1, 7]), "cannot be reshaped"),
     "a law": (lambda p: p["graph"]["layers"][0]["weight"].update(value=-1.0), "standard deviation"),
     "an infinite law": (lambda p: p["graph"]["layers"][0]["weight"].update(value=1e300), "weight.value"),
+    "no epsilon": (lambda p: p["graph"]["layers"][1].update(epsilon=0.0), "epsilon must be above 0"),
+    "an occurrence twice": (lambda p: _again(p["branches"][0]), "the module '0', which is one of a branch already"),
     "both": (lambda p: p.update(no_graph="none"), "no_graph: a reason is expected where there is no 'graph'"),
     "tied to itself": (lambda p: p["graph"].update(tied=[["0.weight", "0.weight"]]), "graph.tied[0]"),
     "tied shapes": (lambda p: p["graph"].update(tied=[["0.weight", "3.weight"]]), "are not of one shape"),
@@ -91,6 +94,10 @@ LIES: dict[str, tuple[Any, str]] = {
 
 def _swap(paths: list[str]) -> None:
     paths[2], paths[3] = paths[3], paths[2]
+
+
+def _again(branch: dict[str, Any]) -> None:
+    branch.update(count=2, paths=2 * branch["paths"])
 
 
 def _skip(posted: dict[str, Any]) -> None:
@@ -163,6 +170,39 @@ def test_a_graph_of_the_most_nodes_is_checked_in_a_moment():
     started = time.perf_counter()
     assert infer(graph, (4,)).output == (-1, 4)
     assert time.perf_counter() - started < 5
+
+
+def test_what_nodes_read_is_bounded_altogether():
+    nodes = tuple(node("cat", [0] * 256, axis=1) for _ in range(257))
+    assert Graph.model_validate({"layers": (), "nodes": nodes[:256]})
+    with pytest.raises(ValidationError, match="read 65792 results altogether, and 65536 are the most"):
+        Graph.model_validate({"layers": (), "nodes": nodes})
+
+
+def test_a_layer_of_the_graph_is_compared_up_to_what_is_no_function_of_a_branch():
+    """Of layers that meet in one sum only the way there is compared, however long what follows is."""
+    law, count = {"kind": "normal", "value": 0.1}, 400
+    names = [[f"{row}.{column}" for column in "abc"] for row in range(count)]
+    layers = [
+        {"kind": "linear", "path": path, "inputs": 1, "outputs": 1, "weight": law} for row in names for path in row
+    ]
+    nodes: list[dict[str, Any]] = []
+    for row in names:
+        nodes.append(node("layer", [0], row[0]))
+        nodes += [node("layer", [len(nodes) + place], path) for place, path in enumerate(row[1:])]
+    last = [3 * row + 3 for row in range(count)]
+    nodes += [node("cat", last[: count // 2], axis=1), node("cat", last[count // 2 :], axis=1)]
+    nodes.append(node("add", [3 * count + 1, 3 * count + 2]))
+    nodes += [node("relu", [place]) for place in range(len(nodes), 4000)]
+    branch = {
+        "name": "b", "count": count, "layers": [{"kind": "linear", "bias": False}] * 3, "widths": [1] * 4,
+        "paths": names, "parameters": 3, "flops": 3, "splittable": True,
+    }  # fmt: skip
+    whole = {"family": "network", "name": "n", "input": [1], "outputs": count // 2, "branches": [branch]}
+    whole |= {"parameters": 3 * count, "flops": 3 * count, "graph": {"layers": layers, "nodes": nodes}}
+    started = time.process_time()
+    assert build_network(parse_spec(NetworkBaseline, whole)).not_built is None
+    assert time.process_time() - started < 5
 
 
 def test_costs_of_a_graph_are_those_that_a_run_has(posted: dict[str, Any]):
