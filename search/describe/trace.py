@@ -8,6 +8,7 @@ was given; the code between them is named with the line that stopped the trace.
 from __future__ import annotations
 
 import contextlib
+import io
 import linecache
 import logging
 import traceback
@@ -27,8 +28,8 @@ from collegium.search.describe.operators import module_of
 from collegium.search.errors import NotTraceable
 
 _MODEL = "model"
-#: Loggers of torch that print whole graphs where a trace stops.
-_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+#: Loggers of torch that have much to say where a trace stops.
+_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export._trace")
 #: Torch, this package, and the standard library's context managers, which errors pass on their way.
 _NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(str(contextlib.__file__)))
 
@@ -145,13 +146,14 @@ def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch warns of and logs on the way: where it fails, that is said in other words."""
+    """Without what torch warns of, logs and prints on the way: where it fails, that is said in other words."""
     logs = [logging.getLogger(name) for name in _LOUD]
     before = [log.disabled for log in logs]
     for log in logs:
         log.disabled = True
     try:
-        with warnings.catch_warnings():
+        # torch.export prints the graph so far, whatever its loggers are set to
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

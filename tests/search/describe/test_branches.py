@@ -337,6 +337,18 @@ def test_code_in_a_region_of_its_own_is_counted_and_ends_a_chain(described: Desc
     assert "a region of its own" in reasons(baseline)
 
 
+def test_layers_that_read_numbers_of_another_type_are_counted(described: Described):
+    """Under autocast the second convolution reads bfloat16, and its weight is kept in float32."""
+
+    def call(m: Any, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            h = m.b(torch.relu(m.a(x)))
+        return m.c(h.float())
+
+    layers = {name: nn.Conv1d(6, 6, 3, padding=1) for name in "abc"}
+    assert described(Calls(call, **layers), torch.randn(3, 6, 8)).flops == 3 * 8 * 6 * 6 * 3
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_checkpointed_and_compiled_layers_are_what_they_are(described: Described):
