@@ -135,6 +135,8 @@ class Exploration:
             share = scaled(self.report, 0.6 + 0.1 * number, 0.7 + 0.1 * number)
             self.measure(self._next(chosen), share, MOST_SECONDS)
         self.measure(self._in_band(chosen, tolerance), scaled(self.report, 0.9, 1.0), MOST_SECONDS)
+        if self.best() is None and self.solved.widths:  # the least that there is: it fits, or is named
+            self.measure([(int(np.argmin(self.solved.cost.at(1.0))), 1)])
         return list(self.rows.values())
 
     def measure(self, wanted: Iterable[tuple[int, int]], report: Report = discard, seconds: float = math.inf) -> None:
@@ -179,6 +181,9 @@ class Exploration:
             return []
         per_member = solved.cost.at(2.0) - solved.cost.at(1.0)
         value = solved.variances.worst * per_member
+        value = np.where(self._single(), value, np.inf)
+        if not np.isfinite(value).any():
+            return []
         good = np.flatnonzero(value <= WORST * value.min())
         good = good[np.argsort(value[good], kind="stable")]
         even = [at for at in good.tolist() if all(width % 8 == 0 for width in solved.widths[at])]
@@ -190,6 +195,11 @@ class Exploration:
             return chosen
         # of fewer ones, the best, the best of even widths, and then the others in their order
         return list(dict.fromkeys([*good[: most // 2].tolist(), *even[: most // 4], *chosen]))[:most]
+
+    def _single(self) -> np.ndarray:
+        """Whether one member is within every limit that is counted, shape (members,)."""
+        exact = [limit for limit in self.limits if limit.cost != "latency"]
+        return np.array([not exact or self._fits(at, 1, exact) for at in range(len(self.solved.widths))])
 
     def _most_widths(self) -> int:
         """As many as the time of the baseline allows to be measured in about two minutes; where it is long, a few."""

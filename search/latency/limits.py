@@ -31,7 +31,8 @@ def shown(cost: CostName, value: float) -> str:
     if cost == "latency":
         return f"{value:.3g} ms"
     if cost == "memory":
-        return f"{value / 2**20:,.1f} MiB"
+        mebibytes = value / 2**20
+        return f"{mebibytes:,.1f} MiB" if mebibytes >= 1 else f"{value / 2**10:,.1f} KiB"
     return f"{value:,.0f} {COSTS[cost]}"
 
 

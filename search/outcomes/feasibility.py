@@ -140,19 +140,28 @@ def costs(evidence: Evidence) -> Outcome | None:
         return None
     if evidence.solved.primal_optimum is None:
         return None
-    least = [min(costed.rows[1:] or costed.rows, key=lambda row: row.costs[limit.cost]) for limit in costed.limits]
+    limits = list({(limit.field, limit.cost): limit for limit in costed.limits}.values())
+    least = [min(costed.rows[1:] or costed.rows, key=lambda row: row.costs[limit.cost]) for limit in limits]
+    above = [
+        (limit, row)
+        for limit, row in zip(limits, least, strict=True)
+        if row.costs[limit.cost] > limit.most * (1 + limit.tolerance)
+    ]
     missed = [
         f"{limit.field} of {shown(limit.cost, limit.most)} (the least is {shown(limit.cost, row.costs[limit.cost])}, "
         f"by {label_of(network, row.groupings(network))})"
-        for limit, row in zip(costed.limits, least, strict=True)
-        if row.costs[limit.cost] > limit.most * (1 + limit.tolerance)
+        for limit, row in above
     ]
-    fields = " and ".join(limit.field for limit in costed.limits)
+    fields = " and ".join(limit.field for limit in limits)
+    raised = " and ".join(
+        limit.field if limit.cost == "latency" else f"{limit.field} to at least {math.ceil(row.costs[limit.cost]):,}"
+        for limit, row in above
+    )
     return Outcome(
         kind="infeasible_budget",
         message=f"None of the {len(costed.rows)} ensembles considered is within "
         f"{' and '.join(missed) if missed else f'{fields} at once'}.",
-        remedy=f"Raise {fields}, or allow narrower members.",
+        remedy=f"Raise {raised or fields}, or allow narrower members.",
     )
 
 

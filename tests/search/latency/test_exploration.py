@@ -5,6 +5,7 @@ import pytest
 from collegium.search.engine import run
 from collegium.search.latency.exploration import MOST_SECONDS, Exploration
 from collegium.search.latency.limits import CostLimit
+from collegium.search.latency.memory import memory_bytes
 from collegium.search.latency.times import Times
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.build import build_network
@@ -71,6 +72,37 @@ def test_a_device_that_takes_long_to_build_what_is_timed_builds_less(solved, mak
     if seconds < 1e-2:
         assert len(exploration.rows) > 40
         assert bench.now < 1
+
+
+@pytest.mark.parametrize("efficiency", ["memory", "parameters"])
+@pytest.mark.parametrize("width", [1, 2, 5, 20, 60])
+def test_whatever_one_member_fits_a_limit_of_memory_is_found(solved, efficiency, width):
+    """Once none of the widths that were considered fitted, and nothing was found."""
+    network = solved.constraints.network
+    most = memory_bytes(network, network.stage_groupings((width,) * 4, 1), Workload())
+    asked = {"baseline": MLP, "estimator": {"method": "exact"}, "efficiency": efficiency}
+    result = run(parse_spec(SearchSpec, asked | {"max_memory_bytes": most}))
+    assert result.primal.memory_bytes <= most
+    every = [(at, m) for at in range(len(solved.widths)) for m in range(1, 60)]
+    best = min(
+        float(solved.variances.worst[at]) / m
+        for at, m in every
+        if network.count("parameters", solved.widths[at], m) <= network.count("parameters", network.baseline, 1)
+        and memory_bytes(network, network.stage_groupings(solved.widths[at], m), Workload()) <= most
+    )
+    assert result.primal.relative_variance <= 1.05 * best
+
+
+def test_the_least_memory_is_named_where_nothing_fits(solved):
+    network = solved.constraints.network
+    least = memory_bytes(network, network.stage_groupings((1,) * 4, 1), Workload())
+    asked = {"baseline": MLP, "estimator": {"method": "exact"}, "efficiency": "memory"}
+    result = run(parse_spec(SearchSpec, asked | {"max_memory_bytes": least - 1}))
+    found = next(one for one in (result.outcome, *result.notes) if one.kind == "infeasible_budget")
+    assert found.message.count("max_memory_bytes") == 1
+    assert "by 1×1" in found.message
+    assert found.remedy.startswith(f"Raise max_memory_bytes to at least {least}")
+    assert run(parse_spec(SearchSpec, asked | {"max_memory_bytes": least})).primal is not None
 
 
 def test_times_that_jump_still_end_within_the_limit(solved, make_bench):
