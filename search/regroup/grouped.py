@@ -124,11 +124,9 @@ def _maps_dropped(x: Tensor, training: bool, rate: float) -> Tensor:
     return x * functional.dropout(x.new_ones(x.shape[:2] + (1,) * (x.dim() - 2)), rate, training)
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor, training: bool, **options: Any) -> Tensor:
-    rate = options["dropout"] if training else 0.0
-    return functional.scaled_dot_product_attention(
-        q, k, v, mask[0] if mask else None, rate, options["causal"], scale=options["scale"]
-    )
+def _attended(*read: Tensor, training: bool, dropout: float, causal: bool, **options: Any) -> Tensor:
+    q, k, v, mask = read if len(read) > 3 else (*read, None)
+    return functional.scaled_dot_product_attention(q, k, v, mask, dropout if training else 0.0, causal, **options)
 
 
 def _taken(values: Tensor, index: Tensor, axis: int) -> Tensor:
@@ -156,57 +154,33 @@ _POOLS: Mapping[tuple[str, int], Callable[..., Tensor]] = {
     ("average", 3): functional.avg_pool3d,
 }
 _RELATIONS: Mapping[str, Callable[..., Tensor]] = {
-    "equal": torch.eq,
-    "not_equal": torch.ne,
-    "less": torch.lt,
-    "less_equal": torch.le,
-    "greater": torch.gt,
+    "equal": torch.eq, "not_equal": torch.ne, "less": torch.lt, "less_equal": torch.le, "greater": torch.gt,
     "greater_equal": torch.ge,
-}
+}  # fmt: skip
 _ADAPTIVE_AVERAGES = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
 _ADAPTIVE_MAXIMA = (functional.adaptive_max_pool1d, functional.adaptive_max_pool2d, functional.adaptive_max_pool3d)
 #: What each operation of a graph computes, from what it reads and its options.
 OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "selu": functional.selu,
-    "silu": functional.silu,
-    "mish": functional.mish,
-    "hardswish": functional.hardswish,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": functional.hardsigmoid,
+    **{
+        name: getattr(functional, name)
+        for name in (
+            "relu", "relu6", "selu", "silu", "mish", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "elu", "celu",
+            "hardtanh", "softplus", "hardshrink", "softshrink",
+        )
+    },
+    **{
+        name: getattr(torch, name)
+        for name in (
+            "sigmoid", "tanh", "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos",
+            "log", "add", "sub", "mul", "div", "maximum", "minimum", "matmul", "where",
+        )
+    },
     "log_sigmoid": functional.logsigmoid,
-    "tanh": torch.tanh,
-    "exp": torch.exp,
-    "erf": torch.erf,
-    "sqrt": torch.sqrt,
-    "rsqrt": torch.rsqrt,
-    "abs": torch.abs,
-    "neg": torch.neg,
-    "square": torch.square,
-    "reciprocal": torch.reciprocal,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "log": torch.log,
-    "gelu": functional.gelu,
-    "leaky_relu": functional.leaky_relu,
-    "elu": functional.elu,
-    "celu": functional.celu,
-    "hardtanh": functional.hardtanh,
-    "softplus": functional.softplus,
-    "hardshrink": functional.hardshrink,
-    "softshrink": functional.softshrink,
     "add_number": lambda x, number: x + number,
     "multiply_number": lambda x, number: x * number,
     "power": lambda x, exponent: x**exponent,
     "at_least": lambda x, number: torch.clamp(x, min=number),
     "at_most": lambda x, number: torch.clamp(x, max=number),
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "div": torch.div,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
     "max_pool": lambda x, kernel, **options: _POOLS["max", len(kernel)](x, kernel, **options),
     "avg_pool": lambda x, kernel, count_padding, **options: _POOLS["average", len(kernel)](
         x, kernel, count_include_pad=count_padding, **options
@@ -223,22 +197,24 @@ OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
     "pad": _padded,
     "resize": _resized,
     "roll": lambda x, shifts, axes: torch.roll(x, shifts, axes),
-    "matmul": torch.matmul,
     "linear": functional.linear,
     "take": _taken,
     "compare": lambda x, relation, number: _RELATIONS[relation](x, number),
+    "cumsum": lambda x, axis: x.cumsum(axis),
+    "gather": lambda x, index, axis: x.gather(axis, index),
+    "as_integer": lambda x: x.long(),
     "as_number": lambda x: x.to(torch.get_default_dtype()),
     "both": torch.logical_and,
     "not": torch.logical_not,
     "fill_where": lambda x, mask, number: torch.where(mask, float(number), x),
-    "where": torch.where,
     "vector_norm": lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keepdim=keep),
-}
+}  # fmt: skip
 #: Operations that are others in training, and those whose shape has the batch in it.
 IN_TRAINING: Mapping[str, Callable[..., Tensor]] = {
     "dropout": _dropped,
     "feature_dropout": _maps_dropped,
     "attention": _attended,
+    "shared_attention": lambda *read, **options: _attended(*read, enable_gqa=True, **options),
 }
 OF_BATCH: Mapping[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
     "reshape": lambda x, shape: x.reshape(shape),
@@ -325,7 +301,8 @@ class GraphNetwork(nn.Module):
     def _value(self, op: str, given: list[Tensor], path: Sequence[str], options: Mapping[str, Any], batch: Any) -> Any:
         if op == "layer":
             owner, name = self._owner(path)
-            return owner._modules[name](*given)  # type: ignore[misc]
+            layer: Any = owner._modules[name]
+            return _joined(layer(*given), layer) if isinstance(layer, nn.RNNBase) else layer(*given)
         if op == "constant":
             owner, name = self._owner(path)
             return owner._buffers[name]
@@ -400,8 +377,10 @@ _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def _made(layer: Mapping[str, Any]) -> nn.Module:
-    made = {"conv": _convolution, "linear": _linear, "norm": _norm}[layer["kind"]](layer)
-    for name in ("weight", "bias"):
+    made = {"conv": _convolution, "linear": _linear, "norm": _norm, "recurrent": _recurrent}[layer["kind"]](layer)
+    for name, law in layer.get("laws", {}).items():
+        _filled(made._parameters[name], law)  # type: ignore[arg-type]
+    for name in () if "laws" in layer else ("weight", "bias"):
         law, parameter = layer.get(name), made._parameters.get(name)
         if law is None:
             made._parameters[name] = None
@@ -441,3 +420,25 @@ def _norm(layer: Mapping[str, Any]) -> nn.Module:
     if groups > 1:
         return GroupedLayerNorm(channels, groups, eps=eps, scale=scale, shift=shift, centered=kind == "layer")
     return nn.LayerNorm(channels, eps, scale or shift) if kind == "layer" else nn.RMSNorm(channels, eps, scale)
+
+
+_CELLS: Mapping[str, Callable[..., Any]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
+
+
+def _recurrent(layer: Mapping[str, Any]) -> nn.Module:
+    options = {name: layer[name] for name in ("bias", "batch_first", "bidirectional", "dropout") if name in layer}
+    if layer["cell"] == "rnn_relu":
+        options["nonlinearity"] = "relu"
+    made = _CELLS[layer["cell"]](layer["inputs"], layer["hidden"], layer.get("count", 1), **options)
+    made.states = layer.get("states", False)
+    return made
+
+
+def _joined(found: tuple[Tensor, Any], layer: Any) -> Tensor:
+    """A recurrent layer's outputs; with ``states`` one row for each sample, of its outputs and its last states."""
+    outputs, last = found
+    if not layer.states:
+        return outputs
+    states = last if isinstance(last, tuple) else (last,)
+    parts = [outputs if layer.batch_first else outputs.transpose(0, 1), *(each.transpose(0, 1) for each in states)]
+    return torch.cat([each.flatten(1) for each in parts], 1)

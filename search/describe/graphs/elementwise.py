@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from collegium.search.describe.graphs.builder import Builder, Converter, Given, number_of
+from collegium.search.describe.graphs.builder import Builder, Converter, Given, node_of, number_of
+from collegium.search.describe.graphs.constants import content_of
 from collegium.search.describe.graphs.missing import Missing
 
 
@@ -69,11 +70,27 @@ def _added(builder: Builder, node: fx.Node, one: Any, other: Any, alpha: float) 
             raise Missing("a multiple of a sum's first term")
     first = builder.value(one)
     if not isinstance(other, fx.Node):
-        return builder.emit("add_number", [first], shape, number=alpha * number_of(other))
+        return builder.emit("add_number", [first], shape, number=_of_kind(one, alpha * number_of(other)))
     second = builder.value(other)
     if alpha != 1:
-        second = builder.emit("multiply_number", [second], builder.shape(other), number=alpha)
+        second = builder.emit("multiply_number", [second], builder.shape(other), number=_of_kind(other, alpha))
     return builder.emit("add", [first, second], shape)
+
+
+def _of_kind(node: fx.Node, number: float) -> float:
+    """A number beside a tensor, as an integer where the tensor holds integers. Raises ``Missing`` where it is none."""
+    if content_of(node.meta["val"]) == "number":
+        return number
+    if number != int(number):
+        raise Missing("integers become numbers")
+    return int(number)
+
+
+def _cumsum(builder: Builder, node: fx.Node, given: Given) -> int:
+    source, shape = node_of(given["self"]), builder.shape(node)
+    if content_of(node.meta["val"]) != content_of(source.meta["val"]):
+        raise Missing("its sums are of another kind than what is summed")
+    return builder.emit("cumsum", [builder.value(source)], shape, axis=given["dim"] % len(shape))
 
 
 def _product(builder: Builder, node: fx.Node, given: Given) -> int:
@@ -81,7 +98,7 @@ def _product(builder: Builder, node: fx.Node, given: Given) -> int:
     if not isinstance(one, fx.Node):
         one, other = other, one
     if not isinstance(other, fx.Node):
-        return builder.emit("multiply_number", [builder.value(one)], shape, number=number_of(other))
+        return builder.emit("multiply_number", [builder.value(one)], shape, number=_of_kind(one, number_of(other)))
     return builder.emit("mul", [builder.value(one), builder.value(other)], shape)
 
 
@@ -147,6 +164,7 @@ ELEMENTWISE: dict[str, Converter] = {
     "rsub": _reversed_difference,
     "mul": _product,
     "div": _quotient,
+    "cumsum": _cumsum,
     "maximum": _of_two("maximum"),
     "minimum": _of_two("minimum"),
     "matmul": _of_two("matmul"),

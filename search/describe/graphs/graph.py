@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
@@ -22,7 +21,9 @@ from collegium.search.describe.graphs.indexed import INDEXED
 from collegium.search.describe.graphs.maps import OF_MAPS
 from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.graphs.rearranged import REARRANGED
+from collegium.search.describe.graphs.recurrent import RECURRENT_LAYERS
 from collegium.search.describe.graphs.weights import WEIGHTED
+from collegium.search.describe.graphs.written import WRITTEN, writes, written
 from collegium.search.describe.operators import arguments, name_of
 from collegium.search.describe.trace import Piece
 from collegium.search.errors import readable
@@ -30,9 +31,13 @@ from collegium.search.networks.graph.infer import GraphError, infer
 from collegium.search.networks.graph.spec import Graph
 
 #: The operators that are known, by name.
-CONVERTERS: Mapping[str, Converter] = {**ELEMENTWISE, **REARRANGED, **OF_MAPS, **WEIGHTED, **INDEXED}
+CONVERTERS: Mapping[str, Converter] = {
+    **ELEMENTWISE, **REARRANGED, **OF_MAPS, **WEIGHTED, **INDEXED, **RECURRENT_LAYERS, **WRITTEN,
+}  # fmt: skip
 #: Those that read, or give, integers and booleans.
-_OF_ANY = {*REARRANGED, *INDEXED, "scaled_dot_product_attention"}
+_OF_ANY = {*REARRANGED, *INDEXED, *WRITTEN, "scaled_dot_product_attention"}
+#: Those that read integers as well as numbers, and not both.
+_OF_INTEGERS = {"add", "mul", "cumsum"}
 #: Inputs of integers that no table is read by.
 _LARGEST = 2**31
 #: What modules and parameters may be called.
@@ -198,12 +203,16 @@ def _convert_one(builder: Builder, node: fx.Node) -> None:
             raise Missing(f"its arguments have a form that is not known: {error}") from error
     except Missing as missing:
         builder.values[node] = missing if missing.placed else Missing(f"{_place(builder, node)}: {missing}", True)
-    if _writes(node):
-        _written(builder, node)
+    if writes(node):
+        written(builder, node, _place(builder, node))
 
 
 def _of_numbers(node: fx.Node) -> None:
-    """Raises ``Missing`` where an operator reads or gives something else than numbers."""
+    """Raises ``Missing`` where an operator reads or gives something else than numbers, or than integers alone."""
+    if name_of(node) in _OF_INTEGERS:
+        kinds = {content_of(each.meta["val"]) for each in (*node.all_input_nodes, node)}
+        if kinds == {"integer"}:
+            return
     for each in (*node.all_input_nodes, node):
         value = each.meta.get("val")
         if isinstance(value, Tensor) and not value.dtype.is_floating_point:
@@ -241,61 +250,14 @@ def _plain(node: fx.Node) -> list[Any]:
     return [map_arg(each, lambda one: one.name) for each in (*node.args, *node.kwargs.values())]
 
 
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _written(builder: Builder, node: fx.Node) -> None:
-    """What was written in place is what later readers of it read; what else shares its memory is unknown."""
-    target = node.args[0] if node.args else None
-    if not isinstance(target, fx.Node):
-        return
-    found = builder.values[node]
-    root = _root(target)
-    for each in builder.piece.graph.nodes:
-        if _root(each) is root:
-            builder.constants.forget(each)
-    if root in builder.piece.parameters:
-        found = Missing(f"{_place(builder, node)}: it writes into a parameter", True)
-    else:
-        shared = Missing(f"{_place(builder, node)}: it writes into a part of another tensor", True)
-        for each in builder.piece.graph.nodes:
-            if each is not target and _root(each) is root and each.op != "output":
-                builder.values[each] = shared
-    builder.values[node] = builder.values[target] = found
-
-
-def _root(node: fx.Node) -> fx.Node:
-    """The node whose memory a view, or what was written in place, is a part of."""
-    while _is_view(node) or _writes(node):
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node):
-            break
-        node = source
-    return node
-
-
-#: Operators that may give a part of their input's memory and do not say so.
-_MAYBE_VIEWS = {
-    "reshape", "flatten", "contiguous", "to", "chunk", "split", "split_with_sizes", "tensor_split", "unbind",
-}  # fmt: skip
-
-
-def _is_view(node: fx.Node) -> bool:
-    if name_of(node) == "getitem":
-        return True
-    if not isinstance(node.target, torch._ops.OpOverload) or _writes(node):
-        return False
-    aliased = any(each.alias_info is not None for each in node.target._schema.returns)
-    return aliased or name_of(node) in _MAYBE_VIEWS
-
-
 def _add_unread(builder: Builder) -> None:
     """Parameters that no layer has: unread ones, and the second names of tied ones."""
     covered = set()
     for path, layer in builder.layers.items():
         if layer["kind"] == "parameter":
             covered.add(path)
+        elif layer["kind"] == "recurrent":
+            covered |= {f"{path}.{name}" for name in layer["laws"]}
         else:
             covered |= {f"{path}.{name}" for name in ("weight", "bias") if layer.get(name) is not None}
     for path in builder.parameters:

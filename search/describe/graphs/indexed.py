@@ -46,6 +46,12 @@ def _index_select(builder: Builder, node: fx.Node, given: Given) -> int:
     return builder.emit("take", [builder.value(source), builder.value(given["index"])], builder.shape(node), axis=axis)
 
 
+def _gather(builder: Builder, node: fx.Node, given: Given) -> int:
+    source, shape = node_of(given["self"]), builder.shape(node)
+    reads = [builder.value(source), builder.value(given["index"])]
+    return builder.emit("gather", reads, shape, axis=given["dim"] % len(shape))
+
+
 def _filling(value: Any) -> Any:
     return "-inf" if value == -torch.inf else number_of(value)
 
@@ -105,6 +111,7 @@ INDEXED: dict[str, Converter] = {
     "embedding": _embedding,
     "index": _index,
     "index_select": _index_select,
+    "gather": _gather,
     "masked_fill": _masked_fill,
     "where": _where,
     "eq": _compared("equal"),

@@ -98,13 +98,13 @@ def _resize(mode: str) -> Converter:
 
 
 def _attention(builder: Builder, node: fx.Node, given: Given) -> int:
-    if given.get("enable_gqa"):
-        raise Missing("attention with fewer keys than queries")
     names = ("query", "key", "value", *(["attn_mask"] if given["attn_mask"] is not None else []))
     reads = [builder.value(given[name]) for name in names]
     scale = given["scale"] if given["scale"] is not None else abs(builder.shape(node_of(given["query"]))[-1]) ** -0.5
     options = {"scale": number_of(scale), "causal": bool(given["is_causal"]), "dropout": number_of(given["dropout_p"])}
-    return builder.emit("attention", reads, builder.shape(node), **options)
+    heads = [builder.shape(node_of(given[name]))[-3:-2] for name in ("query", "key", "value")]
+    name = "shared_attention" if given.get("enable_gqa") and len(set(heads)) > 1 else "attention"
+    return builder.emit(name, reads, builder.shape(node), **options)
 
 
 #: Operators of maps and of whole axes.

@@ -23,6 +23,8 @@ def _copy(builder: Builder, node: fx.Node, given: Given) -> int:
         return builder.emit("as_number", [found], shape)
     if after == "boolean":
         return builder.emit("compare", [found], shape, relation="not_equal", number=0.0)
+    if before == "boolean":
+        return builder.emit("as_integer", [found], shape)
     raise Missing(f"it makes integers of {before}s")
 
 
@@ -59,7 +61,13 @@ def _cat(builder: Builder, node: fx.Node, given: Given) -> int:
     shape = builder.shape(node)
     if isinstance(tensors, fx.Node):
         raise Missing("it joins all results of another operation")
-    return builder.emit("cat", [builder.value(each) for each in tensors], shape, axis=given["dim"] % len(shape))
+    parts = [builder.value(each) for each in tensors if not _is_empty(each)]
+    return parts[0] if len(parts) == 1 else builder.emit("cat", parts, shape, axis=given["dim"] % len(shape))
+
+
+def _is_empty(node: fx.Node) -> bool:
+    """Whether a tensor has no numbers, as a cache before its first tokens: it adds nothing to what it is joined to."""
+    return node.meta["val"].numel() == 0
 
 
 def _stack(builder: Builder, node: fx.Node, given: Given) -> int:
@@ -70,7 +78,8 @@ def _stack(builder: Builder, node: fx.Node, given: Given) -> int:
     return builder.emit("cat", parts, shape, axis=axis)
 
 
-def _cut(builder: Builder, value: int, before: Sequence[int], axis: int, start: int, end: int, step: int = 1) -> int:
+def cut(builder: Builder, value: int, before: Sequence[int], axis: int, start: int, end: int, step: int = 1) -> int:
+    """The part ``start:end:step`` of an axis. Raises ``Missing`` where that is the axis of the batch."""
     if before[axis] < 0:
         raise Missing("it divides the axis of the batch")
     if (start, end, step) == (0, before[axis], 1):
@@ -90,7 +99,7 @@ def _slice(builder: Builder, node: fx.Node, given: Given) -> int:
     start = given["start"] or 0
     end = size if given["end"] is None else given["end"]
     start, end = (max(0, min(size, each + size if each < 0 else each)) for each in (start, end))
-    return _cut(builder, found, before, axis, start, end, given["step"])
+    return cut(builder, found, before, axis, start, end, given["step"])
 
 
 def _narrow(builder: Builder, node: fx.Node, given: Given) -> int:
@@ -99,7 +108,7 @@ def _narrow(builder: Builder, node: fx.Node, given: Given) -> int:
     axis, start = given["dim"] % len(before), given["start"]
     if not isinstance(start, int) or start < 0:
         raise Missing("where it begins is not a plain number")
-    return _cut(builder, builder.value(source), before, axis, start, start + given["length"])
+    return cut(builder, builder.value(source), before, axis, start, start + given["length"])
 
 
 def _select(builder: Builder, node: fx.Node, given: Given) -> int:
@@ -111,7 +120,7 @@ def _select(builder: Builder, node: fx.Node, given: Given) -> int:
 
 def _selected(builder: Builder, value: int, before: Sequence[int], axis: int, index: int) -> int:
     index = index % abs(before[axis])
-    single = _cut(builder, value, before, axis, index, index + 1)
+    single = cut(builder, value, before, axis, index, index + 1)
     shape = (*before[:axis], *before[axis + 1 :])
     return builder.emit("reshape", [single], shape, shape=shape)
 
@@ -126,7 +135,7 @@ def _divided(builder: Builder, node: fx.Node, given: Given) -> list[int]:
         for one, two in zip(node.meta["val"], builder.other[node].meta["val"], strict=True)
     ]
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-    return [_cut(builder, found, before, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    return [cut(builder, found, before, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _unbind(builder: Builder, node: fx.Node, given: Given) -> list[int]:
@@ -171,8 +180,8 @@ def _glu(builder: Builder, node: fx.Node, given: Given) -> int:
     found, before, shape = builder.value(source), builder.shape(source), builder.shape(node)
     axis = given["dim"] % len(before)
     half = before[axis] // 2
-    one = _cut(builder, found, before, axis, 0, half)
-    gate = builder.emit("sigmoid", [_cut(builder, found, before, axis, half, 2 * half)], shape)
+    one = cut(builder, found, before, axis, 0, half)
+    gate = builder.emit("sigmoid", [cut(builder, found, before, axis, half, 2 * half)], shape)
     return builder.emit("mul", [one, gate], shape)
 
 

@@ -24,8 +24,8 @@ from collegium.search.networks.families.network_layers import (
     with_modules,
 )
 from collegium.search.networks.graph.infer import GraphError, Inferred, infer
-from collegium.search.networks.graph.operations import numbers
 from collegium.search.networks.graph.regroup import Change, regrouped_graph
+from collegium.search.networks.graph.shapes import numbers
 from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, LinearLayer, Node, NormLayer
 from collegium.search.networks.network import Measure, StageGrouping
 

@@ -15,12 +15,9 @@ from collegium.search.networks.graph.operations import (
     LAYER,
     OPERATIONS,
     PARAMETER,
-    Shape,
     check_options,
-    checked,
-    numbers,
-    window_extents,
 )
+from collegium.search.networks.graph.shapes import Shape, checked, numbers, window_extents
 from collegium.search.networks.graph.spec import (
     ConvLayer,
     Graph,
@@ -29,6 +26,7 @@ from collegium.search.networks.graph.spec import (
     Node,
     NormLayer,
     ParameterLayer,
+    RecurrentLayer,
 )
 
 Place = tuple[str | int, ...]
@@ -193,6 +191,8 @@ def layer_result(layer: GraphLayer, reads: Sequence[Shape]) -> tuple[Shape, int]
             _check_channels(layer.path, reads[0], -1 if layer.norm in ("layer", "rms") else 1, layer.channels)
             _check_normed(layer, reads[0])
             return reads[0], 0
+        case RecurrentLayer():
+            return layer.result(reads[0])
 
 
 def _check_channels(path: str, shape: Shape, axis: int, channels: int) -> None:
@@ -240,6 +240,8 @@ def parameters_of(layer: GraphLayer) -> dict[str, Shape]:
             return {}
         case ParameterLayer():
             return {layer.path: layer.shape}
+        case RecurrentLayer():
+            return {f"{layer.path}.{name}": shape for name, shape in layer.shapes()}
         case ConvLayer():
             ends = (layer.inputs, layer.outputs) if layer.transposed else (layer.outputs, layer.inputs)
             found["weight"] = (ends[0], ends[1] // layer.groups, *layer.kernel)
@@ -276,6 +278,11 @@ def _buffers(layer: GraphLayer) -> int:
     return 2 * layer.channels if isinstance(layer, NormLayer) and layer.tracked and layer.norm == "batch" else 0
 
 
+def _kept_inside(layer: GraphLayer | None, reads: Sequence[Shape]) -> int:
+    """Numbers of one sample that a layer keeps for its gradients beside its result."""
+    return layer.kept(reads[0]) if isinstance(layer, RecurrentLayer) else 0
+
+
 def _is_view(node: Node) -> bool:
     return node.op in OPERATIONS and OPERATIONS[node.op].view
 
@@ -310,9 +317,12 @@ def _footprints(found: Inferred) -> tuple[Footprint, ...]:
             )
             buffers = _buffers(layers[node.layer])
         first = sizes[0] if index == 1 else 0
+        inner = _kept_inside(layers.get(str(node.layer)), [shapes[each] for each in node.reads])
         where = 8 * own if node.op in ("max_pool", "adaptive_max_pool") else 0
         parts.append(
-            Footprint(weights, buffers=buffers, kept=own + first, live=live, transient=live, index_bytes=where)
+            Footprint(
+                weights, buffers=buffers, kept=own + first + inner, live=live, transient=live + inner, index_bytes=where
+            )
         )
         live -= ending[index] - (sizes[index] if node.op in (PARAMETER, CONSTANT) and last[index] == index else 0)
         live = max(live, 0)

@@ -6,7 +6,6 @@ each of them is in ``collegium.search.regroup.grouped``, by the same names.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +21,15 @@ from collegium.search.networks.graph.content import (
     taken,
     unchanged,
 )
-from collegium.search.networks.graph.spec import MAX_AXES
-
-Shape = tuple[int, ...]
-#: The most numbers of one sample, or of a parameter, in one tensor.
-MAX_NUMBERS = 2**34
+from collegium.search.networks.graph.integers import (
+    accumulated,
+    as_integers,
+    multiplied,
+    scaled,
+    shifted,
+    summed,
+)
+from collegium.search.networks.graph.shapes import Shape, axis_of, broadcast, numbers, text_of, window_extents
 
 
 @dataclass(frozen=True)
@@ -44,29 +47,6 @@ class Operation:
     flops: Callable[[Sequence[Shape], Shape], int] = lambda reads, out: 0
     view: bool = False
     content: Callable[[Sequence[Content], Sequence[Shape], Mapping[str, Any]], Content] = of_numbers
-
-
-def numbers(shape: Shape) -> int:
-    """Numbers of one sample in a tensor."""
-    return math.prod(abs(size) for size in shape)
-
-
-def checked(shape: Sequence[int]) -> Shape:
-    """A shape that a tensor may have. Raises ``ValueError``."""
-    if len(shape) > MAX_AXES:
-        raise ValueError(f"it has {len(shape)} axes, and {MAX_AXES} are the most")
-    if any(size == 0 for size in shape):
-        raise ValueError(f"its shape {_text(shape)} has no numbers")
-    if sum(size < 0 for size in shape) > 1:
-        raise ValueError(f"its shape {_text(shape)} has the batch in two axes")
-    if numbers(tuple(shape)) > MAX_NUMBERS:
-        raise ValueError(f"its shape {_text(shape)} has more than {MAX_NUMBERS:.2g} numbers")
-    return tuple(shape)
-
-
-def _text(shape: Sequence[int]) -> str:
-    named = {-1: "batch"}
-    return "×".join(named.get(size, f"{-size}·batch") if size < 0 else str(size) for size in shape) or "()"
 
 
 def check_options(options: Mapping[str, Any], expected: Mapping[str, str]) -> None:
@@ -114,53 +94,6 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, str) and value in kind.split(", ")
 
 
-def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """The shape of an elementwise operation on tensors of these shapes. Raises ``ValueError``."""
-    count = max(map(len, shapes))
-    found = [1] * count
-    for shape in shapes:
-        for axis, size in enumerate(shape, start=count - len(shape)):
-            if found[axis] == 1:
-                found[axis] = size
-            elif size not in (1, found[axis]):
-                raise ValueError(f"the shapes {' and '.join(map(_text, shapes))} do not fit")
-    return tuple(found)
-
-
-def axis_of(value: int, shape: Shape, *, beyond: bool = False) -> int:
-    """An axis of a shape, which may be counted from its end; not that of the batch. Raises ``ValueError``."""
-    count = len(shape) + beyond
-    if not -count <= value < count:
-        raise ValueError(f"there is no axis {value} in {_text(shape)}")
-    axis = value % count
-    if axis < len(shape) and shape[axis] < 0:
-        raise ValueError(f"the axis {value} of {_text(shape)} is that of the batch")
-    return axis
-
-
-def window_extents(
-    extents: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool = False,
-) -> Shape:
-    """Extents of a map after windows slide over it. Raises ``ValueError`` where it is too small."""
-    if not len(extents) == len(kernel) == len(stride) == len(padding) == len(dilation) or min(extents) < 0:
-        raise ValueError(f"a map with {len(kernel)} dimensions is expected, and it reads one of {_text(extents)}")
-    found = []
-    for size, k, step, pad, wide in zip(extents, kernel, stride, padding, dilation, strict=True):
-        room = size + 2 * pad - wide * (k - 1) - 1
-        count = (room + (step - 1 if ceil_mode else 0)) // step + 1
-        if ceil_mode:
-            count -= (count - 1) * step >= size + pad  # a window must begin within the map
-        if count < 1:
-            raise ValueError(f"a map of {_text(extents)} is too small for the kernel")
-        found.append(count)
-    return tuple(found)
-
-
 def _same(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     return reads[0]
 
@@ -173,7 +106,7 @@ def _pool(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     (shape,) = reads
     kernel = options["kernel"]
     if len(shape) < len(kernel) + 2:
-        raise ValueError(f"a batch of maps with {len(kernel)} dimensions is expected, not {_text(shape)}")
+        raise ValueError(f"a batch of maps with {len(kernel)} dimensions is expected, not {text_of(shape)}")
     if any(2 * pad > size for pad, size in zip(options["padding"], kernel, strict=False)):
         raise ValueError("the option 'padding' may be half of 'kernel' at most")
     dilation = options.get("dilation", (1,) * len(kernel))
@@ -186,7 +119,7 @@ def _adaptive(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     (shape,) = reads
     output = options["output"]
     if len(shape) < len(output) + 2 or min(shape[-len(output) :]) < 0:
-        raise ValueError(f"a batch of maps with {len(output)} dimensions is expected, not {_text(shape)}")
+        raise ValueError(f"a batch of maps with {len(output)} dimensions is expected, not {text_of(shape)}")
     return (*shape[: -len(output)], *output)
 
 
@@ -208,14 +141,14 @@ def _reshape(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     (shape,), wanted = reads, tuple(options["shape"])
     same_batch = any(size < 0 for size in shape) == any(size < 0 for size in wanted)
     if not same_batch or numbers(shape) != numbers(wanted):
-        raise ValueError(f"a tensor of {_text(shape)} cannot be reshaped to {_text(wanted)}")
+        raise ValueError(f"a tensor of {text_of(shape)} cannot be reshaped to {text_of(wanted)}")
     return wanted
 
 
 def _expand(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     (shape,), wanted = reads, tuple(options["shape"])
     if not _spreads(shape, wanted):
-        raise ValueError(f"a tensor of {_text(shape)} cannot be expanded to {_text(wanted)}")
+        raise ValueError(f"a tensor of {text_of(shape)} cannot be expanded to {text_of(wanted)}")
     return wanted
 
 
@@ -230,7 +163,7 @@ def _cat(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     axis = axis_of(options["axis"], reads[0])
     rest = {(*shape[:axis], *shape[axis + 1 :]) for shape in reads}
     if len(rest) > 1 or len({len(shape) for shape in reads}) > 1 or any(shape[axis] < 0 for shape in reads):
-        raise ValueError(f"tensors of {' and '.join(map(_text, reads))} cannot be joined along axis {axis}")
+        raise ValueError(f"tensors of {' and '.join(map(text_of, reads))} cannot be joined along axis {axis}")
     return (*reads[0][:axis], sum(shape[axis] for shape in reads), *reads[0][axis + 1 :])
 
 
@@ -239,7 +172,7 @@ def _slice(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     axis = axis_of(options["axis"], shape)
     start, end, step = options["start"], options["end"], options["step"]
     if not 0 <= start < end <= shape[axis] or step < 1:
-        raise ValueError(f"there is no part {start}:{end}:{step} of the axis {axis} of {_text(shape)}")
+        raise ValueError(f"there is no part {start}:{end}:{step} of the axis {axis} of {text_of(shape)}")
     return (*shape[:axis], -(-(end - start) // step), *shape[axis + 1 :])
 
 
@@ -267,7 +200,7 @@ def _pad(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
 def _resize(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     (shape,), size = reads, options["size"]
     if len(shape) != len(size) + 2 or min(shape[2:]) < 0:
-        raise ValueError(f"a batch of maps with {len(size)} dimensions is expected, not {_text(shape)}")
+        raise ValueError(f"a batch of maps with {len(size)} dimensions is expected, not {text_of(shape)}")
     needed = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}.get(options["mode"], len(size))
     if needed != len(size):
         raise ValueError(f"the mode {options['mode']!r} is one of maps with {needed} dimensions")
@@ -286,7 +219,7 @@ def _roll(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
 def _matmul(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     left, right = reads
     if min(len(left), len(right)) < 2 or left[-1] != right[-2] or left[-1] < 0:
-        raise ValueError(f"matrices of {_text(left)} and {_text(right)} cannot be multiplied")
+        raise ValueError(f"matrices of {text_of(left)} and {text_of(right)} cannot be multiplied")
     return (*broadcast([left[:-2], right[:-2]]), left[-2], right[-1])
 
 
@@ -300,11 +233,25 @@ def _attention(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     query, key, value, *mask = reads
     fits = len(query) == len(key) == len(value) and len(query) >= 3 and query[-1] == key[-1] and key[-2] == value[-2]
     if not fits or query[:-2] != key[:-2] or key[:-2] != value[:-2] or min(query[-2:] + key[-2:] + value[-2:]) < 0:
-        raise ValueError(f"queries, keys and values of {', '.join(map(_text, reads))} do not fit")
+        raise ValueError(f"queries, keys and values of {', '.join(map(text_of, reads))} do not fit")
     scores = (*query[:-1], key[-2])
     if mask and (options["causal"] or not _spreads(mask[0], scores)):
-        raise ValueError(f"a mask of {_text(mask[0])} does not fit scores of {_text(scores)}, or is causal twice")
+        raise ValueError(f"a mask of {text_of(mask[0])} does not fit scores of {text_of(scores)}, or is causal twice")
     return (*query[:-1], value[-1])
+
+
+def _shared_attention(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    """Several heads of queries, along the axis before the last two, read the same keys and values."""
+    query, key, value, *mask = reads
+    if min(len(query), len(key), len(value)) < 4 or min(query[-3], key[-3]) < 1 or query[-3] % key[-3]:
+        raise ValueError(f"heads of queries {text_of(query)} are expected, a multiple of those of keys {text_of(key)}")
+    wide = [(*each[:-3], query[-3], *each[-2:]) if each[-3] == key[-3] else each for each in (key, value)]
+    return _attention([query, *wide, *mask], options)
+
+
+def _cumsum(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    axis_of(options["axis"], reads[0])
+    return reads[0]
 
 
 def _take(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
@@ -315,12 +262,21 @@ def _take(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     return (*values[:axis], *index, *values[axis + 1 :])
 
 
+def _gather(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    values, index = reads
+    axis = axis_of(options["axis"], values)
+    rest = [(*shape[:axis], *shape[axis + 1 :]) for shape in reads]
+    if options["axis"] < 0 or len(values) != len(index) or rest[0] != rest[1] or index[axis] < 1:
+        raise ValueError(f"indices of {text_of(index)} do not name places along axis {axis} of {text_of(values)}")
+    return index
+
+
 def _linear(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     read, weight, *bias = reads
     if len(weight) != 2 or min(weight) < 0 or not read or read[-1] != weight[1]:
-        raise ValueError(f"a weight of {_text(weight)} does not fit what it reads, {_text(read)}")
+        raise ValueError(f"a weight of {text_of(weight)} does not fit what it reads, {text_of(read)}")
     if bias and bias[0] != weight[:1]:
-        raise ValueError(f"a bias of {_text(bias[0])} does not fit the {weight[0]} outputs")
+        raise ValueError(f"a bias of {text_of(bias[0])} does not fit the {weight[0]} outputs")
     return (*read[:-1], weight[0])
 
 
@@ -355,8 +311,8 @@ FUNCTIONS: Mapping[str, Operation] = {
     "softplus": _function(beta="number", threshold="number"),
     "hardshrink": _function(lambd="number"),
     "softshrink": _function(lambd="number"),
-    "add_number": _function(number="number"),
-    "multiply_number": _function(number="number"),
+    "add_number": Operation(_same, {"number": "number"}, content=shifted),
+    "multiply_number": Operation(_same, {"number": "number"}, content=scaled),
     "power": _function(exponent="number"),
     "at_least": _function(number="number"),
     "at_most": _function(number="number"),
@@ -366,9 +322,9 @@ FUNCTIONS: Mapping[str, Operation] = {
 
 OPERATIONS: Mapping[str, Operation] = {
     **FUNCTIONS,
-    "add": _one_or_two(),
+    "add": Operation(_elementwise, {}, (2, 2), content=summed),
     "sub": _one_or_two(),
-    "mul": _one_or_two(),
+    "mul": Operation(_elementwise, {}, (2, 2), content=multiplied),
     "div": _one_or_two(),
     "maximum": _one_or_two(),
     "minimum": _one_or_two(),
@@ -391,7 +347,10 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "cat": Operation(_cat, {"axis": "integer"}, (1, 256), content=unchanged),
     "take": Operation(_take, {"axis": "integer"}, (2, 2), content=taken),
+    "gather": Operation(_gather, {"axis": "integer"}, (2, 2), content=taken),
     "compare": Operation(_same, {"relation": _RELATIONS, "number": "number"}, content=compared),
+    "cumsum": Operation(_cumsum, {"axis": "integer"}, content=accumulated),
+    "as_integer": Operation(_same, content=as_integers),
     "as_number": Operation(_same, content=as_numbers),
     "both": Operation(_elementwise, {}, (2, 2), content=expects("boolean", gives=BOOLEANS)),
     "not": Operation(_same, content=expects("boolean", gives=BOOLEANS)),
@@ -406,6 +365,13 @@ OPERATIONS: Mapping[str, Operation] = {
     "matmul": Operation(_matmul, {}, (2, 2), lambda reads, out: numbers(out) * reads[0][-1]),
     "attention": Operation(
         _attention,
+        {"scale": "number", "causal": "boolean", "dropout": "rate"},
+        (3, 4),
+        lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),
+        content=attended,
+    ),
+    "shared_attention": Operation(
+        _shared_attention,
         {"scale": "number", "causal": "boolean", "dropout": "rate"},
         (3, 4),
         lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),

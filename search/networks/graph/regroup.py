@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from collegium.search.networks.graph.infer import GraphError, infer
-from collegium.search.networks.graph.operations import Shape, numbers
+from collegium.search.networks.graph.shapes import Shape, numbers
 from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, Law, LinearLayer, Node, NormLayer
 from collegium.search.networks.network import StageGrouping, member_groups
 

@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from collegium.search.fields import Strict, Width
 from collegium.search.networks.graph.content import LARGEST, MAX_CONSTANTS, ConstantLayer, Input
+from collegium.search.networks.graph.law import Law, Place
+from collegium.search.networks.graph.recurrent import RecurrentLayer
 
 MAX_NODES = 4096
 #: The most results that all nodes together read.
@@ -23,23 +25,7 @@ Size = Annotated[int, Field(ge=1, le=10**9)]
 Padded = Annotated[int, Field(ge=0, le=10**9)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3, strict=False)]
 Paddings = Annotated[tuple[Padded, ...], Field(min_length=1, max_length=3, strict=False)]
-#: The path of a module or parameter of the network, as ``layer1.0.conv1``.
-Place = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
-Number = Annotated[float, Field(ge=-1e12, le=1e12)]
 Whole = Annotated[int, Field(ge=-(10**9), le=10**9)]
-
-
-class Law(Strict):
-    """How a parameter starts: normal or uniform around 0 with the standard deviation ``value``, or constant at it."""
-
-    kind: Literal["normal", "uniform", "constant"]
-    value: Number
-
-    @model_validator(mode="after")
-    def _deviation_is_positive(self) -> Law:
-        if self.kind != "constant" and self.value <= 0:
-            raise ValueError("value must be above 0: it is the standard deviation")
-        return self
 
 
 class ConvLayer(Strict):
@@ -137,7 +123,7 @@ class ParameterLayer(Strict):
 
 
 GraphLayer = Annotated[
-    ConvLayer | LinearLayer | NormLayer | ParameterLayer | ConstantLayer,
+    ConvLayer | LinearLayer | NormLayer | RecurrentLayer | ParameterLayer | ConstantLayer,
     Field(discriminator="kind"),
 ]
 Option = (

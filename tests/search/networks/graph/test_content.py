@@ -123,7 +123,7 @@ def test_bounds_of_integers_follow_from_their_form(fields: dict[str, Any], bound
 
 
 READ: dict[str, tuple[list[dict[str, Any]], str]] = {
-    "sums of integers": ([{"op": "add", "reads": [0, 0]}], "it works with numbers, and reads integers"),
+    "differences of integers": ([{"op": "sub", "reads": [0, 0]}], "it works with numbers, and reads integers"),
     "layers of integers": ([{"op": "softmax", "reads": [0], "options": {"axis": 1}}], "reads integers"),
     "joined kinds": (
         [{"op": "as_number", "reads": [0]}, {"op": "cat", "reads": [0, 1], "options": {"axis": 1}}],
