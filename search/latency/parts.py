@@ -37,6 +37,7 @@ def whole(network: Network, stages: Sequence[StageGrouping], size: int | None = 
         network.sample_shape(size),
         *network.footprints(stages, size),
         leading=True,
+        reads=network.reads,
     )
 
 

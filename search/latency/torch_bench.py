@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from collegium.search.latency.bench import Timer
 from collegium.search.latency.workload import Workload
 from collegium.search.networks.segment import Segment
+from collegium.search.whole_network.inputs.samples import drawn_samples
 
 #: Bytes of segments that are built at a time on a processor, and the share of a GPU's memory that they take there.
 ROOM, SHARE = 2**30, 1 / 8
@@ -83,39 +84,46 @@ class TorchBench:
         with torch.random.fork_rng(devices=gpus), self._device:
             torch.default_generator.manual_seed(0)
             module: nn.Module = segment.build().to(self._device)
-            x = torch.randn(workload.batch_size, *segment.shape)
-        if workload.channels_last and x.dim() == 4:
-            module, x = module.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            inputs = [x.to(self._device) for x in _inputs(segment, workload.batch_size)]
+        if workload.channels_last:
+            layout: Any = torch.channels_last
+            if inputs[0].dim() == 4:
+                module = module.to(memory_format=layout)  # type: ignore[call-overload]
+            inputs = [x.to(memory_format=layout) if x.dim() == 4 else x for x in inputs]
         step = (
-            self._training(module, x, segment, workload) if workload.training else self._inference(module, x, workload)
+            self._training(module, inputs, segment, workload)
+            if workload.training
+            else self._inference(module, inputs, workload)
         )
         if self._device.type == "cuda":
             return self._on_gpu(step)
         return _clocked(step, time.thread_time if self.threads(workload) == 1 else time.perf_counter)
 
-    def _inference(self, module: nn.Module, x: Tensor, workload: Workload) -> Callable[[], Any]:
+    def _inference(self, module: nn.Module, inputs: Sequence[Tensor], workload: Workload) -> Callable[[], Any]:
         number = torch.bfloat16 if workload.precision == "bf16" else torch.float32
-        module, x = module.to(number).eval(), x.to(number)
+        module, given = module.to(number).eval(), [x.to(number) if x.is_floating_point() else x for x in inputs]
 
         def step() -> None:
             with torch.inference_mode():
-                module(x)
+                module(*given)
 
         return step
 
-    def _training(self, module: nn.Module, x: Tensor, segment: Segment, workload: Workload) -> Callable[[], Any]:
+    def _training(
+        self, module: nn.Module, inputs: Sequence[Tensor], segment: Segment, workload: Workload
+    ) -> Callable[[], Any]:
         module.train()
-        x.requires_grad_(not segment.leading)
+        inputs[0].requires_grad_(not segment.leading)
         optimizer = optimizer_of(module, workload)
         mixed = workload.precision == "bf16"
 
         def step() -> None:
             with torch.autocast(self._device.type, torch.bfloat16) if mixed else nullcontext():
-                y = module(x)
+                y = module(*inputs)
             y.backward(torch.ones_like(y))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            x.grad = None
+            inputs[0].grad = None
 
         return step
 
@@ -133,6 +141,13 @@ class TorchBench:
             return start.elapsed_time(end) / 1e3 / calls
 
         return timer
+
+
+def _inputs(segment: Segment, samples: int) -> list[Tensor]:
+    """A batch of random samples; of several tensors, or of integers, as they are drawn for measurements of kernels."""
+    if not segment.reads:
+        return [torch.randn(samples, *segment.shape)]
+    return [torch.from_numpy(each) for each in drawn_samples(segment.reads, samples, None, seed=0).arrays]
 
 
 def _clocked(step: Callable[[], Any], clock: Callable[[], float]) -> Timer:

@@ -14,11 +14,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from collegium.search.networks.chain import Chain
 from collegium.search.networks.footprint import Footprint, chain_footprints
+from collegium.search.networks.graph.content import Input
 from collegium.search.networks.segment import Repeated, footprints_of
+
+if TYPE_CHECKING:
+    from collegium.search.whole_network.inputs.reading import Position
 
 Measure = Literal["parameters", "flops"]
 #: Strides of the ImageNet stem's convolution and max-pool, and the pool's extent.
@@ -336,9 +340,18 @@ class Network(ABC):
         return self.chain.shapes(self.baseline)[-1][0]
 
     @property
-    def logits(self) -> int:
-        """Numbers that the network gives at one place: all, unless its output is a map."""
-        return self.outputs
+    def reads(self) -> tuple[Input, ...]:
+        """What one sample consists of, where that is not one tensor of numbers."""
+        return ()
+
+    def logits_at(self, position: Position | None) -> tuple[int, Position | None]:
+        """How many numbers it gives at one place, and that place where its output is a map or a sequence of tokens."""
+        return self.outputs, None
+
+    @property
+    def draws_apart(self) -> bool:
+        """Whether draws of its parameters are computed one by one: several at once would be slow, or cannot be."""
+        return self.convolves
 
     def with_outputs(self, outputs: int) -> Self:
         """The same network with a head for ``outputs`` classes."""

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from collegium.search.networks.footprint import Footprint
+from collegium.search.networks.graph.content import Input
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Segment:
 
     ``module`` is ``package.module:callable``; ``arguments`` are its keyword arguments as JSON. ``leading`` marks the
     segment that takes the network's inputs, whose gradient is not needed. ``footprints`` are its memory, part by part.
+    ``reads`` are its inputs where they are not one tensor of numbers of that shape.
     """
 
     module: str
@@ -31,6 +33,7 @@ class Segment:
     shape: tuple[int, ...]
     footprints: tuple[Footprint, ...]
     leading: bool = False
+    reads: tuple[Input, ...] = ()
 
     @classmethod
     def of(
@@ -40,6 +43,7 @@ class Segment:
         shape: tuple[int, ...],
         *footprints: Footprint,
         leading: bool = False,
+        reads: tuple[Input, ...] = (),
     ) -> Segment:
         """The segment of a module with plain ``arguments``.
 
@@ -47,12 +51,13 @@ class Segment:
         >>> one == Segment.of("torch.nn:Linear", {"out_features": 2, "in_features": 3}, (3,))
         True
         """
-        return cls(module, json.dumps(arguments, sort_keys=True), shape, footprints, leading)
+        return cls(module, json.dumps(arguments, sort_keys=True), shape, footprints, leading, reads)
 
     @cached_property
     def key(self) -> str:
         """A hash of what determines the time, shared by equal segments in every process (SHA-256, hex)."""
-        content = [self.module, self.arguments, list(self.shape), self.leading]
+        content: list[Any] = [self.module, self.arguments, list(self.shape), self.leading]
+        content += [each.model_dump(mode="json") for each in self.reads]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from collegium.search.networks.family import FAMILIES
 from collegium.search.networks.network import Network, StageGrouping
+from collegium.search.whole_network.inputs.reading import Position
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,6 +83,7 @@ class Candidate:
     """``multiplicity`` members of ``widths``, under a name such as ``baseline`` or ``primal``.
 
     ``stages`` groups each stage in its own way instead; ``widths`` and ``multiplicity`` are then the first stage's.
+    ``position`` is where the logits of a map or of a sequence are read.
     """
 
     name: str
@@ -90,13 +92,14 @@ class Candidate:
     multiplicity: int
     stages: tuple[StageGrouping, ...] | None = None
     named: str | None = None
+    position: Position | None = None
 
     plain: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
-        """Logits that the network gives, of a map those at its centre."""
-        return self.network.logits
+        """Logits that the network gives where they are read."""
+        return self.network.logits_at(self.position)[0]
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class Candidate:
 
     def at_once(self, device: str) -> int:
         """Draws to compute at once on ``device``; convolutions with weights for each draw are slow, so one of them."""
-        if self.network.convolves:
+        if self.network.draws_apart:
             return 1
         most = PARAMETERS_AT_ONCE.get(device.partition(":")[0], 1) // max(1, self.parameters)
         return max(1, min(MOST_AT_ONCE, most))

@@ -37,7 +37,7 @@ class Contraction:
     delta: Tensor
 
     def __init__(self, layer: Any, name: str) -> None:
-        self.layer, self.name, self.calls = layer, name, 0
+        self.layer, self.name, self.calls, self.differentiable = layer, name, 0, False
         self._handle = layer.register_forward_hook(self._hook)
 
     def remove(self) -> None:
@@ -59,6 +59,7 @@ class Contraction:
     def _hook(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.calls += 1
         self.columns = _columns(layer, inputs[0].detach())
+        self.differentiable = output.requires_grad
         if output.requires_grad:
             output.register_hook(self._save)
 

@@ -128,7 +128,16 @@ class NetworkKernel:
             self._contractions = choose(self._module, lambda: self._module(*self._batches[0]), len(self._entries))
             for each in self._contractions:
                 each.layer.weight.requires_grad_(False)
+            self._keep_differentiable(self._contractions)
         return self._contractions
+
+    def _keep_differentiable(self, contractions: list[Contraction]) -> None:
+        """Leave out those that no gradient reaches without their own weights, as the first layer behind integers."""
+        self._module(*self._batches[0])
+        for each in [each for each in contractions if not each.differentiable]:
+            each.layer.weight.requires_grad_(True)
+            each.remove()
+            contractions.remove(each)
 
     def _grams(self, gradient: Callable[..., Any], weighted: Callable[[Any, Any], Tensor]) -> Tensor:
         """Products of all pairs of gradients, for each logit: ``(outputs, inputs, inputs)``."""

@@ -14,6 +14,7 @@ from collegium.search.whole_network.candidate import Candidate, Measured
 from collegium.search.whole_network.draws import Series, Work, single_threads
 from collegium.search.whole_network.inputs.images import gaussian_fields, images_of_data, sample_shape
 from collegium.search.whole_network.inputs.reading import PLACES
+from collegium.search.whole_network.inputs.samples import drawn_samples, text_of_inputs
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
 from collegium.search.whole_network.spec import NetworkKernelSpec
 from collegium.search.whole_network.statistics import ratio, summarize_grams
@@ -47,7 +48,10 @@ def measure_networks(
     network = candidates[0].network
     shape = sample_shape(network, spec, images)
     correlation = DEFAULT_CORRELATION if correlation is None else correlation
-    if images is None:
+    if images is None and network.reads:
+        batch = drawn_samples(network.reads, spec.images, correlation, seed)
+        shape = network.reads[0].shape
+    elif images is None:
         batch = gaussian_fields(spec.images, shape, correlation, seed)
     else:
         batch = images_of_data(spec.images, network, shape, images)
@@ -58,17 +62,18 @@ def measure_networks(
         work.run(list(series.values()), pool, report)
     rows = network_rows(candidates, series, spec)
     seconds = clock() - started
-    inputs = f"{'random inputs' if images is None else 'inputs of the data'} of {'×'.join(map(str, shape))}"
-    place = f" {PLACES[spec.position or 'centre']}" if network.logits < network.outputs else ""
+    of = text_of_inputs(network.reads) if network.reads else "×".join(map(str, shape))
+    inputs = f"{'random inputs' if images is None else 'inputs of the data'} of {of}"
+    logits, place = network.logits_at(spec.position)
     measured = NetworkVerification(
         networks=rows,
         outcome="measured" if all(row.converged for row in rows) else "not_converged",
-        statement=statement(rows, spec, normed, inputs, place),
+        statement=statement(rows, spec, normed, inputs, f" {PLACES[place]}" if place else ""),
         parameterization=spec.parameterization,
         norm="batch" if normed else "none",
         images=spec.images,
         inputs=spec.inputs,
-        outputs=min(spec.outputs, network.logits),
+        outputs=min(spec.outputs, logits),
         sample_shape=shape,
         pixels=shape[1] if network.convolves else None,
         correlation=None if images is not None or not network.convolves else correlation,

@@ -13,6 +13,7 @@ from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.progress import Report
 from collegium.search.result import Outcome, SolvedEnsemble
 from collegium.search.whole_network.candidate import Candidate
+from collegium.search.whole_network.inputs.reading import Position
 from collegium.search.whole_network.measure import measure_networks
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
 
@@ -38,10 +39,11 @@ def measure_answers(
     import torch
 
     network, spec = problem.network, problem.spec
-    candidates = [Candidate("baseline", network, network.baseline, network.multiplicity)]
+    place = spec.network.position
+    candidates = [Candidate("baseline", network, network.baseline, network.multiplicity, position=place)]
     for name, answer in answers.items():
         if answer is not None:
-            candidates.append(_candidate(name, network, answer))
+            candidates.append(_candidate(name, network, answer, place))
     return measure_networks(
         candidates,
         spec.network,
@@ -54,13 +56,13 @@ def measure_answers(
     )
 
 
-def _candidate(name: str, network: Network, answer: SolvedEnsemble) -> Candidate:
+def _candidate(name: str, network: Network, answer: SolvedEnsemble, place: Position | None) -> Candidate:
     if isinstance(network, GraphNetwork) and len(network.parts) > 1:
         changes = [(each.paths, StageGrouping(each.widths, each.multiplicity)) for each in answer.branches]
         together = network.together(changes)
-        return Candidate(name, together, answer.widths, answer.multiplicity, together.stages, answer.label)
+        return Candidate(name, together, answer.widths, answer.multiplicity, together.stages, answer.label, place)
     stages = None if answer.uniform else tuple(StageGrouping(one.widths, one.multiplicity) for one in answer.stages)
-    return Candidate(name, network, answer.widths, answer.multiplicity, stages)
+    return Candidate(name, network, answer.widths, answer.multiplicity, stages, position=place)
 
 
 def neighbour_correlation(problem: GroupingProblem) -> float | None:

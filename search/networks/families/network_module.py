@@ -16,10 +16,12 @@ from collegium.search.networks.families.network_extents import at_extents
 from collegium.search.networks.families.network_graph import graph_at
 from collegium.search.networks.families.network_layers import placed
 from collegium.search.networks.footprint import Footprint
+from collegium.search.networks.graph.content import Input
 from collegium.search.networks.graph.infer import Inferred, infer
 from collegium.search.networks.graph.regroup import Change
-from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer
+from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer, RecurrentLayer
 from collegium.search.networks.network import Measure, Network, StageGrouping
+from collegium.search.whole_network.inputs.reading import Position, logits_at, own_position
 
 NOTHING = "this description has no graph: describe the network again, or train the module that was described"
 
@@ -92,8 +94,6 @@ class GraphNetwork(Network):
         Raises ``ValueError`` for a ``size`` that the network does not take, and for samples of other axes.
         """
         own = self.described.input
-        if self._other_inputs is not None:
-            raise ValueError(f"it {self._other_inputs}, and what is run here reads one tensor of numbers")
         if not 1 <= len(own) <= 3:
             raise ValueError(f"its samples have {len(own)} axes")
         if size is not None and own[1:] != (size, size):
@@ -102,12 +102,16 @@ class GraphNetwork(Network):
         return channels, height, width
 
     @property
+    def reads(self) -> tuple[Input, ...]:
+        """Tensors of one sample, as the graph lists them; none where it is one of numbers."""
+        return self.described.graph.inputs if self.described.graph is not None else ()
+
+    @property
     def _other_inputs(self) -> str | None:
         """What the network reads where that is not one tensor of numbers."""
-        inputs = self.described.graph.inputs if self.described.graph is not None else ()
-        if len(inputs) > 1:
-            return f"takes {len(inputs)} tensors: {', '.join(each.name for each in inputs)}"
-        return f"takes {inputs[0].content}s" if inputs and inputs[0].content != "number" else None
+        if len(self.reads) > 1:
+            return f"takes {len(self.reads)} tensors: {', '.join(each.name for each in self.reads)}"
+        return f"takes {self.reads[0].content}s" if self.reads and self.reads[0].content != "number" else None
 
     def with_samples(self, shape: tuple[int, ...]) -> GraphNetwork:
         """The network at maps of another extent, where its graph is the network's there too (``any_extent``).
@@ -137,11 +141,20 @@ class GraphNetwork(Network):
         return self.described.outputs
 
     @property
-    def logits(self) -> int:
-        """Numbers along the first axis behind the samples, as at the centre of a map."""
+    def draws_apart(self) -> bool:
+        """True with convolutions, attention and recurrent layers."""
+        graph = self.described.graph
+        if graph is None or self.convolves:
+            return True
+        apart = any(isinstance(layer, ConvLayer | RecurrentLayer) for layer in graph.layers)
+        return apart or any(node.op in ("attention", "shared_attention") for node in graph.nodes)
+
+    def logits_at(self, position: Position | None) -> tuple[int, Position | None]:
+        """Of a map those at its centre, of a sequence of tokens those of its last one, if nothing is said."""
         graph = self.described.graph
         output = () if graph is None else infer(graph, self.described.input).output
-        return output[1] if len(output) > 1 else 1
+        own = position or own_position(output, (each.shape for each in self.reads if each.content != "number"))
+        return logits_at(output, own), own if len(output) > 2 else None
 
     def together(self, changes: Sequence[Change]) -> RegroupedNetwork:
         """The network of which several parts are grouped: the modules of their branches with a grouping each."""

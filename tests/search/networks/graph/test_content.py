@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from collegium.search.describe.describe import describe
 from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.latency.workload import Workload
 from collegium.search.networks.build import build_network, validate_search
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_module import GraphNetwork
@@ -20,6 +21,7 @@ from collegium.search.networks.graph.infer import GraphError, infer
 from collegium.search.networks.graph.spec import Graph
 from collegium.search.parse import parse_spec
 from collegium.search.spec import SearchSpec
+from collegium.search.whole_network.spec import NetworkKernelSpec
 
 
 class Lookup(nn.Module):
@@ -91,15 +93,20 @@ def test_what_is_not_within_its_bounds_is_refused(posted: dict[str, Any], lie: s
     assert "graph." in str(refused.value)
 
 
-def test_nothing_of_it_is_run_or_trained_here(posted: dict[str, Any]):
+def test_it_is_measured_and_timed_and_not_trained_here(posted: dict[str, Any]):
     baseline = parse_spec(NetworkBaseline, posted)
     network = build_network(baseline)
     assert isinstance(network, GraphNetwork)
     with pytest.raises(SampleMismatch, match="takes 2 tensors: args_0, args_1"):
         network.repeated_channels((3,))
-    with pytest.raises(InvalidSpec, match=r"verify: this network cannot be run: it takes 2 tensors"):
-        validate_search(SearchSpec(baseline=baseline, verify="network"))
-    validate_search(SearchSpec(baseline=baseline))
+    assert [(each.name, each.content) for each in network.reads] == [("args_0", "integer"), ("args_1", "number")]
+    validate_search(SearchSpec(baseline=baseline, verify="network", workload=Workload()))
+    with pytest.raises(InvalidSpec, match=r"network\.output: a network that is built here has one output"):
+        validate_search(SearchSpec(baseline=baseline, verify="network", network=NetworkKernelSpec(output="logits")))
+    with pytest.raises(InvalidSpec, match=r"workload\.image_size"):
+        validate_search(SearchSpec(baseline=baseline, workload=Workload(image_size=8)))
+    with pytest.raises(InvalidSpec, match=r"network\.pixels"):
+        validate_search(SearchSpec(baseline=baseline, verify="network", network=NetworkKernelSpec(pixels=8)))
 
 
 def test_constants_are_bounded_together():
