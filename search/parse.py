@@ -9,8 +9,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from collegium.search.errors import InvalidSpec, Location, without_tags
+from collegium.search.unknown import unknown_field
 
 Model = TypeVar("Model", bound=BaseModel)
+#: Wrong places whose message lists the fields that are there; of further ones it says that they are none.
+MOST_LISTED = 8
 
 
 def parse_spec(model: type[Model], document: Any) -> Model:
@@ -22,17 +25,22 @@ def parse_spec(model: type[Model], document: Any) -> Model:
     try:
         return model.model_validate_json(json.dumps(document, default=_plain))
     except ValidationError as error:
-        first, *others = _field_errors(error, document)
+        first, *others = _field_errors(error, model, document)
         raise InvalidSpec(*first, others) from error
 
 
-def _field_errors(error: ValidationError, document: Any) -> list[tuple[Location, str]]:
+def _field_errors(error: ValidationError, model: type[BaseModel], document: Any) -> list[tuple[Location, str]]:
     """One entry for each wrong place in ``document``; the branches of a union that all failed there are joined."""
     found: dict[Location, dict[str, None]] = {}
     short: set[Location] = set()
+    listed = 0
     for item in error.errors(include_url=False, include_input=False):
         location = without_tags(item["loc"], document, missing=item["type"] == "missing")
-        found.setdefault(location, {})[_message(item)] = None
+        message = _message(item)
+        if item["type"] == "extra_forbidden":
+            message = unknown_field(model, item["loc"]) if listed < MOST_LISTED else "there is no such field"
+            listed += 1
+        found.setdefault(location, {})[message] = None
         if item["type"] == "too_short":
             short.add(location)
     # Wrong items are not counted, so that an array of them is called too short as well.

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from collegium.search.latency.limits import CostName
 from collegium.search.latency.result import CostFront
 from collegium.search.part import MemberWidths, Part
+from collegium.search.text import answer_text
 from collegium.search.whole_network.result import NetworkVerification
 
 OutcomeKind = Literal[
@@ -410,6 +411,10 @@ class SearchResult(Part):
     @classmethod
     def _not_negative(cls, seconds: float) -> float:
         return max(0.0, seconds)
+
+    def __str__(self) -> str:
+        """What was found, and a row each of the baseline, the primal, the dual and the recommended ensemble."""
+        return answer_text(self)
 
 
 class BranchResult(Part):

@@ -115,6 +115,17 @@ class TrainingResult(Part):
     device: str
     versions: dict[str, str]
 
+    def __str__(self) -> str:
+        """Accuracy and loss of the collapsed model on each split, and what it took."""
+        rows = [
+            f"{name:<10}  {100 * accuracy:8.2f} %  {getattr(self.loss, name):8.4g}"
+            for name, accuracy in self.accuracy
+            if accuracy is not None
+        ]
+        facts = f"{self.method}, {self.epochs} epochs, {self.parameters:,} parameters, {self.seconds:.3g} s"
+        heads = f"{'':<10}  {'accuracy':>10}  {'loss':>8}"
+        return "\n".join([facts, heads, *rows, *(note.message for note in self.notes)])
+
     def metrics(self, history: dict[str, Any]) -> dict[str, Any]:
         """The contents of ``metrics.json``: the metrics, and the rows of every epoch by loop."""
         names = {

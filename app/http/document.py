@@ -28,7 +28,7 @@ MAX_DEPTH = 32
 #: Most values below a place where no array or object belongs.
 MAX_STRAY = 1000
 _LARGEST_EXACT = 2**53
-_UNKNOWN = "Extra inputs are not permitted"
+_UNKNOWN = "there is no such field"
 _MISPLACED = "neither an array nor an object is expected here"
 
 # An unterminated string matches too, to the end of the text: else each of its escaped quotes would be tried in turn.

@@ -11,7 +11,7 @@ from collegium.search.curve.source import Exact
 from collegium.search.kernel.inputs import KernelInputs
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.mlp import MlpBaseline
-from collegium.search.networks.families.resnext import ResidualNetwork, ResNextBaseline, Stage
+from collegium.search.networks.families.resnext import ResidualNetwork, ResNextBaseline
 from collegium.search.networks.network import Network
 from collegium.search.optimize.variances import stage_log_ratios
 from collegium.search.whole_network.candidate import Candidate
@@ -68,11 +68,12 @@ def small_resnext() -> ResidualNetwork:
 
     Convolutions and head have 300 208 weights for one logit.
     """
-    network = build_network(ResNextBaseline(family="resnext", layout="cifar", blocks=(1, 1, 1), base_width=32))
+    network = build_network(
+        ResNextBaseline(family="resnext", layout="cifar", blocks=(1, 1, 1), base_width=32, channels=16)
+    )
     assert isinstance(network, ResidualNetwork)
-    stages = (Stage(1, 16, 64, 1, 1, 16), Stage(1, 64, 128, 2, 2, 16), Stage(1, 128, 256, 2, 4, 8))
-    layout = replace(network.layout, size=16)
-    return replace(network, title="small ResNeXt 1×32d", layout=layout, stages=stages, stem_channels=16)
+    stages = tuple(replace(stage, extent=stage.extent // 2) for stage in network.stages)
+    return replace(network, title="small ResNeXt 1×32d", layout=replace(network.layout, size=16), stages=stages)
 
 
 def _mlp() -> Family:

@@ -20,15 +20,16 @@ from collegium.search.networks.family import Family, FamilyBaseline, chosen
 from collegium.search.networks.network import Measure, Network, StageGrouping, Stem
 from collegium.search.networks.segment import Repeated
 
-#: Channels after the stem, and extent of the map at which the ``pooled`` entry evaluates a residual branch.
-CHANNELS, EXTENT = 64, 8
+#: Extent of the map at which the ``pooled`` entry evaluates a residual branch.
+EXTENT = 8
 
 
 class ResNextBaseline(FamilyBaseline):
     """A whole ResNet or ResNeXt: stem, stages, shortcuts, norms and head.
 
     ``cardinality`` × ``base_width``d in the notation of ResNeXt; the group width doubles with every stage.
-    ``blocks`` gives the residual blocks of each stage; ``depth`` is short for the usual choice.
+    ``blocks`` gives the residual blocks of each stage; ``depth`` is short for the usual choice. The stem has
+    ``channels`` of them; a stage's outputs are as many, four times as many of bottlenecks, and double with every stage.
     """
 
     family: Literal["resnext"]
@@ -41,6 +42,7 @@ class ResNextBaseline(FamilyBaseline):
     block: Literal["bottleneck", "basic"] = "bottleneck"
     cardinality: Annotated[int, Field(ge=1, le=65536)] = 1
     base_width: Annotated[int, Field(ge=1, le=65536)] = 64
+    channels: Annotated[int, Field(ge=1, le=65536)] = 64
     classes: Width | None = None
 
 
@@ -57,9 +59,9 @@ class ResidualBlock:
     expansion: int
     depths: Mapping[int, tuple[int, ...]]
 
-    def chain(self) -> Chain:
+    def chain(self, channels: int) -> Chain:
         """The residual branch of the first stage: free widths n1, n2, … and fixed outputs."""
-        outputs = CHANNELS * self.expansion
+        outputs = channels * self.expansion
         *hidden, last = (WeightLayer("conv", outputs, kernel=k, padding=(k - 1) // 2) for k in self.kernels)
         free = (replace(layer, out=Free(index)) for index, layer in enumerate(hidden))
         names = tuple(f"n{index + 1}" for index in range(len(hidden)))
@@ -168,7 +170,7 @@ class ResidualNetwork(Network):
     layout: Layout = field(kw_only=True)
     stages: tuple[Stage, ...] = field(kw_only=True)
     classes: int = field(kw_only=True)
-    stem_channels: int = field(default=CHANNELS, kw_only=True)
+    stem_channels: int = field(kw_only=True)
 
     nearest_dual_as_published = True
 
@@ -326,27 +328,28 @@ def _lower(baseline: ResNextBaseline) -> ResidualNetwork:
     layout = chosen(LAYOUTS, baseline.layout, "layout")
     block = chosen(BLOCKS, baseline.block, "residual block")
     blocks = _blocks(baseline, layout, block)
-    chain = block.chain()
+    chain = block.chain(baseline.channels)
     depth = baseline.depth or sum(blocks) * len(block.kernels) + 2
     plain = baseline.cardinality == 1 and layout.stages is None
+    place = baseline.layout if baseline.channels == 64 else f"{baseline.layout}, {baseline.channels} channels"
     return ResidualNetwork(
-        title=f"{'ResNet' if plain else 'ResNeXt'}-{depth} "
-        f"{baseline.cardinality}×{baseline.base_width}d ({baseline.layout})",
+        title=f"{'ResNet' if plain else 'ResNeXt'}-{depth} {baseline.cardinality}×{baseline.base_width}d ({place})",
         chain=chain,
         baseline=(baseline.base_width,) * len(chain.names),
         multiplicity=baseline.cardinality,
         block=baseline.block,
         layout=layout,
-        stages=_stages(blocks, layout, block),
+        stages=_stages(blocks, baseline.channels, layout, block),
         classes=baseline.classes or layout.classes,
+        stem_channels=baseline.channels,
     )
 
 
-def _stages(blocks: Sequence[int], layout: Layout, block: ResidualBlock) -> tuple[Stage, ...]:
+def _stages(blocks: Sequence[int], channels: int, layout: Layout, block: ResidualBlock) -> tuple[Stage, ...]:
     """Every stage but the first halves the map; each doubles the channels."""
-    stages, inputs, extent = [], CHANNELS, layout.map_size
+    stages, inputs, extent = [], channels, layout.map_size
     for index, count in enumerate(blocks):
-        outputs = CHANNELS * block.expansion * 2**index
+        outputs = channels * block.expansion * 2**index
         stages.append(Stage(count, inputs, outputs, 1 if index == 0 else 2, 2**index, extent))
         inputs, extent = outputs, stages[-1].size
     return tuple(stages)

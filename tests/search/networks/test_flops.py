@@ -45,8 +45,8 @@ def assert_counts_agree(baseline: FamilyBaseline, shape: tuple[int, ...], widths
     assert network.count("parameters", widths, members) == sum(p.numel() for p in module.parameters())
 
 
-def residual(layout: str, block: str, blocks: tuple[int, ...]) -> ResNextBaseline:
-    return ResNextBaseline(family="resnext", layout=layout, block=block, blocks=blocks)
+def residual(layout: str, block: str, blocks: tuple[int, ...], channels: int = 64) -> ResNextBaseline:
+    return ResNextBaseline(family="resnext", layout=layout, block=block, blocks=blocks, channels=channels)
 
 
 @given(st.data())
@@ -57,10 +57,10 @@ def test_residual_networks_of_any_stages(data):
     blocks = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=8)))
     free = 2 if block == "bottleneck" else 1
     widths = tuple(data.draw(st.lists(st.integers(1, 6), min_size=free, max_size=free)))
+    channels = data.draw(st.sampled_from([64, 16, 5]))
     # The module's channels are multiples of its groups; blocks with one free layer have no grouped convolution.
-    assert_counts_agree(
-        residual(layout, block, blocks), (3, *2 * (LAYOUTS[layout].size,)), widths, data.draw(st.integers(1, 5))
-    )
+    baseline = residual(layout, block, blocks, channels)
+    assert_counts_agree(baseline, (3, *2 * (LAYOUTS[layout].size,)), widths, data.draw(st.integers(1, 5)))
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collegium.search.kernel.closed_form import log_moment_ratios
 from collegium.search.networks.build import build_network, list_presets
 from collegium.search.networks.families.block import BlockBaseline
 from collegium.search.networks.families.mlp import MlpBaseline
@@ -136,3 +138,24 @@ def test_every_preset_is_described():
     assert rows["resnet50"]["parameters"] == 25_557_032
     assert (rows["resnet50"]["family"], rows["resnet50"]["source"]) == ("resnext", "collegium")
     assert (rows["timm:resnet50d"]["family"], rows["timm:resnet50d"]["source"]) == ("network", "timm")
+
+
+@pytest.mark.parametrize(("block", "positions"), [("bottleneck", 9), ("basic", 25)])
+def test_fewer_channels_change_the_cost_and_not_the_kernel(block, positions):
+    """The module's kernel depends on the free widths; fixed costs are those of the channels."""
+    wide, thin = (
+        build_network(
+            ResNextBaseline(family="resnext", layout="cifar", blocks=(2, 2, 2), block=block, channels=channels)
+        )
+        for channels in (64, 16)
+    )
+    times = 4 if block == "bottleneck" else 1
+    assert [(each.inputs, each.outputs) for each in thin.stages] == [
+        (16, 16 * times), (16 * times, 32 * times), (32 * times, 64 * times),
+    ]  # fmt: skip
+    widths = np.array([(width,) * len(thin.chain.names) for width in (3, 8, 64)])
+    gram = np.full((positions, positions), 0.95) + 0.05 * np.eye(positions)
+    assert np.allclose(*(log_moment_ratios(each.chain, widths, gram) for each in (wide, thin)))
+    assert thin.fixed_cost("parameters") < wide.fixed_cost("parameters")
+    assert thin.title.endswith("(cifar, 16 channels)")
+    assert wide.title.endswith("(cifar)")

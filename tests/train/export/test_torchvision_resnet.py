@@ -102,8 +102,9 @@ ONE_M = tuple(StageGrouping((n, n), 4) for n in (16, 32, 64, 127))
         network("imagenet64", blocks=(1, 1, 1, 1)).arguments((8, 8), 4),
         network(blocks=(1, 1, 1)).arguments((8, 8), 4),
         network(blocks=(1, 1, 1, 1, 1)).arguments((8, 8), 4),
+        network(depth=50, channels=32).arguments((8, 8), 4),
     ],
-    ids=["own", "own widths", "two widths", "basic", "small stem", "small stem, four stages", "three", "five"],
+    ids=["own", "own widths", "two widths", "basic", "small stem", "small stem, four stages", "three", "five", "thin"],
 )
 def test_what_torchvision_does_not_give_is_none(arguments):
     assert torchvision_arguments(arguments) is None

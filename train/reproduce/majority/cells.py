@@ -51,8 +51,8 @@ ARCHITECTURES = {
     "A1": _mlp(100, rank=0),
     "A2": _mlp(200, 100, rank=0),
     "A3": _mlp(400, 200, 100, rank=3),
-    "CNN": _resnet(3, layout="imagenet", blocks=[1, 1], block="basic", base_width=16),
-    "ResNeXt-29": _resnet(8, layout="cifar", depth=29, cardinality=4, base_width=4),
+    "CNN": _resnet(3, layout="imagenet", blocks=[1, 1], block="basic", base_width=16, channels=16),
+    "ResNeXt-29": _resnet(8, layout="cifar", depth=29, cardinality=4, base_width=2, channels=8),
 }
 OPTIMIZERS = {"Adam": 0, "SGD": 2}
 NOISE = {0.0: 0, 0.2: 0, 0.4: 1, 0.1: 3}

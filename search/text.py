@@ -1,0 +1,42 @@
+"""An answer as a few lines of text: what was found, and the baseline beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_HEADS = ("", "m × n", "variance", "of the baseline's", "parameters", "FLOPs", "ρ")
+
+
+def answer_text(answer: Any) -> str:
+    """A ``SearchResult``: title, outcome, and rows of the baseline, the primal, the dual and the recommended ensemble.
+
+    ``m × n`` of an ensemble whose stages are grouped apart lists every stage; a variance is that of the first stage,
+    and its ratio to the baseline's that of the stage where it is largest.
+    """
+    base = answer.baseline
+    own = f"{base.multiplicity} × {_widths(base)}"
+    rows = [_HEADS, ("baseline", own, f"{base.variance:.4g}", "100 %", *_costs(base), "1")]
+    for name in ("primal", "dual", "recommended"):
+        member = getattr(answer, name)
+        if member is not None:
+            ratio = "–" if member.relative_variance is None else f"{100 * member.relative_variance:.3g} %"
+            named = member.label if not member.uniform else f"{member.multiplicity} × {_widths(member)}"
+            rows.append((name, named, f"{member.variance:.4g}", ratio, *_costs(member), f"{member.efficiency:.3g}"))
+    said = [line for one in (answer.outcome, *answer.notes) for line in (one.message, one.remedy) if line]
+    return "\n".join([answer.title, *said, "", *_aligned(rows)])
+
+
+def _widths(member: Any) -> str:
+    return str(member.width) if member.width is not None else "(" + ", ".join(map(str, member.widths)) + ")"
+
+
+def _costs(member: Any) -> tuple[str, str]:
+    return f"{member.parameters:,}", f"{member.flops:,}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first column to the left, numbers to the right."""
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [[cell.rjust(size) for cell, size in zip(row[1:], sizes[1:], strict=True)] for row in rows]
+    return ["  ".join([row[0].ljust(sizes[0]), *cells]) for row, cells in zip(rows, padded, strict=True)]
