@@ -30,14 +30,16 @@ def curves_figure(found: Sequence[Line]) -> Figure:
         if line.unit.name in DRAWN:
             by_cell.setdefault(line.unit.cell.name, []).append(line)
     names = sorted(by_cell, key=lambda name: -len(by_cell[name]))[:MOST_CELLS] or [""]
-    sharp = any(len(point) > SHARPNESS for line in found for row in line.rows.values() for point in row["curve"])
+    sharp = any(_has_sharpness(line) for name in names for line in by_cell.get(name, ()))
     figure = Figure(figsize=(1 + 3.4 * len(names), 9 if sharp else 6), layout="constrained")
     panels = figure.subplots(3 if sharp else 2, len(names), squeeze=False)
     for column, name in enumerate(names):
         if sharp:
-            for line in by_cell.get(name, ()):
+            recorded = [line for line in by_cell.get(name, ()) if _has_sharpness(line)]
+            for line in recorded:
                 _draw(panels[2][column], line, (SHARPNESS,), 1)
-            panels[2][column].set_yscale("log", nonpositive="mask")
+            if recorded:
+                panels[2][column].set_yscale("log", nonpositive="mask")
         for row, (pair, scale) in enumerate(((ACCURACY, 100), (LOSS, 1))):
             panel = panels[row][column]
             for line in by_cell.get(name, ()):
@@ -53,6 +55,10 @@ def curves_figure(found: Sequence[Line]) -> Figure:
         panels[2][0].set_ylabel("stochastic sharpness Δ")
     _legend(panels[0][0])
     return figure
+
+
+def _has_sharpness(line: Line) -> bool:
+    return any(len(point) > SHARPNESS for row in line.rows.values() for point in row["curve"])
 
 
 def _draw(panel: Axes, line: Line, columns: tuple[int, ...], scale: float) -> None:
