@@ -15,6 +15,8 @@ from collegium.search.networks.families.network_layers import Conv, Norm
 
 #: Steps between two weight layers; more are not followed.
 _MOST_STEPS = 64
+#: Parameters of ``nn.MultiheadAttention`` that project what it reads.
+_PROJECTIONS = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def chains_of(piece: Piece, uses: Uses, canonical: Mapping[str, str]) -> list[Ch
         steps, reason, reader = _follow(layer, piece, found)
         if reader is not None and shared(found[reader].parameters):
             reason = "the next layer's weights are used in several places"
+        elif reader is not None and _is_of_attention(found[reader], piece):
+            reason = "a projection inside of MultiheadAttention reads its outputs, which is no layer of its own"
         elif reader is not None and any(shared(step.parameters) for step in steps):
             reason = "a norm that is used in several places reads its outputs"
         elif reader is not None and not all(
@@ -93,6 +97,11 @@ def chains_of(piece: Piece, uses: Uses, canonical: Mapping[str, str]) -> list[Ch
             continue
         ended[node] = reason
     return list(_assembled(found, following, ended))
+
+
+def _is_of_attention(node: WeightNode, piece: Piece) -> bool:
+    """Whether the weight is the module's that splits what it projects into heads, and is built with it."""
+    return piece.parameters[node.weight].rpartition(".")[2] in _PROJECTIONS
 
 
 def _follow(

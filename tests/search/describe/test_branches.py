@@ -233,6 +233,26 @@ def test_shared_layers_weights_and_norms_end_a_chain(described: Described):
     assert "a norm that is used in several places" in reasons(baseline)
 
 
+def test_projections_of_attention_are_no_layers_of_a_chain(described: Described):
+    model = Calls(
+        lambda m, x: m.attention(*3 * [m.b(torch.relu(m.a(x)))])[0],
+        a=nn.Linear(8, 9), b=nn.Linear(9, 12), attention=nn.MultiheadAttention(12, 3, batch_first=True),
+    )  # fmt: skip
+    baseline = described(model, torch.randn(2, 5, 8))
+    assert splits(baseline) == []
+    assert baseline.graph is not None
+
+
+def test_a_chain_before_queries_alone_ends_there(described: Described):
+    model = Calls(
+        lambda m, x: m.attention(m.b(torch.relu(m.a(x))), x, x)[0],
+        a=nn.Linear(8, 9), b=nn.Linear(9, 12), attention=nn.MultiheadAttention(12, 3, kdim=8, vdim=8, batch_first=True),
+    )  # fmt: skip
+    baseline = described(model, torch.randn(2, 5, 8))
+    assert splits(baseline) == []
+    assert baseline.graph is not None
+
+
 def test_layers_along_another_axis_are_no_chain(described: Described):
     def mixed(m: Any, x: Tensor) -> Tensor:
         h = x + m.a2(functional.gelu(m.a1(x.transpose(1, 2)))).transpose(1, 2)
