@@ -35,6 +35,8 @@ _MISPLACED = "neither an array nor an object is expected here"
 # An array of scalars alone is one token, so that a matrix costs a step for each row; its strings have no comma, since
 # commas count its items, and no escape.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[(?:[^"\[\]{}]++|"[^"\\,]*+")*+\]|[\[\]{},:]', re.DOTALL)
+#: Digits of which an integer may be too long; without any, the parser's own integers are those of ``_integer``.
+_LONG_INTEGER = re.compile(r"[0-9]{20}")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
@@ -61,7 +63,7 @@ def parse_json(raw: bytes, bounds: Bounds | None = None) -> Any:
     if fault is not None:
         raise spec_problem([fault])
     try:
-        return json.loads(text, parse_float=_number, parse_int=_integer)
+        return json.loads(text, parse_float=_number, parse_int=_integer if _LONG_INTEGER.search(text) else None)
     except json.JSONDecodeError as error:
         detail = f"{error.msg} at line {error.lineno}, column {error.colno}" if text.strip() else "it is empty"
         raise Problem("malformed-json", detail) from error
