@@ -24,3 +24,12 @@ class MemberWidths(Part):
             widths = tuple(data["widths"])
             return {**data, "width": widths[0] if len(set(widths)) == 1 else None}
         return data
+
+
+def named_widths(widths: tuple[int, ...]) -> str:
+    """The width of a member, or all of them where they differ.
+
+    >>> named_widths((7, 7)), named_widths((7, 9))
+    ('7', '(7, 9)')
+    """
+    return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"

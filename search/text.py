@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from collegium.search.part import named_widths
+
 _HEADS = ("", "m × n", "variance", "of the baseline's", "parameters", "FLOPs", "ρ")
 
 
@@ -15,20 +17,16 @@ def answer_text(answer: Any) -> str:
     and its ratio to the baseline's that of the stage where it is largest.
     """
     base = answer.baseline
-    own = f"{base.multiplicity} × {_widths(base)}"
+    own = f"{base.multiplicity} × {named_widths(base.widths)}"
     rows = [_HEADS, ("baseline", own, f"{base.variance:.4g}", "100 %", *_costs(base), "1")]
     for name in ("primal", "dual", "recommended"):
         member = getattr(answer, name)
         if member is not None:
             ratio = "–" if member.relative_variance is None else f"{100 * member.relative_variance:.3g} %"
-            named = member.label if not member.uniform else f"{member.multiplicity} × {_widths(member)}"
+            named = member.label if not member.uniform else f"{member.multiplicity} × {named_widths(member.widths)}"
             rows.append((name, named, f"{member.variance:.4g}", ratio, *_costs(member), f"{member.efficiency:.3g}"))
     said = [line for one in (answer.outcome, *answer.notes) for line in (one.message, one.remedy) if line]
     return "\n".join([answer.title, *said, "", *_aligned(rows)])
-
-
-def _widths(member: Any) -> str:
-    return str(member.width) if member.width is not None else "(" + ", ".join(map(str, member.widths)) + ")"
 
 
 def _costs(member: Any) -> tuple[str, str]:

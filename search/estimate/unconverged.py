@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from collegium.search.curve.fit import Point
 from collegium.search.networks.chain import Chain
-from collegium.search.optimize.built import named_widths
 from collegium.search.outcomes.evidence import Evidence
+from collegium.search.part import named_widths
 from collegium.search.result import Outcome
 from collegium.search.sampling.estimation import LARGEST_ERROR
 

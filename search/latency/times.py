@@ -24,8 +24,8 @@ Grouping = tuple[tuple[int, ...], int]
 class Times:
     """Times of a network's groupings under one workload; a distinct segment is measured once, or read by ``load``.
 
-    The parts of the first grouping, the baseline, are the anchor of all later measurements. ``clock`` tells how long
-    measuring takes, in ``spent`` seconds so far: building, warming up and repetitions included.
+    The parts of the first grouping, the baseline, are the anchor of all later measurements. ``spent`` are the seconds
+    by ``clock`` that measuring has taken: building, warming up and repetitions included.
     """
 
     network: Network

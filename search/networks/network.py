@@ -14,15 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from collegium.search.networks.chain import Chain
 from collegium.search.networks.footprint import Footprint, chain_footprints
 from collegium.search.networks.graph.content import Input
+from collegium.search.networks.graph.reading import Position
 from collegium.search.networks.segment import Repeated, footprints_of
-
-if TYPE_CHECKING:
-    from collegium.search.whole_network.inputs.reading import Position
 
 Measure = Literal["parameters", "flops"]
 #: Strides of the ImageNet stem's convolution and max-pool, and the pool's extent.

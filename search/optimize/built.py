@@ -18,6 +18,7 @@ from collegium.search.optimize.candidates import StageSolution
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import ROUNDING_LOSS, Solved, lowest
 from collegium.search.optimize.variances import worst_ratio
+from collegium.search.part import named_widths
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble, StageVariance
 
 #: Relative difference that is taken for rounding errors of the arithmetic.
@@ -122,11 +123,6 @@ def _described(solved: Solved, widths: tuple[int, ...], m: int, real: float, sin
         stages=stages if len(stages) > 1 else (),
         label=f"{m}×{named_widths(widths)}",
     )
-
-
-def named_widths(widths: tuple[int, ...]) -> str:
-    """The width of a member, or all of them where they differ."""
-    return str(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(str, widths))})"
 
 
 def label_of(network: Network, stages: Sequence[StageGrouping]) -> str:

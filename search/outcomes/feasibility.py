@@ -11,10 +11,11 @@ from collegium.search.curve.source import Exact, Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.latency.limits import COSTS, shown
 from collegium.search.latency.result import WholeCheck
-from collegium.search.optimize.built import is_baseline, label_of, named_widths
+from collegium.search.optimize.built import is_baseline, label_of
 from collegium.search.optimize.limits import Limit
 from collegium.search.optimize.variances import LARGEST_LOG_RATIO
 from collegium.search.outcomes.evidence import Evidence, named, percent, saves, varies
+from collegium.search.part import named_widths
 from collegium.search.result import Outcome
 
 #: Relative deviation of the sum over a network's parts from which it is said.

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from collegium.search.curve.source import Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.estimate.unconverged import unconverged
-from collegium.search.optimize.built import is_baseline, named_widths
+from collegium.search.optimize.built import is_baseline
 from collegium.search.outcomes import feasibility
 from collegium.search.outcomes.evidence import Evidence, at_cost, fewer, saves, varies
+from collegium.search.part import named_widths
 from collegium.search.result import MemberWidths, Outcome, OutcomeKind
 
 #: Relative miss of ln r by the fitted line from which a note is added.

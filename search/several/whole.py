@@ -22,8 +22,8 @@ from collegium.search.latency.workload import Workload
 from collegium.search.networks.families.network_module import GraphNetwork
 from collegium.search.networks.network import StageGrouping
 from collegium.search.networks.segment import Repeated
-from collegium.search.optimize.built import named_widths
 from collegium.search.outcomes.feasibility import disagreeing
+from collegium.search.part import named_widths
 from collegium.search.progress import Report, scaled
 from collegium.search.result import Outcome, Recommendation, SearchResult, SolvedEnsemble
 from collegium.search.several.shares import FIELDS, members_cost

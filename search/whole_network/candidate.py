@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from collegium.search.networks.family import FAMILIES
+from collegium.search.networks.graph.reading import Position
 from collegium.search.networks.network import Network, StageGrouping
-from collegium.search.whole_network.inputs.reading import Position
 
 if TYPE_CHECKING:
     from torch import nn

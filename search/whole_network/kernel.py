@@ -12,10 +12,10 @@ from torch.func import functional_call, replace_all_batch_norm_modules_, vjp, vm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from collegium.search.networks.graph.reading import Position, at_position, own_position
 from collegium.search.whole_network.candidate import Measured
 from collegium.search.whole_network.contraction import Contraction, choose, product
 from collegium.search.whole_network.initialization import Initialization
-from collegium.search.whole_network.inputs.reading import Position, at_position, own_position
 from collegium.search.whole_network.inputs.samples import Samples
 from collegium.search.whole_network.replay import Replay
 from collegium.search.whole_network.spec import NetworkKernelSpec

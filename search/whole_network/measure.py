@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from collegium.search.kernel.inputs import DEFAULT_CORRELATION
+from collegium.search.networks.graph.reading import PLACES
 from collegium.search.progress import Report, discard
 from collegium.search.whole_network.candidate import Candidate, Measured
 from collegium.search.whole_network.draws import Series, Work, single_threads
 from collegium.search.whole_network.inputs.images import gaussian_fields, images_of_data, sample_shape
-from collegium.search.whole_network.inputs.reading import PLACES
 from collegium.search.whole_network.inputs.samples import drawn_samples, text_of_inputs
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
 from collegium.search.whole_network.spec import NetworkKernelSpec

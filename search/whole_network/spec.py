@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from collegium.search.fields import Strict, wrong_fields
-from collegium.search.whole_network.inputs.reading import Position
+from collegium.search.networks.graph.reading import Position
 
 Parameterization = Literal["standard", "ntk"]
 Norm = Literal["batch", "none"]

@@ -8,12 +8,12 @@ import numpy as np
 
 from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.families.network_module import GraphNetwork
+from collegium.search.networks.graph.reading import Position
 from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.optimize.problem import GroupingProblem
 from collegium.search.progress import Report
 from collegium.search.result import Outcome, SolvedEnsemble
 from collegium.search.whole_network.candidate import Candidate
-from collegium.search.whole_network.inputs.reading import Position
 from collegium.search.whole_network.measure import measure_networks
 from collegium.search.whole_network.result import MeasuredNetwork, NetworkVerification
 

@@ -71,24 +71,25 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         return optimizer
     if any(kernel.clock.source == "compiled" for kernel, _ in kernels) and not compiled.has_compiler():
         raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
+    beside = _beside(model)
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:
             kernel.leaf = MixedLeaf(copies)
-            kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, _beside(model, copies))
+            kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, beside.get(id(copies), ()))
     if type(optimizer) is not kind:
         optimizer.__class__ = kind
         _hook_last(optimizer)
     return optimizer
 
 
-def _beside(model: nn.Module, copies: nn.Parameter) -> list[Tensor]:
-    return [
-        parameter
-        for module in model.modules()
-        if any(getattr(steps, "original", None) is copies for steps in getattr(module, "parametrizations", {}).values())
-        for parameter in module._parameters.values()
-        if parameter is not None
-    ]
+def _beside(model: nn.Module) -> dict[int, list[Tensor]]:
+    """The other parameters of the layers of each kernel, by the identity of its copies."""
+    found: dict[int, list[Tensor]] = {}
+    for module in model.modules():
+        own = [parameter for parameter in module._parameters.values() if parameter is not None]
+        for steps in getattr(module, "parametrizations", {}).values():
+            found.setdefault(id(getattr(steps, "original", None)), []).extend(own)
+    return found
 
 
 def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from collegium.search.networks.family import FAMILIES
-from collegium.train.majority.targets.names import Names, prefixes
+from collegium.train.majority.targets.names import ATTENTION, Names, prefixes
 from collegium.train.models.grouping import GroupedNetwork
 
 Arguments = Mapping[str, Any]
@@ -18,9 +18,13 @@ Module = tuple[str, tuple[str, ...], bool]
 
 
 def module_names(ensemble: GroupedNetwork, *, dropout: float = 0.0) -> Names | None:
-    """The names in the network that is built of ``ensemble``; None where they are not known without building it."""
+    """The names in the network that is built of ``ensemble``; None where they are not known without building it.
+
+    Nor are they with recurrent layers, whose weights are kernels where they are named and not else.
+    """
     listed = _LISTED.get(FAMILIES[ensemble.network.family].module)
-    if listed is None:
+    layers = ensemble.arguments.get("graph", {}).get("layers", ())
+    if listed is None or any(layer["kind"] == "recurrent" for layer in layers):
         return None
     modules, parameters, kernels = {"": None}, [], []
     for name, own, has_kernel in listed({**ensemble.arguments, **({"dropout": dropout} if dropout else {})}):
@@ -74,16 +78,12 @@ def _normed(convolution: str, norm: str) -> Iterator[Module]:
     yield norm, ("weight", "bias"), False
 
 
-#: Parameters of a described network that are kernels wherever they are: those of its attention.
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
 def _graph(arguments: Arguments) -> Iterator[Module]:
     graph = arguments["graph"]
     for layer in graph["layers"]:
         if layer["kind"] == "parameter":
             owner, _, name = layer["path"].rpartition(".")
-            yield owner, (name,), bool(owner) and name in _ATTENTION
+            yield owner, (name,), bool(owner) and name in ATTENTION
         else:
             own = tuple(name for name in ("weight", "bias") if layer.get(name) is not None)
             yield layer["path"], own, layer["kind"] in ("conv", "linear")

@@ -18,10 +18,10 @@ from collegium.search.networks.families.network_layers import placed
 from collegium.search.networks.footprint import Footprint
 from collegium.search.networks.graph.content import Input
 from collegium.search.networks.graph.infer import Inferred, infer
+from collegium.search.networks.graph.reading import Position, logits_at, own_position
 from collegium.search.networks.graph.regroup import Change
 from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer, RecurrentLayer
 from collegium.search.networks.network import Measure, Network, StageGrouping
-from collegium.search.whole_network.inputs.reading import Position, logits_at, own_position
 
 NOTHING = "this description has no graph: describe the network again, or train the module that was described"
 

@@ -249,6 +249,17 @@ def _shared_attention(reads: Sequence[Shape], options: Mapping[str, Any]) -> Sha
     return _attention([query, *wide, *mask], options)
 
 
+def _attends(shape: Callable[[Sequence[Shape], Mapping[str, Any]], Shape]) -> Operation:
+    """Scaled products of queries and keys, their softmax, and its product with values."""
+    return Operation(
+        shape,
+        {"scale": "number", "causal": "boolean", "dropout": "rate"},
+        (3, 4),
+        lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),
+        content=attended,
+    )
+
+
 def _cumsum(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     axis_of(options["axis"], reads[0])
     return reads[0]
@@ -363,20 +374,8 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "roll": Operation(_roll, {"shifts": "integers", "axes": "integers"}, content=unchanged),
     "matmul": Operation(_matmul, {}, (2, 2), lambda reads, out: numbers(out) * reads[0][-1]),
-    "attention": Operation(
-        _attention,
-        {"scale": "number", "causal": "boolean", "dropout": "rate"},
-        (3, 4),
-        lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),
-        content=attended,
-    ),
-    "shared_attention": Operation(
-        _shared_attention,
-        {"scale": "number", "causal": "boolean", "dropout": "rate"},
-        (3, 4),
-        lambda reads, out: numbers(reads[0][:-1]) * reads[1][-2] * (reads[0][-1] + reads[2][-1]),
-        content=attended,
-    ),
+    "attention": _attends(_attention),
+    "shared_attention": _attends(_shared_attention),
     "linear": Operation(_linear, {}, (2, 3), lambda reads, out: numbers(out) * reads[1][1]),
 }
 #: Nodes that apply a layer, are a parameter or a constant of their own, or another input of the network.

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.graph.reading import PLACES, Position, at_position, logits_at, own_position
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.laws import draw_anew
 from collegium.search.regroup.regroup import regroup
-from collegium.search.whole_network.inputs.reading import PLACES, Position, at_position, logits_at, own_position
 from collegium.search.whole_network.inputs.samples import Samples
 from collegium.search.whole_network.plain.inputs import Call
 from collegium.search.whole_network.plain.outputs import entry_of

@@ -36,8 +36,8 @@ def entry_of(given: Any, wanted: str | int | None) -> tuple[Tensor, str]:
         if found is not None:
             return found, name
     said = f"it gives {', '.join(entries)}" if entries else f"the module gives a {type(given).__name__}"
-    what = "a tensor of numbers" if wanted is None else f"no tensor of numbers is called {wanted!r}:"
-    raise InvalidSpec(AT, f"{what} is needed: {said}" if wanted is None else f"{what} {said}")
+    missed = "a tensor of numbers is needed" if wanted is None else f"no tensor of numbers is called {wanted!r}"
+    raise InvalidSpec(AT, f"{missed}: {said}")
 
 
 def _entries(given: Any) -> Iterator[tuple[str, Any]]:

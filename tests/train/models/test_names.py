@@ -90,6 +90,26 @@ def test_they_are_those_of_a_described_network(described, index):
     assert {"blocks", "blocks.0.in_proj_weight", "token"} <= check_names(ensemble, 0.0)
 
 
+class Rows(nn.Module):
+    """A recurrent layer over the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.head(self.lstm(x[:, 0])[0][:, -1])
+
+
+@pytest.mark.parametrize("pattern", ["lstm", "lstm.weight_hh_l0", "head"])
+def test_recurrent_weights_may_be_named(pattern):
+    baseline = describe(Rows(), torch.zeros(2, 1, 8, 8), name="rows").model_dump(mode="json")
+    expansion = {"patterns": [pattern]}
+    asked = {"architecture": {"baseline": baseline}, "data": "digits", "method": "majority", "expansion": expansion}
+    check_training_cost(TrainingSpec.model_validate(asked))
+    assert module_names(grouped({"baseline": baseline})) is None
+
+
 def check_names(ensemble, dropout):
     with torch.device("meta"):
         model = blueprint(ensemble, dropout=dropout).build(seed=0)

@@ -87,7 +87,7 @@ class Points:
 
     block: Tensor  # (count, elements)
     rows: tuple[Tensor, ...]
-    work: Tensor  # one row more, for whoever asked for the numbers
+    work: Tensor  # one row more, scratch memory of the caller
     words: tuple[Tensor, ...]  # int32, (…, COLUMNS), one for each two rows; the first are where ``work`` is
     exchanges: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]  # int16: two rows, their minimum, their maximum
     sorted: Tensor  # int16, (count, elements)

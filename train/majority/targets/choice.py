@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from collegium.train.majority.targets.names import prefixes, unmatched
+from collegium.train.majority.targets.names import ATTENTION, prefixes, unmatched
 
 KernelTarget = tuple[nn.Module, str]  # a module and the name of one of its own parameters
 Rule = type[nn.Module] | str
 Rules = Iterable[Rule] | Rule
 
 _CONVOLUTION = nn.modules.conv._ConvNd
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _EMBEDDINGS = nn.Embedding | nn.EmbeddingBag
 _NORMS = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm
 _RECURRENT = nn.RNNBase | nn.RNNCellBase
@@ -96,7 +95,7 @@ def _default_names(module: nn.Module) -> tuple[str, ...]:
     if advertised is not None:
         return tuple(advertised)
     if isinstance(module, nn.MultiheadAttention):
-        return _ATTENTION
+        return ATTENTION
     if isinstance(module, nn.Linear | nn.Bilinear | _CONVOLUTION) or _is_transformers_conv1d(module):
         return ("weight",)
     return ()

@@ -154,7 +154,7 @@ class _Copies(parametrize.ParametrizationList):
         return parametrize.ParametrizationList.__name__
 
     def forward(self) -> Tensor:
-        """As torch's, which at each read tells by an exception that no second parametrization follows."""
+        """As torch's, whose loop over further parametrizations ends by an exception at each read."""
         steps: Any = self._modules
         return steps["0"](self.original) if len(steps) == 1 else super().forward()
 
