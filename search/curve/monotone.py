@@ -25,12 +25,36 @@ def falling(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) -> np.nd
     array([3. , 1.5, 1.5])
     """
     errors = np.maximum(errors, LEAST_ERROR * np.abs(values).max(initial=0.0) + 1e-12)
+    order = _chain(widths)
+    if order is None:
+        return _projected(_next_wider(widths), np.array(values, float), errors**2)
+    moved = np.empty(len(values))
+    moved[order] = isotonic_regression(values[order], weights=errors[order] ** -2.0, increasing=False).x
+    return moved
+
+
+def falling_draws(widths: np.ndarray, draws: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """``falling`` of every draw, ``(draws, vectors)``, of vectors that can be ordered from the narrowest to the widest.
+
+    Draws at vectors of which neither of two is the wider stay as they are.
+
+    >>> falling_draws(np.array([[2], [4]]), np.array([[1.0, 2.0], [2.0, 1.0]]), np.ones(2))
+    array([[1.5, 1.5],
+           [2. , 1. ]])
+    """
+    order = _chain(widths)
+    if order is None or not draws.size:
+        return draws
+    moved = draws.copy()
+    for draw in np.flatnonzero((np.diff(draws[:, order], axis=1) > 0).any(axis=1)):
+        moved[draw] = falling(widths, draws[draw], errors)
+    return moved
+
+
+def _chain(widths: np.ndarray) -> np.ndarray | None:
+    """The order in which every vector is as wide as the last in each width; None where there is none."""
     order = np.lexsort(widths.T[::-1])
-    if (np.diff(widths[order], axis=0) >= 0).all():
-        moved = np.empty(len(values))
-        moved[order] = isotonic_regression(values[order], weights=errors[order] ** -2.0, increasing=False).x
-        return moved
-    return _projected(_next_wider(widths), np.array(values, float), errors**2)
+    return order if (np.diff(widths[order], axis=0) >= 0).all() else None
 
 
 def _projected(above: list[tuple[int, int]], moved: np.ndarray, inverse: np.ndarray) -> np.ndarray:

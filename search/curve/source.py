@@ -9,7 +9,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 
 from collegium.search.curve.fit import Point
-from collegium.search.curve.monotone import falling
+from collegium.search.curve.monotone import falling, falling_draws
 from collegium.search.curve.polynomial import Polynomial
 from collegium.search.curve.smooth import Increasing, constant_sum, varying_sums
 from collegium.search.kernel.closed_form import log_moment_ratios
@@ -108,6 +108,7 @@ class Sampled:
 
     log_ratio: dict[tuple[int, ...], float]
     standard_error: dict[tuple[int, ...], float]
+    falls: bool = False
     source: Source = "sampled"
 
     @classmethod
@@ -118,19 +119,26 @@ class Sampled:
         error = np.array([point.standard_error for point in known.values()])
         if falls and len(known):
             value = falling(np.array(list(known)), value, error)
-        return cls(dict(zip(known, value.tolist(), strict=True)), dict(zip(known, error.tolist(), strict=True)))
+        return cls(dict(zip(known, value.tolist(), strict=True)), dict(zip(known, error.tolist(), strict=True)), falls)
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """ln r; infinite for members that were not sampled, or have not converged."""
         return np.array([self.log_ratio.get(member, np.inf) for member in _members(widths)])
 
     def redraw(self, widths: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
-        """Independent errors, log-normal: none is negative."""
-        values = self(widths)
-        errors = np.array([self.standard_error.get(member, 0.0) for member in _members(widths)])
+        """Independent errors of distinct members, log-normal: none is negative.
+
+        Where ln r falls, so does every draw, if all members can be ordered from the narrowest to the widest.
+        """
+        members, place = np.unique(widths, axis=0, return_inverse=True)
+        values = self(members)
+        errors = np.array([self.standard_error.get(member, 0.0) for member in _members(members)])
         known = np.isfinite(values) & (values > 0)
         relative = np.divide(errors, values, out=np.zeros_like(values), where=known)
-        return values * np.exp(relative * generator.standard_normal((draws, len(errors))) - relative**2 / 2)
+        drawn = values * np.exp(relative * generator.standard_normal((draws, len(errors))) - relative**2 / 2)
+        if self.falls:
+            drawn[:, known] = falling_draws(members[known], drawn[:, known], errors[known])
+        return drawn[:, place.reshape(-1)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from collegium.search.latency.bench import Bench
@@ -88,13 +88,17 @@ class Times:
 
         All of them where nothing has been measured yet: times that are stored take none.
         """
-        pace, ahead = self.spent / max(1, self.measured), set[Segment]()
-        for count, grouping in enumerate(groupings):
-            parts = self._parts(self.network.stage_groupings(*grouping))
-            ahead |= {part.segment for part in parts if part.segment not in self._known}
+        return self.affordable_parts((self._parts(self.network.stage_groupings(*one)) for one in groupings), seconds)
+
+    def affordable_parts(self, parts: Iterable[Sequence[Repeated]], seconds: float) -> int:
+        """``affordable`` of sequences of parts."""
+        pace, ahead, count = self.spent / max(1, self.measured), set[Segment](), 0
+        for each in parts:
+            ahead |= {part.segment for part in each if part.segment not in self._known}
             if self.spent + pace * len(ahead) > seconds:
-                return count
-        return len(groupings)
+                break
+            count += 1
+        return count
 
     def of_stages(self, stages: Sequence[StageGrouping]) -> Timing:
         """The time of a network whose stages are grouped so, in seconds."""

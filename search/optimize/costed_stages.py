@@ -10,6 +10,7 @@ alone, so that a limit of time is kept by measured times.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,8 @@ class CostedStages:
     """Both problems over stages by ``cost``, within ``limits``, of which the first is what the primal may spend.
 
     ``tied`` are the m × n of all stages that were timed, the baseline first; of these every stage's time is known.
-    ``tolerance`` is that of the variance within which a hardware-friendly ensemble is wanted.
+    ``tolerance`` is that of the variance within which a hardware-friendly ensemble is wanted. Measuring takes about
+    ``MOST_SECONDS`` beyond what ``times`` has spent.
     """
 
     problem: StageProblem
@@ -103,6 +105,7 @@ class CostedStages:
     times: Times | None = None
     tied: Sequence[tuple[tuple[int, ...], int]] = ()
     _more: list[set[Place]] = field(default_factory=list)
+    _until: float = math.inf
 
     def __post_init__(self) -> None:
         """Lower limits of time by no more than rounding; take the stages' times of the tied ensembles."""
@@ -110,6 +113,7 @@ class CostedStages:
             replace(one, most=one.most * (1 - ROUNDED)) if one.cost == "latency" else one for one in self.limits
         )
         self._more = [set() for _ in self._stages]
+        self._until = MOST_SECONDS + (self.times.spent if self.times is not None else 0.0)
         for widths, m in self.tied if self._timed is not None else ():
             self._measure(enumerate(self.problem.network.stage_groupings(widths, m)))
 
@@ -120,7 +124,7 @@ class CostedStages:
             self._explore(scaled(report, 0.0, 0.5))
             rounds = ROUNDS if self._most_timed == MOST_TIMED else FEWEST_ROUNDS
         for number in range(rounds):
-            if self._timed is not None and self._timed.times.spent > MOST_SECONDS:
+            if self._timed is not None and self._timed.times.spent > self._until:
                 break
             tables = self._tables()
             found = self._answers(tables)
@@ -331,17 +335,21 @@ class CostedStages:
                 for stage, places in enumerate(kept)
                 for at, m in sorted(places)
             ]
-            return self._measure(wanted, report)
+            return self._measure(wanted, report, self._until)
         before = sum(map(len, self._more))
         self._more = [have | places for have, places in zip(self._more, kept, strict=True)]
         return sum(map(len, self._more)) > before
 
-    def _measure(self, wanted: Iterable[tuple[int, StageGrouping]], report: Report = discard) -> bool:
+    def _measure(
+        self, wanted: Iterable[tuple[int, StageGrouping]], report: Report = discard, seconds: float = math.inf
+    ) -> bool:
+        """Measure what is not known as far as ``seconds`` in all allow, from the first on; False where all is known."""
         timed = self._timed
         assert timed is not None
         new = [(stage, grouping) for stage, grouping in wanted if not timed.knows(stage, grouping)]
         parts = [timed.parts(stage, grouping) for stage, grouping in new]
-        for (stage, grouping), timing in zip(new, timed.times.of_parts(parts, report), strict=True):
+        kept = timed.times.affordable_parts(parts, seconds)
+        for (stage, grouping), timing in zip(new[:kept], timed.times.of_parts(parts[:kept], report), strict=True):
             timed.add(stage, grouping, timing.seconds)
         return bool(new)
 
@@ -352,17 +360,21 @@ class CostedStages:
         return min(MOST_TIMED, max(FEWEST_WIDTHS, int(SECONDS / (CALLS_PER_WIDTH * seconds))))
 
     def _explore(self, report: Report) -> None:
-        """Time the most promising widths of every stage: the dual's m, and about as many as the primal has."""
-        new: list[set[Place]] = []
+        """Time the most promising widths of every stage: the dual's m, and about as many as the primal has.
+
+        Stages take turns, the most promising widths first, so that time that runs out is shared.
+        """
+        most = self.problem.constraints.most
+        new: list[dict[StageGrouping, None]] = [{} for _ in self._stages]
         for stage in self._stages:
             widths, single = self._members[stage]
-            places: set[Place] = set()
             for at in self._promising(stage):
-                first = {*self._fewest(float(single[at]))[:1], self._affordable(stage, at)}
-                places |= {(at, m) for m in first}
-                places |= {(at, more) for m in first if (more := even(widths[at], m)) is not None}
-            new.append(places)
-        self._add(new, report)
+                first = [*self._fewest(float(single[at]))[:1], self._affordable(stage, at)]
+                more = [another for m in first if (another := even(widths[at], m)) is not None]
+                new[stage] |= dict.fromkeys(StageGrouping(widths[at], m) for m in (*first, *more) if 1 <= m <= most)
+        turns = itertools.zip_longest(*new)
+        wanted = [(stage, one) for turn in turns for stage, one in enumerate(turn) if one is not None]
+        self._measure(wanted, report, self._until)
 
     def _promising(self, stage: int) -> list[int]:
         """Widths that cost little for their variance: the best, those of even widths, and a geometric spread."""

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression, nnls
 
-from collegium.search.curve.monotone import falling
+from collegium.search.curve.monotone import falling, falling_draws
+from collegium.search.curve.source import Sampled
 
 
 @settings(deadline=None)
@@ -49,3 +50,25 @@ def test_what_falls_stays_as_it_is():
     assert falling(widths, np.array([3.0, 1.0, 2.0, 0.5]), np.ones(4)).tolist() == [3.0, 1.0, 2.0, 0.5]
     assert falling(widths, values, np.ones(4)) == pytest.approx([2.5, 1.0, 2.5, 0.5])
     assert falling(np.empty((0, 2)), np.empty(0), np.empty(0)).tolist() == []
+
+
+def test_draws_fall_as_estimates_do_and_a_member_has_one_value_in_each():
+    known = {(2,): 1.0, (3,): 0.98, (4,): 0.97, (6,): 0.5}
+    source = Sampled(known, dict.fromkeys(known, 0.05), falls=True)
+    widths = np.array([[4], [2], [3], [4], [6], [2]])
+    drawn = source.redraw(widths, np.random.default_rng(0), 2000)
+    by_width = drawn[:, [1, 2, 0, 4]]
+    assert (np.diff(by_width, axis=1) <= 0).all()
+    assert (drawn[:, 0] == drawn[:, 3]).all()
+    assert (drawn[:, 1] == drawn[:, 5]).all()
+    # what lies far from the others is as it was drawn: the mean and the deviation of its estimate
+    assert drawn[:, 4].mean() == pytest.approx(0.5, abs=4 * 0.05 / 2000**0.5)
+    assert drawn[:, 4].std() == pytest.approx(0.05, rel=0.1)
+    # near ones pull each other together: less spread than their errors, the same mean
+    assert by_width[:, :3].mean() == pytest.approx(0.9833, abs=0.005)
+    assert drawn[:, 2].std() < 0.045
+
+
+def test_draws_at_vectors_without_an_order_stay_as_they_are():
+    widths, draws = np.array([[2, 3], [3, 2]]), np.array([[1.0, 2.0], [2.0, 1.0]])
+    assert falling_draws(widths, draws, np.ones(2)).tolist() == draws.tolist()

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from collegium import build_model
 from collegium.search.engine import run
 from collegium.search.errors import InvalidSpec
+from collegium.search.latency.exploration import MOST_SECONDS
+from collegium.search.latency.limits import CostLimit
 from collegium.search.latency.memory import memory_bytes
 from collegium.search.latency.stage_costs import StageMemory, StageTimes, predicted
 from collegium.search.latency.times import Times
@@ -22,7 +24,9 @@ from collegium.search.networks.build import validate_search
 from collegium.search.networks.families.resnext import ResidualNetwork
 from collegium.search.networks.network import StageGrouping
 from collegium.search.optimize.candidates import stage_members
+from collegium.search.optimize.costed_stages import CostedStages
 from collegium.search.optimize.problem import build_problem
+from collegium.search.optimize.stages import StageProblem
 from collegium.search.parse import parse_spec
 from collegium.search.result import SearchResult
 from collegium.search.spec import SearchSpec
@@ -333,6 +337,35 @@ def test_networks_that_take_long_are_explored_in_fewer_stages(make_bench):
     long.seconds = lambda segment, workload: 2000 * plain(segment, workload)
     run(spec_of(LARGER, efficiency="latency"), bench=long)
     assert len(set(long.visits)) < 0.7 * len(set(brief.visits))
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 1.0, 10.0, 60.0])
+def test_a_device_that_takes_long_to_build_what_is_timed_builds_fewer_stages(make_bench, seconds):
+    """What measuring takes is bounded; the answers are among what was measured, and keep their limits."""
+
+    class Slow(make_bench):
+        now = 0.0
+
+        def prepare(self, segment, workload):
+            self.now += seconds
+            return super().prepare(segment, workload)
+
+    bench, workload = Slow(), Workload(threads=1)
+    problem = build_problem(spec_of(LARGER, efficiency="latency"))
+    network = problem.network
+    times = Times(network, workload, bench, clock=lambda: bench.now)
+    tied = [(network.baseline, network.multiplicity), ((8, 8), 6)]
+    own = 1e3 * times.of(tied)[0].seconds
+    spent = times.spent
+    limits = (CostLimit("latency", own), CostLimit("latency", 0.9 * own))
+    stages = StageProblem(network, problem.constraints(problem.exact), problem.spec.space, problem.exact)
+    found = CostedStages(stages, workload, "latency", limits, 0.025, times, tied).solve()
+    assert found.primal is not None or seconds >= 60
+    for one in found:
+        assert 1e3 * times.of_stages(one.stages).seconds <= 0.9 * own * (1 + 1e-9)
+    assert times.spent - spent <= MOST_SECONDS + 20 * seconds
+    distinct = len(set(bench.built))
+    assert distinct > 60 if seconds < 1 else distinct < 60 + 3 * MOST_SECONDS / seconds
 
 
 def test_a_network_of_one_stage_is_grouped_as_ever(make_bench):
