@@ -238,7 +238,7 @@ class GraphNetwork(nn.Module):
 
     ``sample`` is the shape of one sample; samples of as many numbers in another shape are taken too. ``graph`` has
     ``layers``, ``nodes`` and ``tied`` (docs/describe.md). Modules and parameters have the names that they have in the
-    network that was described, so that its weights can be loaded.
+    network that was described, so that its weights can be loaded. ``draws`` is true where it draws in training.
 
     >>> fill = {"kind": "uniform", "value": 0.1}
     >>> layers = [{"kind": "linear", "path": "head", "inputs": 4, "outputs": 2, "weight": fill}]
@@ -253,6 +253,8 @@ class GraphNetwork(nn.Module):
         self._sample = tuple(sample)
         self._nodes = [_planned(node) for node in graph["nodes"]]
         self._done = _last_reads([reads for _, reads, _, _ in self._nodes])
+        dropped = any("dropout" in op or options.get("dropout") for op, _, _, options in self._nodes)
+        self.draws = dropped or any(layer.get("dropout") for layer in graph["layers"])
         for layer in graph["layers"]:
             self._add(layer)
         for first, second in graph.get("tied", ()):

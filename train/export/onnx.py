@@ -68,7 +68,7 @@ def _traceable(package: Package) -> tuple[nn.Module, tuple[Tensor, ...], list[st
     x, y = sample_inputs(package.data)
     model = package.model.cpu().eval()
     inputs = (x, y) if y.ndim > 1 else (x,)
-    return (model, inputs, ["inputs"]) if package.data.kind != "tokens" else _on_tokens(model, inputs, package.data)
+    return (model, inputs, ["inputs"]) if package.blueprint is not None else _on_tokens(model, inputs, package.data)
 
 
 def _on_tokens(
@@ -101,8 +101,8 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], tar
 
 def _takes_any_number(module: nn.Module) -> bool:
     """Whether the inputs are one argument of ``forward``, as ``*inputs``."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    return any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    first = next(iter(inspect.signature(module.forward).parameters.values()))
+    return first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 def difference(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], path: Path) -> float:

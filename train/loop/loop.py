@@ -106,7 +106,9 @@ class Loop:
         self._resumed = self._restore()
         self._running, self._stepper, self._execution = runtime.setup(self.model, self._optimizer)
         self._sum = self._new_sum()
-        self._draws = data.kind == "tokens" or self.recipe.dropout > 0  # transformers may have dropout of their own
+        # transformers and described networks may have dropout of their own
+        own = any(getattr(module, "draws", False) for module in self.model.modules())
+        self._draws = data.kind == "tokens" or self.recipe.dropout > 0 or own
 
     @property
     def step(self) -> int:

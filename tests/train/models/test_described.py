@@ -235,3 +235,25 @@ def test_a_head_at_the_end_of_a_branch_is_replaced_too():
     built = blueprint(other).build(seed=0)
     assert built(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     assert sum(value.numel() for value in built.parameters()) == other.parameters == grouped.parameters - 7 * 31
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_its_own_dropout_follows_from_the_seed_of_the_training(tmp_path: Path):
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 10)]
+    described = describe(nn.Sequential(*layers), torch.zeros(2, 1, 8, 8))
+    architecture = {"baseline": described.model_dump(mode="json")}
+    weights = []
+    for seed in (1, 2):  # of torch's own generator, on which nothing depends
+        torch.manual_seed(seed)
+        run_training({"architecture": architecture, "data": "digits", "recipe": {"epochs": 1}}, tmp_path / str(seed))
+        weights.append(load_file(tmp_path / str(seed) / "model.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.slow
+def test_it_is_exported_for_other_runtimes(baseline: NetworkBaseline, tmp_path: Path):
+    architecture = {"baseline": baseline.model_dump(mode="json")}
+    spec = {"architecture": architecture, "data": "digits", "recipe": {"epochs": 1}, "formats": ["onnx"]}
+    assert run_training(spec, tmp_path).notes == ()
+    assert (tmp_path / "model.onnx").is_file()
