@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,8 @@ from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.format import Sample
-from collegium.train.data.formats.text import TextFolder
+from collegium.train.data.formats.text import TextFolder, TextSpec, require_tokenizers
+from collegium.train.errors import MissingExtra
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.majority.targets.names import Names
 from collegium.train.methods.method import Method
@@ -118,7 +119,7 @@ def _at_samples(ensemble: GroupedNetwork, spec: TrainingSpec) -> GroupedNetwork:
     """For the samples of the data, as far as they are known; that they do not fit is said elsewhere."""
     sample = known_sample(spec.data)
     if sample is None or sample.kind == "tokens":
-        return ensemble
+        return ensemble  # what becomes of tokens before a network reads them keeps nothing for the backward pass
     try:
         return ensemble.with_samples(sample.shape)
     except SampleMismatch:
@@ -198,13 +199,29 @@ def check_formats(spec: TrainingSpec) -> None:
 
 
 def require_packages(spec: TrainingSpec) -> None:
-    """Raise ``MissingExtra`` where an export format or the recipe needs a package that is not installed here."""
-    if "randaugment" in spec.merged_recipe().augment:
+    """Raise ``MissingExtra`` where a training needs a package that is not installed here."""
+    for _, error in missing_packages(spec):
+        raise error
+
+
+def missing_packages(spec: TrainingSpec) -> Iterator[tuple[Location, MissingExtra]]:
+    """Packages that are not installed here, each with the field that needs it: recipe, tokenizer, export formats."""
+    augment = spec.merged_recipe().augment
+    needed: list[tuple[Location, Callable[[], None]]] = []
+    if "randaugment" in augment:
         from collegium.train.data.randaugment import require_kornia
 
-        require_kornia()
-    for name in spec.formats:
-        EXPORT_FORMATS[name]().require_packages()
+        needed.append((("recipe", "augment"), require_kornia))
+    options: TextSpec = getattr(spec.data, TextFolder.options_name)
+    if options.tokenizer is not None:
+        needed.append((("data", "text", "tokenizer"), require_tokenizers))
+    formats = enumerate(spec.formats)
+    needed += [(("formats", index), EXPORT_FORMATS[name]().require_packages) for index, name in formats]
+    for path, require in needed:
+        try:
+            require()
+        except MissingExtra as error:
+            yield path, error
 
 
 def _bytes(spec: TrainingSpec, method: Method, size: NetworkSize) -> int:

@@ -10,8 +10,8 @@ from collegium.jobs.store import JobStore
 from collegium.search.errors import InvalidSpec
 from collegium.train.data.catalog import find, known_sample, missing_files, named_data
 from collegium.train.data.format import Folders, Sample
-from collegium.train.errors import DataError, Mismatch, MissingExtra
-from collegium.train.limits import require_packages
+from collegium.train.errors import DataError, Mismatch
+from collegium.train.limits import missing_packages
 from collegium.train.models.grouping import architecture_from_search, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
@@ -49,7 +49,9 @@ def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, 
     if name in named_data():
         missing = missing_files(name, data_dir) if settings.shares_folders else ()
         if missing:
-            raise InvalidSpec(path, f"'{name}' is not in the data folder: put {' or '.join(missing)} into {data_dir}")
+            source = named_data()[name].source(name)
+            files = " or ".join(missing)
+            raise InvalidSpec(path, f"'{name}' is not in the data folder: put {files} into {data_dir}{source}")
     elif _DATASET_ID.match(name):
         try:
             store.get_dataset(name)
@@ -61,10 +63,8 @@ def check_data(store: JobStore, name: str, settings: Settings, path: tuple[str, 
 
 def _check_packages(spec: TrainingSpec) -> None:
     """Workers on this machine have the packages that are installed here. Raises ``InvalidSpec``."""
-    try:
-        require_packages(spec)
-    except MissingExtra as error:
-        raise InvalidSpec(("formats",), f"{error.message}: {error.remedy}") from None
+    for path, error in missing_packages(spec):
+        raise InvalidSpec(path, f"{error.message}: {error.remedy}")
 
 
 def _check_folder(name: str, settings: Settings, path: tuple[str, ...]) -> None:

@@ -45,10 +45,16 @@ class Folders:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: ``shape`` is ``(channels, height, width)``, ``(features,)`` or ``(tokens,)``."""
+    """One sample: ``shape`` is ``(channels, height, width)``, ``(features,)`` or ``(tokens,)``.
+
+    Of tokens, ``vocabulary`` is a number that all of them are below, where one is known, and ``rewritten`` whether
+    labels are sequences of tokens and no classes.
+    """
 
     kind: Kind
     shape: tuple[int, ...]
+    vocabulary: int | None = None
+    rewritten: bool = False
 
 
 class DataFormat(ABC):

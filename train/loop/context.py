@@ -13,6 +13,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.networks.families.network_module import GraphNetwork
+from collegium.search.networks.graph.tokens import GIVEN
 from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
 from collegium.train.data.format import Sample
@@ -26,12 +28,16 @@ from collegium.train.models.build import Blueprint, blueprint, fitted
 from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.result import Note
 from collegium.train.spec.architecture import BaselineArchitecture, SearchedArchitecture, TransformerArchitecture
+from collegium.train.spec.data import DataSpec
 from collegium.train.spec.training import TrainingSpec
 
 #: Fields that recipes have only had since there were checkpoints.
 LATER_RECIPE_FIELDS = (
     "dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude", "sharpness_every",
 )  # fmt: skip
+
+#: Options of data, likewise, each with its fields that are later than itself.
+LATER_DATA_OPTIONS: dict[str, tuple[str, ...]] = {"snippets": (), "synthetic": ("labels",)}
 
 
 @dataclass(frozen=True)
@@ -117,14 +123,35 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
                 f"The head has {ensemble.outputs} outputs, for the data's classes, in place of {requested.outputs}."
             )
             notes.append(Note(kind="head_replaced", message=message))
-        if ensemble.samples != requested.samples:
-            taken, described = ("×".join(map(str, each.samples)) for each in (ensemble, requested))
-            message = f"The network takes samples of {taken}, those of the data, in place of {described}."
-            notes.append(Note(kind="other_extent", message=message))
+        notes += _of_samples(ensemble, requested, data)
         last = runtime.recipe.channels_last and data.kind == "image" and ensemble.network.convolves
         data = replace(data, preprocessing=replace(data.preprocessing, channels=channels, channels_last=last))
     checkpoints = Checkpoints(request.checkpoint_dir, fingerprint(spec))
     return TrainingContext(request, data.to(runtime.device), runtime, ensemble, plan, checkpoints, notes)
+
+
+def _of_samples(ensemble: GroupedNetwork, requested: GroupedNetwork, data: Dataset) -> list[Note]:
+    """What the network takes in place of what was described."""
+    if data.kind == "tokens":
+        return [Note(kind="tokens", message=_of_tokens(requested, data))]
+    if ensemble.samples == requested.samples:
+        return []
+    taken, described = ("×".join(map(str, each.samples)) for each in (ensemble, requested))
+    message = f"The network takes samples of {taken}, those of the data, in place of {described}."
+    return [Note(kind="other_extent", message=message)]
+
+
+def _of_tokens(requested: GroupedNetwork, data: Dataset) -> str:
+    """What becomes of the inputs of a network of tokens, in words."""
+    network = requested.network
+    assert isinstance(network, GraphNetwork)
+    roles = dict(zip(network.reads, network.token_roles or (), strict=True))
+    ((own, _),) = (each for each in roles.items() if each[1] == "tokens")
+    padding = f", followed by padding up to {own.shape[0]}" if own.shape[0] > data.shape[0] else ""
+    said = [f"{own.name} has the {data.shape[0]} tokens of a sample{padding}"]
+    said += [f"{each.name} is {GIVEN[role]}" for each, role in roles.items() if role != "tokens"]
+    masked = {"kept", "padded"} & set(roles.values())
+    return f"{'; '.join(said)}{'' if masked else '; padding is read as any token is, since there is no mask'}."
 
 
 def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:
@@ -147,5 +174,20 @@ def fingerprint(spec: TrainingSpec) -> str:
     absent = {name: True for name in LATER_RECIPE_FIELDS if getattr(spec.recipe, name) is None}
     if absent:  # as in those from before the recipe had these fields
         omitted["recipe"] = absent
+    omitted["data"] = _later_options(spec.data)
     text = spec.model_dump_json(exclude=omitted)
     return hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()
+
+
+def _later_options(data: DataSpec) -> dict[str, Any]:
+    """Options that data have only had since there were checkpoints, where they are the defaults."""
+    found: dict[str, Any] = {}
+    for name, fields in LATER_DATA_OPTIONS.items():
+        given = getattr(data, name)
+        default = type(given)()
+        if not fields and given == default:
+            found[name] = True
+        own = {field: True for field in fields if getattr(given, field) == getattr(default, field)}
+        if own:
+            found[name] = own
+    return found

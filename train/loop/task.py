@@ -32,8 +32,11 @@ class Task:
 
 
 def task_for(data: Dataset, model: nn.Module, *, smoothing: float = 0.0) -> Task:
-    """The task of a data set: classes of images, features or tokens, or sequences from sequences."""
-    if data.kind != "tokens":
+    """The task of a data set: classes of images, features or tokens, or sequences from sequences.
+
+    Transformers have a ``config``; every other model reads its samples alone.
+    """
+    if data.kind != "tokens" or getattr(model, "config", None) is None:
         return Task(_classify, smoothing)
     if data.classes:
         return Task(_classify_tokens, smoothing)

@@ -15,8 +15,9 @@ from torch import nn
 from collegium.search.errors import SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.dataset import Dataset
+from collegium.train.data.format import Sample
 from collegium.train.errors import Mismatch
-from collegium.train.models.grouping import GroupedNetwork, for_samples, sequences_for
+from collegium.train.models.grouping import GroupedNetwork, for_samples, for_tokens
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,12 @@ def fitted(ensemble: GroupedNetwork, data: Dataset) -> tuple[GroupedNetwork, int
 
     Raises ``Mismatch`` where the data's samples are not what the network takes.
     """
+    channels = None
     if data.kind == "tokens":
-        raise sequences_for(data.name)
-    ensemble, channels = for_samples(ensemble, data.name, tuple(data.shape))
+        sample = Sample("tokens", tuple(data.shape), data.vocabulary or None, not data.classes)
+        ensemble = for_tokens(ensemble, data.name, sample)
+    else:
+        ensemble, channels = for_samples(ensemble, data.name, tuple(data.shape))
     if ensemble.outputs == data.classes:
         return ensemble, channels
     try:

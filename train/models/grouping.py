@@ -10,6 +10,7 @@ from typing import Any
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.build import build_network, expand_preset
 from collegium.search.networks.families.network_module import GraphNetwork, regroup_branches
+from collegium.search.networks.graph.tokens import UnknownInput
 from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.spec import Baseline, SearchSpec
 from collegium.train.data.format import Sample
@@ -167,6 +168,16 @@ def _require_module(network: Network, path: Location) -> None:
         raise InvalidSpec(
             path, "trainings here are of classifiers: describe a network that gives one row of numbers for a sample"
         )
+    if isinstance(network, GraphNetwork):
+        _require_known_inputs(network, path)
+
+
+def _require_known_inputs(network: GraphNetwork, path: Location) -> None:
+    """Refuse a network of tokens with an input that does not follow from them."""
+    try:
+        _ = network.token_roles
+    except UnknownInput as error:
+        raise InvalidSpec(path, f"inputs[{error.place}] of its graph: {error.message}") from None
 
 
 def _branches(network: Network, architecture: BaselineArchitecture) -> GroupedNetwork:
@@ -232,9 +243,21 @@ def for_samples(ensemble: GroupedNetwork, data: str, shape: tuple[int, ...]) -> 
         raise Mismatch(f"{data} {mismatch.message}", mismatch.remedy) from None
 
 
-def sequences_for(data: str) -> Mismatch:
-    """Why an architecture that is no transformer cannot be trained on tokens."""
-    return Mismatch(f"{data} holds sequences of tokens", "train a transformer on it")
+def for_tokens(ensemble: GroupedNetwork, data: str, sample: Sample) -> GroupedNetwork:
+    """``ensemble`` as a function of the tokens of ``data`` alone. Raises ``Mismatch`` where it does not take them."""
+    if not isinstance(ensemble.network, GraphNetwork):
+        raise Mismatch(
+            f"{data} holds sequences of tokens", "train a transformer on it, or a described network that reads tokens"
+        )
+    if sample.rewritten:
+        raise Mismatch(
+            f"the labels of {data} are sequences of tokens, and described networks are trained as classifiers",
+            "choose 'labels': 'classes' in the data's options, or train t5 or bart",
+        )
+    try:
+        return replace(ensemble, network=ensemble.network.with_tokens(sample.shape[0], sample.vocabulary))
+    except SampleMismatch as mismatch:
+        raise Mismatch(f"{data} {mismatch.message}", mismatch.remedy) from None
 
 
 def arrays_for(data: str) -> Mismatch:
@@ -254,8 +277,9 @@ def check_samples(architecture: Architecture, data: str, sample: Sample | None) 
             raise arrays_for(data)
     elif isinstance(architecture, BaselineArchitecture):
         if sample.kind == "tokens":
-            raise sequences_for(data)
-        for_samples(group_network(architecture), data, sample.shape)
+            for_tokens(group_network(architecture), data, sample)
+        else:
+            for_samples(group_network(architecture), data, sample.shape)
 
 
 def architecture_from_search(

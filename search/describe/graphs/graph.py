@@ -6,6 +6,7 @@ anything else that differs between both depends on the batch in another way, and
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from collegium.search.describe.graphs.written import WRITTEN, writes, written
 from collegium.search.describe.operators import arguments, name_of
 from collegium.search.describe.trace import Piece
 from collegium.search.errors import readable
+from collegium.search.networks.graph.content import UNBOUNDED
 from collegium.search.networks.graph.infer import GraphError, infer
 from collegium.search.networks.graph.spec import Graph
 
@@ -38,8 +40,6 @@ CONVERTERS: Mapping[str, Converter] = {
 _OF_ANY = {*REARRANGED, *INDEXED, *WRITTEN, "scaled_dot_product_attention"}
 #: Those that read integers as well as numbers, and not both.
 _OF_INTEGERS = {"add", "mul", "cumsum"}
-#: Inputs of integers that no table is read by.
-_LARGEST = 2**31
 #: What modules and parameters may be called.
 _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
@@ -82,7 +82,7 @@ def graph_of(
     except ValueError as error:
         raise NoGraph(str(error)) from None
     made = {"layers": _in_order(builder), "nodes": tuple(pruned), "tied": _tied(builder)}
-    made |= _inputs(builder, inputs)
+    made |= _inputs(builder, inputs, _named_in_order(model))
     try:
         graph = Graph.model_validate(made)
         shapes = infer(graph, sample).shapes[1:]
@@ -153,17 +153,24 @@ def _input(builder: Builder, node: fx.Node, place: int) -> Any:
         return Missing(f"the input {node.name!r}: {missing}", True)
 
 
-def _inputs(builder: Builder, inputs: list[fx.Node]) -> dict[str, Any]:
-    """The ``inputs`` of a graph, where that is not one tensor of numbers."""
+def _inputs(builder: Builder, inputs: list[fx.Node], names: Mapping[str, str]) -> dict[str, Any]:
+    """The ``inputs`` of a graph, where that is not one tensor of numbers; ``names`` are other ones than the trace's."""
     kinds = [content_of(node.meta["val"]) for node in inputs]
     if kinds == ["number"]:
         return {}
     below = _tables(builder)
     found = []
     for place, (node, kind) in enumerate(zip(inputs, kinds, strict=True)):
-        own = {"name": node.name, "shape": tuple(node.meta["val"].shape[1:]), "content": kind}
-        found.append(own | ({"below": below.get(place, _LARGEST)} if kind == "integer" else {}))
+        own = {"name": names.get(node.name, node.name), "shape": tuple(node.meta["val"].shape[1:]), "content": kind}
+        found.append(own | ({"below": below.get(place, UNBOUNDED)} if kind == "integer" else {}))
     return {"inputs": tuple(found)}
+
+
+def _named_in_order(model: nn.Module) -> dict[str, str]:
+    """The names that the module has for what is given by place, by those that a trace has for it."""
+    given = inspect.signature(model.forward).parameters.values()
+    places = [each.name for each in given if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    return {f"args_{place}": name for place, name in enumerate(places) if name.isascii()}
 
 
 def _tables(builder: Builder) -> dict[int, int]:

@@ -1,7 +1,8 @@
 """A described network at samples of another extent, as of images that are larger or smaller than the described one.
 
 The graph is the same, and its shapes follow from it by arithmetic anew: where it does not hold together, as where a map
-is too small for a kernel, samples of that extent are refused with the operation that does not fit.
+is too small for a kernel, samples of that extent are refused with the operation that does not fit. Fewer tokens than a
+network reads are followed by padding.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_layers import Layer, Linear, placed
 from collegium.search.networks.graph.infer import GraphError, Inferred, infer
 from collegium.search.networks.graph.spec import LinearLayer
+from collegium.search.networks.graph.tokens import on_tokens, token_roles
 
 
 def at_extents(baseline: NetworkBaseline, extents: Sequence[int]) -> tuple[NetworkBaseline, Inferred]:
@@ -35,6 +37,32 @@ def at_extents(baseline: NetworkBaseline, extents: Sequence[int]) -> tuple[Netwo
         ) from None
     branches = tuple(at_graph(each, found) if each.splittable else each for each in baseline.branches)
     return baseline.model_copy(update={"input": shape, "flops": found.flops, "branches": branches}), found
+
+
+def at_tokens(baseline: NetworkBaseline, length: int, below: int | None) -> tuple[NetworkBaseline, Inferred]:
+    """The description as a function of ``length`` tokens alone, and its graph with the shapes there.
+
+    Tokens are ``below`` a number, where that is known. Raises ``SampleMismatch`` where the network does not read them.
+    """
+    graph = baseline.graph
+    roles = token_roles(graph.inputs) if graph is not None else None
+    if graph is None or roles is None:
+        raise SampleMismatch("holds sequences of tokens", "describe one that reads tokens, or train a transformer")
+    own = graph.inputs[roles.index("tokens")]
+    if length > own.shape[0]:
+        raise SampleMismatch(
+            f"has sequences of {length} tokens and the described network reads {own.shape[0]} as {own.name!r}",
+            f"choose a length of {own.shape[0]} or less in the data's options, or describe the network at {length}",
+        )
+    if below is not None and own.below is not None and below > own.below:
+        raise SampleMismatch(
+            f"has a vocabulary of {below} tokens and {own.name!r} of the described network is below {own.below}",
+            f"choose a vocabulary of {own.below} or less in the data's options, or describe the network with an "
+            f"embedding of {below} rows",
+        )
+    changed = on_tokens(graph, roles, length)
+    found = infer(changed, (length,))
+    return baseline.model_copy(update={"input": (length,), "graph": changed, "flops": found.flops}), found
 
 
 def at_graph(branch: Branch, found: Inferred) -> Branch:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import layer_widths, searched
-from collegium.search.networks.families.network_extents import at_extents
+from collegium.search.networks.families.network_extents import at_extents, at_tokens
 from collegium.search.networks.families.network_graph import graph_at
 from collegium.search.networks.families.network_layers import placed
 from collegium.search.networks.footprint import Footprint
@@ -21,6 +21,7 @@ from collegium.search.networks.graph.infer import Inferred, infer
 from collegium.search.networks.graph.reading import Position, logits_at, own_position
 from collegium.search.networks.graph.regroup import Change
 from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer, RecurrentLayer
+from collegium.search.networks.graph.tokens import Role, token_roles
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
 NOTHING = "this description has no graph: describe the network again, or train the module that was described"
@@ -74,7 +75,7 @@ class GraphNetwork(Network):
         if self._other_inputs is not None:
             raise SampleMismatch(
                 f"has samples of numbers and the described network {self._other_inputs}",
-                "train the module in a loop of your own",
+                "choose text for a network of tokens, or train the module in a loop of your own",
             )
         if len(own) == 1 and math.prod(shape) == own[0]:
             return None
@@ -122,6 +123,19 @@ class GraphNetwork(Network):
         if not self.described.any_extent or len(shape) != len(own) or shape[0] not in (1, own[0]):
             return self
         return self if tuple(shape[1:]) == own[1:] else self.at(*at_extents(self.described, shape[1:]))
+
+    @property
+    def token_roles(self) -> tuple[Role, ...] | None:
+        """What each of its inputs is made of, of a network of tokens. Raises ``UnknownInput``."""
+        return token_roles(self.reads)
+
+    def with_tokens(self, length: int, below: int | None = None) -> GraphNetwork:
+        """The network as a function of ``length`` tokens alone; masks and the like are made of them.
+
+        Fewer tokens than it reads are followed by padding, 0. Raises ``SampleMismatch`` where it reads no tokens, fewer
+        of them, or none up to ``below``.
+        """
+        return self.at(*at_tokens(self.described, length, below))
 
     def at(self, described: NetworkBaseline, found: Inferred) -> GraphNetwork:
         """The network of a description that is this one's at other extents, where its graph has these shapes."""

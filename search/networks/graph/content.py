@@ -18,6 +18,8 @@ from collegium.search.fields import Strict
 MAX_CONSTANT, MAX_CONSTANTS = 2**22, 2**24
 #: The most numbers of a constant that are written out.
 MAX_WRITTEN = 2**15
+#: The bound of integers by which no table is read, as of a mask.
+UNBOUNDED = 2**31
 #: The largest integer, and the largest number: the largest one of 32 bits.
 LARGEST_INTEGER, LARGEST = 2**53, 3.4028234663852886e38
 Named = Literal["number", "integer", "boolean"]
@@ -48,7 +50,7 @@ class Input(Strict):
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_]+$")]
     shape: Axes
     content: Named = "number"
-    below: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    below: Annotated[int, Field(ge=1, le=UNBOUNDED)] | None = None
 
     @model_validator(mode="after")
     def _integers_are_bounded(self) -> Input:

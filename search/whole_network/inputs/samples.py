@@ -9,13 +9,11 @@ import numpy as np
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.inputs import DEFAULT_CORRELATION
-from collegium.search.networks.graph.content import Input
+from collegium.search.networks.graph.content import UNBOUNDED, Input
 from collegium.search.whole_network.inputs.images import gaussian_fields
 
 #: Most numbers of one tensor that is drawn.
 MOST_NUMBERS = 2**28
-#: The bound of integers by which no table is read, as of a mask.
-UNBOUNDED = 2**31
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collegium.train.loop.context import fingerprint
 from collegium.train.models.build import blueprint
 from collegium.train.models.grouping import group_network
 from collegium.train.spec.architecture import BaselineArchitecture
+from collegium.train.spec.data import DataSpec
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
 
@@ -172,12 +173,16 @@ def test_a_fraction_out_of_range_is_refused(value):
         training({"baseline": MLP}, dropout=value)
 
 
-def test_a_training_that_names_no_later_field_of_recipes_goes_on_from_checkpoints_from_before():
+def test_a_training_that_names_no_later_field_goes_on_from_checkpoints_from_before():
     spec = training({"baseline": MLP})
     document = json.loads(spec.model_dump_json(exclude={"formats": True, "diagnostics": True}))
     del document["architecture"]["stages"], document["architecture"]["branches"]
     for field in ("dropout", "mixup", "cutmix", "augment_operations", "augment_magnitude", "sharpness_every"):
         assert document["recipe"].pop(field) is None
+    del document["data"]["snippets"], document["data"]["synthetic"]["labels"]
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     assert fingerprint(spec) == hashlib.sha256(f"1:{torch.__version__}:{text}".encode()).hexdigest()
     assert fingerprint(training({"baseline": MLP}, dropout=0.1)) != fingerprint(spec)
+    for options in ({"snippets": {"length": 9}}, {"synthetic": {"labels": "classes"}}):
+        changed = spec.model_copy(update={"data": DataSpec.model_validate({"name": spec.data.name, **options})})
+        assert fingerprint(changed) != fingerprint(spec)

@@ -14,10 +14,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
+from collegium.search.fields import Strict
 from collegium.train.data.arrays import Arrays
 from collegium.train.data.format import DataFormat, Folders, Sample
 from collegium.train.errors import DataError
@@ -34,9 +36,20 @@ LEAST_RATING = 0.5  # of the mean of twenty raters, −4 to 4: what is nearer to
 LENGTH = 48  # words; one sentence in a hundred is longer, and is cut
 LEAST_COUNT = 2  # occurrences in the training split that a word of the vocabulary has
 PAD, END, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
+MOST_TOKENS = 9_849  # of all sentences of the published file; those of half of them are about 6 400
 
 Snippet = tuple[str, int]
 """A sentence, and 1 where it is positive, 0 where it is negative."""
+
+
+class SnippetsSpec(Strict):
+    """``length`` in tokens, to which sentences are cut, and the most tokens of the ``vocabulary``.
+
+    The vocabulary is that of the training samples; where it would be larger, rarer words are unknown.
+    """
+
+    length: Annotated[int, Field(ge=2, le=LENGTH)] = LENGTH
+    vocabulary: Annotated[int, Field(ge=FIRST_WORD + 1, le=1_000_000)] | None = None
 
 
 class MovieSnippets(DataFormat):
@@ -44,6 +57,8 @@ class MovieSnippets(DataFormat):
 
     summary = f"sentences of film reviews, positive or negative, as words: up to {LENGTH} tokens"
     names = ("movie-snippets",)
+    options = SnippetsSpec
+    options_name = "snippets"
 
     def files(self, name: str) -> tuple[str, ...]:
         """The source package, as it is downloaded."""
@@ -54,8 +69,9 @@ class MovieSnippets(DataFormat):
         return "; get it with: pip download --no-deps --no-binary :all: --dest DATA_FOLDER vaderSentiment==0.5"
 
     def sample(self, spec: DataSpec) -> Sample:
-        """One sentence."""
-        return Sample("tokens", (LENGTH,))
+        """One sentence; how many words there are follows from the training samples, and is bounded here."""
+        chosen: SnippetsSpec = self.options_of(spec)
+        return Sample("tokens", (chosen.length,), min(chosen.vocabulary or MOST_TOKENS, MOST_TOKENS))
 
     def recipe(self, name: str) -> str:
         """That of transformers."""
@@ -66,7 +82,7 @@ class MovieSnippets(DataFormat):
         assert folders.data is not None
         path = folders.data / FILE
         stamp = path.stat()
-        return _arrays(_read_once(path, stamp.st_mtime_ns, stamp.st_size), spec)
+        return _arrays(_read_once(path, stamp.st_mtime_ns, stamp.st_size), spec, self.options_of(spec))
 
 
 def read_snippets(path: Path) -> list[Snippet]:
@@ -93,27 +109,32 @@ def words(sentence: str) -> list[str]:
     return re.findall(r"\w+(?:['’]\w+)*|[^\w\s]", sentence.lower())
 
 
-def vocabulary_of(sentences: Iterable[str]) -> dict[str, int]:
+def vocabulary_of(sentences: Iterable[str], most: int | None = None) -> dict[str, int]:
     """Tokens, from 3 on, of the words that occur at least twice; the most frequent first, and equals by alphabet.
+
+    With the three tokens that are no words, there are ``most``.
 
     >>> vocabulary_of(["a film", "a bore", "the film, the one"])
     {'a': 3, 'film': 4, 'the': 5}
+    >>> vocabulary_of(["a film", "a bore", "the film, the one"], most=5)
+    {'a': 3, 'film': 4}
     """
     counts = Counter(word for sentence in sentences for word in words(sentence))
     kept = sorted((-count, word) for word, count in counts.items() if count >= LEAST_COUNT)
+    kept = kept if most is None else kept[: most - FIRST_WORD]
     return {word: index for index, (_, word) in enumerate(kept, FIRST_WORD)}
 
 
-def encode(sentences: Sequence[str], vocabulary: dict[str, int]) -> np.ndarray:
-    """Tokens ``(sentences, 48)``: each sentence's words, 2 for those that are not known, then 1, then zeros."""
-    table = np.full((len(sentences), LENGTH), PAD, np.int64)
+def encode(sentences: Sequence[str], vocabulary: dict[str, int], length: int = LENGTH) -> np.ndarray:
+    """Tokens ``(sentences, length)``: each sentence's words, 2 for those that are not known, then 1, then zeros."""
+    table = np.full((len(sentences), length), PAD, np.int64)
     for row, sentence in zip(table, sentences, strict=True):
-        tokens = [vocabulary.get(word, UNKNOWN) for word in words(sentence)[: LENGTH - 1]] + [END]
+        tokens = [vocabulary.get(word, UNKNOWN) for word in words(sentence)[: length - 1]] + [END]
         row[: len(tokens)] = tokens
     return table
 
 
-def _arrays(snippets: Sequence[Snippet], spec: DataSpec) -> Arrays:
+def _arrays(snippets: Sequence[Snippet], spec: DataSpec, chosen: SnippetsSpec) -> Arrays:
     from collegium.train.data.split import choose_samples
 
     order = np.random.default_rng([spec.seed, 5]).permutation(len(snippets))
@@ -122,8 +143,8 @@ def _arrays(snippets: Sequence[Snippet], spec: DataSpec) -> Arrays:
     half = len(snippets) // 2
     # Words of sentences that are held out, or left out by a limit, are as unknown as those of test sentences.
     trained, _, _ = choose_samples(labels[:half], 2, spec)
-    vocabulary = vocabulary_of(sentences[index] for index in trained)
-    tokens = encode(sentences, vocabulary)
+    vocabulary = vocabulary_of((sentences[index] for index in trained), chosen.vocabulary)
+    tokens = encode(sentences, vocabulary, chosen.length)
     return Arrays(
         tokens[:half],
         labels[:half],

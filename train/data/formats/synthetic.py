@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from collegium.search.fields import Strict
+from collegium.search.fields import Strict, wrong_fields
 from collegium.train.data.arrays import Arrays
 from collegium.train.data.format import DataFormat, Folders, Sample
 
@@ -21,7 +21,10 @@ TEACHER_WIDTH = 32
 
 
 class SyntheticSpec(Strict):
-    """Sizes of the ``synthetic`` teacher data and of the ``synthetic-text`` sequence task."""
+    """Sizes of the ``synthetic`` teacher data and of the ``synthetic-text`` sequence task.
+
+    ``labels`` of the sequences are sequences too, or ``classes``: the one word of the tasks ``first`` and ``maximum``.
+    """
 
     samples: Annotated[int, Field(ge=16, le=1_000_000)] = 2000
     inputs: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -29,6 +32,13 @@ class SyntheticSpec(Strict):
     length: Annotated[int, Field(ge=2, le=512)] = 12
     task: Literal["first", "maximum", "reverse"] = "maximum"
     vocabulary: Annotated[int, Field(ge=8, le=32_000)] = 32
+    labels: Literal["sequence", "classes"] = "sequence"
+
+    @model_validator(mode="after")
+    def _classes_are_single_words(self) -> SyntheticSpec:
+        if self.labels == "classes" and self.task == "reverse":
+            raise wrong_fields({("task",): "choose 'first' or 'maximum': labels that are classes are single words"})
+        return self
 
 
 class Teacher(DataFormat):
@@ -62,7 +72,8 @@ class Sequences(DataFormat):
 
     def sample(self, spec: DataSpec) -> Sample:
         """As many tokens as the options say."""
-        return Sample("tokens", (self.options_of(spec).length,))
+        chosen: SyntheticSpec = self.options_of(spec)
+        return Sample("tokens", (chosen.length,), chosen.vocabulary, rewritten=chosen.labels == "sequence")
 
     def recipe(self, name: str) -> str:
         """That of transformers."""
@@ -92,7 +103,7 @@ def load_sequences(spec: SyntheticSpec, seed: int) -> Arrays:
     """Random words in, words out, by ``spec.task``; every sequence ends with the token 1, and none needs padding.
 
     ``first`` repeats the first word, ``maximum`` names the largest one, ``reverse`` writes the sequence backwards.
-    Words are the tokens 2 … vocabulary − 1.
+    Words are the tokens 2 … vocabulary − 1. Labels that are ``classes`` are the one word, counted from 0.
     """
     generator = np.random.default_rng([seed, 2])
     count = spec.samples + spec.samples // 2
@@ -105,9 +116,10 @@ def load_sequences(spec: SyntheticSpec, seed: int) -> Arrays:
         targets = words.max(1, keepdims=True)
     else:
         targets = words[:, :1]
-    y = np.concatenate([targets, ends], 1)
+    classes = spec.vocabulary - FIRST_WORD if spec.labels == "classes" else 0
+    y = targets[:, 0] - FIRST_WORD if classes else np.concatenate([targets, ends], 1)
     n = spec.samples
     return Arrays(
-        x[:n], y[:n], x[n:], y[n:], 0, kind="tokens", vocabulary=spec.vocabulary,
+        x[:n], y[:n], x[n:], y[n:], classes, kind="tokens", vocabulary=spec.vocabulary,
         summary={"source": "sequences", "task": spec.task},
     )  # fmt: skip

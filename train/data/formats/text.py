@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field
 from collegium.search.fields import Strict
 from collegium.train.data.arrays import Arrays
 from collegium.train.data.format import DataFormat, Folders, Sample
-from collegium.train.errors import DataError
+from collegium.train.errors import DataError, MissingExtra
 from collegium.train.spec.architecture import Key
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class TextFolder(DataFormat):
         return folders.data is not None and _file(folders.data / name, "train") is not None
 
     def sample(self, spec: DataSpec) -> Sample:
-        """As many tokens as the options say."""
-        return Sample("tokens", (self.options_of(spec).input_length,))
+        """As many tokens as the options say; of a tokenizer's vocabulary no bound is known."""
+        chosen: TextSpec = self.options_of(spec)
+        vocabulary = BYTE_VOCABULARY if chosen.tokenizer is None else None
+        return Sample("tokens", (chosen.input_length,), vocabulary, rewritten=chosen.labels == "sequence")
 
     def load(self, spec: DataSpec, folders: Folders) -> Arrays:
         """The rows as tokens."""
@@ -106,10 +109,9 @@ def _encoder(spec: TextSpec, data_dir: Path) -> tuple[Encode, int]:
     folder = data_dir / spec.tokenizer
     if not folder.is_dir():
         raise DataError(f"the data folder has no tokenizer {spec.tokenizer!r}", "put its pretrained folder there")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise DataError("a tokenizer needs the transformers package", "install collegium[transformers]") from error
+    require_tokenizers()
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
@@ -119,6 +121,12 @@ def _encoder(spec: TextSpec, data_dir: Path) -> tuple[Encode, int]:
         return tokenizer(text, truncation=True, max_length=length)["input_ids"]
 
     return encode, len(tokenizer)
+
+
+def require_tokenizers() -> None:
+    """Raise ``MissingExtra`` where the library that reads tokenizers is not installed; nothing is imported."""
+    if find_spec("transformers") is None:
+        raise MissingExtra("a tokenizer needs transformers", "install it with: pip install 'collegium[transformers]'")
 
 
 def _bytes(text: str, length: int) -> list[int]:

@@ -97,9 +97,9 @@ def test_it_is_measured_and_timed_and_not_trained_here(posted: dict[str, Any]):
     baseline = parse_spec(NetworkBaseline, posted)
     network = build_network(baseline)
     assert isinstance(network, GraphNetwork)
-    with pytest.raises(SampleMismatch, match="takes 2 tensors: args_0, args_1"):
+    with pytest.raises(SampleMismatch, match="takes 2 tensors: ids, weight"):
         network.repeated_channels((3,))
-    assert [(each.name, each.content) for each in network.reads] == [("args_0", "integer"), ("args_1", "number")]
+    assert [(each.name, each.content) for each in network.reads] == [("ids", "integer"), ("weight", "number")]
     validate_search(SearchSpec(baseline=baseline, verify="network", workload=Workload()))
     with pytest.raises(InvalidSpec, match=r"network\.output: a network that is built here has one output"):
         validate_search(SearchSpec(baseline=baseline, verify="network", network=NetworkKernelSpec(output="logits")))
