@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
+from collegium.jobs.database.json_text import decode
 from collegium.jobs.states import TERMINAL, Status
 
 Kind = Literal["search", "shard", "training", "study"]
@@ -86,14 +88,14 @@ class Job:
     ``attempt`` counts claims and fences writes; ``released`` of them were given back by a worker that shut down and
     do not count towards ``max_attempts``. ``revision`` grows with every change that a reader can see (a renewed
     lease is none), so it serves as an ETag. ``last_seq`` is the number of the newest event. ``started_at`` is the
-    first claim; times are aware, in UTC, by the database's clock.
+    first claim; times are aware, in UTC, by the database's clock. ``spec_text`` is the JSON of ``spec``.
     """
 
     id: str
     kind: Kind
     status: Status
     queue: Queue
-    spec: dict[str, Any]
+    spec_text: str
     fingerprint: str | None
     fraction: float
     message: str
@@ -113,6 +115,11 @@ class Job:
     updated_at: datetime
     revision: int
     last_seq: int
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The specification, decoded when it is first read."""
+        return decode(self.spec_text)
 
     @property
     def terminal(self) -> bool:

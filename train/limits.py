@@ -20,6 +20,7 @@ from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.models.names import module_names
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec
+from collegium.train.spec.recipes import Recipe
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
 
@@ -71,17 +72,18 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
     check_data_options(spec.data)
     check_formats(spec)
     method = spec.new_method()
-    method.check(spec.merged_recipe())
-    if spec.merged_recipe().dropout:
+    recipe = spec.merged_recipe()
+    method.check(recipe)
+    if recipe.dropout:
         _check_dropout(spec, size)
     sample = known_sample(spec.data)
     if sample is not None:
-        check_samples(spec, sample)
-    _check_validation(spec, method)
+        _check_recipe(recipe, sample, spec.data.name)
+    _check_validation(spec, method, recipe)
     method.check_names(lambda: _names(spec, size))
     if size is None:
         return None
-    cost = TrainingCost(size.parameters, _bytes(spec, method, size))
+    cost = TrainingCost(size.parameters, _bytes(recipe, method, size))
     if cost.bytes > available:
         raise InvalidSpec(
             ("architecture",),
@@ -126,13 +128,13 @@ def _at_samples(ensemble: GroupedNetwork, spec: TrainingSpec) -> GroupedNetwork:
         return ensemble
 
 
-def _check_validation(spec: TrainingSpec, method: Method) -> None:
+def _check_validation(spec: TrainingSpec, method: Method, recipe: Recipe) -> None:
     if spec.data.validation:
         return
     if method.needs_validation:
         message = f"{method.name} chooses by validation samples: hold some out, such as 0.1"
         raise InvalidSpec(("data", "validation"), message)
-    if spec.merged_recipe().patience:
+    if recipe.patience:
         message = "early stopping watches the validation loss: hold some samples out, such as 0.1"
         raise InvalidSpec(("recipe", "patience"), message)
 
@@ -148,7 +150,10 @@ def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:
 
 def check_samples(spec: TrainingSpec, sample: Sample) -> None:
     """Refuse what the recipe does to samples of another kind. Raises ``InvalidSpec`` with the field's path."""
-    recipe, name = spec.merged_recipe(), spec.data.name
+    _check_recipe(spec.merged_recipe(), sample, spec.data.name)
+
+
+def _check_recipe(recipe: Recipe, sample: Sample, name: str) -> None:
     if recipe.mixup and sample.kind == "tokens":
         raise InvalidSpec(("recipe", "mixup"), "tokens cannot be mixed: leave it out")
     if recipe.cutmix and sample.kind != "image":
@@ -224,8 +229,7 @@ def missing_packages(spec: TrainingSpec) -> Iterator[tuple[Location, MissingExtr
             yield path, error
 
 
-def _bytes(spec: TrainingSpec, method: Method, size: NetworkSize) -> int:
-    recipe = spec.merged_recipe()
+def _bytes(recipe: Recipe, method: Method, size: NetworkSize) -> int:
     numbers = size.parameters * (method.trained_copies * STATE[recipe.optimizer] + method.kept_models)
     batch = -(-recipe.batch_size // recipe.accumulate)
     number = 2 if recipe.precision == "bf16" else FLOAT

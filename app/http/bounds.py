@@ -16,6 +16,8 @@ Schema = Mapping[str, Any]
 #: Items or members of an array or object whose schema has no maximum of its own.
 DEFAULT_MAXIMUM = 4096
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
+#: Types beside which a number is a real one.
+_REALS = ("number", "array")
 
 
 class Bounds:
@@ -46,6 +48,20 @@ class Bounds:
         found = [schema["items"] for schema in self._schemas if isinstance(schema.get("items"), Mapping)]
         found += [item for schema in self._schemas for item in schema.get("prefixItems", ())]
         return self._below(found)
+
+    @cached_property
+    def holds_reals(self) -> bool:
+        """Whether it is certain that a number among an array's items is a real number, so that 1 and 1.0 are one.
+
+        >>> Bounds([{"type": "array", "items": {"type": "number"}}]).holds_reals
+        True
+        >>> Bounds([{"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "number"}]}}]).holds_reals
+        False
+        """
+        found = [
+            schema for schema in self.item._schemas if not any(word in schema for word in ("$ref", *_ALTERNATIVES))
+        ]
+        return bool(found) and all(schema.get("type") in _REALS for schema in found)
 
     @cached_property
     def names(self) -> frozenset[str]:

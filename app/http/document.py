@@ -5,7 +5,8 @@ before anything is made of it: depth, lengths of arrays and objects (by the mode
 of surrogate pairs are found there, and what is left is parsed and validated whole.
 
 JSON Schema calls ``1.0`` an integer and pydantic's strict mode does not. The documents published at
-``/openapi.json`` are JSON Schema, so a number with an integral value counts as an integer here too.
+``/openapi.json`` are JSON Schema, so a number with an integral value counts as an integer here too. A text without
+such a number, arrays of real numbers aside, is validated as it was written: that takes a third of the time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+from pydantic import ValidationError
 
 from collegium.app.http.bounds import Bounds, bounds_of
 from collegium.app.http.problems import Problem
@@ -36,16 +40,22 @@ _MISPLACED = "neither an array nor an object is expected here"
 # commas count its items, and no escape.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[(?:[^"\[\]{}]++|"[^"\\,]*+")*+\]|[\[\]{},:]', re.DOTALL)
 #: Digits of which an integer may be too long; without any, the parser's own integers are those of ``_integer``.
-_LONG_INTEGER = re.compile(r"[0-9]{20}")
+_LONG_INTEGER = re.compile(r"(?<![.0-9])[0-9]{20}")
+_FRACTION = re.compile(r"(?<![.0-9])[0-9]++(?:\.[0-9]++(?:[eE][-+]?[0-9]++)?+|[eE][-+]?[0-9]++)")
+#: What may be minus zero, which as an integer has no sign.
+_NEGATIVE_ZERO = re.compile(r"-0(?:\.0*+)?+(?![0-9])|-0\.0{300}|-[0-9.]++[eE]-[0-9]{3}")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
 def parse_model(raw: bytes, model: type[Model]) -> Model:
     """Strict JSON bytes as a ``model``. Raises 400 and 422 problems."""
-    document = parse_json(raw, bounds_of(model))
+    text = _decoded_body(raw)
+    if _scanned(text, bounds_of(model)):
+        with suppress(ValidationError):
+            return model.model_validate_json(text)
     try:
-        return parse_spec(model, document)
+        return parse_spec(model, _parsed(text))
     except InvalidSpec as error:
         raise spec_problem(error.errors) from error
 
@@ -55,13 +65,28 @@ def parse_json(raw: bytes, bounds: Bounds | None = None) -> Any:
 
     NaN and Infinity are kept, so that the model can name the field that holds one.
     """
+    text = _decoded_body(raw)
+    _scanned(text, bounds)
+    return _parsed(text)
+
+
+def _decoded_body(raw: bytes) -> str:
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Problem("malformed-json", f"the body is not UTF-8: byte {error.start}") from error
-    fault = Scan(text, bounds).first_fault()
+
+
+def _scanned(text: str, bounds: Bounds | None) -> bool:
+    """Whether the text means the same where integral numbers are not made integers. Raises a 422 problem."""
+    scan = Scan(text, bounds)
+    fault = scan.first_fault()
     if fault is not None:
         raise spec_problem([fault])
+    return scan.is_plain
+
+
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text, parse_float=_number, parse_int=_integer if _LONG_INTEGER.search(text) else None)
     except json.JSONDecodeError as error:
@@ -79,6 +104,11 @@ def spec_problem(errors: Sequence[Fault]) -> Problem:
 def _number(literal: str) -> float | int:
     value = float(literal)
     return int(value) if value.is_integer() and abs(value) <= _LARGEST_EXACT else value
+
+
+def _has_integral(text: str) -> bool:
+    """Whether there may be a number of which ``_number`` makes an integer."""
+    return any(isinstance(_number(match.group()), int) for match in _FRACTION.finditer(text))
 
 
 def _integer(literal: str) -> float | int:
@@ -111,6 +141,9 @@ class Scan:
         self._string = ""
         self._stray = 0
         self._has_surrogates = _ESCAPED_SURROGATE.search(text) is not None
+        self._plain_until = 0
+        #: Whether each number with an integral value is written as an integer or stands in an array of real numbers.
+        self.is_plain = not (_LONG_INTEGER.search(text) or _NEGATIVE_ZERO.search(text))
 
     def first_fault(self) -> Fault | None:
         """The place and the message of the first fault; None where there is none."""
@@ -122,7 +155,7 @@ class Scan:
                     self._string = token
                     fault = self._read_string(token) if self._has_surrogates else None
                 case "[" if len(token) > 1:
-                    fault = self._read_flat_array(token)
+                    fault = self._read_flat_array(token, match.start())
                 case "[" | "{" as bracket:
                     fault = self._enter(bracket == "[")
                 case "]" | "}":
@@ -134,7 +167,12 @@ class Scan:
                     fault = self._name()
             if fault is not None:
                 return fault
+        self._read_numbers(len(self._text))
         return None
+
+    def _read_numbers(self, until: int) -> None:
+        """What comes before ``until``, and was not read yet, holds no array of real numbers."""
+        self.is_plain = self.is_plain and not _has_integral(self._text[self._plain_until : until])
 
     def _enter(self, is_array: bool) -> Fault | None:
         bounds = self._place()
@@ -146,9 +184,13 @@ class Scan:
             return tuple(keys[: _readable_prefix(keys)]), f"nested deeper than {MAX_DEPTH} levels"
         return self._count_stray(1)
 
-    def _read_flat_array(self, token: str) -> Fault | None:
+    def _read_flat_array(self, token: str, start: int) -> Fault | None:
         fault = self._enter(is_array=True)
         last = token.count(",")
+        bounds = self._open[-1].bounds
+        if bounds is not None and bounds.holds_reals:
+            self._read_numbers(start)
+            self._plain_until = start + len(token)
         if fault is None and last:
             self._open[-1].key = last - 1
             fault = self._next(last)

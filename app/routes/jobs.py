@@ -8,12 +8,12 @@ import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from collegium.app.http.conditional import none_match, tag_of_bytes
 from collegium.app.http.openapi import header, problems
 from collegium.app.services.services import JobId, ServicesDep, require_job
-from collegium.app.services.views import JobPage, JobView, MetricTable, job_tag, job_view
+from collegium.app.services.views import JobPage, JobView, MetricTable, job_response, job_tag, job_view
 from collegium.jobs.record import Event, Kind
 from collegium.jobs.states import Status
 
@@ -68,7 +68,7 @@ def read_job(services: ServicesDep, job_id: JobId, if_none_match: IfNoneMatch = 
     tag = job_tag(job)
     if none_match(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag, **_REVALIDATE})
-    return JSONResponse(job_view(job), headers={"ETag": tag, **_REVALIDATE})
+    return job_response(job, 200, {"ETag": tag, **_REVALIDATE})
 
 
 @router.post(
@@ -81,14 +81,11 @@ def read_job(services: ServicesDep, job_id: JobId, if_none_match: IfNoneMatch = 
     },
     summary="Cancel a job and everything below it",
 )
-def cancel_job(services: ServicesDep, job_id: JobId) -> JSONResponse:
+def cancel_job(services: ServicesDep, job_id: JobId) -> Response:
     before = require_job(services, job_id)
     job = services.store.request_cancel(job_id)
-    return JSONResponse(
-        job_view(job),
-        status_code=200 if before.terminal else 202,
-        headers={"ETag": job_tag(job), "Cache-Control": "no-store"},
-    )
+    headers = {"ETag": job_tag(job), "Cache-Control": "no-store"}
+    return job_response(job, 200 if before.terminal else 202, headers)
 
 
 @router.get(

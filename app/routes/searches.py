@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from collegium.app.http.openapi import json_body, problems
@@ -77,7 +77,7 @@ def create_search(
     spec: Annotated[SearchSpec, Depends(_search_spec)],
     key: IdempotencyKey = None,
     fresh: Fresh = False,
-) -> JSONResponse:
+) -> Response:
     validate_search(spec)
     if spec.inputs.data is not None:
         check_data(services.store, spec.inputs.data, services.settings, ("inputs", "data"))

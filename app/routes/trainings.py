@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from collegium.app.http.openapi import json_body
@@ -119,7 +119,7 @@ def create_training(
     spec: Annotated[TrainingSpec, Depends(_training_spec)],
     key: IdempotencyKey = None,
     fresh: Fresh = False,
-) -> JSONResponse:
+) -> Response:
     definite = resolved_training(services.store, spec, services.settings)
     check_training_cost(definite)
     return submit(services, "training", definite, "train", key, fresh)
@@ -137,7 +137,7 @@ def create_study(
     spec: Annotated[StudySpec, Depends(_study_spec)],
     key: IdempotencyKey = None,
     fresh: Fresh = False,
-) -> JSONResponse:
+) -> Response:
     definite = resolved_study(services.store, spec, services.settings)
     check_study_cost(definite)
     return submit(services, "study", definite, "train", key, fresh)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Header, Query
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from collegium.app.http.openapi import Responses, header, problems
 from collegium.app.http.problems import Problem
 from collegium.app.services.services import Services
-from collegium.app.services.views import JobView, job_path, job_tag, job_view
-from collegium.jobs.database.json_text import digest
+from collegium.app.services.views import JobView, job_path, job_response, job_tag
+from collegium.jobs.database.json_text import Encoded, digest, encode_once
 from collegium.jobs.errors import IdempotencyConflict
 from collegium.jobs.record import Job, Kind, Queue
 from collegium.versions import software_version
@@ -65,14 +65,14 @@ SUBMISSION_RESPONSES: Responses = {
 }
 
 
-def fingerprint(kind: Kind, spec: dict[str, Any]) -> str:
+def fingerprint(kind: Kind, spec: dict[str, Any] | Encoded) -> str:
     """What makes two requests the same: their kind, every field of their specification, and the software."""
     return digest({"kind": kind, "spec": spec, "version": software_version()})
 
 
-def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: str | None, fresh: bool) -> JSONResponse:
+def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: str | None, fresh: bool) -> Response:
     """Store the job and publish its id, or find its result. Raises a 422 problem for a reused key."""
-    document = spec.model_dump(mode="json")
+    document = encode_once(spec.model_dump(mode="json"))
     try:
         job, created = services.store.create(
             kind,
@@ -89,8 +89,8 @@ def submit(services: Services, kind: Kind, spec: BaseModel, queue: Queue, key: s
     return _response(job)
 
 
-def _response(job: Job) -> JSONResponse:
+def _response(job: Job) -> Response:
     headers = {"Location": job_path(job.id), "ETag": job_tag(job), "Cache-Control": "no-store"}
     if not job.terminal:
         headers["Retry-After"] = _RETRY_AFTER_S
-    return JSONResponse(job_view(job), status_code=200 if job.terminal else 202, headers=headers)
+    return job_response(job, 200 if job.terminal else 202, headers)

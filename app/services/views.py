@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from collegium.app.http.conditional import tag_of
+from collegium.jobs.database.json_text import encode, encode_object
 from collegium.jobs.record import Artifact, Dataset, Event, FailureKind, Job, Kind
 from collegium.jobs.states import Status
 from collegium.versions import software_version
@@ -143,6 +145,16 @@ def artifact_path(job_id: str, name: str) -> str:
 
 def job_view(job: Job, full: bool = True) -> dict[str, Any]:
     """A job as a JSON object; without its result and log where not ``full``."""
+    return _job_view(job, job.spec, full)
+
+
+def job_response(job: Job, status: int, headers: dict[str, str]) -> Response:
+    """The whole of a job, whose specification is sent as it is stored."""
+    members = {name: encode(member) for name, member in _job_view(job, None).items()} | {"spec": job.spec_text}
+    return Response(encode_object(members), status, headers, media_type="application/json")
+
+
+def _job_view(job: Job, spec: dict[str, Any] | None, full: bool = True) -> dict[str, Any]:
     path = job_path(job.id)
     failure = job.failure and job.failure.as_dict()
     if failure and not full:
@@ -152,7 +164,7 @@ def job_view(job: Job, full: bool = True) -> dict[str, Any]:
         "kind": job.kind,
         "status": job.status,
         "progress": {"fraction": job.fraction, "message": job.message},
-        "spec": job.spec,
+        "spec": spec,
         "result": _linked(job) if full else None,
         "failure": failure,
         "attempt": job.attempt,

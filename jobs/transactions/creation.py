@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from collegium.jobs.database.engine import Database, now
-from collegium.jobs.database.json_text import digest, encode
+from collegium.jobs.database.json_text import Encoded, digest, encode
 from collegium.jobs.database.schema import events, idempotency, jobs
 from collegium.jobs.errors import IdempotencyConflict, JobNotFound, ParentClosed
 from collegium.jobs.record import KINDS, QUEUES, Child, Job, Kind, Queue
@@ -35,7 +35,7 @@ class Creation:
     def create(
         self,
         kind: Kind,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, Any] | Encoded,
         *,
         queue: Queue,
         fingerprint: str | None = None,
@@ -45,7 +45,7 @@ class Creation:
         max_attempts: int = 3,
         reuse_result: bool = False,
     ) -> tuple[Job, bool]:
-        """A queued job, and whether it is new.
+        """A queued job, and whether it is new; ``spec`` may be encoded already.
 
         It is not new when the idempotency key made it before from the same kind, queue and spec, or when the parent
         has a child of this key. With ``reuse_result`` it is not new either when a job of the same fingerprint has
@@ -59,7 +59,7 @@ class Creation:
         if idempotency_key is not None:
             _check_key("idempotency key", idempotency_key)
         row = _row(kind, spec, queue, fingerprint, parent_id, child_key, max_attempts)
-        request = digest([kind, queue, dict(spec)]) if idempotency_key is not None else ""
+        request = digest([kind, queue, _plain(spec)]) if idempotency_key is not None else ""
         try:
             return self._create_once(row, idempotency_key, request, reuse_result)
         except IntegrityError:
@@ -112,9 +112,13 @@ class Creation:
             return [existing[child.key] for child in children]
 
 
+def _plain(spec: Mapping[str, Any] | Encoded) -> dict[str, Any] | Encoded:
+    return spec if isinstance(spec, Encoded) else dict(spec)
+
+
 def _row(
     kind: Kind,
-    spec: Mapping[str, Any],
+    spec: Mapping[str, Any] | Encoded,
     queue: Queue,
     fingerprint: str | None,
     parent_id: str | None,
@@ -134,7 +138,7 @@ def _row(
         "kind": kind,
         "status": "queued",
         "queue": queue,
-        "spec": encode(dict(spec)),
+        "spec": encode(_plain(spec)),
         "fingerprint": fingerprint,
         "fraction": 0.0,
         "message": "",

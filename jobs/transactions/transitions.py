@@ -17,13 +17,12 @@ from collegium.jobs.record import Failure, Job
 from collegium.jobs.states import HELD, Transition
 
 JOB_FIELDS = tuple(Job.__dataclass_fields__)
-JOB_COLUMNS = tuple(jobs.c[name] for name in JOB_FIELDS)
+JOB_COLUMNS = tuple(jobs.c[name.removesuffix("_text")] for name in JOB_FIELDS)
 
 
 def job_of(row: Row[Any]) -> Job:
     """The record of a row that holds ``JOB_COLUMNS``."""
     fields = dict(zip(JOB_FIELDS, row, strict=True))
-    fields["spec"] = decode(fields["spec"])
     fields["result"] = fields["result"] and decode(fields["result"])
     fields["failure"] = fields["failure"] and Failure(**decode(fields["failure"]))
     return Job(**fields)

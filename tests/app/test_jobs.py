@@ -7,10 +7,11 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
 from collegium.app.services.services import Services
-from collegium.app.services.views import JobPage, JobView, MetricTable
+from collegium.app.services.views import JobPage, JobView, MetricTable, job_response, job_view
 from collegium.jobs.record import Failure, Job
 
 
@@ -28,6 +29,16 @@ def test_a_job_has_every_documented_field(api: TestClient, finished: Callable[..
     assert set(body["progress"]) == {"fraction", "message"}
     assert body["created_at"] <= body["started_at"] <= body["finished_at"]
     assert all(api.get(body["links"][name]).status_code == 200 for name in ("self", "events", "artifacts", "metrics"))
+
+
+def test_a_job_is_answered_with_its_specification_as_it_is_stored(services: Services, api: TestClient) -> None:
+    spec = {"z": [1, 2.0, 1e-07], "a": {"é": '\u0000\u2028"</', "b": None}}
+    job, _ = services.store.create("search", spec, queue="search")
+    wanted = JSONResponse(job_view(job)).body
+    assert job_view(job)["spec"] == spec
+    assert job_response(job, 200, {}).body == wanted
+    assert api.get(f"/v1/jobs/{job.id}").content == wanted
+    assert api.get(f"/v1/jobs/{job.id}").headers["content-type"] == "application/json"
 
 
 def test_a_failure_carries_kind_message_remedy_and_log(
