@@ -202,6 +202,7 @@ OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
     "compare": lambda x, relation, number: _RELATIONS[relation](x, number),
     "cumsum": lambda x, axis: x.cumsum(axis),
     "gather": lambda x, index, axis: x.gather(axis, index),
+    "argmax": lambda x, axis: x.argmax(axis),
     "as_integer": lambda x: x.long(),
     "as_number": lambda x: x.to(torch.get_default_dtype()),
     "both": torch.logical_and,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,11 +29,34 @@ def _index(builder: Builder, node: fx.Node, given: Given) -> int:
         reads = [builder.value(source), builder.value(indices[at[0]])]
         return builder.emit("take", reads, shape, axis=at[0])
     if at == [0, 1] and builder.counts_batch(indices[0]):
-        places, before = builder.value(indices[1]), builder.shape(source)
-        taken = (before[0], *builder.shape(indices[1]), *before[2:])
+        return _of_each(builder, source, node_of(indices[1]), shape)
+    raise Missing("it reads by several indices at once")
+
+
+def _of_each(builder: Builder, source: fx.Node, index: fx.Node, shape: tuple[int, ...]) -> int:
+    """Of every sample the places of an index: the same for all samples, or places of its own."""
+    places, before, at = builder.value(index), builder.shape(source), builder.shape(index)
+    if at[:1] != before[:1]:
+        taken = (before[0], *at, *before[2:])
         found = builder.emit("take", [builder.value(source), places], taken, axis=1)
         return builder.emit("reshape", [found], shape, shape=shape)
-    raise Missing("it reads by several indices at once")
+    count = math.prod(at[1:])
+    apart, wide = (before[0], count, *(1 for _ in before[2:])), (before[0], count, *before[2:])
+    places = builder.emit("reshape", [places], apart, shape=apart)
+    places = builder.emit("expand", [places], wide, shape=wide)
+    found = builder.emit("gather", [builder.value(source), places], wide, axis=1)
+    return found if wide == shape else builder.emit("reshape", [found], shape, shape=shape)
+
+
+def _argmax(builder: Builder, node: fx.Node, given: Given) -> int:
+    source, axis = node_of(given["self"]), given["dim"]
+    if axis is None:
+        raise Missing("the place of the largest of all numbers")
+    before, shape = builder.shape(source), builder.shape(node)
+    axis %= len(before)
+    without = (*before[:axis], *before[axis + 1 :])
+    found = builder.emit("argmax", [builder.value(source)], without, axis=axis)
+    return found if without == shape else builder.emit("reshape", [found], shape, shape=shape)
 
 
 def _is_boolean(node: Any) -> bool:
@@ -112,6 +136,7 @@ INDEXED: dict[str, Converter] = {
     "index": _index,
     "index_select": _index_select,
     "gather": _gather,
+    "argmax": _argmax,
     "masked_fill": _masked_fill,
     "where": _where,
     "eq": _compared("equal"),

@@ -20,7 +20,7 @@ from collegium.search.networks.graph.content import Input
 from collegium.search.networks.graph.infer import Inferred, infer
 from collegium.search.networks.graph.reading import Position, logits_at, own_position
 from collegium.search.networks.graph.regroup import Change
-from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer, RecurrentLayer
+from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer, Node, RecurrentLayer
 from collegium.search.networks.graph.tokens import Role, token_roles
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
@@ -217,7 +217,8 @@ def with_head(baseline: NetworkBaseline, outputs: int) -> NetworkBaseline:
         )
     changed = head.model_copy(update={"outputs": outputs})
     layers = tuple(changed if layer is head else layer for layer in graph.layers)
-    found = infer(graph.model_copy(update={"layers": layers}), baseline.input)
+    nodes = _with_logits(graph, baseline.outputs, outputs)
+    found = infer(graph.model_copy(update={"layers": layers, "nodes": nodes}), baseline.input)
     branches = tuple(_with_end(branch, head.path, outputs) for branch in baseline.branches)
     return baseline.model_copy(
         update={
@@ -231,14 +232,34 @@ def with_head(baseline: NetworkBaseline, outputs: int) -> NetworkBaseline:
 
 
 def _head(graph: Graph, outputs: int) -> LinearLayer | None:
-    """The linear layer that gives the output, used once and of no shared weight."""
-    last = graph.nodes[-1]
+    """The linear layer that gives the output, used once and of no shared weight; some of its rows may be picked."""
+    last = graph.nodes[_behind_head(graph)[0] - 1]
     uses = sum(node.layer == last.layer for node in graph.nodes)
     found = next((layer for layer in graph.layers if layer.path == last.layer), None)
     tied = {name.rpartition(".")[0] for pair in graph.tied for name in pair}
     if not isinstance(found, LinearLayer) or last.op != "layer" or uses > 1 or found.path in tied:
         return None
     return found if (found.groups, found.outputs) == (1, outputs) else None
+
+
+def _behind_head(graph: Graph) -> tuple[int, set[int]]:
+    """The value of which rows are picked in the end, as that of the last token, and what has the size of a row."""
+    index, sized = len(graph.nodes), set()
+    while index and (node := graph.nodes[index - 1]).op in ("reshape", "gather"):
+        sized |= {index, *node.reads[1:]}
+        index = node.reads[0]
+    return index, sized
+
+
+def _with_logits(graph: Graph, before: int, outputs: int) -> tuple[Node, ...]:
+    """The nodes with rows of so many logits behind the head."""
+    nodes = list(graph.nodes)
+    for index in _behind_head(graph)[1]:
+        node = nodes[index - 1]
+        shape = node.options.get("shape")
+        if isinstance(shape, tuple) and shape[-1:] == (before,):
+            nodes[index - 1] = node.model_copy(update={"options": {"shape": (*shape[:-1], outputs)}})
+    return tuple(nodes)
 
 
 def _with_end(branch: Branch, head: str, outputs: int) -> Branch:

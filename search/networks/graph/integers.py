@@ -67,6 +67,17 @@ def as_integers(contents: Sequence[Content], shapes: Sequence[Any], options: Map
     return Content("integer", 0, 1)
 
 
+def places(contents: Sequence[Content], shapes: Sequence[Any], options: Mapping[str, Any]) -> Content:
+    """Places along an axis, of numbers or integers.
+
+    >>> places([Content("number")], [(-1, 6)], {"axis": 1})
+    Content(name='integer', low=0, high=5)
+    """
+    if contents[0].name == "boolean":
+        raise ValueError("it compares numbers or integers, and reads booleans")
+    return Content("integer", 0, shapes[0][options["axis"]] - 1)
+
+
 def _integers(contents: Sequence[Content]) -> bool:
     return all(each.name == "integer" for each in contents)
 

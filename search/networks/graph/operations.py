@@ -25,6 +25,7 @@ from collegium.search.networks.graph.integers import (
     accumulated,
     as_integers,
     multiplied,
+    places,
     scaled,
     shifted,
     summed,
@@ -265,6 +266,11 @@ def _cumsum(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     return reads[0]
 
 
+def _argmax(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    axis = axis_of(options["axis"], reads[0])
+    return (*reads[0][:axis], *reads[0][axis + 1 :])
+
+
 def _take(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     values, index = reads
     axis = axis_of(options["axis"], values)
@@ -361,6 +367,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "gather": Operation(_gather, {"axis": "integer"}, (2, 2), content=taken),
     "compare": Operation(_same, {"relation": _RELATIONS, "number": "number"}, content=compared),
     "cumsum": Operation(_cumsum, {"axis": "integer"}, content=accumulated),
+    "argmax": Operation(_argmax, {"axis": "integer"}, content=places),
     "as_integer": Operation(_same, content=as_integers),
     "as_number": Operation(_same, content=as_numbers),
     "both": Operation(_elementwise, {}, (2, 2), content=expects("boolean", gives=BOOLEANS)),

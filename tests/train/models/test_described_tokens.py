@@ -76,6 +76,26 @@ def test_it_learns_and_its_weights_are_those_of_the_library(
     assert (found == data["y_test"]).float().mean().item() == pytest.approx(result.accuracy.test, abs=1e-6)
 
 
+def test_a_network_that_reads_its_last_token_has_another_head(tmp_path: Path, load_and_evaluate: Any):
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": LENGTH, "vocab_size": BELOW}
+    sizes |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    model = GPT2ForSequenceClassification(GPT2Config(**sizes | {"num_labels": 2})).eval()
+    described = describe(model, {"input_ids": torch.ones(2, LENGTH, dtype=torch.long)})
+    result = run_training(spec_of(described, method="vanilla", recipe={"epochs": 1}), tmp_path)
+    assert [note.kind for note in result.notes] == ["head_replaced", "tokens"]
+    assert result.parameters == described.parameters + 8 * 16
+    assert load_and_evaluate(tmp_path)["accuracy"] == pytest.approx(result.accuracy.test, abs=1e-6)
+    other = GPT2ForSequenceClassification(GPT2Config(**sizes | {"num_labels": 10})).eval()
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    data = load_file(tmp_path / "test.safetensors")
+    with torch.no_grad():
+        found = other(input_ids=nn.functional.pad(data["x_test"], (0, 2))).logits.argmax(1)
+    assert (found == data["y_test"]).float().mean().item() == pytest.approx(result.accuracy.test, abs=1e-6)
+
+
 @pytest.mark.slow
 def test_it_is_exported_for_other_runtimes(baseline: NetworkBaseline, tmp_path: Path):
     spec = spec_of(baseline, formats=["safetensors", "onnx"], method="vanilla", recipe={"epochs": 1})

@@ -264,6 +264,26 @@ def test_positions_are_counted_within_their_table():
     assert "indices from 1 to 10 are not within an axis of 8" in found.no_graph
 
 
+class Picked(nn.Module):
+    """Of every sample the tokens that score highest, and the channel that does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.rows = nn.Linear(4, 2), nn.Linear(4, 3)
+        self.table = nn.Embedding(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.score(x).argmax(1)
+        picked = self.rows(x)[torch.arange(len(x))[:, None], places]
+        return picked.sum(1) + self.table(x.mean(1, keepdim=True).argmax(dim=-1, keepdim=True))[:, 0, 0]
+
+
+def test_places_that_the_input_decides_are_read():
+    torch.manual_seed(0)
+    model, x = Picked().eval(), torch.randn(5, 6, 4)
+    assert torch.equal(rebuilt(model, x[:1])(x), model(x))
+
+
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 
 
@@ -277,7 +297,14 @@ def _gpt2() -> nn.Module:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, **sizes))
 
 
-@pytest.mark.parametrize("make", [_roberta, _gpt2])  # the second with the caches of a first step
+def _gpt2_classifier() -> nn.Module:
+    """Logits at the last token that is no padding."""
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    config = transformers.GPT2Config(vocab_size=50, **sizes, pad_token_id=1, num_labels=3)
+    return transformers.GPT2ForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("make", [_roberta, _gpt2, _gpt2_classifier])  # the second with the caches of a first step
 def test_transformers_that_count_positions_and_keep_caches(make: Callable[[], nn.Module]):
     torch.manual_seed(0)
     model = make().eval()

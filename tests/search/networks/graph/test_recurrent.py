@@ -89,6 +89,11 @@ INTEGERS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a product": ([node("mul", [0, 0]), TABLE, node("take", [2, 1], axis=0)], "indices from 0 to 9"),
     "half of one": ([node("multiply_number", [0], number=0.5)], "the option 'number' must be whole"),
     "of numbers": ([node("as_number", [0]), node("add", [0, 1])], "it works with numbers, and reads integers"),
+    "places": (
+        [node("argmax", [0], axis=1), node("add_number", [1], number=3), TABLE, node("take", [3, 2], axis=0)],
+        "indices from 3 to 8",
+    ),
+    "places of the batch": ([node("argmax", [0], axis=0)], "the axis 0 of batch×6 is that of the batch"),
     "of no booleans": ([node("as_integer", [0])], "it reads booleans, and these are integers"),
     "beyond": ([node("multiply_number", [0], number=10**9), node("mul", [1, 1])], r"are beyond 2\^53"),
     "the batch": ([node("cumsum", [0], axis=0)], "the axis 0 of batch×6 is that of the batch"),
