@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -19,13 +19,27 @@ _MOST_STEPS = 64
 _PROJECTIONS = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
-    """Weight layers in order, the steps between each and the next, and why the chain goes no further."""
+    """Weight layers in order, the steps between each and the next, and why the chain goes no further.
+
+    ``fixed``: why none of its widths is free, None where they are.
+    """
 
     layers: tuple[WeightNode, ...]
     between: tuple[tuple[Step, ...], ...]
     ended: str
+    fixed: str | None = None
+
+    def cut(self, after: Sequence[int], why: str) -> list[Chain]:
+        """The chains that end behind the layers ``after``, and the rest; not split at all where there are none."""
+        if not after:
+            return [replace(self, fixed=why)]
+        found, start = [], 0
+        for end in sorted(after):
+            found += _with_whole_ends(Chain(self.layers[start : end + 1], self.between[start:end], why))
+            start = end + 1
+        return found + _with_whole_ends(Chain(self.layers[start:], self.between[start:], self.ended))
 
     @property
     def parameters(self) -> list[fx.Node]:

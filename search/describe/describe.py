@@ -78,7 +78,7 @@ def _described(model: nn.Module, example_input: Any, name: str | None) -> Networ
         args, kwargs = _twice((args, kwargs), batch)
         batch *= 2
         found = trace(model, args, kwargs)
-    parts = parts_of(found, _ledger(model), batch)
+    parts = parts_of(found, _ledger(model), batch, model)
     return with_graph(_baseline(model, name, parts, found, (args, kwargs), batch), model, found, (args, kwargs), batch)
 
 
@@ -126,7 +126,7 @@ def _ledger(model: nn.Module) -> Ledger:
     for path, parameter in model.named_parameters(remove_duplicate=False):
         canonical[path] = first.setdefault(id(parameter), path)
         sizes[canonical[path]] = parameter.numel()
-    return Ledger(sizes, canonical, dict(model.named_modules()))
+    return Ledger(sizes, canonical, dict(model.named_modules(remove_duplicate=False)))
 
 
 def _baseline(

@@ -44,7 +44,8 @@ class WeightNode:
     """A convolution or linear layer in a graph, whose weight is a parameter.
 
     ``reads`` is the node of its input, ``channels`` the axis of its outputs' channels, and ``repeats`` the maps of one
-    batch that a convolution is applied to, or the positions of a linear layer.
+    batch that a convolution is applied to, or the positions of a linear layer. ``inputs_first``: of a linear layer's
+    weight the first axis is that of the inputs.
     """
 
     node: fx.Node
@@ -56,6 +57,13 @@ class WeightNode:
     outputs: int
     channels: int
     repeats: int
+    inputs_first: bool = False
+
+    def weight_shape(self, inputs: int, outputs: int) -> tuple[int, ...]:
+        """The shape of its weight with so many inputs and outputs: of a depthwise one, one input for each output."""
+        if not isinstance(self.layer, Conv):
+            return (inputs, outputs) if self.inputs_first else (outputs, inputs)
+        return outputs, 1 if self.layer.depthwise else inputs // self.layer.groups, *self.layer.kernel
 
     @property
     def parameters(self) -> list[fx.Node]:
@@ -140,7 +148,7 @@ def _linear(node: fx.Node, name: str, parameters: Mapping[fx.Node, str]) -> Weig
         return None
     repeats = math.prod(shape_of(node)) // outputs
     layer = Linear(kind="linear", bias=bias is not None, positions=max(1, repeats))
-    return WeightNode(node, layer, reads, weight, bias, inputs, outputs, len(shape_of(node)) - 1, repeats)
+    return WeightNode(node, layer, reads, weight, bias, inputs, outputs, len(shape_of(node)) - 1, repeats, swapped)
 
 
 def _untransposed(weight: fx.Node, swapped: bool) -> tuple[fx.Node, bool]:

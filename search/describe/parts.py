@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
-from torch import fx
+from torch import fx, nn
 
 from collegium.search.describe.chains import Chain, Uses, chains_of
 from collegium.search.describe.counts import flops_of, is_recurrent, is_region
+from collegium.search.describe.free.trials import Candidate
+from collegium.search.describe.free.widths import fixed_widths
 from collegium.search.describe.layers import WeightNode
 from collegium.search.describe.operators import name_of, readers, shape_of
 from collegium.search.describe.trace import Gap, Piece, Trace
@@ -37,6 +39,8 @@ _OF_PARAMETERS = {
 _RECURRENT = "a recurrent cell: its width is read again at the next step"
 _PRODUCTS = "products of two maps, as in attention, which have no weights"
 _UNREACHED, _NOT_TRACED = "nothing that was computed depends on it", "no part that was traced reads it"
+#: How often chains are cut where code reads a width, and what is left of them tried again.
+_ROUNDS = 3
 #: The most that a specification holds of each.
 _OCCURRENCES, _TEXT, _BRANCHES = 2048, 512, 1024
 
@@ -80,13 +84,12 @@ class Ledger:
         return module if name == "weight" and module in self.modules else parameter
 
 
-def parts_of(trace: Trace, ledger: Ledger, batch: int) -> list[Part]:
+def parts_of(trace: Trace, ledger: Ledger, batch: int, model: nn.Module) -> list[Part]:
     """Every part of a model, in the order in which it runs: together they have all parameters and FLOPs."""
-    uses = Uses.of(trace.pieces, ledger.canonical)
     parts: list[Part] = []
-    for piece in trace.pieces:
+    for piece, chains in _chains(trace, ledger, batch, model).items():
         chained: set[fx.Node] = set()
-        for chain in chains_of(piece, uses, ledger.canonical):
+        for chain in chains:
             chained |= {layer.node for layer in chain.layers}
             parts.append(_part_of(chain, piece, ledger, batch))
         parts += _others(piece, chained, ledger)
@@ -95,6 +98,29 @@ def parts_of(trace: Trace, ledger: Ledger, batch: int) -> list[Part]:
     if left:
         parts.append(Part((left[0],), ledger.take(left), 0, _NOT_TRACED if trace.gaps else _UNREACHED))
     return _fitting(parts)
+
+
+def _chains(trace: Trace, ledger: Ledger, batch: int, model: nn.Module) -> dict[Piece, list[Chain]]:
+    """The chains of every piece, ended where code reads a width inside of them."""
+    uses = Uses.of(trace.pieces, ledger.canonical)
+    found = {piece: chains_of(piece, uses, ledger.canonical) for piece in trace.pieces}
+    for turn in range(_ROUNDS):
+        scratch = Ledger(ledger.sizes, ledger.canonical, ledger.modules)
+        candidates = []
+        for piece, chains in found.items():
+            for chain in chains:
+                part = _part_of(chain, piece, scratch, batch)
+                if part.why is None:
+                    candidates.append(Candidate(piece, chain, branch_of([part], batch), part.paths))
+        fixed = fixed_widths(model, candidates, trace.run if trace.gaps else None)
+        if not fixed:
+            break
+        cuts = {
+            candidate.chain: candidate.chain.cut(each.after if turn + 1 < _ROUNDS else (), each.why)
+            for candidate, each in fixed.items()
+        }
+        found = {piece: [each for chain in own for each in cuts.get(chain, [chain])] for piece, own in found.items()}
+    return found
 
 
 def _fitting(parts: list[Part]) -> list[Part]:
@@ -128,6 +154,7 @@ def _part_of(chain: Chain, piece: Piece, ledger: Ledger, batch: int) -> Part:
     widths = (chain.layers[0].inputs, *(layer.outputs for layer in chain.layers))
     free = len(free_widths(layers))
     why = None if free >= FEWEST_FREE else SINGLE_HIDDEN if free else chain.ended
+    why = chain.fixed or why
     full = replace(part, layers=layers, widths=widths, extents=extents, why=why)
     refused = _refusal(full, batch)
     return full if refused is None else replace(part, why=refused)

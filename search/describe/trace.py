@@ -8,12 +8,15 @@ was given; the code between them is named with the line that stopped the trace.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import itertools
 import linecache
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,18 +34,27 @@ _MODEL = "model"
 #: Loggers of torch that have much to say where a trace stops.
 _LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export._trace")
 #: Torch, this package, and the standard library's context managers, which errors pass on their way.
-_NOT_THE_USERS = (Path(str(torch.__file__)).parent, Path(__file__).parent, Path(str(contextlib.__file__)))
+_NOT_THE_USERS = (
+    Path(str(torch.__file__)).parent,
+    Path(__file__).parent,
+    Path(__file__).parent.parent / "regroup",
+    Path(str(contextlib.__file__)),
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Piece:
     """A module that was traced whole, at one call.
 
     ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one,
-    and ``constants`` the tensor that the code holds of each placeholder that is neither.
+    and ``constants`` the tensor that the code holds of each placeholder that is neither. ``root`` was called with
+    ``args`` and ``kwargs``.
     """
 
     path: str
+    root: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     graph: fx.Graph
     parameters: dict[fx.Node, str]
     buffers: dict[fx.Node, str]
@@ -66,11 +78,15 @@ class Gap:
 
 @dataclass
 class Trace:
-    """The pieces of a model in the order in which they ran, and the gaps between them."""
+    """The pieces of a model in the order in which they ran, and the gaps between them.
+
+    ``run`` runs the model again with the example, where there are gaps.
+    """
 
     pieces: list[Piece] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
+    run: Callable[[], object] | None = None
 
 
 @dataclass
@@ -104,7 +120,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         return Trace([piece], [], piece.outputs)
     except Exception as error:  # a user's code may raise anything
         stopped = stopping_place(error)
-    found = Trace()
+    found = Trace(run=lambda: model(*args, **kwargs))
     call, found.outputs = _run(model, args, kwargs, stopped)
     _trace_inner(call, stopped, found)
     return found
@@ -123,7 +139,7 @@ def _trace_inner(call: _Call, stopped: str, found: Trace) -> None:
 
 def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Piece:
     """One module traced whole. Raises what ``torch.export`` and the module's code raise."""
-    with _quiet(), _kept_state(module), torch.inference_mode(False), torch.enable_grad():
+    with quiet(), kept_state(module), torch.inference_mode(False), torch.enable_grad():
         program = torch.export.export(_TensorsOnly(module), args, dict(kwargs), strict=False)
     prefix = f"{path}." if path else ""
     signature = program.graph_signature
@@ -141,11 +157,11 @@ def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     held = ((node, program.constants[lifted[node.name]]) for node in program.graph.nodes if node.name in lifted)
     constants = {node: value for node, value in held if isinstance(value, Tensor)}
     outputs = tuple(value for value in last if isinstance(value, Tensor))
-    return Piece(path, program.graph, parameters, buffers, outputs, constants)
+    return Piece(path, module, args, kwargs, program.graph, parameters, buffers, outputs, constants)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch warns of, logs and prints on the way: where it fails, that is said in other words."""
     logs = [logging.getLogger(name) for name in _LOUD]
     before = [log.disabled for log in logs]
@@ -162,12 +178,24 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _kept_state(module: nn.Module) -> Iterator[None]:
-    """Attributes that tracing assigns, such as caches, are taken back."""
+def kept_state(module: nn.Module) -> Iterator[None]:
+    """What a run assigns is taken back: attributes such as caches, buffers, modules, and what lists and tables hold.
+
+    So are numbers that it writes into tensors that are attributes.
+    """
     before = [(each, dict(vars(each))) for each in module.modules()]
+    held = [value for _, attributes in before for value in attributes.values() if type(value) in _HOLDERS]
+    contents = [copy.copy(value) for value in held]
+    tensors = [value for _, attributes in before for value in attributes.values() if isinstance(value, Tensor)]
+    numbers = [value.detach().clone() for value in tensors]
     try:
         yield
     finally:
+        with torch.no_grad():
+            for value, number in zip(tensors, numbers, strict=True):
+                value.copy_(number)
+        for value, content in zip(held, contents, strict=True):
+            _refill(value, content)
         for each, attributes in before:
             own = vars(each)
             for name in own.keys() - attributes.keys():
@@ -175,6 +203,23 @@ def _kept_state(module: nn.Module) -> Iterator[None]:
             for name, value in attributes.items():
                 if own.get(name) is not value:
                     own[name] = value
+
+
+#: Containers whose contents are put back.
+_HOLDERS = (dict, OrderedDict, list, set, deque)
+
+
+def _refill(value: Any, content: Any) -> None:
+    if len(value) == len(content) and all(
+        one is two for one, two in zip(_members(value), _members(content), strict=True)
+    ):
+        return
+    value.clear()
+    (value.extend if isinstance(value, list | deque) else value.update)(content)
+
+
+def _members(value: Any) -> Iterator[Any]:
+    return itertools.chain(value, value.values()) if isinstance(value, dict) else iter(value)
 
 
 def _run(
@@ -196,9 +241,8 @@ def _run(
 
     handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in paths]
     handles += [module.register_forward_hook(leave) for module in paths]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad(), torch.random.fork_rng(), _kept_state(model), counter, sdpa_kernel(SDPBackend.MATH):
+        with of_no_account(model), counter, sdpa_kernel(SDPBackend.MATH):
             outputs = tuple(tensors_in(model(*args, **kwargs)))
     except Exception as error:  # a user's code may raise anything
         inner = f"module {stack[-1].path!r}, " if stack[-1].path else ""
@@ -209,13 +253,23 @@ def _run(
     finally:
         for handle in handles:
             handle.remove()
+    root.flops = counter.get_total_flops()
+    _halve(root)
+    return root, outputs
+
+
+@contextmanager
+def of_no_account(model: nn.Module) -> Iterator[None]:
+    """Runs in here leave the module and the random numbers as they were."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), kept_state(model):
+            yield
+    finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:
                     buffer.copy_(buffers[name])
-    root.flops = counter.get_total_flops()
-    _halve(root)
-    return root, outputs
 
 
 def _halve(call: _Call) -> None:
@@ -248,6 +302,12 @@ def stopping_place(error: BaseException) -> str:
     """The last line of code outside of torch that an error passed, and what the error says."""
     first_line = (str(error).strip().splitlines() or [""])[0][:200]
     said = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    found = line_of(error)
+    return f"{found} ({said})" if found else said
+
+
+def line_of(error: BaseException) -> str:
+    """The last line of code outside of torch that an error passed, as ``net.py:12, `x = x.view(4)```; empty if none."""
     found = ""
     while True:
         for frame in traceback.extract_tb(error.__traceback__):
@@ -258,6 +318,5 @@ def stopping_place(error: BaseException) -> str:
             found = f"{file.name}:{frame.lineno}, `{line}`" if line else f"{file.name}:{frame.lineno}"
         inner = error.__cause__ or error.__context__
         if inner is None or inner is error:
-            break
+            return found
         error = inner
-    return f"{found} ({said})" if found else said

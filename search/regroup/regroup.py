@@ -8,25 +8,21 @@ All other parameters are drawn anew as well, or kept.
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
 
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import layer_widths, member_widths, width_grains
 from collegium.search.networks.families.network_grouping import searched_groups
-from collegium.search.networks.network import StageGrouping, member_groups
-from collegium.search.regroup.grouped import GroupedLayerNorm, GroupedLinear
-from collegium.search.regroup.laws import draw_anew, fan_in, fill, law, seed_of
+from collegium.search.networks.network import StageGrouping
+from collegium.search.regroup.laws import draw_anew, seed_of
+from collegium.search.regroup.members import places_of, regroup_one, replaced, submodule
 from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
 
 #: Forward passes of each module whose median is its latency.
@@ -108,13 +104,15 @@ def regroup(
     if not branches:
         raise ValueError("the answer names no modules: search what collegium.describe made of this model")
     made = _copy_of(model)
-    within = {path for branch in branches for paths in branch.paths for path in _replaced(made, paths)}
+    inside = {id(submodule(made, path)) for each in branches for paths in each.paths for path in replaced(made, paths)}
+    within = {name for name, module in made.named_modules(remove_duplicate=False) if id(module) in inside}
     kept = draw_anew(made, seed, within) if keep == "nothing" else _outside(made, within)
     generator = Generator().manual_seed(seed_of(seed, "branches"))
     changed: list[str] = []
+    places = places_of(made)
     for branch in branches:
         for paths in branch.paths:
-            changed += _regroup_one(made, paths, branch, generator)
+            changed += regroup_one(made, places, paths, (branch.multiplicity, branch.widths), generator)
     before, after = _count(model), _count(made)
     if isinstance(member, SolvedEnsemble) and after != member.parameters:
         raise ValueError(
@@ -186,164 +184,9 @@ def _of_row(row: CurveRow, baseline: NetworkBaseline) -> tuple[RegroupedBranch, 
     return tuple(found)
 
 
-def _regroup_one(model: nn.Module, paths: Sequence[str], branch: RegroupedBranch, generator: Generator) -> list[str]:
-    """Replace the modules of one occurrence; their names."""
-    m = branch.multiplicity
-    modules = [_submodule(model, path) for path in paths]
-    last = sum(isinstance(module, _ConvNd | nn.Linear) for module in modules) - 1
-    if last != len(branch.widths):
-        raise ValueError(f"{paths[0]}: {last + 1} weight layers where {len(branch.widths) + 1} were described")
-    at, width, members = -1, 0, _members(modules)
-    for path, module in zip(paths, modules, strict=True):
-        if isinstance(module, _ConvNd | nn.Linear):
-            at += 1
-            inputs = _inputs(module) if at == 0 else width
-            width = _outputs(module) if at == last else m * branch.widths[at]
-            groups = m * _groups(module) // members if 0 < at < last else 1
-            if _depthwise(module):
-                groups = inputs  # a depthwise layer's channels stay apart
-            made: nn.Module = _resized(path, module, inputs, width, groups, generator)
-        elif at < last:
-            made = _norm(path, module, width, m, members)
-        else:
-            continue  # a norm of the branch's outputs
-        _replace(model, path, made)
-    return list(paths)
-
-
-def _members(modules: Sequence[nn.Module]) -> int:
-    """Members that a branch has already: what the groups of its inner layers have in common."""
-    inner = [module for module in modules if isinstance(module, _ConvNd | nn.Linear)][1:-1]
-    return math.gcd(*(_groups(module) for module in inner if not _depthwise(module))) or 1
-
-
-def _groups(module: nn.Module) -> int:
-    return module.groups if isinstance(module, _ConvNd) else 1
-
-
-def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and module.groups == module.in_channels > 1
-
-
-def _replaced(model: nn.Module, paths: Sequence[str]) -> Sequence[str]:
-    """The modules of a branch from its first weight layer to its last; a norm of its outputs stays."""
-    weighted = [index for index, path in enumerate(paths) if isinstance(_submodule(model, path), _ConvNd | nn.Linear)]
-    return paths[: weighted[-1] + 1] if weighted else ()
-
-
 def _outside(model: nn.Module, within: set[str]) -> list[str]:
     """Parameters of other modules than these."""
     return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in within]
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        if path in dict(model.named_parameters(remove_duplicate=False)):
-            raise ValueError(f"{path} is a parameter that code reads, and no layer's: it is not regrouped") from None
-        raise ValueError(f"the model has no module {path!r}: it is not the one that was described") from None
-
-
-def _replace(model: nn.Module, path: str, made: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, made)
-
-
-def _inputs(module: _ConvNd | nn.Linear) -> int:
-    return module.in_channels if isinstance(module, _ConvNd) else module.in_features
-
-
-def _outputs(module: _ConvNd | nn.Linear) -> int:
-    return module.out_channels if isinstance(module, _ConvNd) else module.out_features
-
-
-def _resized(
-    path: str, module: _ConvNd | nn.Linear, inputs: int, outputs: int, groups: int, generator: Generator
-) -> nn.Module:
-    """A layer of the same class at other sizes, with weights like its own at the new fan-in."""
-    if parametrize.is_parametrized(module) or "weight" not in module._parameters:
-        raise ValueError(f"{path}: its weight is computed from others; regroup before it is parametrized")
-    if isinstance(module, _ConvTransposeNd):
-        raise ValueError(f"{path}: a transposed convolution is not regrouped")
-    weight, bias = module._parameters["weight"], module._parameters["bias"]
-    assert weight is not None
-    if isinstance(module, _ConvNd):
-        shape: tuple[int, ...] = (outputs, inputs // groups, *weight.shape[2:])
-        made: Any = _copied(module)
-        made.in_channels, made.out_channels, made.groups = inputs, outputs, groups
-    elif groups == 1:
-        shape, made = (outputs, inputs), _copied(module)
-        made.in_features, made.out_features = inputs, outputs
-    else:
-        shape = (groups, outputs // groups, inputs // groups)
-        made = GroupedLinear(inputs, outputs, groups, bias=bias is not None, device=weight.device, dtype=weight.dtype)
-        _keep_hooks(module, made)
-        made.train(module.training)
-    growth = fan_in(module), math.prod(shape[1:]) if isinstance(module, _ConvNd) else inputs // groups
-    made.weight = _like(path, weight, shape, growth, generator)
-    if bias is not None:
-        made.bias = _like(path, bias, (outputs,), growth, generator)
-    return made
-
-
-def _copied(module: nn.Module) -> Any:
-    """A copy that shares nothing which is about to change."""
-    made = copy.copy(module)
-    made.__dict__ = {name: copy.copy(value) for name, value in module.__dict__.items()}
-    return made
-
-
-def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        setattr(new, name, copy.copy(getattr(old, name)))
-
-
-def _like(
-    path: str, old: Tensor, shape: tuple[int, ...], fan_ins: tuple[int | None, int], generator: Generator
-) -> nn.Parameter:
-    """Numbers distributed as those of ``old``, whose variance is that of the old fan-in, at the new one."""
-    made = torch.empty(shape, dtype=old.dtype, device=old.device)
-    before, after = fan_ins
-    assert before is not None
-    if old.device.type != "meta":
-        try:
-            fill(made, law(old, before / after, before), generator)
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be drawn anew: {error}") from None
-    return nn.Parameter(made, requires_grad=old.requires_grad)
-
-
-def _norm(path: str, module: nn.Module, width: int, members: int, before: int) -> nn.Module:
-    """The same norm over the channels of all members, each normalized alone; ``before`` are those that there were."""
-    made: Any
-    if isinstance(module, _NormBase):
-        made = _copied(module)
-        made.num_features = width
-        for name in ("running_mean", "running_var"):
-            old = module._buffers.get(name)
-            if old is not None:
-                made.register_buffer(name, old.new_full((width,), float(name == "running_var")))
-    elif isinstance(module, nn.GroupNorm):
-        made = _copied(module)
-        made.num_channels, made.num_groups = width, member_groups(module.num_groups, before) * members
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
-        centered = isinstance(module, nn.LayerNorm)
-        eps = module.eps if module.eps is not None else torch.finfo(torch.float32).eps
-        made = GroupedLayerNorm(width, members, eps=eps, scale=False, shift=False, centered=centered)
-        _keep_hooks(module, made)
-        made.train(module.training)
-    else:
-        raise ValueError(f"{path}: a norm of class {type(module).__name__} cannot be resized")
-    for name in ("weight", "bias"):
-        old = module._parameters.get(name)
-        if old is not None:
-            values = old.detach()
-            constant = old.device.type != "meta" and bool((values == values.flatten()[0]).all())
-            start = values.flatten()[0].item() if constant else float(name == "weight")
-            filled = torch.empty(width, dtype=old.dtype, device=old.device).fill_(start)
-            setattr(made, name, nn.Parameter(filled, requires_grad=old.requires_grad))
-    return made
 
 
 def _count(model: nn.Module) -> int:
