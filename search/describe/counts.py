@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ _CELLS = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 def flops_of(node: fx.Node) -> int:
     """Multiply–accumulates of one node for the whole batch, as ``torch.utils.flop_counter`` counts them.
 
-    That does not know recurrent layers: at each step every matrix is read once.
+    That does not know recurrent layers: at each step every matrix is read once. Nor does it count ``einsum`` where an
+    axis that is summed has size one.
     """
     name = name_of(node)
     if is_region(node):
@@ -37,6 +39,8 @@ def flops_of(node: fx.Node) -> int:
         return 0
     if name in _CELLS:
         return _recurrent(node)
+    if name == "einsum" and (found := _summed(node)):
+        return found
     # A kernel that computes attention at once is not counted; without a device there is none.
     counter = FlopCounterMode(display=False)
     try:
@@ -74,6 +78,20 @@ def _recurrent(node: fx.Node) -> int:
         steps *= size
     weights = (value for each in given["params"] if (value := value_of(each)) is not None)
     return steps * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
+def _summed(node: fx.Node) -> int:
+    """Products in the sum of two operands over what they share; 0 where that is not what ``einsum`` does."""
+    given = arguments(node)
+    reads, _, gives = str(given["equation"]).replace(" ", "").replace("...", "").partition("->")
+    terms, operands = reads.split(","), [shape_of(each) for each in given["tensors"]]
+    if len(terms) != 2 or len(operands) != 2 or any(len(set(term)) != len(term) for term in terms):
+        return 0
+    shared = {letter for letter in terms[0] if letter in terms[1] and letter not in gives}
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, operands, strict=True):
+        sizes |= zip(term, shape[len(shape) - len(term) :], strict=True)
+    return math.prod(shape_of(node)) * math.prod(sizes[letter] for letter in shared) if shared and gives else 0
 
 
 def _shapes(value: Any) -> Any:

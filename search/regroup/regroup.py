@@ -103,7 +103,7 @@ def regroup(
     branches = _branches(member, baseline)
     if not branches:
         raise ValueError("the answer names no modules: search what collegium.describe made of this model")
-    made = _copy_of(model)
+    made = copy_of(model)
     inside = {id(submodule(made, path)) for each in branches for paths in each.paths for path in replaced(made, paths)}
     within = {name for name, module in made.named_modules(remove_duplicate=False) if id(module) in inside}
     kept = draw_anew(made, seed, within) if keep == "nothing" else _outside(made, within)
@@ -162,11 +162,29 @@ def _misfit(branch: Branch, multiplicity: int, widths: tuple[int, ...]) -> str |
     return None
 
 
-def _copy_of(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy of a module. Raises ``ValueError``, which names the attribute that has none, where it has no copy.
+
+    >>> copy_of(nn.Linear(2, 3))
+    Linear(in_features=2, out_features=3, bias=True)
+    """
     try:
         return copy.deepcopy(model)
     except Exception as error:  # a user's code may raise anything
-        raise ValueError(f"the module cannot be copied: {error}") from error
+        held = _without_copy(model)
+        raise ValueError(f"the module cannot be copied: {error}{f' ({held})' if held else ''}") from error
+
+
+def _without_copy(model: nn.Module) -> str:
+    """The first attribute that has no copy, of the module that has it; empty where none is found."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_modules", "_parameters", "_buffers"):
+                try:
+                    copy.deepcopy(value)
+                except Exception:  # a user's code may raise anything
+                    return f"its attribute {(f'{path}.{name}' if path else name)!r}"
+    return ""
 
 
 def _of_row(row: CurveRow, baseline: NetworkBaseline) -> tuple[RegroupedBranch, ...]:

@@ -16,7 +16,7 @@ from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.graph.reading import PLACES, Position, at_position, logits_at, own_position
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.laws import draw_anew
-from collegium.search.regroup.regroup import regroup
+from collegium.search.regroup.regroup import copy_of, regroup
 from collegium.search.whole_network.inputs.samples import Samples
 from collegium.search.whole_network.plain.inputs import Call
 from collegium.search.whole_network.plain.outputs import entry_of
@@ -91,7 +91,10 @@ class Subject:
             )
         if any(each.device.type == "meta" for each in model.parameters()):
             raise InvalidSpec(("model",), "it is on the device 'meta' and has no numbers: build it on a real one")
-        template = copy.deepcopy(model).to("cpu", torch.float32)
+        try:
+            template = copy_of(model).to("cpu", torch.float32)
+        except ValueError as error:
+            raise InvalidSpec(("model",), f"{error}: give a model without it, which is drawn again and again") from None
         logits = Logits(copy.deepcopy(template), call, spec, [])
         tensors = [torch.from_numpy(each) for each in batch.first(TRIED).arrays]
         with torch.no_grad():

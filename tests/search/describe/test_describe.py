@@ -257,3 +257,21 @@ def test_more_kinds_of_branches_than_a_specification_holds(monkeypatch: pytest.M
 def test_axes_without_numbers_are_refused():
     with pytest.raises(SampleMismatch, match="no numbers"):
         describe(mlp(3, 2), torch.zeros(1, 0, 3))
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "flops"),
+    [
+        ("...gi,goi->...go", ((5, 3, 1), (3, 4, 1)), 5 * 3 * 4),
+        ("...gi,goi->...go", ((5, 3, 2), (3, 4, 2)), 5 * 3 * 4 * 2),
+        ("bij, bkj -> bik", ((2, 3, 1), (2, 4, 1)), 2 * 3 * 4),
+        ("ij,jk->ik", ((2, 1), (1, 4)), 2 * 4),
+        ("bi,bj->bij", ((2, 3), (2, 4)), 0),
+        ("ij,ij->ij", ((2, 3), (2, 3)), 0),
+    ],
+)
+def test_products_over_an_axis_of_size_one_are_counted_as_others(equation, shapes, flops):
+    """``torch.utils.flop_counter`` counts none where ``einsum`` multiplies elementwise."""
+    model = Calls(lambda m, x: torch.einsum(equation, x, m.w), w=nn.Parameter(torch.ones(shapes[1])))
+    baseline = describe(model, torch.ones(shapes[0]))
+    assert baseline.flops * shapes[0][0] == flops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from itertools import pairwise
 
@@ -284,6 +285,11 @@ def test_what_makes_no_sense_is_refused_by_field(searched):
     constant = mlp()
     nn.init.zeros_(constant[0].weight)
     assert "not a positive number" in refused(("model",), searched, model=constant)
+    held = copy.deepcopy(searched[0])
+    held.held = (each for each in ())  # a generator has no copy
+    assert "cannot be copied: cannot pickle 'generator' object (its attribute 'held')" in refused(
+        ("model",), searched, model=held
+    )
     with pytest.raises(InvalidSpec, match="find_ensemble\\(baseline, model=model\\)"):
         find_ensemble(baseline, estimator={"method": "plain"})
     with pytest.raises(InvalidSpec, match="it goes with 'model'"):
