@@ -112,13 +112,16 @@ def presets() -> dict[str, dict[str, Any]]:
     return {row["name"]: {key: value for key, value in row.items() if key != "name"} for row in list_presets()}
 
 
-def preset(name: str) -> FamilyBaseline:
+def preset(name: str, input: tuple[int, ...] | None = None) -> FamilyBaseline:
     """The baseline that a preset's name stands for; one that was described prints as its table.
 
-    Raises ``InvalidSpec`` where no preset has this name.
+    ``input`` is the shape of a sample in place of its own. Raises ``InvalidSpec`` where no preset has this name, or
+    where it does not take such samples.
 
     >>> from collegium import preset
     >>> preset("torchvision:vgg16").input
     (3, 224, 224)
+    >>> preset("torchvision:vgg16", input=(3, 32, 32)).flops
+    436830208
     """
-    return expand_preset(PresetBaseline(preset=name))
+    return expand_preset(PresetBaseline(preset=name, input=input))

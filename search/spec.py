@@ -10,20 +10,37 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from collegium.search.fields import Strict, Width, Widths, wrong_fields
 from collegium.search.latency.limits import CostName
 from collegium.search.latency.workload import Workload
+from collegium.search.networks.families.network_layers import Extents
 from collegium.search.networks.family import FamilyBaseline, usable_families
 from collegium.search.networks.network import Measure
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
 
 class PresetBaseline(Strict):
-    """A named architecture; ``GET /v1/presets`` lists them."""
+    """A named architecture; ``GET /v1/presets`` lists them.
+
+    ``input`` is the shape of a sample, such as ``(3, 32, 32)``, in place of the one that a described network has.
+    """
 
     preset: Annotated[str, Field(min_length=1, max_length=64)]
+    input: Extents | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler):  # typed, it would hide the schema
+        # specifications that were stored before there was an input are the same as those that have none
+        return {key: value for key, value in serialize(self).items() if value is not None}
 
 
 def _tag(value: Any) -> str | None:

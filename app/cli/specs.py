@@ -69,6 +69,19 @@ def _print_error(path: str, message: str) -> None:
     err.print(f"[bold]{escape(path)}[/]: {escape(message)}", soft_wrap=True)
 
 
+def put_input(document: dict[str, Any], shape: str | None) -> None:
+    """Give a preset samples of a shape such as ``3x32x32``. Stops the command where there is no preset."""
+    if shape is None:
+        return
+    baseline = document.get("baseline")
+    if not isinstance(baseline, dict) or "preset" not in baseline:
+        raise Stop(USAGE, "--input goes with a preset: other baselines have fields of their own for it")
+    sizes = shape.replace("×", "x").split("x")
+    if not all(size.isdecimal() and len(size) < 10 for size in sizes):
+        raise Stop(USAGE, f"--input is a shape such as 3x32x32, not {shape!r}")
+    baseline["input"] = [int(size) for size in sizes]
+
+
 def put(document: dict[str, Any], path: str, value: Any) -> None:
     """Set a field by its dotted path, unless the value is None."""
     if value is None:

@@ -8,6 +8,7 @@ from collegium.app.settings import Settings
 from collegium.jobs.errors import DatasetNotFound, JobNotFound
 from collegium.jobs.store import JobStore
 from collegium.search.errors import InvalidSpec
+from collegium.search.networks.build import expand_preset
 from collegium.train.data.catalog import find, known_sample, missing_files, named_data
 from collegium.train.data.format import Folders, Sample
 from collegium.train.errors import DataError, Mismatch
@@ -102,9 +103,16 @@ def _definite(store: JobStore, architecture: Architecture, path: tuple[str | int
     if isinstance(architecture, SearchedArchitecture):
         return _answer(store, architecture, path)
     origin = getattr(architecture, "origin", None)
-    if origin is not None and _answer(store, origin, (*path, "origin")) != architecture:
+    if origin is not None and _expanded(_answer(store, origin, (*path, "origin"))) != _expanded(architecture):
         raise InvalidSpec((*path, "origin"), "this is not that search's answer; leave the field out")
     return architecture
+
+
+def _expanded(architecture: Architecture) -> Architecture:
+    """With the whole baseline in place of a preset's name: trainings were stored with either."""
+    if not isinstance(architecture, BaselineArchitecture):
+        return architecture
+    return architecture.model_copy(update={"baseline": expand_preset(architecture.baseline)})
 
 
 def _answer(store: JobStore, asked: SearchedArchitecture, path: tuple[str | int, ...]) -> BaselineArchitecture:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from collegium.search.errors import InvalidSpec
+from collegium.search.errors import InvalidSpec, SampleMismatch
+from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.families.network_extents import at_extents
 from collegium.search.networks.family import FamilyBaseline, family_of
 from collegium.search.networks.network import Network
 from collegium.search.networks.presets import PRESETS
@@ -13,13 +16,44 @@ from collegium.search.validate import check_network, check_search
 
 
 def expand_preset(baseline: Baseline) -> FamilyBaseline:
-    """The full baseline behind a preset's name. Raises ``InvalidSpec`` for an unknown one."""
+    """The full baseline behind a preset's name, at samples of its ``input`` if that is given.
+
+    Raises ``InvalidSpec`` for an unknown name, and for samples that the network does not take.
+
+    >>> from collegium.search.spec import PresetBaseline
+    >>> small = expand_preset(PresetBaseline(preset="torchvision:vgg16", input=(3, 32, 32)))
+    >>> small.input, small.parameters == expand_preset(PresetBaseline(preset="torchvision:vgg16")).parameters
+    ((3, 32, 32), True)
+    """
     if not isinstance(baseline, PresetBaseline):
         return baseline
     if baseline.preset not in PRESETS:
         known = ", ".join(sorted(PRESETS))
         raise InvalidSpec(("baseline", "preset"), f"no preset is called '{baseline.preset}'; there are: {known}")
-    return PRESETS[baseline.preset][0]
+    return PRESETS[baseline.preset][0] if baseline.input is None else _at_input(baseline.preset, baseline.input)
+
+
+@lru_cache(maxsize=32)
+def _at_input(name: str, shape: tuple[int, ...]) -> NetworkBaseline:
+    """A described preset at samples of this shape. Raises ``InvalidSpec``."""
+    full, path = PRESETS[name][0], ("baseline", "input")
+    if not isinstance(full, NetworkBaseline):
+        twin = f", or name 'torchvision:{name}'" if f"torchvision:{name}" in PRESETS else ""
+        raise InvalidSpec(
+            path, f"samples of {name} follow from the fields of its family {full.family_name()}: give those{twin}"
+        )
+    own = "×".join(map(str, full.input))
+    if shape == full.input:
+        return full
+    if not full.any_extent:
+        raise InvalidSpec(path, f"{name} takes samples of {own} alone: its graph is another one at other extents")
+    if len(shape) != len(full.input) or shape[0] != full.input[0]:
+        raise InvalidSpec(path, f"{name} takes samples of {full.input[0]} channels and two extents, such as {own}")
+    try:
+        return at_extents(full, shape[1:])[0]
+    except SampleMismatch as mismatch:
+        message = mismatch.message.removeprefix("has ")
+        raise InvalidSpec(path, f"{message}: {mismatch.remedy}") from None
 
 
 def build_network(baseline: Baseline) -> Network:

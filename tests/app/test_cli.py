@@ -120,6 +120,10 @@ def test_the_activation_of_an_mlp_can_be_named_and_its_gains_are_shown(mlp: dict
         (("mlp-digits-6x100", "--activation", "gelu", "--space", "vector"), None, ["space.mode"]),
         (("mlp-digits-6x100", "--activation", "swish"), None, ["swish", "gelu"]),
         (("resnet50", "--plot", "figure.jpg"), None, ["figure.jpg", ".svg"]),
+        (("resnet50", "--input", "3x32x32"), None, ["baseline.input", "of its family resnext"]),
+        (("torchvision:vgg16", "--input", "3x8x8"), None, ["baseline.input", "too small"]),
+        (("torchvision:vgg16", "--input", "3x-8"), None, ["a shape such as 3x32x32", "'3x-8'"]),
+        (("-", "--input", "3x8x8"), '{"baseline": {"family": "mlp"}}', ["--input goes with a preset"]),
     ],
 )
 def test_wrong_input_names_the_field_and_is_status_2(
@@ -258,6 +262,13 @@ def test_a_training_is_posted_followed_and_downloaded(
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     later = run("train", "spec.json", "--seed", "7", "--no-wait")
     assert served.store.get(later.stdout.strip()).spec["seed"] == 7
+
+
+def test_a_preset_is_trained_at_another_input(served: Services) -> None:
+    posted = run("train", "--preset", "torchvision:resnet18", "--input", "3x8x8", "--data", "digits", "--no-wait")
+    job = served.store.get(posted.stdout.strip())
+    assert job.spec["architecture"]["baseline"] == {"preset": "torchvision:resnet18", "input": [3, 8, 8]}
+    assert run("train", "--search", "some", "--input", "3x8x8", "--data", "digits").exit_code == 2
 
 
 def test_a_training_needs_an_architecture_and_data(served: Services) -> None:

@@ -11,6 +11,8 @@ from fastapi.testclient import TestClient
 
 from collegium.app.services.services import Services
 from collegium.jobs.record import Job
+from collegium.search.networks.build import expand_preset
+from collegium.search.spec import PresetBaseline
 from collegium.train.data.catalog import DATA_FORMATS
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods import METHODS
@@ -122,6 +124,19 @@ def test_an_answer_with_a_grouping_for_each_stage_is_resolved(api: TestClient, f
     forged = {**architecture, "stages": [*stages[:2], {"widths": [21, 21], "multiplicity": 27}]}
     refused = api.post("/v1/trainings", json={**stored.json()["spec"], "architecture": forged})
     assert refused.json()["errors"][0]["path"] == "architecture.origin"
+
+
+def test_an_answer_of_a_preset_names_the_preset(api: TestClient, finished: Callable[..., Job]) -> None:
+    preset = {"preset": "torchvision:resnet18", "input": [3, 8, 8]}
+    spec, result = {"baseline": preset}, {"baseline": {"widths": []}, "outcome": {"message": ""}}
+    searched = finished(result=result, spec=spec)
+    chosen = {"search": searched.id, "choice": "baseline"}
+    stored = api.post("/v1/trainings", json={"architecture": chosen, "data": "digits"}).json()["spec"]
+    assert stored["architecture"]["baseline"] == preset
+    assert api.post("/v1/trainings", json=stored).status_code == 202
+    whole = expand_preset(PresetBaseline(preset="torchvision:resnet18", input=(3, 8, 8))).model_dump(mode="json")
+    earlier = stored | {"architecture": stored["architecture"] | {"baseline": whole}}  # as it was stored before
+    assert api.post("/v1/trainings", json=earlier).status_code == 202
 
 
 def test_a_search_without_an_answer_is_refused_at_its_field(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
-from collegium.search.networks.build import build_network, expand_preset
+from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network_module import GraphNetwork, regroup_branches
 from collegium.search.networks.graph.tokens import UnknownInput
 from collegium.search.networks.network import Network, StageGrouping
@@ -303,15 +303,14 @@ def architecture_from_search(
             ("architecture", "choice"),
             f"the search has no {choice} answer: {(result.get('outcome') or {}).get('message', 'see its outcome')}",
         )
-    full = expand_preset(baseline)
     if network.is_described:
         branches = answer.get("branches") if choice != "baseline" else None
-        return BaselineArchitecture(baseline=full, branches=_branch_specs(branches) if branches else None)
+        return BaselineArchitecture(baseline=baseline, branches=_branch_specs(branches) if branches else None)
     groupings = tuple(StageGrouping(tuple(each["widths"]), each["multiplicity"]) for each in answer.get("stages") or ())
-    if groupings and build_network(full).tied(groupings) is None:
+    if groupings and network.tied(groupings) is None:
         stages = tuple(StageGroupingSpec(widths=each.widths, multiplicity=each.multiplicity) for each in groupings)
-        return BaselineArchitecture(baseline=full, stages=stages)
-    return BaselineArchitecture(baseline=full, widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"])
+        return BaselineArchitecture(baseline=baseline, stages=stages)
+    return BaselineArchitecture(baseline=baseline, widths=tuple(answer["widths"]), multiplicity=answer["multiplicity"])
 
 
 def _branch_specs(branches: Sequence[Mapping[str, Any]]) -> tuple[BranchGroupingSpec, ...]:

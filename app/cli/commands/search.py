@@ -10,7 +10,7 @@ import typer
 
 from collegium.app.cli.connection import AsJson, Key, connect, follow_job, progress_bar, report_end
 from collegium.app.cli.errors import CANCELLED, FAILED, OF_STATUS, USAGE, Stop, err, exit_with_status, out
-from collegium.app.cli.specs import put, read_object, validated
+from collegium.app.cli.specs import put, put_input, read_object, validated
 from collegium.app.cli.tables.jobs import failure_text
 from collegium.app.cli.tables.search import search_table
 from collegium.app.local.job import LocalFailure, compute
@@ -32,6 +32,9 @@ def search(
     as_json: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Write the figure here, as .svg or .png.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", metavar="CxHxW", help="Samples of a preset, in place of its own.")
     ] = None,
     activation: Annotated[PostedName | None, typer.Option(help="Of an MLP, in place of its own.")] = None,
     method: Annotated[Literal["auto", "exact", "monte_carlo", "given"] | None, typer.Option(help="Estimator.")] = None,
@@ -76,10 +79,11 @@ def search(
     Computes on this machine, or with --server at a service. The options override fields of the specification.
 
     Examples: collegium search resnet50; collegium search mlp-mnist-6x500 --space vector --plot figure.svg;
-    collegium search mlp-mnist-6x500 --activation gelu;
+    collegium search mlp-mnist-6x500 --activation gelu; collegium search torchvision:vgg16 --input 3x32x32;
     echo '{"baseline": {"family": "mlp", "inputs": 64, "hidden": [100, 100, 100]}}' | collegium search -
     """
     document = _document(source)
+    put_input(document, shape)
     if activation is not None:
         _activate(document, activation)
     for path, value in {

@@ -11,7 +11,7 @@ import typer
 
 from collegium.app.cli.connection import AsJson, Key, Server, connect, follow_job, report_end
 from collegium.app.cli.errors import OF_STATUS, USAGE, Stop, err, exit_with_status, out
-from collegium.app.cli.specs import put, read_object
+from collegium.app.cli.specs import put, put_input, read_object
 from collegium.app.cli.tables.jobs import result_view
 from collegium.train.methods import METHODS
 
@@ -31,6 +31,9 @@ def train(
         str | None, typer.Option(help="Which: primal, dual, recommended, tied_primal, tied_dual or baseline.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Train this preset.")] = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", metavar="CxHxW", help="With --preset: samples, in place of its own.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="With --preset: width of a member.")] = None,
     multiplicity: Annotated[int | None, typer.Option(help="With --preset: number of members.")] = None,
     stages: Annotated[
@@ -70,6 +73,7 @@ def train(
         "seed": seed,
     }.items():
         put(document, path, value)
+    put_input(document.get("architecture", {}), shape)
     _named(document, "data", data)
     _named(document, "recipe", recipe)
     if epochs is not None:

@@ -21,7 +21,7 @@ from collegium.search.networks.graph.tokens import on_tokens, token_roles
 def at_extents(baseline: NetworkBaseline, extents: Sequence[int]) -> tuple[NetworkBaseline, Inferred]:
     """The description at samples of its channels and these extents, and its graph with the shapes there.
 
-    Branches that can be split have the extents and FLOPs that they have there; other parts are left as they were.
+    Branches have the extents and FLOPs that they have there; parts without layers, as norms, are left as they were.
     Raises ``SampleMismatch`` where the graph does not hold together.
     """
     assert baseline.graph is not None
@@ -35,7 +35,11 @@ def at_extents(baseline: NetworkBaseline, extents: Sequence[int]) -> tuple[Netwo
             f"{readable(error.place)}: {error.message}",
             f"choose samples of {'×'.join(map(str, baseline.input))}, or larger ones",
         ) from None
-    branches = tuple(at_graph(each, found) if each.splittable else each for each in baseline.branches)
+    applied = {node.layer for node in found.graph.nodes}
+    branches = tuple(
+        at_graph(each, found) if each.layers and each.paths and each.paths[0][0] in applied else each
+        for each in baseline.branches
+    )
     return baseline.model_copy(update={"input": shape, "flops": found.flops, "branches": branches}), found
 
 

@@ -11,9 +11,10 @@ import transformers
 
 from collegium.search.describe.describe import describe
 from collegium.search.describe.sources import Sample, load
-from collegium.search.errors import SampleMismatch
+from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.find import find_ensemble
-from collegium.search.networks.build import build_network
+from collegium.search.networks.build import build_network, expand_preset
+from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.presets import DESCRIBED, OWN, PRESETS, Presets
 from collegium.search.spec import PresetBaseline
 
@@ -62,6 +63,48 @@ def test_a_preset_with_a_graph_takes_images_of_other_sizes(name):
     assert small.count("flops", (10, 10), 12) < network.count("flops", (10, 10), 12) / 100
     with pytest.raises(SampleMismatch, match="takes 3×224×224"):
         network.with_samples((4, 8, 8)).repeated_channels((4, 8, 8))
+
+
+#: As torch counts them in the libraries' networks at other inputs.
+ELSEWHERE = {("torchvision:vgg16", (3, 32, 32)): 436_830_208, ("torchvision:resnet50", (3, 96, 160)): 1_253_212_160}
+
+
+@pytest.mark.parametrize(("name", "shape"), ELSEWHERE)
+def test_a_preset_at_another_input_is_the_description_there(name, shape):
+    given = PresetBaseline(preset=name, input=shape)
+    found, own = expand_preset(given), PRESETS[name][0]
+    assert (found.input, found.parameters, found.flops) == (shape, own.parameters, ELSEWHERE[name, shape])
+    assert sum(branch.count * branch.flops for branch in found.branches) == found.flops
+    assert NetworkBaseline.model_validate_json(found.model_dump_json()) == found
+    network = build_network(given)
+    assert network.count("flops", network.baseline, network.multiplicity) == found.flops
+    assert expand_preset(PresetBaseline(preset=name, input=own.input)) is own
+    assert given.model_dump(mode="json") == {"preset": name, "input": list(shape)}
+    assert PresetBaseline(preset=name).model_dump(mode="json") == {"preset": name}  # as it was stored
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if PRESETS[name][0].any_extent])
+def test_parts_of_a_preset_at_another_input_are_the_whole(name):
+    found = expand_preset(PresetBaseline(preset=name, input=(3, 96, 160)))
+    assert sum(branch.count * branch.flops for branch in found.branches) == found.flops
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("torchvision:alexnet", (3, 32, 32), r"nodes\[12\]: a map of 1×1 is too small for the kernel"),
+        ("torchvision:vgg16", (1, 32, 32), "takes samples of 3 channels and two extents, such as 3×224×224"),
+        ("torchvision:vgg16", (3, 32), "takes samples of 3 channels and two extents"),
+        ("torchvision:vgg16", (), "takes samples of 3 channels and two extents"),
+        ("torchvision:vit_b_16", (3, 32, 32), "takes samples of 3×224×224 alone"),
+        ("resnet50", (3, 32, 32), "follow from the fields of its family resnext: give those, or name 'torchvision:"),
+        ("mlp-digits-6x100", (32,), "follow from the fields of its family mlp: give those$"),
+    ],
+)
+def test_inputs_that_a_preset_does_not_take_are_refused(name, shape, message):
+    with pytest.raises(InvalidSpec, match=message) as refused:
+        expand_preset(PresetBaseline(preset=name, input=shape))
+    assert refused.value.path == ("baseline", "input")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
