@@ -97,7 +97,10 @@ class AttentionBlock(Strict):
 
     @property
     def products(self) -> int:
-        """Multiply–accumulates of one occurrence beside its weights: queries with keys, and weights with values."""
+        """Multiply–accumulates of one occurrence beside its weights: queries with keys, and weights with values.
+
+        Of attention within windows, those of one window.
+        """
         return self.heads * self.tokens * (self.keys or self.tokens) * (self.width + (self.value_width or self.width))
 
     @property
