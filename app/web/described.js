@@ -23,9 +23,10 @@ export function described(baseline) {
 // Heads of attention are members already: each kind of block with the baseline whose search gives the curve over their width.
 function attention(blocks) {
   if (!blocks.length) return null;
-  const own = (block) => !block.key_heads && !block.keys && !block.value_width;
+  const same = (value, own) => (value ?? own) === own;
+  const own = (block) => same(block.key_heads, block.heads) && same(block.keys, block.tokens) && same(block.value_width, block.width) && block.heads * block.width <= 65536;
   const curve = (block) => JSON.stringify({ family: "attention", heads: block.heads, width: block.width, min_width: Math.max(1, Math.floor(block.width / 4)), tokens: Math.max(1, Math.min(block.tokens, 512, Math.floor(2 ** 21 / (block.heads * block.width)))) });
   return h("div", {}, h("h3", {}, "Attention"), h("p.muted", {}, "Its heads are members already. Paste a baseline to have the variance over their width; min_width is the narrowest head that you allow."),
     table(["block", "count", "heads", "width", "tokens", "baseline of the curve"], blocks.map((block) =>
-      [(block.paths ?? [])[0] || "attention", whole(block.count ?? 1), whole(block.heads), whole(block.width), whole(block.tokens), own(block) ? h("code", {}, curve(block)) : "none: its heads share keys, or it attends to others"]), { class: "words" }));
+      [(block.paths ?? [])[0] || "attention", whole(block.count ?? 1), whole(block.heads), whole(block.width), whole(block.tokens), own(block) ? h("code", {}, curve(block)) : "none: its heads share keys, it attends to others, its values are of another width, or it is too large"]), { class: "words" }));
 }

@@ -10,7 +10,7 @@ export function showSearch(job) {
   const result = withPrefixes(job.result);
   return [
     notices(result),
-    h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false),
+    isCurve(result) ? null : h("div.headline", {}, ensembleCard("Primal", "smallest variance at the same cost", result.primal, result, true), ensembleCard("Dual", "smallest cost at the same variance", result.dual, result, false),
       measuredPick(result) ? ensembleCard("Recommended", measuredPick(result).reason, result.recommended, result, false, "recommended") : null),
     h("p.muted", {}, `Baseline ${result.baseline.multiplicity}×${widths(result.baseline)}: variance ${number(result.baseline.variance)}, ${whole(result.baseline.parameters)} parameters, ${whole(result.baseline.flops)} FLOPs.`,
       result.subject ? ` The variance is that of ${result.subject}.` : ""),
@@ -30,6 +30,9 @@ function withPrefixes(result) {
 function notices(result) {
   return h("div", {}, [result.outcome, ...result.notes].map((one) => h(`div.notice.${WORDS[one.kind] ?? "warn"}`, {}, h("p", {}, one.message), one.remedy ? h("p.muted", {}, one.remedy) : null)));
 }
+
+// Whether the answer is a curve and no ensemble, as of the heads of attention.
+const isCurve = (result) => result.outcome.kind === "no_optimum";
 
 // The fastest ensemble that was measured; null where no time was.
 const measuredPick = (result) => result.costs?.machine && result.recommended ? result.near_optimal?.recommended : null;
@@ -75,6 +78,7 @@ function band(result) {
   const near = result.near_optimal;
   if (!near) return null;
   const pick = near.recommended;
+  if (isCurve(result)) return h("section", {}, h("h2", {}, "Near the least"), h("p", {}, "Heads of every width from ", h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` are within ${percent(near.tolerance)} of the least variance, or cannot be told from it.`));
   if (!pick) return h("section", {}, h("h2", {}, "Near the optimum"), h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum; no ensemble of them is recommended.`));
   const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.label || `${one.multiplicity}×${widths(one)}`}`).join(", ");
   return h("section", {}, h("h2", {}, result.stages === "own" ? "Near the optimum of one m × n for all stages" : "Near the optimum"),
@@ -161,6 +165,7 @@ function uncertainty(result) {
 }
 
 function alpha(result) {
+  if (isCurve(result)) return null;
   const fit = result.alpha, points = fit.points.filter((point) => point.log_moment_ratio > 0 && point.converged !== false);
   const used = points.filter((point) => point.used), other = points.filter((point) => !point.used);
   const as = (list) => list.map((point) => [point.inverse_fan_in_sum, point.log_moment_ratio, point.standard_error, point]);
@@ -175,6 +180,8 @@ function alpha(result) {
 }
 
 function curveTable(result) {
+  if (isCurve(result)) return table(["heads × width", "variance", "of the baseline’s", "±"], result.curve.map((line) =>
+    [`${whole(line.primal_multiplicity)} × ${widths(line)}`, number(line.primal_variance), percent(line.primal_relative_variance), percent(line.primal_standard_error, 2)]));
   const best = JSON.stringify(result.primal?.widths ?? result.dual?.widths ?? null);
   return details(`All ${result.curve.length} widths considered`, table(["n", "Var of one", "primal m", "Var at the budget", "dual m", "parameters", "ρ"], result.curve.map((line) => ({
     attributes: JSON.stringify(line.widths) === best ? { class: "best" } : {},
