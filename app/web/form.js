@@ -53,7 +53,7 @@ export async function showForm(main, wanted, posted) {
   const submit = h("button.button.primary", { type: "submit" }, "Start");
   const title = h("h1", {}), purpose = h("p.muted", {});
   const choices = { "/v1/searches": h("div.options", {},
-    choice("Activation of an MLP", "baseline.activation", [["", "ReLU"], ["leaky_relu", "leaky ReLU"], ["relu6", "ReLU6"], ["gelu", "GELU"], ["gelu_tanh", "GELU (tanh)"], ["silu", "SiLU"], ["mish", "Mish"], ["hardswish", "hard swish"], ["tanh", "tanh"], ["elu", "ELU"], ["selu", "SELU"], ["celu", "CELU"], ["softplus", "softplus"], ["identity", "identity"]]),
+    choice("Activation of an MLP", "baseline.activation", [["", "ReLU"], ["leaky_relu", "leaky ReLU"], ["relu6", "ReLU6"], ["gelu", "GELU"], ["gelu_tanh", "GELU (tanh)"], ["silu", "SiLU"], ["mish", "Mish"], ["hardswish", "hard swish"], ["sigmoid", "sigmoid"], ["tanh", "tanh"], ["elu", "ELU"], ["selu", "SELU"], ["celu", "CELU"], ["softplus", "softplus"], ["identity", "identity"]]),
     choice("Estimator", "estimator.method", [["", "automatic"], ["exact", "closed form"], ["monte_carlo", "Monte Carlo"]]),
     choice("Efficiency", "efficiency", [["", "parameters"], ["flops", "FLOPs"], ["latency", "time, measured"], ["memory", "memory"]]),
     choice("Workload", "workload.mode", [["", "none"], ["inference", "inference"], ["training", "training step"]]),

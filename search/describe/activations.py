@@ -60,7 +60,8 @@ _FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 #: The largest constant that a specification holds.
 _LARGEST = 1e12
-_GRID, _TOLERANCE = (-6.0, 6.0, 97), 1e-5
+#: Numbers at which functions are compared, close together near zero: a threshold of 10⁻⁴, or an end at 40, is seen.
+_REACH, _TOLERANCE = (-4.0, math.log10(40.0), 300), 1e-5
 
 
 def activation_from(node: fx.Node) -> tuple[ActivationLayer, fx.Node] | None:
@@ -147,8 +148,9 @@ def _layer(function: str, parameters: tuple[float, ...] = ()) -> ActivationLayer
 
 
 def _recognised(node: fx.Node, region: list[fx.Node]) -> str | None:
-    """The name of the function that has the region's values on a grid; None where there is none."""
-    grid = torch.linspace(*_GRID[:2], int(_GRID[2]), device="cpu")
+    """The name of the function that has the region's values; None where there is none."""
+    half = torch.logspace(*_REACH, device="cpu")
+    grid = torch.cat((-half.flip(0), torch.zeros(1), half))
     values: dict[fx.Node, Any] = {node: grid}
     try:
         for each in region:

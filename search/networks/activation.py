@@ -25,13 +25,13 @@ from pydantic import Discriminator, Field, Tag
 from collegium.search.fields import Strict
 
 ActivationName = Literal[
-    "relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "tanh", "elu", "selu", "celu",
-    "softplus", "linear",
+    "relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "sigmoid", "tanh", "elu", "selu",
+    "celu", "softplus", "linear",
 ]  # fmt: skip
 #: As they are posted: ``identity`` is the activation of a linear layer.
 PostedName = Literal[
-    "relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "tanh", "elu", "selu", "celu",
-    "softplus", "identity",
+    "relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "sigmoid", "tanh", "elu", "selu",
+    "celu", "softplus", "identity",
 ]  # fmt: skip
 
 #: Activations with a parameter: what it is called.
@@ -49,9 +49,9 @@ class Activation:
     """One activation: its name and, where ``PARAMETERS`` lists one, its parameter.
 
     ``relu6`` is a rectifier that ends at 6, ``gelu`` z Φ(z), ``gelu_tanh`` its approximation by a tanh, ``silu``
-    z / (1 + e^−z), ``mish`` z tanh ln(1 + e^z), ``hardswish`` z times (z + 3) / 6 between 0 and 1; ``elu`` is
-    α (e^z − 1) below zero, ``celu`` α (e^(z/α) − 1), ``selu`` 1.0507 times the ELU of α = 1.6733; ``softplus`` is
-    ln(1 + e^z), ``linear`` z.
+    z / (1 + e^−z), ``mish`` z tanh ln(1 + e^z), ``hardswish`` z times (z + 3) / 6 between 0 and 1; ``sigmoid`` is
+    1 / (1 + e^−z), ``elu`` α (e^z − 1) below zero, ``celu`` α (e^(z/α) − 1), ``selu`` 1.0507 times the ELU of
+    α = 1.6733; ``softplus`` is ln(1 + e^z), ``linear`` z.
     Raises ``ValueError`` for an unknown name, and for a parameter that is missing or that there is not.
 
     >>> print(Activation("leaky_relu", 0.1), round(Activation("gelu").gain_after, 4))
@@ -82,7 +82,7 @@ class Activation:
     @property
     def keeps_output(self) -> bool:
         """Whether the backward pass of torch reads φ(z), from which φ'(z) follows."""
-        return self.name in ("relu", "tanh")
+        return self.name in ("relu", "sigmoid", "tanh")
 
     @property
     def keeps_input(self) -> bool:
@@ -133,6 +133,7 @@ _TITLES: dict[ActivationName, str] = {
     "silu": "SiLU",
     "mish": "Mish",
     "hardswish": "hard swish",
+    "sigmoid": "sigmoid",
     "tanh": "tanh",
     "elu": "ELU",
     "selu": "SELU",
@@ -151,6 +152,7 @@ _FUNCTIONS: dict[ActivationName, Callable[[np.ndarray, float], np.ndarray]] = {
     "silu": lambda z, _: z / (1 + np.exp(-z)),
     "mish": lambda z, _: z * np.tanh(np.logaddexp(0, z)),
     "hardswish": lambda z, _: z * np.clip(z + 3, 0, 6) / 6,
+    "sigmoid": lambda z, _: 1 / (1 + np.exp(-z)),
     "tanh": lambda z, _: np.tanh(z),
     "elu": lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0))),
     "selu": lambda z, _: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0))),

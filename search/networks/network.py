@@ -150,6 +150,11 @@ class Network(ABC):
         return ()
 
     @property
+    def could_be_split(self) -> bool:
+        """Whether some of the layers that are left as they are could be split, but their kernel is not known here."""
+        return False
+
+    @property
     def rounding_share(self) -> float:
         """This part's share of the tolerance by which rounding may exceed the baseline's cost."""
         return 1.0

@@ -193,6 +193,13 @@ def single_layer(evidence: Evidence) -> Outcome | None:
     network = evidence.problem.network
     if network.grouping_matters:
         return None
+    if network.is_described and network.could_be_split:
+        return Outcome(
+            kind="nothing_to_gain",
+            message="Nothing of this network is searched. " + _reasons(network.unsearched),
+            remedy="In Python, find_ensemble(baseline, model=model) measures the module itself, whatever its layers "
+            "are. Otherwise train it as it is.",
+        )
     if network.is_described:
         return Outcome(
             kind="nothing_to_gain",

@@ -181,6 +181,8 @@ def module_of_activation(activation: Activation) -> nn.Module:
             return nn.Mish()
         case "hardswish":
             return nn.Hardswish()
+        case "sigmoid":
+            return nn.Sigmoid()
         case "tanh":
             return nn.Tanh()
         case "elu":

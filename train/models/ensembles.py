@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "silu": lambda z, _: functional.silu(z),
     "mish": lambda z, _: functional.mish(z),
     "hardswish": lambda z, _: functional.hardswish(z),
+    "sigmoid": lambda z, _: torch.sigmoid(z),
     "tanh": lambda z, _: torch.tanh(z),
     "elu": lambda z, alpha: functional.elu(z, alpha),
     "selu": lambda z, _: functional.selu(z),

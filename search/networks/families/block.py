@@ -48,8 +48,8 @@ class PlainLayer(Strict):
     """An activation without a parameter; ``linear`` is the identity."""
 
     type: Literal[
-        "relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "tanh", "selu", "softplus", "linear",
-        "identity",
+        "relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "sigmoid", "tanh", "selu", "softplus",
+        "linear", "identity",
     ]  # fmt: skip
 
 

@@ -45,6 +45,7 @@ ACTIVATIONS: dict[str, ActivationName] = {
     "silu": "silu",
     "mish": "mish",
     "hardswish": "hardswish",
+    "sigmoid": "sigmoid",
     "tanh": "tanh",
     "elu": "elu",
     "selu": "selu",
@@ -250,6 +251,8 @@ def _unknown(branch: Branch, index: int) -> str | None:
     layers = branch.layers
     match layer := layers[index]:
         case ActivationLayer():
+            if layer.function == "other":
+                return "an elementwise function that is none of the known activations is not searched"
             if layer.function not in ACTIVATIONS:
                 return f"the activation {layer.function!r} is not searched yet"
             if layer.function == "softplus" and layer.parameters not in ((), USUAL["softplus"]):

@@ -88,6 +88,11 @@ class DescribedNetwork(GraphNetwork):
         return tuple(said)
 
     @property
+    def could_be_split(self) -> bool:
+        """Whether a branch has free widths and a layer that is not searched."""
+        return any(branch.splittable and reason(branch) is not None for branch in self.described.branches)
+
+    @property
     def rounding_share(self) -> float:
         """This group's share of what all groups cost, and so of the tolerance for rounding."""
         own = [part.own_cost("parameters") for part in self._parts]

@@ -299,6 +299,7 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
         "celu": nn.CELU(0.3),
         "softplus": lambda x: torch.log1p(x.exp()),
         "elu": lambda x: torch.where(x > 0, x, x.clamp(max=0).expm1()),
+        "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     }
     for name, form in forms.items():
         model = Calls(
@@ -315,6 +316,27 @@ def test_functions_that_are_written_out_are_recognised(described: Described):
     leaky = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.2), nn.Linear(4, 4), nn.Softplus(2.0), nn.Linear(4, 1))
     (branch,) = described(leaky, torch.randn(2, 3)).branches
     assert [layer.parameters for layer in branch.layers if layer.kind == "activation"] == [(0.2,), (2.0, 20.0)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        nn.Threshold(0.1, 0),
+        nn.Threshold(0, 0.01),
+        nn.Threshold(-0.003, 0),
+        lambda x: x.clamp(min=0.05),
+        lambda x: x.clamp(0, 20),
+        lambda x: x.clamp(0, 6.2),
+        lambda x: x * (x > 0.03),
+        lambda x: x * torch.sigmoid(1.702 * x),
+    ],
+)
+def test_a_function_that_is_nearly_one_with_a_name_has_none(described: Described, form):
+    """A threshold between two of the numbers that are compared once passed for a rectifier."""
+    model = Calls(lambda m, x: m.c(form(m.b(form(m.a(x))))), a=nn.Linear(3, 4), b=nn.Linear(4, 5), c=nn.Linear(5, 2))
+    (branch,) = described(model, torch.randn(2, 3)).branches
+    functions = [layer.function for layer in branch.layers if layer.kind == "activation"]
+    assert functions in (["other"] * 2, ["hardtanh"] * 2)
 
 
 def test_norms_that_are_no_modules_of_their_own_end_a_chain(described: Described):

@@ -29,6 +29,7 @@ ALL = [
     Activation("silu"),
     Activation("mish"),
     Activation("hardswish"),
+    Activation("sigmoid"),
     Activation("tanh"),
     Activation("elu", 1.0),
     Activation("elu", 2.5),

@@ -181,12 +181,21 @@ def test_nothing_to_gain_says_why():
     assert found.primal is None
 
 
+def test_a_function_that_is_not_known_is_not_called_nothing_to_gain():
+    odd = copy.deepcopy(bottleneck("odd", 32, 16, 32, 4))
+    odd["layers"][2] = {"kind": "activation", "function": "other"}
+    outcome = find_ensemble(described(odd)).outcome
+    assert outcome.kind == "nothing_to_gain"
+    assert outcome.message.startswith("Nothing of this network is searched. odd: an elementwise function")
+    assert "find_ensemble(baseline, model=model)" in outcome.remedy
+
+
 def test_what_is_not_searched_is_said():
     odd = copy.deepcopy(bottleneck("odd", 32, 16, 32, 4))
-    odd["layers"][2] = {"kind": "activation", "function": "sigmoid"}
+    odd["layers"][2] = {"kind": "activation", "function": "softsign"}
     found = find_ensemble(described(odd, dense("mlp", 64, *[100] * 5, 10)))
     (note,) = [note for note in found.notes if note.kind == "parts_unsearched"]
-    assert "odd: the activation 'sigmoid' is not searched yet" in note.message
+    assert "odd: the activation 'softsign' is not searched yet" in note.message
     assert found.primal.multiplicity == 20
 
 
@@ -203,7 +212,9 @@ def test_what_is_not_searched_is_said():
         ([{"function": "elu", "parameters": [1e11]}], "is searched with a constant from 0 to 10"),
         (["relu", "tanh"], "two activations in a row"),
         (["tanh", "tanh"], "two activations in a row"),
-        (["sigmoid"], "the activation 'sigmoid' is not searched yet"),
+        (["sigmoid"], "sigmoid"),
+        (["softsign"], "the activation 'softsign' is not searched yet"),
+        (["other"], "an elementwise function that is none of the known activations is not searched"),
     ],
     ids=str,
 )
@@ -394,7 +405,7 @@ def test_pools_that_are_none_are_refused_by_their_field():
 
 
 def test_a_branch_is_searched_in_pieces_around_what_is_not_known():
-    sigmoid = {"kind": "activation", "function": "sigmoid"}
+    sigmoid = {"kind": "activation", "function": "softsign"}
     whole = with_pools(
         *(KERNEL, RELU, windows("max", 2, 2), KERNEL, RELU, KERNEL, sigmoid),
         *(KERNEL, RELU, KERNEL, RELU, KERNEL),
@@ -404,7 +415,7 @@ def test_a_branch_is_searched_in_pieces_around_what_is_not_known():
     found = network(whole)
     assert [names for part in found.parts for names in part.names] == ["7 … 11", "0 … 5"]
     (why,) = found.unsearched
-    assert "the activation 'sigmoid' is not searched yet; 0 … 5, 7 … 11 are searched alone" in why
+    assert "the activation 'softsign' is not searched yet; 0 … 5, 7 … 11 are searched alone" in why
 
 
 def test_what_reads_too_much_is_cut_so_that_most_widths_are_free():

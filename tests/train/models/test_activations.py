@@ -27,6 +27,7 @@ FUNCTIONS = {
     "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
     "mish": functional.mish,
     "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
     "selu": functional.selu,
     "celu": lambda z: functional.celu(z, 0.5),
     "identity": lambda z: z,

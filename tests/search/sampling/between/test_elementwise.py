@@ -37,6 +37,7 @@ ACTIVATIONS = [
     Activation("gelu_tanh"),
     Activation("mish"),
     Activation("hardswish"),
+    Activation("sigmoid"),
     Activation("selu"),
     Activation("celu", 0.4),
     Activation("linear"),
