@@ -57,6 +57,7 @@ def find_ensemble(
     >>> find_ensemble("resnet50", efficiency="flops").dual.efficiency > 1
     True
     """
+    _check_forms(baseline, model)
     if model is not None:
         return _measure(baseline, fields, model, example_input, report, device)
     if example_input is not None:
@@ -65,6 +66,21 @@ def find_ensemble(
 
     spec = parse_spec(SearchSpec, search_document(baseline, **fields))
     return run(spec, report=report, device=device, images=images)
+
+
+def _check_forms(baseline: Any, model: Any) -> None:
+    """Raise ``InvalidSpec`` for what is easily taken for a baseline, or for a module."""
+    remedy = None
+    if hasattr(baseline, "named_parameters"):
+        remedy = "a module is described first: find_ensemble(collegium.describe(model, example_input))"
+    elif isinstance(baseline, SearchResult):
+        remedy = "this is the result of a search: give its baseline, or a specification"
+    elif not isinstance(baseline, str | Mapping | BaseModel):
+        remedy = f"give a preset's name, a baseline or a specification, not {type(baseline).__name__}"
+    if remedy is not None:
+        raise InvalidSpec(("baseline",), remedy)
+    if model is not None and not hasattr(model, "named_parameters"):
+        raise InvalidSpec(("model",), f"give the torch.nn.Module that was described, not {type(model).__name__}")
 
 
 def _measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,8 @@ from collegium.search.unknown import unknown_field
 Model = TypeVar("Model", bound=BaseModel)
 #: Wrong places whose message lists the fields that are there; of further ones it says that they are none.
 MOST_LISTED = 8
+#: Levels of a document in which a value without a form in JSON is looked for.
+MOST_DEEP = 64
 
 
 def parse_spec(model: type[Model], document: Any) -> Model:
@@ -23,7 +26,11 @@ def parse_spec(model: type[Model], document: Any) -> Model:
     Python list is not. So whatever comes from outside takes the way through JSON, and means the same everywhere.
     """
     try:
-        return model.model_validate_json(json.dumps(document, default=_plain))
+        text = json.dumps(document, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise InvalidSpec(*_without_form(document, ()) or ((), str(error))) from error
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         first, *others = _field_errors(error, model, document)
         raise InvalidSpec(*first, others) from error
@@ -67,4 +74,25 @@ def counted_items(count: int) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
+    if type(value).__module__ == "numpy":  # its numbers and arrays
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _without_form(value: Any, place: Location) -> tuple[Location, str] | None:
+    """The place of the first value that JSON does not have, and what is wrong with it; None where there is none."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    for key, each in inner:
+        if len(place) < MOST_DEEP and (found := _without_form(each, (*place, key))) is not None:
+            return found
+    if inner:
+        return None
+    try:
+        json.dumps(value, default=_plain)
+    except (TypeError, ValueError) as error:
+        return place, str(error)
+    return None

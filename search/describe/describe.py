@@ -66,6 +66,7 @@ def describe(
 
 
 def _described(model: nn.Module, example_input: Any, name: str | None) -> NetworkBaseline:
+    _check_module(model)
     if any(isinstance(each, UninitializedParameter | UninitializedBuffer) for each in _tensors(model)):
         raise NotTraceable("the module has lazy layers: run it once with the example input, which gives them shapes")
     args, kwargs = _arguments(example_input, _device(model))
@@ -80,6 +81,17 @@ def _described(model: nn.Module, example_input: Any, name: str | None) -> Networ
         found = trace(model, args, kwargs)
     parts = parts_of(found, _ledger(model), batch, model)
     return with_graph(_baseline(model, name, parts, found, (args, kwargs), batch), model, found, (args, kwargs), batch)
+
+
+def _check_module(model: Any) -> None:
+    """Raise ``NotTraceable`` for what is no module, or is one of TorchScript."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}: call it first" if isinstance(model, type) else f"{type(model).__name__}"
+        raise NotTraceable(f"what is described is a torch.nn.Module, not {what}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+            which = f"its module {name!r}" if name else "the module"
+            raise NotTraceable(f"{which} is one of TorchScript, which has no Python code: give what was scripted")
 
 
 def _arguments(example: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:

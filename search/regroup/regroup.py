@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,7 +23,7 @@ from collegium.search.networks.families.network_grouping import searched_groups
 from collegium.search.networks.network import StageGrouping
 from collegium.search.regroup.laws import draw_anew, seed_of
 from collegium.search.regroup.members import places_of, regroup_one, replaced, submodule
-from collegium.search.result import CurveRow, RegroupedBranch, SolvedEnsemble
+from collegium.search.result import CurveRow, RegroupedBranch, SearchResult, SolvedEnsemble
 
 #: Forward passes of each module whose median is its latency.
 TIMED = 7
@@ -100,6 +100,10 @@ def regroup(
     """
     if keep not in get_args(Keep):
         raise ValueError(f"keep is one of {', '.join(map(repr, get_args(Keep)))}, got {keep!r}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"what is regrouped is a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed is a whole number, not {seed!r:.80}")
     branches = _branches(member, baseline)
     if not branches:
         raise ValueError("the answer names no modules: search what collegium.describe made of this model")
@@ -130,6 +134,12 @@ def _branches(
 ) -> tuple[RegroupedBranch, ...]:
     if isinstance(member, SolvedEnsemble):
         return member.branches
+    if member is None:
+        raise ValueError("there is no ensemble: the search found none, its outcome says why")
+    if isinstance(member, SearchResult):
+        raise ValueError("give one of the answer's ensembles: answer.primal, .dual or .recommended")
+    if not isinstance(member, CurveRow | Mapping):
+        raise ValueError(f"give an answer's ensemble, a row of its curve, or (m, n) by branch, not {member!r:.80}")
     if baseline is None:
         raise ValueError("give the description as 'baseline': only an ensemble of an answer names its modules")
     if isinstance(member, CurveRow):
@@ -137,7 +147,8 @@ def _branches(
     known = {branch.name: branch for branch in baseline.branches}
     first = {branch.paths[0][0]: branch for branch in baseline.branches if branch.paths}
     found = []
-    for name, (multiplicity, widths) in member.items():
+    for name, pair in member.items():
+        multiplicity, widths = _pair(name, pair)
         branch = known.get(name) or first.get(name)
         if branch is None:
             raise ValueError(f"no branch is called {name!r}; there are {', '.join(known)}")
@@ -148,6 +159,16 @@ def _branches(
         widths = layer_widths(branch, given)
         found.append(RegroupedBranch(paths=branch.paths, widths=widths, multiplicity=multiplicity))
     return tuple(found)
+
+
+def _pair(name: str, pair: Any) -> Members:
+    """m and n of a branch as they were given. Raises ``ValueError`` where they are none."""
+    if isinstance(pair, tuple | list) and len(pair) == 2:
+        many = isinstance(pair[1], tuple | list)
+        whole = all(isinstance(each, int) for each in (pair[0], *(pair[1] if many else pair[1:])))
+        if whole:
+            return pair[0], pair[1]
+    raise ValueError(f"{name}: a grouping is (m, n) or (m, [n_1, n_2, …]) of whole numbers, not {pair!r:.80}")
 
 
 def _misfit(branch: Branch, multiplicity: int, widths: tuple[int, ...]) -> str | None:

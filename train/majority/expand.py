@@ -168,6 +168,8 @@ def collapse(model: nn.Module) -> nn.Module:
     >>> [name for name, _ in model.named_parameters()]
     ['weight', 'bias']
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"what is collapsed is a torch.nn.Module, not {model!r:.80}")
     kernels = list(majority_kernels(model).values())
     copies = [parameter for _, parameter in majority_copies(model)]
     if any(is_sharded(parameter, kernel.expansion) for kernel, parameter in majority_copies(model)):

@@ -208,6 +208,28 @@ def test_examples_that_are_no_batch_are_refused():
     assert describe(uneven, torch.zeros(1, 3)).flops == 12
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (torch.relu, "not builtin_function_or_method"),
+        (nn.Linear, "not the class Linear: call it first"),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_is_no_module_with_code_is_refused_by_name(model, words):
+    with pytest.raises(NotTraceable, match=words):
+        describe(model, torch.zeros(1, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_modules_of_torchscript_are_refused_by_name():
+    scripted = torch.jit.script(nn.Linear(3, 2))
+    with pytest.raises(NotTraceable, match="the module is one of TorchScript"):
+        describe(scripted, torch.zeros(1, 3))
+    with pytest.raises(NotTraceable, match="its module '1' is one of TorchScript"):
+        describe(nn.Sequential(nn.ReLU(), scripted), torch.zeros(1, 3))
+
+
 def test_lazy_layers_are_refused_with_a_remedy():
     model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(NotTraceable, match="run it once with the example input"):

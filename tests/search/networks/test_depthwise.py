@@ -251,7 +251,7 @@ def test_what_reads_too_much_is_cut_into_equal_pieces():
 
 
 def test_grouped_layers_at_a_cut_are_left_out_of_the_pieces():
-    unknown = {"kind": "activation", "function": "sigmoid"}
+    unknown = {"kind": "activation", "function": "softsign"}
     deep = conv(3, 1, groups=8, depthwise=True)
     layers = [conv(1), RELU, conv(1), RELU, conv(1), RELU, deep, unknown, deep, RELU, conv(1)]
     found = branch(layers, [4, 6, 7, 8, 8, 8, 3], [8, 8])

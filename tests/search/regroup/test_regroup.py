@@ -338,3 +338,23 @@ def test_new_weights_are_not_the_numbers_of_weights_that_were_made_under_the_sam
     assert alike
     for each in alike:
         assert abs(torch.corrcoef(torch.stack([weight, each.detach().flatten()]))[0, 1]) < 0.06
+
+
+def test_what_is_no_ensemble_is_refused_with_a_remedy():
+    model = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    baseline = collegium.describe(model, torch.zeros(1, 8))
+    answer = find_ensemble(baseline)
+    for member, words in [
+        (None, "its outcome says why"),
+        (answer, r"answer\.primal, \.dual or \.recommended"),
+        (3, "not 3"),
+        ({"0": (2,)}, r"0: a grouping is \(m, n\)"),
+        ({"0": 2}, r"0: a grouping is \(m, n\)"),
+        ({"0": (2, "3")}, r"0: a grouping is \(m, n\)"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            regroup(model, member, baseline=baseline)
+    with pytest.raises(ValueError, match=r"a torch\.nn\.Module, not NoneType"):
+        regroup(None, answer.primal)
+    with pytest.raises(ValueError, match="seed is a whole number"):
+        regroup(model, answer.primal, seed="x")

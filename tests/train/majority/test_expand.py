@@ -303,3 +303,8 @@ def test_majority_kernels_need_nothing_of_the_rest():
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert not name.startswith("collegium") or name.startswith("collegium.train.majority"), path.name
+
+
+def test_what_is_no_module_is_not_collapsed():
+    with pytest.raises(ValueError, match=r"what is collapsed is a torch\.nn\.Module, not 3"):
+        collapse(3)
