@@ -305,7 +305,7 @@ class GraphNetwork(nn.Module):
         if op == "layer":
             owner, name = self._owner(path)
             layer: Any = owner._modules[name]
-            return _joined(layer(*given), layer) if isinstance(layer, nn.RNNBase) else layer(*given)
+            return _joined(given, layer) if isinstance(layer, nn.RNNBase) else layer(*given)
         if op == "constant":
             owner, name = self._owner(path)
             return owner._buffers[name]
@@ -437,9 +437,10 @@ def _recurrent(layer: Mapping[str, Any]) -> nn.Module:
     return made
 
 
-def _joined(found: tuple[Tensor, Any], layer: Any) -> Tensor:
+def _joined(given: Sequence[Tensor], layer: Any) -> Tensor:
     """A recurrent layer's outputs; with ``states`` one row for each sample, of its outputs and its last states."""
-    outputs, last = found
+    read, *start = (each.contiguous() for each in given)
+    outputs, last = layer(read, tuple(start) if len(start) > 1 else start[0] if start else None)
     if not layer.states:
         return outputs
     states = last if isinstance(last, tuple) else (last,)

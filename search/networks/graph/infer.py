@@ -155,7 +155,8 @@ def _result(node: Node, reads: list[Shape], layers: Mapping[str, GraphLayer], gr
         for kind, op, name in ((ParameterLayer, PARAMETER, "parameter"), (ConstantLayer, CONSTANT, "constant")):
             if isinstance(layer, kind) != (node.op == op):
                 raise ValueError(f"{node.layer!r} is {'a' if isinstance(layer, kind) else 'no'} {name}")
-        _check_count(reads, (1, 1) if node.op == LAYER else (0, 0))
+        most = 3 if isinstance(layer, RecurrentLayer) else 1
+        _check_count(reads, (1, most) if node.op == LAYER else (0, 0))
         return layer_result(layer, reads)
     if node.op not in OPERATIONS:
         raise ValueError(f"there is no operation {node.op!r}")
@@ -192,7 +193,7 @@ def layer_result(layer: GraphLayer, reads: Sequence[Shape]) -> tuple[Shape, int]
             _check_normed(layer, reads[0])
             return reads[0], 0
         case RecurrentLayer():
-            return layer.result(reads[0])
+            return layer.result(*reads)
 
 
 def _check_channels(path: str, shape: Shape, axis: int, channels: int) -> None:

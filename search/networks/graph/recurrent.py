@@ -16,7 +16,7 @@ Name = Annotated[str, Field(max_length=64, pattern=r"^(weight|bias)_(ih|hh)_l[0-
 
 
 class RecurrentLayer(Strict):
-    """PyTorch's LSTM, GRU or RNN (``cell``) of ``count`` layers, which starts every sample from states of zeros.
+    """PyTorch's LSTM, GRU or RNN (``cell``) of ``count`` layers, which starts from states of zeros, or from those read.
 
     ``laws`` has that of each parameter by its own name. With ``batch_first`` samples are along the first axis, else
     along the second. It gives its outputs; with ``states`` one row for each sample, of its outputs, the last hidden
@@ -68,20 +68,25 @@ class RecurrentLayer(Strict):
                     yield f"bias_ih_l{layer}{end}", (rows,)
                     yield f"bias_hh_l{layer}{end}", (rows,)
 
-    def result(self, read: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    def result(self, read: tuple[int, ...], *states: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         """The shape that it gives, with the batch as a negative size, and its multiply–accumulates for one sample.
 
-        Raises ``ValueError``.
+        ``states`` are what it starts from, if it reads any: hidden states, and of an LSTM those of its cells. Raises
+        ``ValueError``.
         """
         batch, time = (0, 1) if self.batch_first else (1, 0)
         if len(read) != 3 or read[batch] >= 0 or read[time] < 0 or read[2] != self.inputs:
             axes = "samples, steps" if self.batch_first else "steps, samples"
             raise ValueError(f"{self.path!r} reads ({axes}, {self.inputs} numbers), and not the shape {read}")
+        expected = (self.directions * self.count, read[batch], self.hidden)
+        kinds = 2 if self.cell == "lstm" else 1
+        if states and (len(states) != kinds or any(each != expected for each in states)):
+            raise ValueError(f"{self.path!r} starts from {kinds} states of {expected}, or from none, and not {states}")
         steps, samples = read[time], -read[batch]
         weights = sum(shape[0] * shape[1] for _, shape in self.shapes() if len(shape) == 2)
         numbers = self.outputs * steps
         if self.states:
-            numbers += self.directions * self.count * self.hidden * (2 if self.cell == "lstm" else 1)
+            numbers += self.directions * self.count * self.hidden * kinds
             return (read[batch], numbers), samples * steps * weights
         shape = [read[0], read[1], self.outputs]
         return tuple(shape), samples * steps * weights

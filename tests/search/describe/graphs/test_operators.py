@@ -100,6 +100,68 @@ class Started(nn.Module):
         return self.cell(x, self.start.expand(1, len(x), 6).contiguous())[0][:, -1]
 
 
+class Encoded(nn.Module):
+    """A decoder that starts from the last states of an encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = (nn.LSTM(5, 6, num_layers=2, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, states = self.encoder(x)
+        outputs, (hidden, _) = self.decoder(2 * x, states)
+        return outputs[:, -1] + hidden[0]
+
+
+@pytest.mark.parametrize("made", [Started, Encoded])
+def test_a_recurrent_layer_starts_from_what_it_is_given(made: type[nn.Module]):
+    torch.manual_seed(0)
+    model, x = made().eval(), torch.randn(3, 4, 5)
+    assert torch.equal(rebuilt(model, x[:1])(x), model(x))
+
+
+class Stepped(nn.Module):
+    """A cell step by step, from zeros or from a state that is learned, and a head on its last state."""
+
+    def __init__(self, cell: nn.RNNCellBase, start: bool) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(6, 3)
+        self.start = nn.Parameter(torch.randn(6)) if start else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = None if self.start is None else self.start.expand(len(x), 6)
+        state: Any = (first, first) if first is not None and isinstance(self.cell, nn.LSTMCell) else first
+        for step in range(x.shape[1]):
+            state = self.cell(x[:, step], state)
+        return self.head(state[0] + state[1] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        nn.LSTMCell(5, 6),
+        nn.LSTMCell(5, 6, bias=False),
+        nn.GRUCell(5, 6),
+        nn.GRUCell(5, 6, bias=False),
+        nn.RNNCell(5, 6),
+        nn.RNNCell(5, 6, nonlinearity="relu"),
+    ],
+    ids=repr,
+)
+def test_a_cell_is_what_it_computes_step_by_step(cell: nn.RNNCellBase, start: bool):
+    torch.manual_seed(0)
+    cell.reset_parameters()
+    model, x = Stepped(cell, start).eval(), torch.randn(3, 4, 5)
+    torch.testing.assert_close(rebuilt(model, x[:1])(x), model(x))
+    gates = cell.weight_hh.shape[0]
+    assert describe(model, x[:1]).flops == 4 * gates * (5 + 6) + 6 * 3
+    drawn = GraphNetwork(**_arguments(model, x[:1]))
+    for name, parameter in drawn.named_parameters():
+        if name.startswith("cell"):  # uniform between ±1/√hidden, as PyTorch's own
+            assert 0.3 < float(parameter.detach().abs().max()) * 6**0.5 <= 1 + 1e-6, name
+
+
 class Outputs(nn.Module):
     """The outputs of a recurrent layer alone."""
 
@@ -114,8 +176,7 @@ class Outputs(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Started(), "'gru' in cell (rnn.py"),
-        (Started(), "it starts from states that are given"),
+        (Outputs(nn.LSTM(5, 6, proj_size=2, batch_first=True)), "'lstm' in cell (rnn.py"),
         (Outputs(nn.LSTM(5, 6, proj_size=2, batch_first=True)), "it has projections"),
         (Outputs(nn.GRU(5, 6)), "reads (steps, samples, 5 numbers)"),  # steps along the axis of samples
     ],

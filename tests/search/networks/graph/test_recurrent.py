@@ -63,6 +63,22 @@ def test_a_lie_about_a_recurrent_layer_is_refused_by_field(posted: dict[str, Any
     assert expected in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("reads", "expected"),
+    [
+        ([0, 0], "nodes[0]: 'cell' starts from 2 states of (1, -1, 6), or from none, and not"),
+        ([0, 0, 0], "nodes[0]: 'cell' starts from 2 states of (1, -1, 6), or from none, and not"),
+        ([0, 0, 0, 0], "nodes[0]: it reads 4 tensors where 1 to 3 are expected"),
+    ],
+)
+def test_a_lie_about_what_it_starts_from_is_refused(posted: dict[str, Any], reads: list[int], expected: str):
+    changed = copy.deepcopy(posted)
+    changed["graph"]["nodes"][0]["reads"] = reads
+    with pytest.raises(InvalidSpec) as refused:
+        build_network(parse_spec(NetworkBaseline, changed))
+    assert expected in str(refused.value)
+
+
 def test_laws_of_other_names_are_refused(posted: dict[str, Any]):
     changed = copy.deepcopy(posted)
     laws = changed["graph"]["layers"][0]["laws"]
