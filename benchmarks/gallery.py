@@ -108,7 +108,11 @@ OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 #: Networks whose description is a preset.
-GIVEN = {"MobileNetV3-small": "torchvision:mobilenet_v3_small", "EfficientNet-B0": "torchvision:efficientnet_b0"}
+GIVEN = {
+    "AlexNet": "torchvision:alexnet",
+    "MobileNetV3-small": "torchvision:mobilenet_v3_small",
+    "EfficientNet-B0": "torchvision:efficientnet_b0",
+}
 
 
 def build(name: str) -> tuple[nn.Module, Any]:
