@@ -32,8 +32,13 @@ def parse_spec(model: type[Model], document: Any) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        first, *others = _field_errors(error, model, document)
-        raise InvalidSpec(*first, others) from error
+        raise refusal(error, model, document) from error
+
+
+def refusal(error: ValidationError, model: type[BaseModel], document: Any) -> InvalidSpec:
+    """What ``parse_spec`` raises for the ``document`` in which pydantic found this error."""
+    first, *others = _field_errors(error, model, document)
+    return InvalidSpec(*first, others)
 
 
 def _field_errors(error: ValidationError, model: type[BaseModel], document: Any) -> list[tuple[Location, str]]:

@@ -21,8 +21,6 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
-from collegium.search.find import search_document
-
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 PATHS = {"search": "/v1/searches", "training": "/v1/trainings", "study": "/v1/studies"}
 _RETRIES = 4
@@ -110,6 +108,8 @@ class Client:
         An identical search that was answered before is that finished job, unless ``fresh``. The service validates it,
         and may have families that are not installed here.
         """
+        from collegium.search.find import search_document  # which loads every family
+
         return RemoteJob(self, self.submit("search", search_document(baseline, **fields), fresh=fresh))
 
     def train(self, spec: Mapping[str, Any] | BaseModel, *, fresh: bool = False) -> RemoteJob:

@@ -15,7 +15,6 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,7 +22,7 @@ from pydantic import ValidationError
 from collegium.app.http.bounds import Bounds, bounds_of
 from collegium.app.http.problems import Problem
 from collegium.search.errors import ROOT, InvalidSpec, Location, readable
-from collegium.search.parse import Model, counted_items, parse_spec
+from collegium.search.parse import Model, counted_items, parse_spec, refusal
 
 Fault = tuple[Location, str]
 
@@ -43,7 +42,11 @@ _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\[(?:[^"\[\]{}]++|"[^"\\,]*+"
 _LONG_INTEGER = re.compile(r"(?<![.0-9])[0-9]{20}")
 _FRACTION = re.compile(r"(?<![.0-9])[0-9]++(?:\.[0-9]++(?:[eE][-+]?[0-9]++)?+|[eE][-+]?[0-9]++)")
 #: What may be minus zero, which as an integer has no sign.
-_NEGATIVE_ZERO = re.compile(r"-0(?:\.0*+)?+(?![0-9])|-0\.0{300}|-[0-9.]++[eE]-[0-9]{3}")
+_NEGATIVE_ZERO = re.compile(r"-(?:0(?:\.0*+)?+(?![0-9])|0\.0{300}|[0-9.]++[eE]-[0-9]{3})")
+#: Most fractions outside of arrays of real numbers at which it is worth while to look for integral ones.
+_MOST_FRACTIONS = 1000
+#: Characters from which on an array is looked at by itself.
+_LONG_ARRAY = 16
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPED_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
@@ -52,8 +55,10 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
     """Strict JSON bytes as a ``model``. Raises 400 and 422 problems."""
     text = _decoded_body(raw)
     if _scanned(text, bounds_of(model)):
-        with suppress(ValidationError):
+        try:
             return model.model_validate_json(text)
+        except ValidationError as error:
+            raise spec_problem(refusal(error, model, _parsed(text)).errors) from error
     try:
         return parse_spec(model, _parsed(text))
     except InvalidSpec as error:
@@ -108,7 +113,8 @@ def _number(literal: str) -> float | int:
 
 def _has_integral(text: str) -> bool:
     """Whether there may be a number of which ``_number`` makes an integer."""
-    return any(isinstance(_number(match.group()), int) for match in _FRACTION.finditer(text))
+    found = [match.group() for match in itertools.islice(_FRACTION.finditer(text), _MOST_FRACTIONS)]
+    return len(found) == _MOST_FRACTIONS or any(isinstance(_number(literal), int) for literal in found)
 
 
 def _integer(literal: str) -> float | int:
@@ -141,9 +147,8 @@ class Scan:
         self._string = ""
         self._stray = 0
         self._has_surrogates = _ESCAPED_SURROGATE.search(text) is not None
-        self._plain_until = 0
-        #: Whether each number with an integral value is written as an integer or stands in an array of real numbers.
-        self.is_plain = not (_LONG_INTEGER.search(text) or _NEGATIVE_ZERO.search(text))
+        self._read_until = 0
+        self._has_integral = False
 
     def first_fault(self) -> Fault | None:
         """The place and the message of the first fault; None where there is none."""
@@ -170,9 +175,17 @@ class Scan:
         self._read_numbers(len(self._text))
         return None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each number with an integral value is written as an integer or stands in an array of real numbers.
+
+        To be asked when there was no fault.
+        """
+        return not (self._has_integral or _LONG_INTEGER.search(self._text) or _NEGATIVE_ZERO.search(self._text))
+
     def _read_numbers(self, until: int) -> None:
         """What comes before ``until``, and was not read yet, holds no array of real numbers."""
-        self.is_plain = self.is_plain and not _has_integral(self._text[self._plain_until : until])
+        self._has_integral = self._has_integral or _has_integral(self._text[self._read_until : until])
 
     def _enter(self, is_array: bool) -> Fault | None:
         bounds = self._place()
@@ -187,15 +200,21 @@ class Scan:
     def _read_flat_array(self, token: str, start: int) -> Fault | None:
         fault = self._enter(is_array=True)
         last = token.count(",")
-        bounds = self._open[-1].bounds
-        if bounds is not None and bounds.holds_reals:
+        if len(token) > _LONG_ARRAY and self._reads_as_written(token):
             self._read_numbers(start)
-            self._plain_until = start + len(token)
+            self._read_until = start + len(token)
         if fault is None and last:
             self._open[-1].key = last - 1
             fault = self._next(last)
         self._open.pop()
         return fault
+
+    def _reads_as_written(self, token: str) -> bool:
+        """Whether the array that is open has real numbers, or none with a fraction or an exponent."""
+        bounds = self._open[-1].bounds
+        if bounds is not None and bounds.holds_reals:
+            return True
+        return not any(letter in token for letter in ".eE")
 
     def _next(self, count: int = 1) -> Fault | None:
         """After a comma, or after the last of ``count``."""

@@ -20,7 +20,6 @@ from typing import Annotated, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
-from scipy.special import ndtri
 
 from collegium.search.fields import Strict
 
@@ -224,7 +223,7 @@ class _Tail:
         return cls(
             samples,
             alive,
-            normal=_line(-ndtri(probability), logs, rank),
+            normal=_line(-_normal_quantiles(probability), logs, rank),
             stretched=_line(np.log(-np.log(probability)), logs, rank),
             index=1 / excess if excess > 1e-9 else math.inf,
             degree=degree,
@@ -264,7 +263,7 @@ class _Tail:
         reach = max(60.0, 8.0 * (self.degree or 0), (4 * self.normal[1] + 6) ** 2 / 2)
         depth = start + np.linspace(0.0, min(reach, DEEPEST), DEPTHS)
         (a, b), (c, d) = self.normal, self.stretched
-        logs = (a - b * ndtri(np.exp(-depth)) + c + d * np.log(depth)) / 2
+        logs = (a - b * _normal_quantiles(np.exp(-depth)) + c + d * np.log(depth)) / 2
         logs = logs[0] + (1 + CAUTION / math.sqrt(len(self.samples))) * (logs - logs[0])
         if self.degree is not None:
             most = self.degree * np.diff(np.log(depth))
@@ -286,6 +285,13 @@ def _influence(relative: np.ndarray, spread: float) -> np.ndarray:
     """Influence on ln r of samples K / E[K]."""
     deviation = relative - 1
     return (deviation**2 - spread - 2 * spread * deviation) / (1 + spread)
+
+
+def _normal_quantiles(probability: np.ndarray) -> np.ndarray:
+    # Imported here: it takes as long as all that a specification needs.
+    from scipy.special import ndtri
+
+    return ndtri(probability)
 
 
 def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:

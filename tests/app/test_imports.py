@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -22,6 +23,20 @@ from collegium.app.cli import main
 sys.argv = ["collegium", *{arguments}]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     main()
+"""
+#: One process for all commands: each child begins with what the command line itself has loaded.
+EACH = """
+import contextlib, io, json, os, sys, typer
+from collegium.app.cli import main
+from collegium.app.cli.root import COMMANDS
+for name in COMMANDS:
+    if os.fork() == 0:
+        sys.argv = ["collegium", name, "--help"]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            main()
+        print(json.dumps([name, list(sys.modules)]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, name
 """
 COMPUTING = {"torch", "matplotlib", "sklearn", "transformers", "collegium.worker"}
 SERVING = {"fastapi", "celery", "sqlalchemy", "uvicorn"}
@@ -49,9 +64,11 @@ def test_help_of_the_whole_imports_no_command(arguments: list[str]) -> None:
     assert [name for name in modules if name.startswith("collegium.app.cli.")] == ["collegium.app.cli.root"]
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_help_of_a_command_imports_that_command_alone(name: str) -> None:
-    modules = loaded(RUN.format(arguments=[name, "--help"]))
-    commands = {module for module in modules if module.startswith("collegium.app.cli.commands.")}
-    assert commands == {"collegium.app.cli.commands." + COMMANDS[name].target.partition(":")[0]}
-    assert modules & (COMPUTING | SERVING) == set()
+def test_help_of_a_command_imports_that_command_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", EACH], capture_output=True, text=True, check=True)
+    found = dict(map(json.loads, done.stdout.splitlines()))
+    assert list(found) == list(COMMANDS)
+    for name, modules in found.items():
+        commands = [module for module in modules if module.startswith("collegium.app.cli.commands.")]
+        assert commands == ["collegium.app.cli.commands." + COMMANDS[name].target.partition(":")[0]]
+        assert set(modules) & (COMPUTING | SERVING) == set()

@@ -333,7 +333,7 @@ def test_answers_that_cannot_be_built_as_one_chain_are_said_not_to_be_measured()
     layers = [{"type": "conv", "out": 16, "kernel": 3, "groups": 4}, {"type": "relu"}]
     layers += [{"type": "conv", "out": name, "kernel": 3} for name in ("a", "b")] + [{"type": "conv", "out": 8}]
     block = {"family": "block", "input": {"channels": 8, "height": 3, "width": 3}, "layers": layers}
-    found = answer(block | {"widths": {"a": 64, "b": 64}}, verify=True)
+    found = answer(block | {"widths": {"a": 64, "b": 64}}, verify=True, estimator={"samples": 500})
     assert found.primal is not None
     assert found.verification is None
     (note,) = [note for note in found.notes if note.kind == "verification_inconclusive"]

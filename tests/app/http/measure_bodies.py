@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import resource
 import time
@@ -62,12 +63,16 @@ def _tags(schema: Schema, besides: str) -> str:
     return "".join(f"{json.dumps(name)}:{json.dumps(tag)}," for name, tag in tags.items() if name != besides)
 
 
-def overlong(size: int, fillings: tuple[str, ...]) -> Iterator[str]:
-    """What is put at a place: arrays of each filling and objects of unknown names, of about ``size`` bytes."""
-    for filling in fillings:
+def overlong(size: int, fillings: tuple[str, ...], turn: int | None = None) -> Iterator[str]:
+    """What is put at a place: arrays of each filling and objects of unknown names, of about ``size`` bytes.
+
+    With a ``turn``, it is one array and one object, of which those of the next turns are others.
+    """
+    members = [(FILLINGS[0], 12), ('{"a":[1]}', 18)]
+    for filling in fillings if turn is None else [fillings[turn % len(fillings)]]:
         yield "[" + ",".join([filling] * (size // (len(filling) + 1))) + "]"
-    yield "{" + ",".join(f'"{index:x}":{FILLINGS[0]}' for index in range(size // 12)) + "}"
-    yield "{" + ",".join(f'"{index:x}":{{"a":[1]}}' for index in range(size // 18)) + "}"
+    for member, length in members if turn is None else [members[turn % len(members)]]:
+        yield "{" + ",".join(f'"{index:x}":{member}' for index in range(size // length)) + "}"
 
 
 def allowed(schema: Schema, definitions: Schema, leaf: str, budget: int) -> str:
@@ -109,12 +114,13 @@ def distinct(routes: list[str]) -> dict[str, list[tuple[str, str]]]:
     return {route: [(path, place) for own, path, place in found.values() if own == route] for route in routes}
 
 
-def bodies(routes: list[str], size: int, fillings: tuple[str, ...]) -> Iterator[tuple[str, str, bytes]]:
+def bodies(routes: list[str], size: int, fillings: tuple[str, ...], in_turn: bool) -> Iterator[tuple[str, str, bytes]]:
     """Routes, paths at which the body is wrong, and bodies."""
+    turns = itertools.count()
     for route, found in distinct(routes).items():
         schema = ROUTES[route].model_json_schema()
         for path, place in found:
-            for filling in overlong(size, fillings):
+            for filling in overlong(size, fillings, next(turns) if in_turn else None):
                 yield route, path, place.replace(PLACE, filling).encode()
         for leaf in FILLINGS[:4]:
             yield route, "", allowed(schema, schema.get("$defs", {}), leaf, size - 10_000).encode()
@@ -186,7 +192,8 @@ if __name__ == "__main__":
     options.add_argument("--filling", action="append", help="what arrays are filled with; all kinds, if none is given")
     options.add_argument("--accepted", action="store_true", help="the largest bodies that are right instead")
     options.add_argument("--megabytes", type=float, default=1.0)
+    options.add_argument("--in-turn", action="store_true", help="one filling at each place, instead of each at all")
     given = options.parse_args()
     fillings = tuple(given.filling or FILLINGS)
-    wrong = bodies(given.route or list(ROUTES), min(int(given.megabytes * 1e6), LIMIT), fillings)
+    wrong = bodies(given.route or list(ROUTES), min(int(given.megabytes * 1e6), LIMIT), fillings, given.in_turn)
     asyncio.run(main(given.home, accepted() if given.accepted else wrong))

@@ -68,7 +68,7 @@ def test_a_megabyte_that_is_wrong_at_any_place_of_a_search_is_refused_cheaply(sq
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "arguments",
-    [("--megabytes", "1"), ("--megabytes", "8.38", "--filling", '"a"', "--filling", "[]")],
+    [("--megabytes", "1"), ("--megabytes", "8.38", "--in-turn")],
     ids=["1 MB", "the largest that is read"],
 )
 def test_a_body_that_is_wrong_at_any_place_of_any_specification_is_refused_cheaply(

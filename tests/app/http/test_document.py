@@ -76,7 +76,10 @@ def test_numbers_mean_what_they_mean_after_parsing(
 @pytest.mark.parametrize(
     ("text", "plain"),
     [
-        ('{"reals": [1.0, 2.5, 1e2], "rows": [[2.0], [0.00012345678901234567]], "count": 3, "rate": 0.5}', True),
+        ('{"reals": [1.0, 2.5, 1e2, 4.0], "rows": [[0.00012345678901234567]], "count": 3, "rate": 0.5}', True),
+        ('{"either": [1, 2, 3, 4, 5, 6, 7, 8], "name": "e.E"}', True),
+        ('{"either": [1, 2, 3, 4, 5, 6, 7, 8, 9.0]}', False),
+        ('{"either": [' + ", ".join(["0.5"] * 1000) + "]}", False),
         ('{"either": [0.5, 2], "rate": -0.5}', True),
         ('{"either": [2.0]}', False),
         ('{"count": 3.0}', False),
