@@ -1,7 +1,9 @@
 """Modules by name: of torchvision, timm and transformers, and what a factory of the user's own makes.
 
-Modules are built on the device ``meta`` where their code allows it, so that one of any size costs no memory. No weights
-are downloaded. ``transformers:`` reads the configuration of a folder, or of a name through that library.
+Modules are built on the device ``meta`` first, where their code allows it, and anew with numbers where they have at
+most ``MOST_NUMBERS`` parameters: off these a description reads how parameters start. One of any size costs no more
+memory than that. No weights are downloaded. ``transformers:`` reads the configuration of a folder, or of a name through
+that library.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from torch import nn
 
 FORMS = "torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLDER, package.module:factory"
 IMAGE, _TOKENS = (3, 224, 224), 128
+#: Parameters up to which a module is built with its numbers: 1 GiB of them in single precision.
+MOST_NUMBERS = 2**28
 #: By default these draw by a law of their own that is slow, and warn; later releases have PyTorch's.
 TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {
     name: {"init_weights": False} for name in ("googlenet", "inception_v3")
@@ -120,11 +124,16 @@ def _ids(count: int) -> torch.Tensor:
 
 
 def _built(make: Callable[[], Any]) -> Any:
-    """Without memory where the code allows it: some constructors compute with numbers."""
+    """Without memory where it is large and its code allows that: some constructors compute with numbers."""
     try:
         with torch.device("meta"):
-            return make()
+            made = make()
     except RuntimeError:
+        return make()
+    if not isinstance(made, nn.Module) or sum(each.numel() for each in made.parameters()) > MOST_NUMBERS:
+        return made
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the laws that are read off the numbers are the same each time
         return make()
 
 

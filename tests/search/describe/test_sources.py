@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from collegium.search.describe import sources
 from collegium.search.describe.command import main
 from collegium.search.describe.sources import Sample, SourceError, load
 from collegium.search.networks.families.network import NetworkBaseline
@@ -107,18 +108,54 @@ class Zoo(ModuleType):
         return model
 
 
-def test_models_of_libraries_have_their_usual_input_and_no_memory(monkeypatch: pytest.MonkeyPatch):
+def test_models_of_libraries_have_their_usual_input_and_no_memory_where_they_are_large(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(sources, "MOST_NUMBERS", 100)
     zoo = Zoo("zoo")
     for name in ("torchvision", "torchvision.models", "timm"):
         monkeypatch.setitem(sys.modules, name, zoo)
     model, example = load("torchvision:tiny", Sample())
     assert next(model.parameters()).is_meta
     assert example.shape == (1, 3, 224, 224)
-    assert load("timm:tiny", Sample())[1].shape == (1, 3, 160, 160)
+    small, example = load("timm:tiny", Sample())
+    assert not next(small.parameters()).is_meta
+    assert example.shape == (1, 3, 160, 160)
     assert load("timm:tiny", Sample((3, 64, 64)))[1].shape == (1, 3, 64, 64)
     for kind in ("torchvision", "timm"):
         with pytest.raises(SourceError, match=rf"{kind} has no model 'none'.*list_models"):
             load(f"{kind}:none", Sample())
+
+
+def narrow() -> nn.Module:
+    """A network whose weights start in a way of their own, with a buffer that its code reads."""
+
+    class Shifted(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+            self.register_buffer("shift", torch.arange(12.0), persistent=False)
+            for layer in (self[1], self[3], self[5]):
+                nn.init.normal_(layer.weight, std=0.02)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x + self.shift)
+
+    return Shifted()
+
+
+def test_laws_and_buffers_are_those_of_the_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Built without memory, weights had the law of PyTorch's layers, and a module with buffers had no graph."""
+    own = ModuleType("own_networks")
+    own.narrow = narrow  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "own_networks", own)
+    before = torch.get_rng_state()
+    assert main(["own_networks:narrow", "--input", "12", "--json"]) == 0
+    assert torch.equal(torch.get_rng_state(), before)
+    graph = json.loads(capsys.readouterr().out)["baseline"]["graph"]
+    laws = [layer["weight"] for layer in graph["layers"] if layer["kind"] == "linear"]
+    assert [law["kind"] for law in laws] == ["normal"] * 3
+    assert [law["value"] for law in laws] == pytest.approx([0.02] * 3, rel=0.5)
+    assert [layer for layer in graph["layers"] if layer["kind"] == "constant"]
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -138,7 +175,6 @@ def test_configurations_of_transformers(tmp_path: Path):
     text.save_pretrained(tmp_path / "text")
     model, example = load(f"transformers:{tmp_path / 'vision'}", Sample())
     assert type(model).__name__ == "ViTForImageClassification"
-    assert next(model.parameters()).is_meta
     assert example["pixel_values"].shape == (1, 3, 32, 32)
     model, example = load(f"transformers:{tmp_path / 'text'}", Sample(tokens=7))
     assert {name: tuple(ids.shape) for name, ids in example.items()} == {
