@@ -47,12 +47,11 @@ class Piece:
     """A module that was traced whole, at one call.
 
     ``path`` is its place in the model; ``parameters`` and ``buffers`` have the path of each placeholder that is one,
-    and ``constants`` the tensor that the code holds of each placeholder that is neither. ``root`` was called with
-    ``args`` and ``kwargs``.
+    and ``constants`` the tensor that the code holds of each placeholder that is neither. ``args`` and ``kwargs`` are
+    what it was given.
     """
 
     path: str
-    root: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     graph: fx.Graph
@@ -157,7 +156,7 @@ def export(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     held = ((node, program.constants[lifted[node.name]]) for node in program.graph.nodes if node.name in lifted)
     constants = {node: value for node, value in held if isinstance(value, Tensor)}
     outputs = tuple(value for value in last if isinstance(value, Tensor))
-    return Piece(path, module, args, kwargs, program.graph, parameters, buffers, outputs, constants)
+    return Piece(path, args, kwargs, program.graph, parameters, buffers, outputs, constants)
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Generator, Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree
 
 from collegium.search.describe.free.recorded import Event, Recorder, WidthRead, shapes_of
 from collegium.search.describe.free.trials import Candidate, Members, tried
 from collegium.search.describe.trace import Piece, line_of, of_no_account, quiet, stopping_place
-from collegium.search.regroup.members import Places, places_of
+from collegium.search.regroup.members import places_of
 
 #: Runs with other widths; branches that are left undecided then are not split.
 MOST_RUNS = 256
@@ -36,11 +37,12 @@ class _Runs:
     """Runs of one module, counted, with what its pieces do as they are."""
 
     model: nn.Module
-    places: Places
     watched: Mapping[Piece, Sequence[str]]
     whole: Callable[[], object] | None
     own: dict[Piece, tuple[list[Event], list[tuple[int, ...]]] | None] = field(default_factory=dict)
     left: int = MOST_RUNS
+    #: In it tensors have a shape, a type and a device, and no memory.
+    mode: FakeTensorMode = field(default_factory=lambda: FakeTensorMode(allow_non_fake_inputs=True))
 
     def fails(self, trials: Sequence[tuple[Candidate, Members]]) -> str | None:
         """Why the module is not the same function with these branches regrouped; None where it is, or cannot be run."""
@@ -87,9 +89,9 @@ class _Runs:
     def _run(
         self, piece: Piece, trials: Sequence[tuple[Candidate, Members]], recorder: Recorder
     ) -> list[tuple[int, ...]]:
-        with tried(self.model, self.places, trials, recorder, self.watched[piece]) as mode:
-            args, kwargs = _pytree.tree_map_only(Tensor, mode.from_tensor, (piece.args, dict(piece.kwargs)))
-            return shapes_of(piece.root, args, kwargs, recorder)
+        with tried(self.model, trials, recorder, self.watched[piece], self.mode) as made:
+            args, kwargs = _pytree.tree_map_only(Tensor, self.mode.from_tensor, (piece.args, dict(piece.kwargs)))
+            return shapes_of(made.get_submodule(piece.path), args, kwargs, recorder)
 
     def _stops(self, trials: Sequence[tuple[Candidate, Members]]) -> str | None:
         """Why the whole module, part of which could not be traced, does not run with these branches and new numbers."""
@@ -97,8 +99,9 @@ class _Runs:
         generator = Generator().manual_seed(0)
         try:
             with of_no_account(self.model), quiet():
+                places = places_of(self.model)
                 for candidate, members in trials:
-                    candidate.regroup(self.model, self.places, members, generator)
+                    candidate.regroup(self.model, places, members, generator)
                 self.whole()
         except Exception as error:  # a user's code may raise anything
             return f"the module stops at {stopping_place(error)}"
@@ -123,7 +126,7 @@ def fixed_widths(
         watched.setdefault(candidate.piece, []).extend(candidate.paths)
     modules = dict(model.named_modules(remove_duplicate=False))
     present = {piece: [path for path in paths if path in modules] for piece, paths in watched.items()}
-    runs = _Runs(model, places_of(model), present, whole)
+    runs = _Runs(model, present, whole)
     alike: dict[object, list[Candidate]] = {}
     for candidate in candidates:
         alike.setdefault((candidate.piece, candidate.branch.layers, candidate.branch.widths), []).append(candidate)

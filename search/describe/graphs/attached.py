@@ -42,6 +42,11 @@ def _graph(baseline: NetworkBaseline, model: nn.Module, found: Trace, given: Any
             raise NoGraph(
                 f"an input has the shape {tuple(each.shape)}, which is not a batch of {batch} with other axes"
             )
+    layers = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    free = (path for each in baseline.branches if each.splittable for paths in each.paths for path in paths)
+    bare = next((path for path in free if path not in layers), None)
+    if bare is not None:
+        raise NoGraph(f"{bare!r} is a parameter that code reads, and no layer's")
     count = OTHER if batch == SECOND else SECOND
     piece, twin = found.pieces[0], _traced(model, given, count)
     if batch == 1 and not alike(piece, twin):  # what is broadcast, or asked for, is another thing for one sample

@@ -245,6 +245,13 @@ def test_layers_that_a_plain_list_holds_are_fixed_and_those_with_two_names_are_n
     assert regrouped.again[2] is regrouped.layers[2]
 
 
+def test_a_function_that_holds_the_modules_own_layers_is_not_that_of_a_copy():
+    layers = mlp(3, 4, 5, 2)
+    model = nn.Sequential(nn.Identity(), layers)
+    model[1].forward = lambda input: layers[4](layers[3](layers[2](layers[1](layers[0](input)))))
+    assert splittable(describe(model, torch.randn(1, 3))) == []
+
+
 class Deciding(nn.Module):
     """No trace follows it; the code that decides reads a width."""
 
@@ -283,7 +290,9 @@ class Raw(nn.Module):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_weights_of_no_layer_are_tried_with_other_widths(scaled: bool):
-    assert splittable(describe(Raw(scaled), torch.randn(1, 3))) == ([] if scaled else [(3, 4, 5, 2)])
+    baseline = describe(Raw(scaled), torch.randn(1, 3))
+    assert splittable(baseline) == ([] if scaled else [(3, 4, 5, 2)])
+    assert scaled or baseline.no_graph == "'u' is a parameter that code reads, and no layer's"
 
 
 class Keeping(nn.Module):
