@@ -209,15 +209,16 @@ def _check_free(baseline: NetworkBaseline, graph: Graph) -> None:
     wrong = _not_free(baseline, graph, [piece for _, piece in pieces])
     if wrong is None:
         return
-    for index, piece in pieces[:MOST_TRIED]:
-        own = _not_free(baseline, graph, [piece])
-        if own is not None:
-            raise InvalidSpec(("baseline", "branches", index), own)
-    raise InvalidSpec(AT, wrong)
-
-
-#: Branches that are tried one by one where together they do not fit.
-MOST_TRIED = 32
+    while len(pieces) > 1:
+        middle = len(pieces) // 2
+        for half in (pieces[:middle], pieces[middle:]):
+            own = _not_free(baseline, graph, [piece for _, piece in half])
+            if own is not None:
+                pieces, wrong = half, own
+                break
+        else:
+            raise InvalidSpec(AT, wrong)  # they do not fit together
+    raise InvalidSpec(("baseline", "branches", pieces[0][0]), wrong)
 
 
 def _not_free(baseline: NetworkBaseline, graph: Graph, pieces: Sequence[Branch]) -> str | None:
@@ -258,7 +259,8 @@ def member_cost(branch: Branch, widths: Sequence[int], measure: Measure) -> int:
 
     Groups of inner layers are those of all members together.
     """
-    layers = [_of_one(layer, branch.multiplicity) for layer in branch.layers]
+    members = branch.multiplicity
+    layers = [_of_one(layer, members) for layer in branch.layers]
     inner = layer_widths(branch, widths)
     parts = list(placed(layers, (branch.widths[0], *inner, branch.widths[-1]), branch.input))
     last = parts[-1]

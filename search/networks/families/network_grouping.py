@@ -49,7 +49,10 @@ class DescribedNetwork(GraphNetwork):
     @cached_property
     def _parts(self) -> tuple[DescribedNetwork, ...]:
         found = [_part(self.described, group) for group in searched_groups(self.described)]
-        return tuple(sorted(found, key=lambda part: -part.own_cost("parameters")))
+        parts = tuple(sorted(found, key=lambda part: -part.own_cost("parameters")))
+        for part in parts:
+            vars(part)["_parts"] = parts  # those of each part are the same, and are not looked for again
+        return parts
 
     @property
     def parts(self) -> tuple[Network, ...]:

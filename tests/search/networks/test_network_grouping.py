@@ -141,6 +141,7 @@ def test_branches_of_one_group_are_tied_where_their_widths_are_multiples():
     assert [len(part.branches) for part in tied.parts] == [2]
     apart = network(bottleneck("a", 32, 8, 32, 4, group="g"), bottleneck("b", 64, 12, 64, 2, group="g"))
     assert sorted(part.names for part in apart.parts) == [("a",), ("b",)]
+    assert all(part.parts is apart.parts for part in apart.parts)  # else their number squared is looked for
 
 
 def test_several_parts_are_one_network_within_one_budget():

@@ -431,7 +431,7 @@ def made(seed: int) -> tuple[nn.Module, tuple[Tensor, ...], list[str]]:
     draw = random.Random(seed)
     torch.manual_seed(seed)
     dimensions, channels = draw.choice([1, 1, 2, 2, 3]), draw.randint(1, 6)
-    extents = tuple(draw.choice([4, 5, 6]) for _ in range(dimensions))
+    extents = tuple(draw.choice([5, 6, 7]) for _ in range(dimensions))
     place = Place(draw, dimensions, channels, extents)
     kinds = [draw.choice(KINDS) for _ in range(draw.randint(1, 3))]
     side = nn.Sequential(*place.tokens([3, *place.widths()[1:]])) if draw.random() < 0.3 else None

@@ -228,3 +228,34 @@ def test_extents_behind_a_window_are_those_of_pytorch(ceil_mode: bool):
         except ValueError:
             found = ()
         assert found == tuple(expected), (size, kernel, stride)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+@pytest.mark.slow
+def test_of_many_branches_the_one_whose_width_is_read_is_named():
+    model = nn.Sequential(*(Block(width) for width in range(3, 43)))
+    posted = describe(model, torch.zeros(1, 4), name="net").model_dump(mode="json")
+    graph, width = posted["graph"], 42
+    last = len(graph["nodes"])
+    first = next(at for at, each in enumerate(graph["nodes"], start=1) if each["layer"] == "39.layers.0")
+    graph["layers"].append(
+        {"kind": "parameter", "path": "p", "shape": [width], "weight": {"kind": "constant", "value": 1}}
+    )
+    graph["nodes"] += [
+        {"op": "parameter", "reads": [], "layer": "p"},
+        node("mul", [first, last + 1]),
+        node("sum", [last + 2], axes=[1], keep=True),
+        node("add", [last, last + 3]),
+    ]
+    posted["parameters"] += width
+    posted["branches"].append({"name": "p", "parameters": width, "flops": 0, "splittable": False, "why": "a scale"})
+    assert "branches[39]: inner widths are not free" in refusal(posted)
