@@ -11,9 +11,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from collegium.search.networks.graph.infer import GraphError, infer
+from collegium.search.networks.graph.infer import GraphError, infer, parameters_of
 from collegium.search.networks.graph.shapes import Shape, numbers
-from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, Law, LinearLayer, Node, NormLayer
+from collegium.search.networks.graph.spec import (
+    ConvLayer,
+    Graph,
+    GraphLayer,
+    Law,
+    LinearLayer,
+    Node,
+    NormLayer,
+    ParameterLayer,
+)
 from collegium.search.networks.network import StageGrouping, member_groups
 
 #: Paths of the layers of each occurrence of a branch, and the grouping of them.
@@ -31,7 +40,20 @@ def regrouped_graph(graph: Graph, sample: Sequence[int], changes: Sequence[Chang
     for occurrences, grouping in changes:
         for paths in occurrences:
             _regroup_one(layers, places, paths, grouping)
+    _follow_tied(layers, graph.tied)
     return _reshaped(graph, graph.model_copy(update={"layers": tuple(layers)}), sample)
+
+
+def _follow_tied(layers: list[GraphLayer], tied: Sequence[tuple[str, str]]) -> None:
+    """Second names of a layer's parameters, which are parameters of no layer: as large as these, by the same law."""
+    bare = {layer.path: index for index, layer in enumerate(layers) if isinstance(layer, ParameterLayer)}
+    owners = {layer.path: layer for layer in layers if isinstance(layer, ConvLayer | LinearLayer | NormLayer)}
+    for pair in tied:
+        for one, other in (pair, pair[::-1]):
+            path, _, name = other.rpartition(".")
+            if one in bare and path in owners and name in ("weight", "bias"):
+                update = {"shape": parameters_of(owners[path])[other], "weight": getattr(owners[path], name)}
+                layers[bare[one]] = layers[bare[one]].model_copy(update=update)
 
 
 def _regroup_one(

@@ -15,6 +15,8 @@ from torch.nn import functional
 import collegium
 from collegium.search.describe.describe import describe
 from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.families.network_graph import graph_at
+from collegium.search.networks.network import StageGrouping
 
 
 class Net(nn.Module):
@@ -243,6 +245,10 @@ def test_layers_that_a_plain_list_holds_are_fixed_and_those_with_two_names_are_n
     assert splittable(baseline) == [(3, 4, 5, 2)]
     regrouped: Any = collegium.regroup(model, {baseline.branches[0].name: (2, [3, 3])}, baseline=baseline)
     assert regrouped.again[2] is regrouped.layers[2]
+    assert baseline.graph is not None
+    assert len(baseline.graph.tied) == 6
+    grouped = graph_at(baseline, [(baseline.branches[0].paths, StageGrouping((3, 3), 2))])
+    assert grouped.parameters == sum(parameter.numel() for parameter in regrouped.parameters())
 
 
 def test_a_function_that_holds_the_modules_own_layers_is_not_that_of_a_copy():
