@@ -129,9 +129,9 @@ def _attended(*read: Tensor, training: bool, dropout: float, causal: bool, **opt
     return functional.scaled_dot_product_attention(q, k, v, mask, dropout if training else 0.0, causal, **options)
 
 
-def _taken(values: Tensor, index: Tensor, axis: int) -> Tensor:
+def _taken(values: Tensor, index: Tensor, axis: int, padding: int | None = None) -> Tensor:
     if axis == 0 and values.dim() == 2:
-        return functional.embedding(index, values)
+        return functional.embedding(index, values, padding)  # the row of padding has no gradient
     return values[(slice(None),) * axis + (index,)]
 
 
@@ -226,12 +226,7 @@ OF_BATCH: Mapping[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
 class _Place(nn.Module):
     """A module of the network that was described, with what is in it and no code of its own."""
 
-    majority_kernels: ClassVar[tuple[str, ...]] = (
-        "in_proj_weight",
-        "q_proj_weight",
-        "k_proj_weight",
-        "v_proj_weight",
-    )
+    majority_kernels: ClassVar[tuple[str, ...]] = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 class GraphNetwork(nn.Module):
@@ -262,6 +257,11 @@ class GraphNetwork(nn.Module):
             owner, name = self._owner(second.split("."))
             of, its = self._owner(first.split("."))
             owner._parameters[name] = of._parameters[its]
+        for layer in graph["layers"]:
+            for row in layer.get("zero_rows", ()):
+                owner, name = self._owner(layer["path"].split("."))
+                with torch.no_grad():
+                    owner._parameters[name][row].zero_()  # type: ignore[index]
 
     def _add(self, layer: Mapping[str, Any]) -> None:
         *above, name = layer["path"].split(".")

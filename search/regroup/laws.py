@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -92,8 +92,8 @@ def draw_anew(model: nn.Module, seed: int, without: Collection[str] = ()) -> lis
 
     Modules of classes that are not PyTorch's start by their own ``reset_parameters``. PyTorch's layers are drawn by the
     ``law`` of the numbers that they have, which is what the model's constructor made them; norms and the like whose
-    numbers are not constant any more are reset, and running statistics are. A parameter's numbers follow from ``seed``
-    and its name. Shared parameters stay shared.
+    numbers are not constant any more are reset, and running statistics are. Rows of padding (``padding_idx``) that are
+    zero stay so. A parameter's numbers follow from ``seed`` and its name. Shared parameters stay shared.
 
     What keeps its numbers is named in the list that is returned: parameters that need no gradient, parameters that are
     computed from others, and those of modules that have no ``reset_parameters`` of their own.
@@ -105,7 +105,8 @@ def draw_anew(model: nn.Module, seed: int, without: Collection[str] = ()) -> lis
     >>> draw_anew(model, seed=1), bool((model[0].weight == before).any())
     ([], False)
     """
-    laws = _laws(model, without)
+    padding = _rows_of_padding(model)
+    laws = _laws(model, without, padding)
     for name, module in model.named_modules(remove_duplicate=True):
         if name not in without and _resets(module, laws, name):
             with _seeded(model, seed_of(seed, name)):
@@ -116,6 +117,9 @@ def draw_anew(model: nn.Module, seed: int, without: Collection[str] = ()) -> lis
     for name, parameter, by in laws.values():
         if isinstance(by, Fill):
             fill(parameter, by, generator.manual_seed(seed_of(seed, name)))
+            with torch.no_grad():
+                for row in padding.get(id(parameter), ()):
+                    parameter[row].zero_()
         elif by == "kept":
             kept.append(name)
     return kept
@@ -125,7 +129,21 @@ def draw_anew(model: nn.Module, seed: int, without: Collection[str] = ()) -> lis
 _Laws = dict[int, tuple[str, nn.Parameter, Fill | str]]
 
 
-def _laws(model: nn.Module, without: Collection[str]) -> _Laws:
+#: Of tables of embeddings, by their identity, the rows that stand for padding and are zero.
+_Padding = Mapping[int, set[int]]
+
+
+def _rows_of_padding(model: nn.Module) -> _Padding:
+    found: dict[int, set[int]] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+            table = module._parameters.get("weight")
+            if table is not None and not table.is_meta and not bool(table[module.padding_idx].any()):
+                found.setdefault(id(table), set()).add(module.padding_idx)
+    return found
+
+
+def _laws(model: nn.Module, without: Collection[str], padding: _Padding) -> _Laws:
     """Every parameter once, under its first name; those of ``without`` are left out wherever else they occur."""
     found: _Laws = {}
     for prefix, module in model.named_modules():
@@ -133,19 +151,21 @@ def _laws(model: nn.Module, without: Collection[str]) -> _Laws:
             if parameter is None or id(parameter) in found:
                 continue
             name = f"{prefix}.{own}" if prefix else own
-            found[id(parameter)] = (name, parameter, _law_of(name, module, parameter))
+            found[id(parameter)] = (name, parameter, _law_of(name, module, parameter, padding))
     left_out = {id(each) for path in without for each in model.get_submodule(path)._parameters.values()}
     return {key: value for key, value in found.items() if key not in left_out}
 
 
-def _law_of(name: str, module: nn.Module, parameter: nn.Parameter) -> Fill | str:
+def _law_of(name: str, module: nn.Module, parameter: nn.Parameter, padding: _Padding) -> Fill | str:
     if not parameter.requires_grad or not parameter.is_floating_point() or parametrize.is_parametrized(module):
         return "kept"
     if parameter.device.type == "meta" or not parameter.numel():
         return "nothing"
     if isinstance(module, DRAWN):
+        rows = padding.get(id(parameter), set())
+        drawn = [row for row in range(len(parameter)) if row not in rows] if rows else []
         try:
-            return law(parameter, fan_in=fan_in(module))
+            return law(parameter[drawn] if drawn else parameter, fan_in=fan_in(module))
         except ValueError as error:
             raise ValueError(f"{name} cannot be drawn anew: {error}") from None
     if _resettable(module) and not _is_torchs(module):

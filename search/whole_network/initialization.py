@@ -1,17 +1,19 @@
 """A module's own initialization, recorded once and drawn again from a generator of one's own.
 
 PyTorch's initializers overwrite parameters in place: ``normal_``, ``uniform_``, ``fill_``, ``zero_``. While a module is
-built, the last of them that each parameter sees is recorded. Drawn again, they give the module's parameters without
-building it anew, on any device, in any thread, from a seed; and the initial variance of each parameter is exact.
+built, the last of them that each parameter sees is recorded, and those that parts of it see after that, as the row of
+padding of a table does. Drawn again, they give the module's parameters without building it anew, on any device, in any
+thread, from a seed; and the initial variance of each parameter is exact.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Modules built to estimate the variance of a parameter whose initializer is not known.
 BUILDS = 16
+#: Parts of one tensor, at most, that are drawn one by one.
+MOST_PARTS = 64
 #: torch's own generator belongs to the whole process.
 _GLOBAL_GENERATOR = threading.Lock()
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -28,15 +32,19 @@ _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @dataclass(frozen=True)
 class Fill:
-    """How a parameter starts: ``normal`` of mean ``a`` and deviation ``b``, ``uniform`` on [a, b), ``constant`` a."""
+    """How a parameter starts: ``normal`` of mean ``a`` and deviation ``b``, ``uniform`` on [a, b), ``constant`` a.
+
+    ``parts`` of it start otherwise.
+    """
 
     kind: Literal["normal", "uniform", "constant"]
     a: float
     b: float
+    parts: tuple[tuple[Part, Fill], ...] = ()
 
     @property
     def variance(self) -> float:
-        """Variance of one element."""
+        """Variance of one element, of those outside of the ``parts``."""
         return {"normal": self.b**2, "uniform": (self.b - self.a) ** 2 / 12, "constant": 0.0}[self.kind]
 
     def apply(self, parameter: Tensor, generator: Generator) -> None:
@@ -48,6 +56,31 @@ class Fill:
                 parameter.uniform_(self.a, self.b, generator=generator)
             case "constant":
                 parameter.fill_(self.a)
+        for part, own in self.parts:
+            own.apply(part.of(parameter), generator)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some numbers of a tensor: a view of it, from its number ``start``, with this shape and these strides."""
+
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The number behind the last one."""
+        return self.start + 1 + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
+
+    def covers(self, other: Part) -> bool:
+        """Whether every number of another part of the same tensor is certainly one of these."""
+        dense = math.prod(self.shape) == self.end - self.start
+        return self == other or (dense and self.start <= other.start and other.end <= self.end)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The view of another tensor."""
+        return tensor.as_strided(self.shape, self.strides, tensor.storage_offset() + self.start)
 
 
 #: Constants that are made as such.
@@ -121,30 +154,55 @@ class Initialization:
 
 
 class _Recorder(TorchDispatchMode):
-    """The last initializer of each tensor, by where its numbers are stored."""
+    """The initializers of each tensor and of its parts, in order, by the memory in which its numbers are."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[tuple[int, int], Fill | None] = {}
+        self._writes: dict[tuple[int, int], list[tuple[Part, Fill | None]]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if func._schema.is_mutable:
             if args and isinstance(args[0], Tensor):
-                self._last[_place(args[0])] = _fill(name, args[1:])
+                self._write(args[0], _fill(name, args[1:]))
         elif isinstance(out, Tensor) and func._schema.returns[0].alias_info is None:
             # new numbers, maybe at the place of others that are gone
-            self._last[_place(out)] = _CONSTANTS.get(name)
+            self._writes[_memory(out)] = [(_part(out), _CONSTANTS.get(name))]
         return out
+
+    def _write(self, tensor: Tensor, by: Fill | None) -> None:
+        part, writes = _part(tensor), self._writes.setdefault(_memory(tensor), [])
+        writes[:] = [each for each in writes if not part.covers(each[0])]
+        if len(writes) > MOST_PARTS:  # too many to be drawn again one by one
+            start, end = min(each.start for each, _ in writes), max(each.end for each, _ in writes)
+            writes[:] = [(Part(start, (end - start,), (1,)), None)]
+        writes.append((part, by))
 
     def fill(self, parameter: Tensor) -> Fill | None:
         """How the parameter was filled; None where that is not known."""
-        return self._last.get(_place(parameter))
+        own = _part(parameter)
+        whole: Fill | None = None
+        parts: list[tuple[Part, Fill | None]] = []
+        for part, by in self._writes.get(_memory(parameter), ()):
+            if part.covers(own):
+                whole, parts = by, []
+            elif part.start < own.end and own.start < part.end:
+                inside = own.start <= part.start and part.end <= own.end and parameter.is_contiguous()
+                parts.append((replace(part, start=part.start - own.start), by if inside else None))
+        known = tuple((part, by) for part, by in parts if by is not None)
+        if whole is None or len(known) < len(parts):
+            return None
+        return replace(whole, parts=known) if known else whole
 
 
-def _place(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), tensor.numel()
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+def _part(tensor: Tensor) -> Part:
+    return Part(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
 
 def _fill(name: str, arguments: tuple[Any, ...]) -> Fill | None:
@@ -152,9 +210,11 @@ def _fill(name: str, arguments: tuple[Any, ...]) -> Fill | None:
         return None
     match name, arguments:
         case "normal_", _:
-            return Fill("normal", *map(float, (*arguments, *(0.0, 1.0)[len(arguments) :])))
+            a, b = map(float, (*arguments, *(0.0, 1.0)[len(arguments) :]))
+            return Fill("normal", a, b)
         case "uniform_", _:
-            return Fill("uniform", *map(float, (*arguments, *(0.0, 1.0)[len(arguments) :])))
+            a, b = map(float, (*arguments, *(0.0, 1.0)[len(arguments) :]))
+            return Fill("uniform", a, b)
         case "fill_", (value,):
             return Fill("constant", float(value), 0.0)
         case "zero_", _:

@@ -26,7 +26,8 @@ class Builder:
     """A graph in the making: what each node of the trace is, and the layers and nodes so far.
 
     ``results`` are the shapes of the nodes' results in the trace. ``values`` has for each node of the trace the index
-    of its value, those of several results, or why it is unknown.
+    of its value, those of several results, or why it is unknown. ``zero_rows`` are those of tables, by the first name
+    of each, that stand for padding and start at zero.
     """
 
     piece: Piece
@@ -42,6 +43,7 @@ class Builder:
     results: list[tuple[int, ...]] = field(default_factory=list)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     saved: Collection[str] = ()
+    zero_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     _paths: dict[Any, str] = field(default_factory=dict)
 
     def emit(self, op: str, reads: Sequence[int], result: Sequence[int], /, **options: Any) -> int:
@@ -155,8 +157,14 @@ class Builder:
 
     def bare(self, path: str) -> dict[str, Any]:
         """The layer that a parameter of its own is."""
-        value = self.parameters[path]
-        return {"kind": "parameter", "path": path, "shape": list(value.shape), "weight": law_of(value, "parameter")}
+        made = {"kind": "parameter", "path": path, "shape": list(self.parameters[path].shape)}
+        rows = self.zero_rows.get(self.canonical[path], ())
+        return made | {"weight": law_of(self.drawn(path), "parameter")} | ({"zero_rows": rows} if rows else {})
+
+    def drawn(self, path: str) -> Tensor:
+        """The numbers of a parameter that its law gives: all of them but those of its rows of padding."""
+        value, rows = self.parameters[path], self.zero_rows.get(self.canonical[path], ())
+        return value[[row for row in range(len(value)) if row not in rows]] if rows else value
 
     def value(self, node: Any) -> int:
         """The index of a node's value. Raises ``Missing``."""

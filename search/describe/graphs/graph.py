@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 from collegium.search.describe.graphs.builder import Builder, Converter
 from collegium.search.describe.graphs.constants import Constants, content_of
 from collegium.search.describe.graphs.elementwise import ELEMENTWISE
-from collegium.search.describe.graphs.indexed import INDEXED
+from collegium.search.describe.graphs.indexed import INDEXED, rows_of_padding
 from collegium.search.describe.graphs.maps import OF_MAPS
 from collegium.search.describe.graphs.missing import Missing
 from collegium.search.describe.graphs.rearranged import REARRANGED
@@ -72,6 +72,7 @@ def graph_of(
         names,
         Constants(pairs, leaves),
         lambda node: _convert_one(builder, node),
+        zero_rows=rows_of_padding(piece, model, canonical),
     )
     builder.saved = [name for name in model.state_dict() if name not in names]
     last, inputs = _convert(builder)

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from collegium.search.describe.graphs.builder import Builder, Converter, Given, node_of, number_of
 from collegium.search.describe.graphs.missing import Missing
+from collegium.search.describe.operators import arguments, name_of
+from collegium.search.describe.trace import Piece
 
 
 def _embedding(builder: Builder, node: fx.Node, given: Given) -> int:
     if given.get("scale_grad_by_freq") or given.get("sparse"):
         raise Missing("gradients that are sparse, or scaled by how often an index occurs")
     reads = [builder.value(given["weight"]), builder.value(given["indices"])]
-    return builder.emit("take", reads, builder.shape(node), axis=0)
+    padding = padding_row(given)
+    return builder.emit("take", reads, builder.shape(node), axis=0, **({} if padding is None else {"padding": padding}))
+
+
+def padding_row(given: Given) -> int | None:
+    """The row of a table that stands for padding, which has no gradient; None where there is none."""
+    row = int(given.get("padding_idx", -1))
+    return None if row < 0 else row
+
+
+def rows_of_padding(piece: Piece, model: nn.Module, canonical: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Of tables by their first names the rows that stand for padding where they are read, and start at zero.
+
+    On the device ``meta`` they are those of ``nn.Embedding``, which starts them at zero.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for node in piece.graph.nodes:
+        if name_of(node) != "embedding":
+            continue
+        given = arguments(node)
+        path, row = piece.parameters.get(given["weight"]), padding_row(given)
+        if path is None or row is None or row in found.get(canonical[path], ()):
+            continue
+        table, owner = model.get_parameter(path), model.get_submodule(path.rpartition(".")[0])
+        own = isinstance(owner, nn.Embedding) and owner.padding_idx == row
+        if own if table.is_meta else not bool(table[row].any()):
+            found[canonical[path]] = (*found.get(canonical[path], ()), row)
+    return found
 
 
 def _index(builder: Builder, node: fx.Node, given: Given) -> int:

@@ -28,7 +28,7 @@ def _own_path(builder: Builder, named: Mapping[str, Any]) -> str | None:
 
 
 def _law(builder: Builder, node: Any, kind: Kind, fan_in: int | None = None) -> dict[str, Any] | None:
-    return None if node is None else law_of(builder.parameters[builder.piece.parameters[node]], kind, fan_in)
+    return None if node is None else law_of(builder.drawn(builder.piece.parameters[node]), kind, fan_in)
 
 
 def _linear(builder: Builder, node: fx.Node, given: Given) -> int:

@@ -162,7 +162,7 @@ def _result(node: Node, reads: list[Shape], layers: Mapping[str, GraphLayer], gr
         raise ValueError(f"there is no operation {node.op!r}")
     operation = OPERATIONS[node.op]
     _check_count(reads, operation.reads)
-    check_options(node.options, operation.options)
+    check_options(node.options, operation.options, operation.optional)
     shape = operation.shape(reads, node.options)
     return shape, operation.flops(reads, shape)
 

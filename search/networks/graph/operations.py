@@ -35,7 +35,7 @@ from collegium.search.networks.graph.shapes import Shape, axis_of, broadcast, nu
 
 @dataclass(frozen=True)
 class Operation:
-    """``reads`` is the least and the most it reads, ``options`` their kinds by name, all of which are given.
+    """``reads`` is the least and the most it reads, ``options`` their kinds by name, all but ``optional`` ones given.
 
     ``shape`` is that of its result, from those it reads and its options; it raises ``ValueError``. ``flops`` are
     multiply–accumulates of one sample. A ``view`` needs no memory of its own. ``content`` is what its result holds, by
@@ -48,14 +48,19 @@ class Operation:
     flops: Callable[[Sequence[Shape], Shape], int] = lambda reads, out: 0
     view: bool = False
     content: Callable[[Sequence[Content], Sequence[Shape], Mapping[str, Any]], Content] = of_numbers
+    optional: frozenset[str] = frozenset()
 
 
-def check_options(options: Mapping[str, Any], expected: Mapping[str, str]) -> None:
-    """Raises ``ValueError`` where options are missing, unknown, or of another kind."""
+def check_options(
+    options: Mapping[str, Any], expected: Mapping[str, str], optional: frozenset[str] = frozenset()
+) -> None:
+    """Raises ``ValueError`` where options but ``optional`` ones are missing, unknown, or of another kind."""
     for name in options.keys() - expected.keys():
         raise ValueError(f"it has no option {name!r}; its options are {', '.join(expected) or 'none'}")
     for name, kind in expected.items():
         if name not in options:
+            if name in optional:
+                continue
             raise ValueError(f"the option {name!r} is missing")
         if not _is(options[name], kind):
             raise ValueError(f"the option {name!r} must be {_KINDS.get(kind, 'one of ' + kind)}")
@@ -276,6 +281,11 @@ def _take(reads: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
     axis = axis_of(options["axis"], values)
     if options["axis"] < 0:
         raise ValueError("the option 'axis' must be counted from the first one")
+    padding = options.get("padding")
+    if padding is not None and (axis, len(values)) != (0, 2):
+        raise ValueError("the option 'padding' is that of a table, whose rows are taken: of two axes, along the first")
+    if padding is not None and not 0 <= padding < values[0]:
+        raise ValueError(f"the option 'padding' must be a row of the table, from 0 to {values[0] - 1}, not {padding}")
     return (*values[:axis], *index, *values[axis + 1 :])
 
 
@@ -363,7 +373,9 @@ OPERATIONS: Mapping[str, Operation] = {
         content=unchanged,
     ),
     "cat": Operation(_cat, {"axis": "integer"}, (1, 256), content=unchanged),
-    "take": Operation(_take, {"axis": "integer"}, (2, 2), content=taken),
+    "take": Operation(
+        _take, {"axis": "integer", "padding": "integer"}, (2, 2), content=taken, optional=frozenset({"padding"})
+    ),
     "gather": Operation(_gather, {"axis": "integer"}, (2, 2), content=taken),
     "compare": Operation(_same, {"relation": _RELATIONS, "number": "number"}, content=compared),
     "cumsum": Operation(_cumsum, {"axis": "integer"}, content=accumulated),

@@ -114,12 +114,24 @@ class NormLayer(Strict):
 
 
 class ParameterLayer(Strict):
-    """A parameter that belongs to no layer, such as a class token: read by nodes ``parameter`` of its path."""
+    """A parameter that belongs to no layer, such as a class token: read by nodes ``parameter`` of its path.
+
+    ``zero_rows`` of it start at zero, as the row of padding in a table of embeddings does, and the rest by its law.
+    """
 
     kind: Literal["parameter"]
     path: Place
     shape: Annotated[tuple[Size, ...], Field(max_length=MAX_AXES, strict=False)]
     weight: Law
+    zero_rows: Annotated[
+        tuple[Padded, ...], Field(max_length=MAX_AXES, strict=False, exclude_if=lambda rows: not rows)
+    ] = ()
+
+    @model_validator(mode="after")
+    def _has_its_rows(self) -> ParameterLayer:
+        if any(row >= size for row in self.zero_rows for size in self.shape[:1] or (0,)):
+            raise ValueError(f"zero_rows must be rows of the shape {self.shape}, along its first axis")
+        return self
 
 
 GraphLayer = Annotated[

@@ -157,6 +157,21 @@ def test_shared_weights_stay_shared_and_left_out_modules_stay():
     assert torch.equal(left["a"].weight, before["a"].weight)
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_rows_of_padding_that_are_zero_stay_so_and_are_not_in_the_law(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(40, 50, padding_idx=3), kind(7, 5, padding_idx=-1), kind(1, 5, padding_idx=0))
+    nn.init.uniform_(model[1].weight, 2, 3)  # its row of padding has numbers
+    nn.init.constant_(model[0].weight, 0.25)
+    with torch.no_grad():
+        model[0].weight[3] = 0
+    draw_anew(model, seed=0)
+    assert not model[0].weight[3].any()
+    assert model[0].weight.sum().item() == 0.25 * 39 * 50
+    assert model[1].weight.all()
+    assert not model[2].weight.any()
+
+
 def test_numbers_do_not_depend_on_dtype_and_numbers_that_are_not_finite_are_refused():
     single, half = nn.Linear(8, 8), nn.Linear(8, 8).to(torch.bfloat16)
     draw_anew(single, seed=2)

@@ -92,3 +92,57 @@ def test_what_is_not_known_is_taken_from_modules_built_anew():
     assert rates["gain"] == rates["shift"] == 1.0
     assert torch.equal(drawn["first.weight"], made.draw(4)["first.weight"])
     assert not torch.equal(drawn["first.weight"], made.draw(5)["first.weight"])
+
+
+class InParts(nn.Module):
+    """Parameters of which parts start otherwise than the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 20, padding_idx=4)
+        self.cell = nn.Linear(50, 80)
+        self.again = nn.Parameter(torch.zeros(6, 2))
+        with torch.no_grad():
+            self.cell.bias[20:40].fill_(1.0)
+            self.cell.weight[:, 10].uniform_(2, 3)
+            self.again[1].fill_(3.0)
+            self.again.normal_(std=0.5)
+
+
+def test_parts_that_start_otherwise_are_drawn_so():
+    made = initialization(InParts)
+    assert None not in made._fills.values()  # nothing is built anew for it
+    drawn, rates = made.draw(2), made.rates()
+    assert not drawn["table.weight"][4].any()
+    rest = torch.cat([drawn["table.weight"][:4], drawn["table.weight"][5:]])
+    assert float(rest.std()) == pytest.approx(1, rel=0.15)
+    assert torch.equal(drawn["cell.bias"][20:40], torch.ones(20))
+    assert float(drawn["cell.bias"][:20].abs().max()) <= 50**-0.5
+    column = drawn["cell.weight"][:, 10]
+    assert 2 <= float(column.min()) < float(column.max()) <= 3
+    assert float(drawn["cell.weight"][:, 11:].abs().max()) <= 50**-0.5
+    assert drawn["again"].unique().numel() == 12
+    assert rates["table.weight"] == 1.0
+    assert rates["again"] == pytest.approx(0.25)
+    again = {name: torch.empty_like(value) for name, value in drawn.items()}
+    made.draw(2, again)
+    assert all(torch.equal(value, again[name]) for name, value in drawn.items())
+
+
+class CopiedInPart(nn.Module):
+    """A part with numbers of no initializer, and one with more parts than are drawn one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.many = nn.Linear(4, 3), nn.Linear(3, 100)
+        with torch.no_grad():
+            self.first.weight[1] = torch.arange(4.0)
+            for row in range(100):
+                self.many.weight[row].fill_(float(row))
+
+
+def test_parts_that_are_not_known_are_taken_from_modules_built_anew():
+    drawn = initialization(CopiedInPart).draw(0)
+    assert torch.equal(drawn["first.weight"][1], torch.arange(4.0))
+    assert torch.equal(drawn["many.weight"], torch.arange(100.0)[:, None].expand(100, 3))
+    assert float(drawn["first.weight"][[0, 2]].abs().max()) <= 0.5
