@@ -76,9 +76,9 @@ class TrainingResult(Part):
     ``accuracy``, ``top5`` and ``loss`` are those of the collapsed model, which is also the model that is exported;
     ``sampled`` are those of the weights that the last steps were trained under, where they differ. ``parameters``
     counts the collapsed model's; ``models`` is how many such models are averaged (``ensemble``), else 1. ``widths``
-    and ``multiplicity`` are null for transformers, and where ``stages`` gives each stage a grouping of its own.
-    ``recipe_name`` is the recipe that ``recipe`` was completed from: the one that was named, or the data's, which is
-    ``generic`` for data without one of its own.
+    and ``multiplicity`` are null for transformers, for described networks of which nothing is regrouped, and where
+    ``stages`` gives each stage a grouping of its own. ``recipe_name`` is the recipe that ``recipe`` was completed from:
+    the one that was named, or the data's, which is ``generic`` for data without one of its own.
 
     >>> from collegium import TrainingResult, run_training
     >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}
@@ -167,8 +167,8 @@ class Cell(Part):
     """One combination of architecture, method and recipe.
 
     ``test_accuracy`` and ``test_loss`` are means over the seeds that succeeded and ``*_error`` their standard errors
-    (null for fewer than two). ``chosen`` are the recipe fields that the sweep selected. ``widths`` and ``multiplicity``
-    are null where ``stages`` gives each stage a grouping of its own.
+    (null for fewer than two). ``chosen`` are the recipe fields that the sweep selected. ``widths``, ``multiplicity``
+    and ``stages`` are as in a training's result.
     """
 
     architecture: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from collegium.search.networks.families.network_grouping import NETWORK
 from collegium.search.networks.network import StageGrouping
 from collegium.train.export import EXPORT_FORMATS
 
@@ -55,6 +56,8 @@ def _summary(description: Mapping[str, Any]) -> str:
     elif architecture.get("stages"):
         each = (str(StageGrouping(tuple(stage["widths"]), stage["multiplicity"])) for stage in architecture["stages"])
         lines.append(f"m × n of each stage: {', '.join(each)}")
+    elif architecture.get("family") == NETWORK.name:
+        lines.append("nothing regrouped: the network as it was described")
     if description.get("models", 1) > 1:
         lines.append(f"{description['models']} such models whose logits are averaged")
     return ", ".join(lines) + f". Trained on `{description['data']['name']}` by the method `{description['method']}`."

@@ -9,7 +9,7 @@ from typing import Any
 
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.build import build_network
-from collegium.search.networks.families.network_module import GraphNetwork, regroup_branches
+from collegium.search.networks.families.network_module import GraphNetwork, RegroupedNetwork, regroup_branches
 from collegium.search.networks.graph.tokens import UnknownInput
 from collegium.search.networks.network import Network, StageGrouping
 from collegium.search.spec import Baseline, SearchSpec
@@ -39,21 +39,31 @@ class GroupedNetwork:
         return cls(network, network.stage_groupings(widths, multiplicity))
 
     @property
+    def as_described(self) -> bool:
+        """Whether it is a described network of which nothing is regrouped: no m × n is that of the network."""
+        network = self.network
+        if not isinstance(network, GraphNetwork) or isinstance(network, RegroupedNetwork):
+            return False
+        return self.stages == network.stage_groupings(network.baseline, network.multiplicity)
+
+    @property
+    def _tied(self) -> tuple[tuple[int, ...], int] | None:
+        return None if self.as_described else self.network.tied(self.stages)
+
+    @property
     def widths(self) -> tuple[int, ...] | None:
         """The free widths of a member; None where one m × n does not give those of every stage."""
-        found = self.network.tied(self.stages)
-        return None if found is None else found[0]
+        return None if self._tied is None else self._tied[0]
 
     @property
     def multiplicity(self) -> int | None:
         """The number of members; None where one m × n does not give the grouping of every stage."""
-        found = self.network.tied(self.stages)
-        return None if found is None else found[1]
+        return None if self._tied is None else self._tied[1]
 
     @property
     def own_stages(self) -> tuple[StageGrouping, ...] | None:
-        """The grouping of each stage; None where one m × n gives them all."""
-        return self.stages if self.network.tied(self.stages) is None else None
+        """The grouping of each stage; None where one m × n gives them all, and where nothing is regrouped."""
+        return self.stages if self._tied is None and not self.as_described else None
 
     @property
     def parameters(self) -> int:
@@ -99,7 +109,7 @@ class GroupedNetwork:
         return replace(self, network=self.network.with_samples(shape))
 
     def describe(self) -> dict[str, Any]:
-        """Family and sizes as plain values; either ``widths`` and ``multiplicity`` or ``stages`` are null."""
+        """Family and sizes as plain values; ``widths`` and ``multiplicity`` or ``stages`` are null, or all of them."""
         widths, own = self.widths, self.own_stages
         return {
             "family": self.network.family,

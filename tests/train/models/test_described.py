@@ -70,6 +70,22 @@ def refusal(architecture: Architecture | dict[str, Any]) -> str:
     return str(refused.value)
 
 
+def test_a_network_of_which_nothing_is_regrouped_has_no_m_and_n(baseline: NetworkBaseline):
+    found = group_network(BaselineArchitecture(baseline=baseline))
+    assert found.as_described
+    assert (found.widths, found.multiplicity, found.own_stages) == (None, None, None)
+    again = found.with_outputs(3)
+    described = again.describe()
+    assert (described["title"], described["outputs"]) == ("net", 3)
+    assert (described["widths"], described["multiplicity"], described["stages"]) == (None, None, None)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.ReLU())]
+    one = describe(nn.Sequential(*layers, nn.Linear(64, 10)), torch.zeros(1, 64))
+    assert group_network(BaselineArchitecture(baseline=one)).as_described
+    grouped = group_network(BaselineArchitecture(baseline=one, width=5, multiplicity=6))
+    assert not grouped.as_described
+    assert (grouped.widths, grouped.multiplicity) == ((5, 5, 5), 6)
+
+
 def test_the_primal_of_a_search_is_the_network_that_is_trained(search: tuple[dict[str, Any], SearchResult]):
     spec, result = search
     assert result.primal is not None

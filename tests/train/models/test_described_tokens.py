@@ -66,6 +66,10 @@ def test_it_learns_and_its_weights_are_those_of_the_library(
     assert note.kind == "tokens"
     assert "input_ids has the 6 tokens of a sample, followed by padding up to 8" in note.message
     assert "attention_mask is 1 where there is a token" in note.message
+    assert (result.multiplicity, result.widths, result.stages) == (None, None, None)
+    card = (tmp_path / "README.md").read_text()
+    assert f"{result.parameters:,} parameters, nothing regrouped".replace(",", " ", 1) in card
+    assert "m × n" not in card
     assert load_and_evaluate(tmp_path)["accuracy"] == pytest.approx(result.accuracy.test, abs=1e-6)
     model = bert()
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
