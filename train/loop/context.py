@@ -14,7 +14,7 @@ from torch import nn
 
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.network_module import GraphNetwork
-from collegium.search.networks.graph.tokens import GIVEN
+from collegium.search.networks.graph.tokens import GIVEN, PADDING
 from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
 from collegium.train.data.format import Sample
@@ -149,6 +149,8 @@ def _of_tokens(requested: GroupedNetwork, data: Dataset) -> str:
     ((own, _),) = (each for each in roles.items() if each[1] == "tokens")
     padding = f", followed by padding up to {own.shape[0]}" if own.shape[0] > data.shape[0] else ""
     said = [f"{own.name} has the {data.shape[0]} tokens of a sample{padding}"]
+    if network.own_padding != PADDING:
+        said.append(f"{PADDING} and {network.own_padding}, its own padding, are read in each other's place")
     said += [f"{each.name} is {GIVEN[role]}" for each, role in roles.items() if role != "tokens"]
     masked = {"kept", "padded"} & set(roles.values())
     return f"{'; '.join(said)}{'' if masked else '; padding is read as any token is, since there is no mask'}."

@@ -21,7 +21,7 @@ from collegium.search.networks.graph.infer import Inferred, infer
 from collegium.search.networks.graph.reading import Position, logits_at, own_position
 from collegium.search.networks.graph.regroup import Change
 from collegium.search.networks.graph.spec import ConvLayer, Graph, LinearLayer, Node, RecurrentLayer
-from collegium.search.networks.graph.tokens import Role, token_roles
+from collegium.search.networks.graph.tokens import Role, own_padding, token_roles
 from collegium.search.networks.network import Measure, Network, StageGrouping
 
 NOTHING = "this description has no graph: describe the network again, or train the module that was described"
@@ -128,6 +128,12 @@ class GraphNetwork(Network):
     def token_roles(self) -> tuple[Role, ...] | None:
         """What each of its inputs is made of, of a network of tokens. Raises ``UnknownInput``."""
         return token_roles(self.reads)
+
+    @property
+    def own_padding(self) -> int | None:
+        """The token that stands for padding in a network of tokens, which data's padding, 0, is exchanged with."""
+        roles, graph = self.token_roles, self.described.graph
+        return None if roles is None or graph is None else own_padding(graph, roles)
 
     def with_tokens(self, length: int, below: int | None = None) -> GraphNetwork:
         """The network as a function of ``length`` tokens alone; masks and the like are made of them.

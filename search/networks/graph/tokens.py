@@ -1,7 +1,8 @@
 """A graph that reads tokens alone: masks, types and positions of tokens become operations on them.
 
 A network of text reads tokens, and often tensors that follow from them. Text data have tokens alone, as many for each
-sample as the longest text has: those that are ``PADDING`` stand behind the end.
+sample as the longest text has: those that are ``PADDING`` stand behind the end. A network whose own padding is another
+token reads these two in each other's place.
 """
 
 from __future__ import annotations
@@ -86,9 +87,23 @@ def _are_tokens(given: Input) -> bool:
     return given.content == "integer" and len(given.shape) == 1 and (given.below or UNBOUNDED) < UNBOUNDED
 
 
+def own_padding(graph: Graph, roles: Sequence[Role]) -> int:
+    """The token that stands for padding in the network: the row of padding of a table of tokens, else ``PADDING``."""
+    place = roles.index("tokens")
+    found = {0} if place == 0 else set()
+    for index, node in enumerate(graph.nodes, start=1):
+        moved = node.op in ("reshape", "expand", "permute", "slice") and node.reads[0] in found
+        if moved or (node.op == INPUT and node.options["place"] == place):
+            found.add(index)
+        elif node.op == "take" and node.reads[1] in found and "padding" in node.options:
+            return int(node.options["padding"])  # type: ignore[arg-type]
+    return PADDING
+
+
 def on_tokens(graph: Graph, roles: Sequence[Role], length: int) -> Graph:
     """The same network as a function of ``length`` tokens alone, which padding follows up to as many as it reads.
 
+    Where its own padding is another token than ``PADDING``, the two are exchanged before it reads them.
     Layers and their parameters have the names that they had. ``length`` is at most what the network reads.
     """
     made = _OnTokens(graph, roles, length)
@@ -107,7 +122,8 @@ class _OnTokens:
         self._taken = {layer.path for layer in graph.layers}
         self.layers: list[ConstantLayer] = []
         self.nodes: list[Node] = []
-        self._tokens = self._padded()
+        self._padding = own_padding(graph, roles)
+        self._tokens = self._exchanged(self._padded())
         self._of_input: dict[int, int] = {}
         place = {0: self._value(0)}
         for index, node in enumerate(graph.nodes, start=1):
@@ -128,17 +144,31 @@ class _OnTokens:
             return 0
         return self._add(Node(op="cat", reads=(0, self._constant("padding", missing)), options={"axis": 1}))
 
+    def _exchanged(self, tokens: int) -> int:
+        """The tokens with ``PADDING`` and the network's own padding in each other's place, by a table of all."""
+        if self._padding == PADDING:
+            return tokens
+        below, own = self._inputs[self._roles.index("tokens")].below or 0, self._padding
+        runs = [(own, 1), (PADDING + 1, own - PADDING - 1), (PADDING, 1), (own + 1, below - own - 1)]
+        rows = tuple(self._row("exchanged", size, start, 1) for start, size in runs if size)
+        table = self._add(Node(op="cat", reads=rows, options={"axis": 0}))
+        return self._add(Node(op="take", reads=(table, tokens), options={"axis": 0}))
+
     def _constant(self, name: str, size: int, *, start: int = 0, step: int = 0) -> int:
         """Integers ``(batch, size)``, the same for every sample."""
+        read = self._row(name, size, start, step)
+        return self._add(Node(op="expand", reads=(read,), options={"shape": (-1, size)}))
+
+    def _row(self, name: str, size: int, start: int, step: int) -> int:
+        """Integers ``(size,)``: ``start`` and so on by steps."""
         path = f"{name}_of_tokens"
         while path in self._taken:
             path += "_"
         self._taken.add(path)
         self.layers.append(
-            ConstantLayer(kind="constant", path=path, shape=(1, size), content="integer", start=start, steps=(0, step))
+            ConstantLayer(kind="constant", path=path, shape=(size,), content="integer", start=start, steps=(step,))
         )
-        read = self._add(Node(op=CONSTANT, layer=path))
-        return self._add(Node(op="expand", reads=(read,), options={"shape": (-1, size)}))
+        return self._add(Node(op=CONSTANT, layer=path))
 
     def _value(self, place: int) -> int:
         if place not in self._of_input:
@@ -149,7 +179,7 @@ class _OnTokens:
         return self._tokens
 
     def _mask(self, given: Input, relation: str) -> int:
-        options = {"relation": relation, "number": PADDING}
+        options = {"relation": relation, "number": self._padding}
         found = self._add(Node(op="compare", reads=(self._tokens,), options=options))
         convert = {"integer": "as_integer", "number": "as_number"}.get(given.content)
         return found if convert is None else self._add(Node(op=convert, reads=(found,)))

@@ -158,6 +158,37 @@ def test_a_vocabulary_that_is_known_once_the_data_are_read_is_refused_then(basel
     assert "an embedding of 259 rows" in refused.value.remedy
 
 
+class Padded(nn.Module):
+    """The mean of what is no padding, which is the token 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(BELOW, 16, padding_idx=2), nn.Linear(16, 10)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        real = ids.ne(2).float()
+        return self.head(self.embed(ids).sum(1) / real.sum(1, keepdim=True))
+
+
+def test_padding_of_its_own_stays_zero_while_it_learns(tmp_path: Path, load_and_evaluate: Any):
+    torch.manual_seed(0)
+    described = describe(Padded(), torch.zeros(2, LENGTH, dtype=torch.long))
+    result = run_training(spec_of(described, recipe={"epochs": 2, "learning_rate": 1e-2}), tmp_path)
+    assert "0 and 2, its own padding, are read in each other's place" in result.notes[-1].message
+    model = Padded()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert not model.embed.weight[2].any()
+    assert model.embed.weight[0].any()
+    assert load_and_evaluate(tmp_path)["accuracy"] == pytest.approx(result.accuracy.test, abs=1e-6)
+    data = load_file(tmp_path / "test.safetensors")
+    ids = nn.functional.pad(data["x_test"], (0, 2))
+    seen = ids.clone()
+    seen[ids == 0], seen[ids == 2] = 2, 0
+    with torch.no_grad():
+        found = model(seen).argmax(1)
+    assert (found == data["y_test"]).float().mean().item() == pytest.approx(result.accuracy.test, abs=1e-6)
+
+
 class Weighted(nn.Module):
     """A weight for each token that no text has."""
 

@@ -110,10 +110,46 @@ def test_longer_texts_and_larger_vocabularies_are_refused(
     assert remedy in refused.value.remedy
 
 
+class OwnPadding(nn.Module):
+    """Positions that are counted from what is no padding, which is a token of its own, and a mask beside them."""
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.embed, self.padding = nn.Embedding(BELOW, 8, padding_idx=padding), padding or 0
+        self.place, self.head = nn.Embedding(LENGTH + 1, 8), nn.Linear(8, 3)
+
+    def forward(self, mask: Tensor, ids: Tensor) -> Tensor:
+        own = ids.reshape(-1, LENGTH)
+        real = own.ne(self.padding).int()
+        x = self.embed(own) + self.place((real.cumsum(1) * real).long())
+        return self.head((x * mask[..., None]).sum(1))
+
+
+@pytest.mark.parametrize("padding", [1, 3, BELOW - 1, 0, None])
+def test_padding_is_exchanged_with_the_networks_own(padding: int | None):
+    torch.manual_seed(0)
+    model, own = OwnPadding(padding).eval(), padding or 0
+    described = describe(model, (torch.ones(2, LENGTH), torch.zeros(2, LENGTH, dtype=torch.long)))
+    assert described.graph is not None, described.no_graph
+    network = build_network(described)
+    assert isinstance(network, GraphNetwork)
+    assert network.own_padding == own
+    short = network.with_tokens(IDS.shape[1], BELOW)
+    assert short.reads[0].below == BELOW
+    order = torch.arange(BELOW)
+    order[[0, own]] = order[[own, 0]]
+    every = torch.arange(BELOW)[:, None].expand(-1, LENGTH)
+    with torch.no_grad():
+        torch.testing.assert_close(built(short, model)(IDS), model((PADDED != 0).float(), order[PADDED]))
+        whole = built(network.with_tokens(LENGTH), model)
+        torch.testing.assert_close(whole(every), model((every != 0).float(), order[every]))
+
+
 def test_a_network_of_numbers_reads_no_tokens():
     network = build_network(describe(nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 6)))
     assert isinstance(network, GraphNetwork)
     assert network.token_roles is None
+    assert network.own_padding is None
     with pytest.raises(SampleMismatch, match="describe one that reads tokens"):
         network.with_tokens(6)
 
