@@ -185,10 +185,15 @@ def _without_norms(module: nn.Module) -> nn.Module:
 
 
 def _as_trained(module: nn.Module) -> nn.Module:
-    """In training mode, with the batch's own statistics and no record of them; dropout is left out."""
+    """In training mode, with the batch's own statistics and no record of them; dropout is left out.
+
+    Recurrent layers stay in training mode, in which alone they have gradients on a GPU.
+    """
     replace_all_batch_norm_modules_(module)
     module.train()
     for layer in module.modules():
-        if isinstance(layer, _DropoutNd):
-            layer.eval()
+        if isinstance(layer, nn.RNNBase):
+            layer.dropout = 0.0
+        elif isinstance(layer, _DropoutNd) or getattr(layer, "draws", False):
+            layer.training = False  # of itself alone: a described network drops by operations of its own
     return module

@@ -207,13 +207,16 @@ class Builder:
                 raise Missing("its shape depends on the size of the batch in another way")
         return tuple(found)
 
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        """The innermost module that a node was called in; None where the model has none at its path."""
+        try:
+            return self.model.get_submodule(self.piece.module(node))
+        except AttributeError:
+            return None
+
     def module_at(self, node: fx.Node) -> str:
         """The path of the module that a node without parameters stands for, or one of its own beside it."""
-        path = self.piece.module(node)
-        try:
-            module = self.model.get_submodule(path)
-        except AttributeError:
-            module = None
+        path, module = self.piece.module(node), self.module_of(node)
         if path and module is not None and not list(module.children()) and not list(module.parameters()):
             return path
         return f"{path}.norm{len(self.layers)}_" if path else f"norm{len(self.layers)}_"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from collegium.search.describe.graphs.builder import Builder, Converter, Given, node_of, number_of
 from collegium.search.describe.graphs.missing import Missing
@@ -36,7 +36,16 @@ def _softmax(builder: Builder, node: fx.Node, given: Given) -> int:
     axis = given["dim"] % len(shape)
     if shape[axis] < 0:
         raise Missing("it is taken over the batch as well")
-    return builder.emit("softmax", [builder.value(given["self"])], shape, axis=axis)
+    found, rate = builder.emit("softmax", [builder.value(given["self"])], shape, axis=axis), _left_out(builder, node)
+    return builder.emit("dropout", [found], shape, rate=rate) if rate else found
+
+
+def _left_out(builder: Builder, node: fx.Node) -> float:
+    """The dropout of PyTorch's attention, which its code leaves out in evaluation mode; 0 anywhere else."""
+    module = builder.module_of(node)
+    if not isinstance(module, nn.MultiheadAttention) or type(module).forward is not nn.MultiheadAttention.forward:
+        return 0.0
+    return 0.0 if module.training else float(module.dropout)
 
 
 def _windows(name: str, dimensions: int) -> Converter:
@@ -101,7 +110,8 @@ def _attention(builder: Builder, node: fx.Node, given: Given) -> int:
     names = ("query", "key", "value", *(["attn_mask"] if given["attn_mask"] is not None else []))
     reads = [builder.value(given[name]) for name in names]
     scale = given["scale"] if given["scale"] is not None else abs(builder.shape(node_of(given["query"]))[-1]) ** -0.5
-    options = {"scale": number_of(scale), "causal": bool(given["is_causal"]), "dropout": number_of(given["dropout_p"])}
+    dropout = number_of(given["dropout_p"]) or _left_out(builder, node)
+    options = {"scale": number_of(scale), "causal": bool(given["is_causal"]), "dropout": dropout}
     heads = [builder.shape(node_of(given[name]))[-3:-2] for name in ("query", "key", "value")]
     name = "shared_attention" if given.get("enable_gqa") and len(set(heads)) > 1 else "attention"
     return builder.emit(name, reads, builder.shape(node), **options)

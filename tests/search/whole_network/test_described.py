@@ -17,6 +17,7 @@ from collegium.search.latency.workload import Workload
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.mlp import MlpBaseline
 from collegium.search.whole_network.candidate import Candidate
+from collegium.search.whole_network.kernel import NetworkKernel
 from collegium.search.whole_network.measure import measure_networks
 from collegium.search.whole_network.spec import NetworkKernelSpec
 
@@ -48,6 +49,45 @@ def test_its_kernel_varies_as_that_of_the_same_network_of_a_family():
         errors = (ours.standard_error**2 + theirs.standard_error**2) ** 0.5
         assert abs(ours.relative_variance - theirs.relative_variance) < 4 * errors
         assert ours.mean == pytest.approx(theirs.mean, rel=0.15)
+
+
+class Dropping(nn.Module):
+    """Dropout of every kind that a graph has, and a batch norm."""
+
+    def __init__(self, rate: float, width: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(4, width, num_layers=2, dropout=rate, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, 2, dropout=rate, batch_first=True)
+        self.maps = nn.Sequential(nn.Dropout1d(rate), nn.BatchNorm1d(5), nn.Dropout(rate))
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.cell(x)[0]
+        return self.head(self.maps(self.attention(x, x, x, need_weights=False)[0]).sum(1))
+
+
+@pytest.mark.parametrize("width", [4, 64])
+def test_nothing_is_dropped_where_its_kernel_is_measured(width: int):
+    grams = []
+    for rate in (0.0, 0.5):
+        torch.manual_seed(0)
+        network = build_network(describe(Dropping(rate, width).eval(), torch.zeros(1, 5, 4)))
+        candidate = Candidate("baseline", network, network.baseline, network.multiplicity)
+        batch = torch.randn(3, 5, 4).numpy()
+        grams.append(NetworkKernel(candidate, NetworkKernelSpec(images=3, inputs=1), batch, "cpu").draw(5, [0]))
+    assert grams[0].min() > 0
+    assert (grams[0] == grams[1]).all()
+
+
+def test_a_network_with_dropout_is_mapped_over_its_draws_too():
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)]
+    network = build_network(describe(nn.Sequential(*layers), torch.zeros(1, 6)))
+    candidate = Candidate("baseline", network, network.baseline, network.multiplicity)
+    assert candidate.at_once("cpu") > 1
+    kernel = NetworkKernel(candidate, NetworkKernelSpec(images=2, inputs=1), torch.ones(2, 6).numpy(), "cpu")
+    grams = kernel.draw(5, [0, 1])
+    assert grams[1] == pytest.approx(kernel.draw(5, [1])[0], rel=1e-5)
+    assert grams[0, 0, 0, 0] != pytest.approx(grams[1, 0, 0, 0], rel=1e-3)
 
 
 def test_a_search_of_it_is_verified_and_timed():

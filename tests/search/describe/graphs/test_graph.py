@@ -215,6 +215,35 @@ def test_dropout_and_norms_follow_the_mode(made: Made):
     assert not bool((drop.eval()(torch.ones(4, 8)) == 0).any())
 
 
+class Heads(nn.Module):
+    """PyTorch's attention with its dropout, by one operator or, for its weights, written out."""
+
+    def __init__(self, weights: bool) -> None:
+        super().__init__()
+        self.attention, self.weights = nn.MultiheadAttention(8, 2, dropout=0.4, batch_first=True), weights
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x, need_weights=self.weights)[0].mean(1))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_dropout_of_attention_is_there_in_either_mode(weights: bool):
+    torch.manual_seed(0)
+    model, x = Heads(weights), torch.randn(3, 5, 8)
+    graphs = [describe(each, x[:1]).graph for each in (model.train(), model.eval())]
+    assert graphs[0] == graphs[1]
+    network = rebuilt(describe(model, x[:1]))
+    network.load_state_dict(model.state_dict())
+    assert torch.equal(network.eval()(x), model(x))
+    model.train(), network.train()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = model(x)
+        torch.manual_seed(seed)
+        assert torch.equal(network(x), expected)
+
+
 def test_describing_leaves_the_module_as_it_was(made: Made):
     model = made("resnet")[0].train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
