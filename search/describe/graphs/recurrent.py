@@ -9,22 +9,35 @@ from torch import fx
 from collegium.search.describe.graphs.builder import Builder, Converter, Given
 from collegium.search.describe.graphs.laws import law_of
 from collegium.search.describe.graphs.missing import Missing
-from collegium.search.describe.operators import name_of, readers
+from collegium.search.describe.operators import arguments, name_of, readers
 
 
 def _recurrent(builder: Builder, node: fx.Node, given: Given) -> list[int | None]:
-    """Outputs, last hidden states, and of an LSTM those of its cells; states only where something reads them."""
+    """Outputs, last hidden states, and of an LSTM those of its cells; states only where something reads them.
+
+    That is a property of the layer: where one of its calls has states that are read, all of them give theirs.
+    """
     cell, read = name_of(node), builder.value(given["input"])
     states = given["hx"] if isinstance(given["hx"], list | tuple) else [given["hx"]]
     reads = [read, *([] if all(_zeros(builder, each) for each in states) else map(builder.value, states))]
     path, names = _module(builder, given["params"])
     layer = _layer(builder, cell, path, names, given)
-    layer["states"] = any(each.args[1] != 0 and readers(each) for each in readers(node))
+    layer["states"] = any(_reads_states(each) for each in _calls(builder, cell, given["params"]))
     traced = zip(node.meta["val"], builder.other[node].meta["val"], strict=True)
     shapes = [builder.scaled(one, two) for one, two in traced]
     if not layer["states"]:
         return [builder.layer(path, layer, reads, shapes[0]), None, None]
     return _parts(builder, path, layer, reads, shapes)
+
+
+def _calls(builder: Builder, cell: str, params: Any) -> list[fx.Node]:
+    """The nodes that apply the layer with these parameters."""
+    nodes = builder.piece.graph.nodes
+    return [node for node in nodes if name_of(node) == cell and arguments(node)["params"] == params]
+
+
+def _reads_states(node: fx.Node) -> bool:
+    return any(each.args[1] != 0 and readers(each) for each in readers(node))
 
 
 def _layer(builder: Builder, cell: str, path: str, names: dict[str, str], given: Given) -> dict[str, Any]:

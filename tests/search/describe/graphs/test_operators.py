@@ -113,6 +113,29 @@ class Encoded(nn.Module):
         return outputs[:, -1] + hidden[0]
 
 
+class Twice(nn.Module):
+    """One layer that is called twice; of one call, the first or the second, the last states are read too."""
+
+    def __init__(self, cell: type[nn.RNNBase], first: bool) -> None:
+        super().__init__()
+        self.cell, self.first = cell(5, 5, batch_first=cell is nn.GRU), first
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, states = self.cell(x if self.cell.batch_first else x.transpose(0, 1))
+        if self.first:
+            return self.cell(one, states)[0][:, -1] if self.cell.batch_first else self.cell(one, states)[0][-1]
+        last = self.cell(one)[1]
+        return one[:, -1] + last[0] if self.cell.batch_first else one[-1] + last[0][0] + last[1][0]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM])
+def test_a_recurrent_layer_is_called_twice_and_gives_states_once(cell: type[nn.RNNBase], first: bool):
+    torch.manual_seed(0)
+    model, x = Twice(cell, first).eval(), torch.randn(3, 4, 5)
+    assert torch.equal(rebuilt(model, x[:1])(x), model(x))
+
+
 @pytest.mark.parametrize("made", [Started, Encoded])
 def test_a_recurrent_layer_starts_from_what_it_is_given(made: type[nn.Module]):
     torch.manual_seed(0)
