@@ -149,11 +149,15 @@ def _of_tokens(requested: GroupedNetwork, data: Dataset) -> str:
     ((own, _),) = (each for each in roles.items() if each[1] == "tokens")
     padding = f", followed by padding up to {own.shape[0]}" if own.shape[0] > data.shape[0] else ""
     said = [f"{own.name} has the {data.shape[0]} tokens of a sample{padding}"]
-    if network.own_padding != PADDING:
-        said.append(f"{PADDING} and {network.own_padding}, its own padding, are read in each other's place")
+    own_padding = network.own_padding
+    if own_padding:
+        said.append(f"{PADDING} and {own_padding}, its own padding, are read in each other's place")
     said += [f"{each.name} is {GIVEN[role]}" for each, role in roles.items() if role != "tokens"]
     masked = {"kept", "padded"} & set(roles.values())
-    return f"{'; '.join(said)}{'' if masked else '; padding is read as any token is, since there is no mask'}."
+    if not masked:
+        read = "as any token is" if own_padding is None else "as a row of the table that is not trained"
+        said.append(f"padding is read {read}, since there is no mask")
+    return f"{'; '.join(said)}."
 
 
 def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:

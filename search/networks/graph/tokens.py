@@ -87,8 +87,8 @@ def _are_tokens(given: Input) -> bool:
     return given.content == "integer" and len(given.shape) == 1 and (given.below or UNBOUNDED) < UNBOUNDED
 
 
-def own_padding(graph: Graph, roles: Sequence[Role]) -> int:
-    """The token that stands for padding in the network: the row of padding of a table of tokens, else ``PADDING``."""
+def own_padding(graph: Graph, roles: Sequence[Role]) -> int | None:
+    """The token that stands for padding in the network: the row of padding of a table of tokens; None without one."""
     place = roles.index("tokens")
     found = {0} if place == 0 else set()
     for index, node in enumerate(graph.nodes, start=1):
@@ -97,7 +97,7 @@ def own_padding(graph: Graph, roles: Sequence[Role]) -> int:
             found.add(index)
         elif node.op == "take" and node.reads[1] in found and "padding" in node.options:
             return int(node.options["padding"])  # type: ignore[arg-type]
-    return PADDING
+    return None
 
 
 def on_tokens(graph: Graph, roles: Sequence[Role], length: int) -> Graph:
@@ -122,7 +122,7 @@ class _OnTokens:
         self._taken = {layer.path for layer in graph.layers}
         self.layers: list[ConstantLayer] = []
         self.nodes: list[Node] = []
-        self._padding = own_padding(graph, roles)
+        self._padding = own_padding(graph, roles) or PADDING
         self._tokens = self._exchanged(self._padded())
         self._of_input: dict[int, int] = {}
         place = {0: self._value(0)}

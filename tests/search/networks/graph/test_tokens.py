@@ -133,7 +133,7 @@ def test_padding_is_exchanged_with_the_networks_own(padding: int | None):
     assert described.graph is not None, described.no_graph
     network = build_network(described)
     assert isinstance(network, GraphNetwork)
-    assert network.own_padding == own
+    assert network.own_padding == padding
     short = network.with_tokens(IDS.shape[1], BELOW)
     assert short.reads[0].below == BELOW
     order = torch.arange(BELOW)
