@@ -13,7 +13,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,7 @@ class Fill:
     kind: Literal["normal", "uniform", "constant"]
     a: float
     b: float
-    parts: tuple[tuple[Part, Fill], ...] = ()
+    parts: tuple[tuple[Part, Fill], ...] = field(default=(), repr=False)
 
     @property
     def variance(self) -> float:
