@@ -172,7 +172,7 @@ OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
         name: getattr(torch, name)
         for name in (
             "sigmoid", "tanh", "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos",
-            "log", "add", "sub", "mul", "div", "maximum", "minimum", "matmul", "where",
+            "log", "log1p", "expm1", "add", "sub", "mul", "div", "maximum", "minimum", "matmul", "where",
         )
     },
     "log_sigmoid": functional.logsigmoid,

@@ -144,7 +144,7 @@ ELEMENTWISE: dict[str, Converter] = {
         name: _function(name)
         for name in (
             "relu", "relu6", "selu", "silu", "mish", "hardswish", "sigmoid", "hardsigmoid", "log_sigmoid", "tanh",
-            "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos", "log",
+            "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos", "log", "log1p", "expm1",
         )
     },
     "gelu": _gelu,

@@ -7,8 +7,10 @@ together and have the counts that a search expects of that grouping.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.families.network import Branch, NetworkBaseline
@@ -24,13 +26,16 @@ from collegium.search.networks.families.network_layers import (
     with_modules,
 )
 from collegium.search.networks.graph.infer import GraphError, Inferred, infer
+from collegium.search.networks.graph.pointwise import GRID, NAMED, agree, region, values
 from collegium.search.networks.graph.regroup import Change, regrouped_graph
 from collegium.search.networks.graph.shapes import numbers
-from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, LinearLayer, Node, NormLayer
+from collegium.search.networks.graph.spec import ConvLayer, Graph, GraphLayer, LinearLayer, NormLayer
 from collegium.search.networks.network import Measure, StageGrouping
 
 AT: Location = ("baseline", "graph")
 Readers = tuple[Mapping[int, Sequence[int]], Mapping[str, int]]
+#: Between two layers: values of a function on ``GRID``, None for one without a name, or what a pool takes.
+Between = np.ndarray | tuple[Any, ...] | None
 
 
 def check_graph(baseline: NetworkBaseline) -> Inferred | None:
@@ -69,7 +74,7 @@ def _check_branch(
                 raise InvalidSpec((*at, "paths", row, column), f"the graph has no such layer {path!r}")
         wrong = _other_function(branch.layers, paths, graph, readers)
         if wrong is not None:
-            raise InvalidSpec((*at, "layers"), f"behind {wrong!r} the graph has another activation or pool")
+            raise InvalidSpec((*at, "layers"), wrong)
 
 
 def _is(found: GraphLayer | None, layer: Layer, inputs: int, outputs: int) -> bool:
@@ -96,22 +101,6 @@ def _is(found: GraphLayer | None, layer: Layer, inputs: int, outputs: int) -> bo
 
 
 _GEOMETRY = ("kernel", "stride", "padding", "dilation", "groups")
-#: Operations of a graph by the functions that they are in a branch.
-_NAMED = {
-    name: name
-    for name in (
-        "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "silu", "mish", "hardswish", "sigmoid", "hardsigmoid",
-        "tanh", "softplus", "hardshrink", "softshrink",
-    )
-} | {"log_sigmoid": "logsigmoid"}  # fmt: skip
-
-
-def _function(node: Node) -> str:
-    if node.op == "gelu":
-        return "gelu_tanh" if node.options.get("approximate") == "tanh" else "gelu"
-    if node.op == "hardtanh":
-        return "relu6" if (node.options.get("min_val"), node.options.get("max_val")) == (0.0, 6.0) else "hardtanh"
-    return _NAMED.get(node.op, "")
 
 
 def _readers(graph: Graph) -> Readers:
@@ -125,32 +114,43 @@ def _readers(graph: Graph) -> Readers:
 
 
 def _other_function(layers: Sequence[Layer], paths: Sequence[str], graph: Graph, readers: Readers) -> str | None:
-    """The layer behind which the graph has another activation or pool than the branch; None where they agree.
+    """What the graph has instead of a branch's activations and pools, and behind which layer; None where they agree.
 
-    Functions that are written out in several operations are not compared.
+    Functions are compared by their values, whatever operations they are written with. Those without a name are not.
     """
     of, at = readers
     for path, declared in _functions(layers, paths):
         found = _behind(at.get(path, 0), of, graph)
-        if found is not None and "other" not in declared and tuple(found) != declared:
-            return path
+        if found is None:
+            return f"behind {path!r} the graph has an operation that no branch has, or something else reads it"
+        if len(found) != len(declared) or not all(map(_alike, found, declared)):
+            return f"behind {path!r} the graph has another activation or pool"
     return None
 
 
-def _functions(layers: Sequence[Layer], paths: Sequence[str]) -> Iterator[tuple[str, tuple[Hashable, ...]]]:
-    """Each layer with a path that another one follows, with the activations and pools between them."""
+def _alike(found: Between, declared: Between) -> bool:
+    """Whether the graph has the function or the pool of the branch there."""
+    if isinstance(found, np.ndarray) and isinstance(declared, np.ndarray):
+        return agree(found, declared)
+    return (declared is None and isinstance(found, np.ndarray)) or (type(found), found) == (type(declared), declared)
+
+
+def _functions(layers: Sequence[Layer], paths: Sequence[str]) -> Iterator[tuple[str, list[Between]]]:
+    """Each layer with a path that another one follows, with what is between them as ``_behind`` has it."""
     names = iter(paths)
     last: str = ""
-    functions: list[Hashable] = []
+    between: list[Between] = [GRID]
     for layer in layers:
         if isinstance(layer, ActivationLayer):
-            functions.append(layer.function)
+            before = between[-1]
+            form = NAMED.get(layer.function)
+            between[-1] = None if before is None or form is None else form(before, *layer.parameters)
         elif isinstance(layer, Pool):
-            functions.append(_windows_of(layer.function, layer.model_dump()))
+            between += [_windows_of(layer.function, layer.model_dump()), GRID]
         elif layer in with_modules([layer]):
             if last:
-                yield last, tuple(functions)
-            last, functions = next(names), []
+                yield last, between
+            last, between = next(names), [GRID]
 
 
 #: Operations of a graph by the functions that they are as pools of a branch.
@@ -160,7 +160,7 @@ _POOLS = {
 }  # fmt: skip
 
 
-def _windows_of(function: str, sizes: Mapping[str, Any]) -> Hashable:
+def _windows_of(function: str, sizes: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a pool takes of its windows, by the fields of a branch or the options of a graph.
 
     Adaptive pools, and those over whole axes, have their function alone: their extents are those of the graph.
@@ -173,27 +173,30 @@ def _windows_of(function: str, sizes: Mapping[str, Any]) -> Hashable:
     return function, tuple(sizes["kernel"]), tuple(sizes["stride"]), padding, wide, sizes["ceil_mode"], counted
 
 
-def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> list[Hashable] | None:
-    """Functions between a node and the next layer, in order.
+def _behind(index: int, readers: Mapping[int, Sequence[int]], graph: Graph) -> list[Between] | None:
+    """What is between a node and the next layer: values of a function, and further ones behind each pool.
 
-    None where several operations read one of them, or an operation stands there that is no function of a branch.
+    None where an operation stands there that is no function or pool of a branch, or something else reads it.
     """
-    found: list[Hashable] = []
+    found: list[Between] = [GRID]
     while index:
         following = readers.get(index, ())
-        if len(following) != 1:
-            return None
-        (index,) = following
-        node = graph.nodes[index - 1]
-        if node.op == "layer":
+        node = graph.nodes[following[0] - 1] if len(following) == 1 else None
+        if node is not None and node.op == "layer":
             return found
-        if node.op in _POOLS:
-            found.append(_windows_of(_POOLS[node.op], node.options))
-        elif node.op not in _BETWEEN:
-            name = _function(node)
-            if not name:
+        if node is not None and node.op in _POOLS:
+            found += [_windows_of(_POOLS[node.op], node.options), GRID]
+            (index,) = following
+        elif node is not None and node.op in _BETWEEN:
+            (index,) = following
+        else:
+            written = region(index, readers, graph.nodes)
+            if not written:
                 return None
-            found.append(name)
+            before = found[-1]
+            assert isinstance(before, np.ndarray)
+            found[-1] = values(index, written, graph.nodes, before)
+            index = written[-1]
     return None
 
 

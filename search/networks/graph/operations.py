@@ -327,7 +327,7 @@ FUNCTIONS: Mapping[str, Operation] = {
         name: _function()
         for name in (
             "relu", "relu6", "selu", "silu", "mish", "hardswish", "sigmoid", "hardsigmoid", "log_sigmoid", "tanh",
-            "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos", "log",
+            "exp", "erf", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "sin", "cos", "log", "log1p", "expm1",
         )
     },
     "gelu": _function(approximate="none, tanh"),

@@ -17,8 +17,9 @@ from collegium.search.describe.describe import describe
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network import NetworkBaseline
+from collegium.search.networks.graph import pointwise
 from collegium.search.networks.graph.infer import GraphError, infer
-from collegium.search.networks.graph.operations import window_extents
+from collegium.search.networks.graph.operations import FUNCTIONS, OPERATIONS, window_extents
 from collegium.search.networks.graph.spec import Graph
 from collegium.search.parse import parse_spec
 
@@ -67,7 +68,26 @@ LIES: dict[str, tuple[Any, str]] = {
     "another pool": (lambda p: p["graph"]["nodes"][6].update(op="adaptive_max_pool"), "branches[0].layers: behind '5'"),
     "a layer of another name": (lambda p: p["branches"][0]["paths"][0].__setitem__(0, "9"), "paths[0][0]"),
     "layers in another order": (lambda p: _swap(p["branches"][0]["paths"][0]), "paths[0]"),
-    "a width that is read": (lambda p: _skip(p), "branches[0]: inner widths are not free"),
+    "a width that is read": (lambda p: _skip(p), "branches[0].layers: behind '1' the graph has an operation"),
+    "twice a number": (
+        lambda p: p["graph"]["nodes"][2].update(op="add", reads=[2, 2], options={}),
+        "branches[0].layers: behind '1' the graph has another activation",
+    ),
+    "a number as an activation": (
+        lambda p: p["graph"]["nodes"][2].update(op="multiply_number", options={"number": 2.0}),
+        "branches[0].layers: behind '1' the graph has another activation",
+    ),
+    "a softmax as an activation": (
+        lambda p: p["graph"]["nodes"][2].update(op="softmax", options={"axis": 1}),
+        "branches[0].layers: behind '1' the graph has an operation that no branch has",
+    ),
+    "another slope": (
+        lambda p: (
+            p["graph"]["nodes"][2].update(op="leaky_relu", options={"negative_slope": 0.3}),
+            p["branches"][0]["layers"][2].update(function="leaky_relu", parameters=[0.2]),
+        ),
+        "branches[0].layers: behind '1' the graph has another activation",
+    ),
     "an operation": (lambda p: p["graph"]["nodes"][2].update(op="__import__"), "there is no operation '__import__'"),
     "a layer as operation": (lambda p: p["graph"]["nodes"][2].update(op="layer"), "nodes[2]"),
     "an option": (lambda p: p["graph"]["nodes"][2].update(options={"inplace": True}), "no option 'inplace'"),
@@ -259,3 +279,47 @@ def test_of_many_branches_the_one_whose_width_is_read_is_named():
     posted["parameters"] += width
     posted["branches"].append({"name": "p", "parameters": width, "flops": 0, "splittable": False, "why": "a scale"})
     assert "branches[39]: inner widths are not free" in refusal(posted)
+
+
+HONEST = {
+    "silu": lambda x: x * torch.sigmoid(x),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608028654 * (x + 0.044715 * x**3))),
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+    "relu": lambda x: x.clamp(min=0),
+    "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+    "mish": lambda x: x * torch.tanh(torch.log1p(x.exp())),
+    "elu": lambda x: torch.where(x > 0, x, x.clamp(max=0).exp() - 1),
+    "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+    "softplus": nn.Softplus(2.0, 5.0),
+    "celu": nn.CELU(0.3),
+    "hardtanh": nn.Hardtanh(-0.5, 2.0),
+    "shrinks": lambda x: functional.hardshrink(functional.softshrink(x, 0.2), 0.7),
+    "several in a row": lambda x: torch.tanh(functional.relu(functional.elu(x))),
+    "one without a name": lambda x: x * torch.sin(x),
+    "dropout between": lambda x: functional.dropout(functional.relu(x), 0.1, training=True),
+}
+
+
+@pytest.mark.parametrize("form", HONEST.values(), ids=HONEST)
+def test_what_a_module_computes_is_taken_however_it_is_written(form: Any):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(form(self.b(form(self.a(x)))))
+
+    torch.manual_seed(0)
+    posted = describe(Net(), torch.zeros(1, 6)).model_dump(mode="json")
+    assert posted["graph"] is not None, posted["no_graph"]
+    network = build_network(parse_spec(NetworkBaseline, posted))
+    assert network.not_built is None
+    assert [branch["splittable"] for branch in posted["branches"]] == [True]
+
+
+def test_every_operation_that_is_elementwise_has_its_values_or_is_refused():
+    """One that was added to graphs alone would be refused inside of a branch, not passed over."""
+    for name, operation in OPERATIONS.items():
+        if operation in FUNCTIONS.values():
+            assert name in pointwise.OPERATIONS, name
