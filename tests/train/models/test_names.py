@@ -1,5 +1,6 @@
 """Names that are known without building a network are those of the network that is built."""
 
+import re
 import subprocess
 import sys
 
@@ -107,7 +108,27 @@ def test_recurrent_weights_may_be_named(pattern):
     expansion = {"patterns": [pattern]}
     asked = {"architecture": {"baseline": baseline}, "data": "digits", "method": "majority", "expansion": expansion}
     check_training_cost(TrainingSpec.model_validate(asked))
-    assert module_names(grouped({"baseline": baseline})) is None
+    ensemble = grouped({"baseline": baseline})
+    with torch.device("meta"):
+        model = blueprint(ensemble).build(seed=0)
+    expected = choose_kernels(model, [pattern]).expanded
+    assert [kernel for kernel in module_names(ensemble).kernels if covers(pattern, kernel)] == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("lstm.weight_hh_l1", "no module or parameter is named 'lstm.weight_hh_l1'; there are lstm.weight_hh_l0"),
+        ("gru", "no module or parameter is named 'gru'"),
+        ("lstm.bias_*", "what they match has no kernel to expand"),
+    ],
+)
+def test_patterns_beside_recurrent_layers_are_refused_when_they_are_posted(pattern, words):
+    baseline = describe(Rows(), torch.zeros(2, 1, 8, 8), name="rows").model_dump(mode="json")
+    expansion = {"patterns": [pattern]}
+    asked = {"architecture": {"baseline": baseline}, "data": "digits", "method": "majority", "expansion": expansion}
+    with pytest.raises(InvalidSpec, match=re.escape(words)):
+        check_training_cost(TrainingSpec.model_validate(asked))
 
 
 def check_names(ensemble, dropout):

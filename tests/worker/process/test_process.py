@@ -109,11 +109,12 @@ def test_a_message_to_one_that_has_ended_does_no_harm(process):
     assert not process.running
 
 
-def test_a_module_that_is_broken_does_not_stop_it(settings, tmp_path):
+def test_a_module_that_is_broken_does_not_stop_it(settings, tmp_path, wait_until):
     process = ComputeProcess(["--preload", "no_such_module", "--handlers", "job_doubles:HANDLERS"])
     run(process, tmp_path, "answer")
     assert receive(process, protocol.JobSucceeded)
-    assert "no_such_module" in process.log.text()
+    # what it writes comes by another pipe than its messages
+    wait_until(lambda: "no_such_module" in process.log.text(), "the module is named in its log")
     process.end()
 
 
