@@ -82,10 +82,10 @@ class _Sampling:
     seed: int
     device: str
 
-    def run(self, width: int, report: Callable[[], None]) -> tuple[Estimate, bool]:
+    def run(self, width: int, report: Callable[[int], None]) -> tuple[Estimate, bool]:
         """The moments of one head, judged at numbers of samples that do not depend on the error asked for.
 
-        ``report`` is called before each round, and may raise.
+        ``report`` is called with the number of samples so far before each part of them is drawn, and may raise.
         """
         import torch
 
@@ -93,10 +93,14 @@ class _Sampling:
 
         sampler, moments, index = HeadSampler(width, self.gram, device=self.device), Moments(), 0
         while True:
-            report()
             wanted = round(FIRST * STEP**index)
             generator = torch.Generator(device=self.device).manual_seed(self._seed(width, index))
-            moments = moments.merge(Moments.of(sampler.draw(wanted - moments.count, generator).cpu().numpy()))
+            report(moments.count)
+            drawn: list[np.ndarray] = []
+            for part in sampler.batches(wanted - moments.count, generator):
+                drawn.append(part.cpu().numpy())
+                report(moments.count + sum(map(len, drawn)))
+            moments = moments.merge(Moments.of(np.concatenate(drawn)))
             estimate = moments.estimate(LAYERS, homogeneous=False)
             converged = estimate.converged(self.relative_error)
             if converged or wanted >= MOST:
@@ -144,8 +148,7 @@ def head_curve(
     sampling = _Sampling(gram, relative_error, seed, device)
     found: dict[int, tuple[Estimate, bool]] = {}
     for index, d in enumerate(widths):
-        beat = partial(report, index / len(widths), f"sampling heads of width {d}")
-        found[d] = sampling.run(d, beat)
+        found[d] = sampling.run(d, partial(_beat, report, index, len(widths), d))
     report(1.0, "done")
     given = math.expm1(found[width][0].log_ratio) / heads
     rows = tuple(_row(d, total // d, *found[d], given) for d in widths)
@@ -157,6 +160,12 @@ def head_curve(
         correlation=correlation,
         seed=seed,
     )
+
+
+def _beat(report: Report, index: int, count: int, width: int, samples: int) -> None:
+    """Report the samples of the width number ``index`` of ``count``, by the doublings of their number."""
+    share = math.log2(1 + samples / FIRST) / math.log2(1 + MOST / FIRST)
+    report((index + min(0.99, share)) / count, f"sampling heads of width {width}: {samples:,} samples so far")
 
 
 def _row(width: int, heads: int, estimate: Estimate, converged: bool, given: float) -> HeadRow:

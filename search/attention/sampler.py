@@ -9,20 +9,30 @@ G = X Xᵀ / E, so the weights need not be drawn, and of the inputs G alone matt
 F = Σ_s a_s f_s) and c_s = a_s (f_s − F) / √d the derivatives by all weights have the squared norms
 
     W_O: |Σ_s a_s v_s|² / d,   W_V: |w|² / d · aᵀ G a,   W_Q: |Σ_s c_s k_s|² · G_tt,   W_K: |q|² · cᵀ G c.
+
+Nor need keys and values be drawn: a and c depend on their components κ_s = k_s·q / |q| and η_s = v_s·w / |w| alone,
+which are N(0, G) over the tokens, and the components across are independent of these. So with chi-squared draws of
+d − 1 degrees
+
+    |Σ_s a_s v_s|² = (Σ_s a_s η_s)² + aᵀ G a · χ²,   |Σ_s c_s k_s|² = (Σ_s c_s κ_s)² + cᵀ G c · χ'²,
+
+and |q|² / G_tt and |w|² are chi-squared with d degrees. A draw costs the same at every width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from collegium.search.sampling.dense import chi_squared
 from collegium.search.sampling.normals import covariance_root
 
-#: Numbers of one batch's keys and values.
-BATCH_NUMBERS = 1 << 21
+#: Numbers of one batch's components along the query.
+BATCH_NUMBERS = 1 << 19
 
 
 class HeadSampler:
@@ -39,23 +49,32 @@ class HeadSampler:
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """``count`` samples, shape ``(count,)``, float64."""
-        size = max(1, BATCH_NUMBERS // (self._width * len(self._gram)))
-        parts = [min(size, count - start) for start in range(0, count, size)]
-        return torch.cat([self._batch(part, generator) for part in parts])
+        return torch.cat(list(self.batches(count, generator)))
+
+    def batches(self, count: int, generator: Generator) -> Iterator[Tensor]:
+        """``count`` samples in parts, one after another."""
+        size = max(1, BATCH_NUMBERS // len(self._gram))
+        for start in range(0, count, size):
+            yield self._batch(min(size, count - start), generator)
 
     def _batch(self, count: int, generator: Generator) -> Tensor:
-        def normal(*size: int) -> Tensor:
-            return torch.randn(
-                count, *size, generator=generator, dtype=self._root.dtype, device=self._root.device
-            )  # float64: softmax differences cancel
-
         d, gram, t = self._width, self._gram, self._token
-        keys, values = (self._root @ normal(self._root.shape[1], d) for _ in range(2))  # (count, T, d)
-        query, readout = gram[t, t].sqrt() * normal(d), normal(d)
-        weights = torch.softmax((keys @ query.unsqueeze(2)).squeeze(2) / math.sqrt(d), dim=1)  # (count, T)
-        each = (values @ readout.unsqueeze(2)).squeeze(2) / math.sqrt(d)
+
+        def over_tokens() -> Tensor:
+            """N(0, G), ``(count, T)``, in float64: in a softmax differences cancel."""
+            shape = (count, self._root.shape[1])
+            drawn = torch.randn(shape, generator=generator, dtype=self._root.dtype, device=self._root.device)
+            return drawn @ self._root.T
+
+        def squared(degrees: int) -> Tensor:
+            return chi_squared(torch.full((count,), float(degrees), dtype=gram.dtype, device=gram.device), generator)
+
+        along_query, along_readout = over_tokens(), over_tokens()
+        query, readout = gram[t, t] * squared(d), squared(d)  # squared norms
+        weights = torch.softmax(along_query * (query / d).sqrt().unsqueeze(1), dim=1)
+        each = along_readout * (readout / d).sqrt().unsqueeze(1)
         pull = weights * (each - (weights * each).sum(1, keepdim=True)) / math.sqrt(d)
-        output = (weights.unsqueeze(1) @ values).square().sum((1, 2)) / d
-        value = readout.square().sum(1) / d * ((weights @ gram) * weights).sum(1)
-        key = query.square().sum(1) * ((pull @ gram) * pull).sum(1)
-        return output + value + key + (pull.unsqueeze(1) @ keys).square().sum((1, 2)) * gram[t, t]
+        spread, pulled = ((w @ gram * w).sum(1) for w in (weights, pull))
+        output = ((weights * along_readout).sum(1).square() + spread * squared(d - 1)) / d
+        summed = (pull * along_query).sum(1).square() + pulled * squared(d - 1)
+        return output + readout / d * spread + query * pulled + summed * gram[t, t]

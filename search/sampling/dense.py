@@ -138,12 +138,12 @@ def draw_dense(layers: Sequence[LayerLaw], count: int, generator: torch.Generato
     size = torch.ones(count, dtype=torch.float64, device=generator.device)
     for layer in hidden:
         open_units = _open_units(layer, count, generator)
-        chi_squared = _chi_squared(torch.stack([open_units, open_units - 1]), generator)
-        size = size * layer.scale * chi_squared[0]
+        squares = chi_squared(torch.stack([open_units, open_units - 1]), generator)
+        size = size * layer.scale * squares[0]
         sizes.append(size)
         # a rectifier of zeros is closed, whatever its weights; of its gradient nothing is known, so nothing is along F
         opens.append(size > 0 if layer.rectified else torch.ones_like(size, dtype=torch.bool))
-        scattered.append(torch.where(size > 0, chi_squared[1], chi_squared[0]))
+        scattered.append(torch.where(size > 0, squares[1], squares[0]))
     output = (last.scale * size).sqrt() * torch.randn(
         count, dtype=torch.float64, device=generator.device, generator=generator
     )
@@ -166,7 +166,7 @@ def _open_units(layer: LayerLaw, count: int, generator: torch.Generator) -> Tens
     return torch.binomial(units, torch.full_like(units, 0.5), generator=generator) if layer.rectified else units
 
 
-def _chi_squared(degrees: Tensor, generator: torch.Generator) -> Tensor:
+def chi_squared(degrees: Tensor, generator: torch.Generator) -> Tensor:
     """Chi-squared draws with ``degrees`` of freedom each; zero where there are none."""
     # torch.distributions takes no generator, hence the function below it
     draws = torch._standard_gamma(  # pyright: ignore[reportPrivateImportUsage]

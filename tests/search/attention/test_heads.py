@@ -70,6 +70,29 @@ def test_draws_have_the_law_of_all_weights_drawn(width):
     assert abs(one.log_ratio - two.log_ratio) < 3.5 * math.hypot(one.standard_error, two.standard_error)
 
 
+def test_a_wide_head_has_the_law_of_its_keys_and_values_drawn():
+    """Their components along the query and the read-out, and lengths across, against all of them: d = 40."""
+    width, count = 40, 20_000
+    generator = torch.Generator().manual_seed(5)
+    root = torch.linalg.cholesky(torch.from_numpy(GRAM))
+    keys, values = (root @ torch.randn(count, 4, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    query, readout = (torch.randn(count, width, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    weights = torch.softmax((keys @ query).squeeze(2) / math.sqrt(width), dim=1)
+    each = (values @ readout).squeeze(2) / math.sqrt(width)
+    pull = weights * (each - (weights * each).sum(1, keepdim=True)) / math.sqrt(width)
+    gram = torch.from_numpy(GRAM)
+    spread, pulled = ((w @ gram * w).sum(1) for w in (weights, pull))
+    entry = (weights.unsqueeze(1) @ values).square().sum((1, 2)) / width
+    entry += readout.square().sum((1, 2)) / width * spread + query.square().sum((1, 2)) * pulled
+    entry += (pull.unsqueeze(1) @ keys).square().sum((1, 2))
+    law = HeadSampler(width, GRAM).draw(60_000, torch.Generator().manual_seed(6))
+    one, two = Moments.of(law.numpy()).estimate(), Moments.of(entry.numpy()).estimate()
+    assert abs(one.log_ratio - two.log_ratio) < 3.5 * math.hypot(one.standard_error, two.standard_error)
+    assert float(law.mean()) == pytest.approx(
+        float(entry.mean()), abs=3.5 * float(entry.std()) * (1 / count + 1 / 60_000) ** 0.5
+    )
+
+
 @pytest.mark.parametrize("width", [2, 10])
 def test_a_single_token_makes_a_head_a_linear_network(width):
     draws = HeadSampler(width, np.array([[1.0]])).draw(60_000, torch.Generator().manual_seed(3)).numpy()
