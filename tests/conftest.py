@@ -28,7 +28,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +364,26 @@ def service_url(start_service: Callable[..., Any], tmp_path_factory: pytest.Temp
     """Address of `collegium serve` with its worker, SQLite and a folder as broker: one for all tests that need one."""
     with start_service(tmp_path_factory.mktemp("service")) as (_, url):
         yield url
+
+
+class PlainBench:
+    """A bench on which time is proportional to parameters."""
+
+    machine = "a machine"
+    threaded = True
+    room = 2**30
+
+    def threads(self, workload):
+        return 1
+
+    def settings(self, workload):
+        return nullcontext()
+
+    def prepare(self, segment, workload):
+        return lambda calls: 1e-9 * segment.parameters
+
+
+@pytest.fixture(scope="session")
+def plain_bench():
+    """Times that are parameters."""
+    return PlainBench()

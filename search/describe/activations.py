@@ -8,17 +8,18 @@ recognised by its values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import map_arg
-from torch.nn import functional
 
 from collegium.search.describe.operators import arguments, is_pointwise, name_of, readers, shape_of
 from collegium.search.networks.activation import SELU_ALPHA, SELU_SCALE
 from collegium.search.networks.families.network_layers import ActivationLayer
+from collegium.search.networks.graph.pointwise import GRID, NAMED
 
 #: Operators of one function, with the arguments that are its constants.
 _NAMED: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -40,28 +41,15 @@ _NAMED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hardshrink": ("hardshrink", ("lambd",)),
     "softshrink": ("softshrink", ("lambd",)),
 }
-#: Functions that are written out by hand, by their values.
-_FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "gelu": functional.gelu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-    "mish": functional.mish,
-    "hardswish": functional.hardswish,
-    "selu": functional.selu,
-    "elu": functional.elu,
-    "softplus": functional.softplus,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": functional.hardsigmoid,
-    "tanh": torch.tanh,
-    "tanhshrink": functional.tanhshrink,
-    "softsign": functional.softsign,
-}
+#: Functions that are looked for where they are written out by hand, in their usual form.
+_WRITTEN = (
+    "relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "selu", "elu", "softplus", "sigmoid",
+    "hardsigmoid", "tanh", "tanhshrink", "softsign",
+)  # fmt: skip
 #: The largest constant that a specification holds.
 _LARGEST = 1e12
-#: Numbers at which functions are compared, close together near zero: a threshold of 10⁻⁴, or an end at 40, is seen.
-_REACH, _TOLERANCE = (-4.0, math.log10(40.0), 300), 1e-5
+#: How near values are to those of the function that is recognised, in single precision.
+_TOLERANCE = 1e-5
 
 
 def activation_from(node: fx.Node) -> tuple[ActivationLayer, fx.Node] | None:
@@ -149,8 +137,7 @@ def _layer(function: str, parameters: tuple[float, ...] = ()) -> ActivationLayer
 
 def _recognised(node: fx.Node, region: list[fx.Node]) -> str | None:
     """The name of the function that has the region's values; None where there is none."""
-    half = torch.logspace(*_REACH, device="cpu")
-    grid = torch.cat((-half.flip(0), torch.zeros(1), half))
+    grid = torch.from_numpy(GRID).float()
     values: dict[fx.Node, Any] = {node: grid}
     try:
         for each in region:
@@ -160,8 +147,8 @@ def _recognised(node: fx.Node, region: list[fx.Node]) -> str | None:
             values[each] = each.target(*args, **kwargs)
     except RuntimeError:
         return None
-    result = values[region[-1]]
-    for name, form in _FORMS.items():
-        if torch.allclose(result.to(grid.dtype), form(grid), rtol=_TOLERANCE, atol=_TOLERANCE):
+    result = values[region[-1]].double().numpy()
+    for name in _WRITTEN:
+        if np.allclose(result, NAMED[name](GRID), rtol=_TOLERANCE, atol=_TOLERANCE):
             return name
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -26,28 +25,6 @@ ASKED = {
     "no budget": {"baseline": MLP, "estimator": EXACT, "budget": 3},
     "no space": {"baseline": MLP, "estimator": EXACT, "space": {"min_width": 9, "max_width": 9, "multiple_of": 2}},
 }
-
-
-class PlainBench:
-    """A bench on which time is proportional to parameters."""
-
-    machine = "a machine"
-    threaded = True
-    room = 2**30
-
-    def threads(self, workload):
-        return 1
-
-    def settings(self, workload):
-        return nullcontext()
-
-    def prepare(self, segment, workload):
-        return lambda calls: 1e-9 * segment.parameters
-
-
-@pytest.fixture
-def plain_bench():
-    return PlainBench()
 
 
 @cache

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from collegium.train.engine import run
 from collegium.train.spec.training import TrainingSpec
 
 MLP = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [24, 24], "outputs": 10}, "width": 8, "multiplicity": 3}
@@ -46,6 +48,25 @@ def train_and_kill():
             process.kill()
         assert 0 < fractions[-1] < 1
         return fractions
+
+    return train
+
+
+@pytest.fixture
+def killed_and_whole(train_and_kill, one_thread, tmp_path):
+    """A function of a specification to the weights of a training that was killed and went on, and of a whole one."""
+
+    def train(spec, reports):
+        fractions, reported = train_and_kill(spec, tmp_path / "checkpoints", reports), []
+        run(
+            spec,
+            checkpoint_dir=tmp_path / "checkpoints",
+            artifact_dir=tmp_path / "resumed",
+            report=lambda fraction, _: reported.append(fraction),
+        )
+        run(spec, artifact_dir=tmp_path / "whole")
+        assert reported[0] >= fractions[-2]
+        return tuple(load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
 
     return train
 

@@ -17,7 +17,7 @@ from collegium.search.networks.activation import Activation, ActivationName
 from collegium.search.networks.graph.spec import Node
 
 Values = np.ndarray
-#: Numbers at which functions are compared, close together near zero.
+#: Numbers at which functions are compared, close together near zero: a threshold of 10⁻⁴, or an end at 40, is seen.
 _HALF = np.logspace(-4, math.log10(40), 300)
 GRID: Values = np.concatenate((-_HALF[::-1], [0.0], _HALF))
 RELATIVE, ABSOLUTE = 1e-4, 1e-5

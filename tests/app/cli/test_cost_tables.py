@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 from rich.console import Console
 
@@ -16,26 +14,15 @@ from collegium.search.spec import SearchSpec
 SMALL = {"family": "resnext", "layout": "cifar", "depth": 11, "base_width": 32}
 
 
-class PlainBench:
-    """A bench on which time is proportional to parameters."""
+@pytest.fixture
+def result_of(plain_bench):
+    """A function of fields to the result of a search."""
 
-    machine = "a machine"
-    threaded = True
-    room = 2**30
+    def search(**fields):
+        spec = parse_spec(SearchSpec, {"baseline": SMALL, "estimator": {"method": "exact"}, **fields})
+        return run(spec, bench=plain_bench).model_dump(mode="json")
 
-    def threads(self, workload):
-        return 1
-
-    def settings(self, workload):
-        return nullcontext()
-
-    def prepare(self, segment, workload):
-        return lambda calls: 1e-9 * segment.parameters
-
-
-def result_of(**fields):
-    spec = parse_spec(SearchSpec, {"baseline": SMALL, "estimator": {"method": "exact"}, **fields})
-    return run(spec, bench=PlainBench()).model_dump(mode="json")
+    return search
 
 
 def text_of(result) -> str:
@@ -46,7 +33,7 @@ def text_of(result) -> str:
 
 
 @pytest.mark.parametrize("efficiency", ["latency", "memory", "parameters"])
-def test_every_ensemble_of_a_front_is_a_row(efficiency):
+def test_every_ensemble_of_a_front_is_a_row(efficiency, result_of):
     result = result_of(efficiency=efficiency, workload={"batch_size": 4})
     text = text_of(result)
     front = [row for row in result["costs"]["rows"] if row["fronts"]]
@@ -59,7 +46,7 @@ def test_every_ensemble_of_a_front_is_a_row(efficiency):
 
 
 @pytest.mark.parametrize("efficiency", ["latency", "memory"])
-def test_stages_of_their_own_are_named_in_every_table(efficiency):
+def test_stages_of_their_own_are_named_in_every_table(efficiency, result_of):
     result = result_of(efficiency=efficiency, space={"stages": "own", "max_multiplicity": 8, "max_width": 16})
     text = text_of(result)
     assert not result["dual"]["uniform"]
@@ -75,12 +62,12 @@ def test_stages_of_their_own_are_named_in_every_table(efficiency):
     assert "another choice is at most 1.2 % better" in text_of(result | {"dual": result["dual"] | {"gap": 0.012}})
 
 
-def test_counted_memory_alone_says_that_no_time_was_measured():
+def test_counted_memory_alone_says_that_no_time_was_measured(result_of):
     result = result_of(efficiency="memory")
     assert "no time was measured" in heading(result["costs"])
     assert "no time was measured" in text_of(result)
     assert "sum of its parts" not in text_of(result)
 
 
-def test_a_result_without_costs_has_no_table_of_them():
+def test_a_result_without_costs_has_no_table_of_them(result_of):
     assert "best for" not in text_of(result_of())

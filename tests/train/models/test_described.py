@@ -17,7 +17,6 @@ from collegium.search.find import find_ensemble
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.result import SearchResult
 from collegium.train.data.format import Sample
-from collegium.train.engine import run
 from collegium.train.errors import Mismatch
 from collegium.train.models.build import blueprint
 from collegium.train.models.grouping import architecture_from_search, check_samples, group_network
@@ -132,26 +131,14 @@ def test_it_trains_resumes_and_loads_without_the_project(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_a_killed_training_goes_on_to_the_same_weights_and_moments(
-    baseline: NetworkBaseline, train_and_kill: Any, tmp_path: Path
-):
+def test_a_killed_training_goes_on_to_the_same_weights_and_moments(baseline: NetworkBaseline, killed_and_whole: Any):
     branches = [{"branch": "first", "width": 3, "multiplicity": 4}]
     architecture = {"baseline": baseline.model_dump(mode="json"), "branches": branches}
     recipe = {"epochs": 3, "batch_size": 100, "metric_steps": 1}
     spec = TrainingSpec.model_validate(
         {"architecture": architecture, "method": "majority", "expansion": 2, "data": "digits", "recipe": recipe}
     )
-    fractions, reported = train_and_kill(spec, tmp_path / "checkpoints", 9), []
-    run(
-        spec,
-        checkpoint_dir=tmp_path / "checkpoints",
-        artifact_dir=tmp_path / "resumed",
-        report=lambda fraction, _: reported.append(fraction),
-    )
-    run(spec, artifact_dir=tmp_path / "whole")
-    assert reported[0] >= fractions[-2]
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    one, other = killed_and_whole(spec, 9)
     assert any("running_mean" in name for name in one)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -14,7 +14,6 @@ from collegium.search.describe.describe import describe
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.train.data.format import Sample
-from collegium.train.engine import run
 from collegium.train.errors import Mismatch
 from collegium.train.limits import check_training_cost
 from collegium.train.models.grouping import check_samples, group_network
@@ -109,19 +108,9 @@ def test_it_is_exported_for_other_runtimes(baseline: NetworkBaseline, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_a_killed_training_goes_on_to_the_same_weights(baseline: NetworkBaseline, train_and_kill: Any, tmp_path: Path):
+def test_a_killed_training_goes_on_to_the_same_weights(baseline: NetworkBaseline, killed_and_whole: Any):
     spec = TrainingSpec.model_validate(spec_of(baseline, recipe={"epochs": 3, "metric_steps": 1}))
-    fractions, reported = train_and_kill(spec, tmp_path / "checkpoints", 9), []
-    run(
-        spec,
-        checkpoint_dir=tmp_path / "checkpoints",
-        artifact_dir=tmp_path / "resumed",
-        report=lambda fraction, _: reported.append(fraction),
-    )
-    run(spec, artifact_dir=tmp_path / "whole")
-    assert reported[0] >= fractions[-2]
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    one, other = killed_and_whole(spec, 9)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
