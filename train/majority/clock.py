@@ -53,7 +53,7 @@ class Clock:
             _hooks.append(register_optimizer_step_post_hook(_advance_clocks))
         self.number = _count
         _clocks[self.number] = self
-        self._pass = _Pass()
+        self.present = Pass()  # the pass that is under way, of each thread its own
         self._draws: dict[int, Draw] = {}
         # The expanded module, and modules in it that are called on their own: their optimizers end steps.
         self.modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -78,6 +78,10 @@ class Clock:
         if found is None or (found.seed, found.step, found.source) != (self.seed, self.step, self.source):
             found = self._draws[index] = Draw(self.seed, self.step, index, self.source)
         return found
+
+    def is_present(self, draw: Draw) -> bool:
+        """Whether ``draw`` is one of the present step; not where that is ending."""
+        return draw.step == self._step and not self._ends and draw.seed == self.seed and draw.source == self.source
 
     # Steps
 
@@ -144,23 +148,23 @@ class Clock:
     @property
     def in_pass(self) -> bool:
         """Whether a module with kernels of this clock is being called."""
-        return self._pass.outermost is not None
+        return self.present.outermost is not None
 
     @property
     def weights(self) -> dict[Any, tuple[Tensor, Tensor]]:
         """Of this pass: copies and what they are mixed to."""
-        return self._pass.weights
+        return self.present.weights
 
     @property
     def samples(self) -> bool:
         """Whether training mode samples: in a pass that is differentiated, or one more of a step that has begun."""
-        return self._pass.samples if self.in_pass else torch.is_grad_enabled()
+        return self.present.samples if self.in_pass else torch.is_grad_enabled()
 
     def enter(self, module: nn.Module, inputs: Any = None) -> None:
         """``module`` is called: begin a pass, unless one is under way."""
         if torch.compiler.is_compiling():
             return
-        own = self._pass
+        own = self.present
         if own.outermost is None or own.outermost is module:  # the latter after an interrupt
             own.weights.clear()
             own.outermost = module
@@ -168,12 +172,13 @@ class Clock:
             self._settle()
             own.samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
             self._passes += module.training and own.samples
+            own.quick = own.samples and self._passes <= _PASSES and not is_distributed()
 
     def leave(self, module: nn.Module) -> None:
         """``module`` returns: end the pass that it began."""
-        if not torch.compiler.is_compiling() and self._pass.outermost is module:
-            self._pass.outermost = None
-            self._pass.weights.clear()
+        if not torch.compiler.is_compiling() and self.present.outermost is module:
+            self.present.outermost = None
+            self.present.weights.clear()
 
     def attach(self, modules: list[nn.Module]) -> None:
         """Begin and end passes where any of ``modules`` is called; the first contains the others."""
@@ -183,12 +188,13 @@ class Clock:
             module.register_forward_hook(hooks.leave, always_call=True)
 
 
-class _Pass(threading.local):
+class Pass(threading.local):
     """The pass that is under way, of each thread its own: one may train what another evaluates."""
 
     def __init__(self) -> None:
         self.outermost: Any = None
         self.samples = False
+        self.quick = False  # whether it samples, and a read needs to be neither counted nor shared by processes
         self.weights: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
@@ -209,6 +215,12 @@ class _PassHooks:
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.clock.leave(module)
+
+
+def is_distributed() -> bool:
+    """Whether there are other processes, which need the gradients of the parameters themselves."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _in_backward() -> bool:
@@ -244,7 +256,7 @@ def one_pass(clocks: list[Clock], module: nn.Module) -> Iterator[None]:
 def _advance_clocks(optimizer: Any, *_: Any) -> None:
     """After a step of any optimizer of ``torch.optim``: the next p for the models whose parameters it holds."""
     for clock in list(_clocks.values()):
-        if clock.drawn or clock.ended < _ROUNDS:
+        if clock.drawn or 0 < clock.ended < _ROUNDS:  # not of models that only evaluate
             clock.end_step(optimizer)
 
 

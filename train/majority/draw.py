@@ -30,6 +30,7 @@ from collegium.train.majority.generators.uniforms import (
     Draw,
     Points,
     chunk_length,
+    points_of,
     scratch,
     sorted_uniforms,
 )
@@ -100,11 +101,16 @@ def length_of_chunks(draw: Draw, elements: int) -> int:
     return CHUNK if draw.source == "compiled" else PERIOD
 
 
-def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor) -> None:
-    """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length."""
+def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor, numbers: Tensor | None = None) -> None:
+    """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length.
+
+    ``numbers``, int16 of shape ``(expansion − 1, elements)``, receives the numbers of independent draws.
+    """
     wide = copies if copies[0].dtype.itemsize >= 4 else [copy.float() for copy in copies]
     if draw.source == "independent":
         found = _points(draw, len(copies), chunk, wide[0])
+        if numbers is not None:
+            numbers.copy_(found.sorted)
         _interpolate(wide, found.rows, out, found.work)
     elif draw.source == "compiled":
         out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
@@ -118,10 +124,13 @@ def _spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor
     _divide(wide, points(draw, len(out), chunk, wide), out)
 
 
-def shares_of_chunk(gradient: Tensor, draw: Draw, chunk: int, expansion: int) -> Sequence[Tensor]:
+def shares_of_chunk(
+    gradient: Tensor, draw: Draw, chunk: int, expansion: int, numbers: Tensor | None = None
+) -> Sequence[Tensor]:
     """(p_k ∘ gradient)_k of chunk number ``chunk``, float32 or float64: scratch memory, until the thread draws again.
 
-    They take the place of the points, so that as little memory as can be passes through the cache.
+    They take the place of the points, so that as little memory as can be passes through the cache. ``numbers`` are
+    those that ``mix_chunk`` gave for this draw.
     """
     if expansion == 1:
         return (gradient,)
@@ -129,7 +138,7 @@ def shares_of_chunk(gradient: Tensor, draw: Draw, chunk: int, expansion: int) ->
         rows = [scratch(("share", row), gradient.shape[0], gradient.dtype) for row in range(expansion)]
         _spread_chunk(gradient, draw, chunk, rows)
         return rows
-    found = _points(draw, expansion, chunk, gradient)
+    found = _points(draw, expansion, chunk, gradient) if numbers is None else points_of(numbers, gradient.dtype)
     torch.mul(found.block, gradient, out=found.block)
     torch.sub(gradient, found.rows[0], out=found.work)
     for row, following in pairwise(found.rows):

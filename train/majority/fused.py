@@ -20,11 +20,11 @@ from torch.autograd.graph import increment_version
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority import compiled
+from collegium.train.majority.clock import is_distributed
 from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
 from collegium.train.majority.guards.gradient import (
     FusedParameter,
     MixedLeaf,
-    is_distributed,
     updates_in_chunks,
     uses,
 )
@@ -34,6 +34,7 @@ __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
 _untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
+_KEPT = 1 << 19  # elements of a kernel, at most, whose random numbers are kept between its update and the next
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -48,6 +49,9 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     ``model.zero_grad()``. They are then formed, and that step costs what a plain one does; ``clip_gradient_norm`` and
     the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch, and
     ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
+
+    Kernels of up to 2^19 weights keep the random numbers of the next step, 2 (e − 1) bytes a weight; larger ones draw
+    them again.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -172,13 +176,12 @@ def _set_aside(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     def evaluate() -> Any:
         loss = closure()
-        _take_gradients(optimizer)
+        _untraced(_take_gradients)(optimizer)
         return loss
 
     return (args[0],), {"closure": evaluate}
 
 
-@_untraced
 def _take_gradients(optimizer: Any) -> None:
     for item, group in _kernels_of(optimizer):
         if not any(group.get(option) for option in _UNSUPPORTED) and not item.leaf.take():
@@ -204,8 +207,12 @@ def _update_kernels(optimizer: Any, *_: Any) -> None:
 
 def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
     """The fused kernels that ``optimizer`` holds now, each with its group: ``load_state_dict`` replaces these."""
-    pairs = ((_fused_kernel(p), group) for group in optimizer.param_groups for p in group["params"])
-    return [(item, group) for item, group in pairs if item is not None]
+    return [
+        (parameter.leaf.update, group)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if type(parameter) is FusedParameter and parameter.leaf is not None
+    ]
 
 
 def _fused_kernel(parameter: Any) -> "FusedKernel | None":
@@ -221,6 +228,8 @@ class FusedKernel:
     copies: nn.Parameter
     leaf: MixedLeaf
     beside: Sequence[Tensor] = ()  # the other parameters of its layer
+    numbers: Sequence[Tensor] = ()  # of the draw ``drawn``, for each chunk, where they are kept
+    drawn: Draw | None = None
     _kept: tuple[Any, Any] = (None, None)
 
     @property
@@ -247,9 +256,13 @@ class FusedKernel:
         length = length_of_chunks(step.draw, elements)
         parts = step.gradient.split(length) if length < elements else [step.gradient]
         chunks = zip(parts, self.views(step.tensors, length), strict=True)
+        known, self.drawn = self.drawn == step.draw, None  # none, if this is interrupted
         for index, (part, (target, weights, *moments)) in enumerate(chunks):
-            apply(group, state, weights, shares_of_chunk(part, step.draw, index, expansion), moments)
-            mix_chunk(weights, step.following, index, target)
+            numbers = self.numbers[index] if self.numbers else None
+            shares = shares_of_chunk(part, step.draw, index, expansion, numbers if known else None)
+            apply(group, state, weights, shares, moments)
+            mix_chunk(weights, step.following, index, target, numbers)
+        self.drawn = step.following
         self.end(step)
 
     def begin(self, state: dict[str, Any], group: dict[str, Any]) -> "_Step":
@@ -278,7 +291,15 @@ class FusedKernel:
             del blocks
             self._kept = memory, list(zip(self.leaf.tensor.detach().view(-1).split(length), *rows, strict=True))
             self.leaf.aliases = uses(self.copies) - before
+            self.numbers, self.drawn = self._room(length), None
         return self._kept[1]
+
+    def _room(self, length: int) -> list[Tensor]:
+        """Memory for the numbers of each chunk, which the next step reads in the place of drawing them again."""
+        elements, count = self.copies[0].numel(), len(self.copies) - 1
+        if elements > _KEPT or count == 0 or self.kernel.clock.source != "independent":
+            return []
+        return [torch.empty(count, len(part), dtype=torch.int16) for part in torch.empty(elements).split(length)]
 
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium import clip_gradient_norm, expand, fuse
+from collegium import clip_gradient_norm, expand, fuse, set_step
+from collegium.train.majority import fused
 from collegium.train.majority.draw import CHUNK
 from collegium.train.majority.kernel import majority_kernels
 
@@ -62,6 +63,36 @@ def test_kernels_of_several_chunks():
     train(plain, OPTIMIZERS["adam"](plain.parameters()), steps=2)
     train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused), steps=2)
     assert_same(plain, fused)
+
+
+@pytest.mark.parametrize("expansion", [2, 3, 5])
+@pytest.mark.parametrize("rows", [7, CHUNK // 300 + 50])
+def test_numbers_that_are_kept_are_those_that_would_be_drawn_again(monkeypatch, expansion, rows):
+    """Bit for bit; also where the p of another step is used, or an update has been interrupted."""
+
+    def trained(most):
+        monkeypatch.setattr(fused, "_KEPT", most)
+        torch.manual_seed(0)
+        model = expand(nn.Sequential(nn.Linear(300, rows), nn.Tanh()), expansion, seed=0)
+        optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.05), model)
+        train(model, optimizer, steps=2)
+        (kernel,) = majority_kernels(model).values()
+        assert bool(kernel.leaf.update.numbers) == (most > 0)
+        set_step(model, 7)
+        train(model, optimizer, steps=2)
+        with monkeypatch.context() as context:
+            context.setattr(fused, "_sgd", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(model, optimizer, steps=1)
+        train(model, optimizer, steps=2)
+        return model
+
+    kept, drawn = trained(1 << 19), trained(0)
+    assert all(torch.equal(one, other) for one, other in zip(kept.parameters(), drawn.parameters(), strict=True))
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_draws_from_the_table_stay_so():

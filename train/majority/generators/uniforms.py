@@ -111,7 +111,17 @@ def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: to
     for one_row, other, least, greatest in found.exchanges:
         torch.minimum(one_row, other, out=least)
         torch.maximum(one_row, other, out=greatest)
-    found.block.copy_(found.sorted)
+    return _scaled(found, found.sorted, dtype)
+
+
+def points_of(numbers: Tensor, dtype: torch.dtype) -> Points:
+    """The points of ``numbers``, the ``sorted`` of an earlier draw."""
+    count, elements = numbers.shape
+    return _scaled(_memory(count, elements, dtype), numbers, dtype)
+
+
+def _scaled(found: Points, numbers: Tensor, dtype: torch.dtype) -> Points:
+    found.block.copy_(numbers)
     torch.add(_centre(dtype), found.block, alpha=SCALE, out=found.block)
     return found
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _rebuild_parameter
 
+from collegium.train.majority.clock import Clock, is_distributed
 from collegium.train.majority.draw import Draw, mix
 from collegium.train.majority.operators import spread_differentiably
 
@@ -136,6 +137,28 @@ class MixedLeaf:
             and not is_distributed()
         )
 
+    def ready(self, copies: Tensor, clock: Clock) -> Tensor | None:
+        """``read`` where that mixes nothing and ``replaces(copies)`` holds in one process, and else None.
+
+        Between the update of one step and the forward pass of the next no cache holds what either needs, so that each
+        call on the way to a weight counts.
+        """
+        token = self._token
+        if (
+            token is None
+            or not clock.is_present(token[0])
+            or token[1] != copies._version
+            or token[2] != copies.data_ptr()
+            or self._copies() is not copies
+            or uses(copies) > 2 + self.aliases
+            or not (copies.requires_grad and torch.is_grad_enabled())
+            or copies._backward_hooks
+            or getattr(copies, "_post_accumulate_grad_hooks", None)
+        ):
+            return None
+        self.unreached = True
+        return self.tensor
+
     def read(self, draw: Draw) -> Tensor:
         """The mixture by ``draw`` of the copies as they are."""
         self.unreached = True
@@ -235,9 +258,3 @@ def uses(tensor: Tensor) -> int:
 def updates_in_chunks(copies: Tensor) -> bool:
     """Whether an update chunk by chunk pays for ``copies`` and is what torch's optimizers would compute."""
     return copies.device.type == "cpu" and copies.dtype in (torch.float32, torch.float64) and copies.is_contiguous()
-
-
-def is_distributed() -> bool:
-    """Whether there are other processes, which need the gradients of the parameters themselves."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -18,6 +18,7 @@ def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = 
     lists: Any = module.parametrizations
     lists[name].__class__ = _Copies
     _complete(type(module))
+    _read_directly(type(module), name)
     if not hasattr(lists, "order"):
         lists.order = order  # a parameter that leaves and comes back would be last otherwise
         if isinstance(module, nn.RNNBase):
@@ -99,6 +100,26 @@ def _complete(own: Any) -> None:
     own.__reduce_ex__ = _reduce
 
 
+def _read_directly(own: Any, name: str) -> None:
+    """Let ``layer.weight`` call a sole kernel without four calls of modules on the way, which find no cache warm."""
+    inherited: Any = own.__dict__[name]
+
+    def read(module: nn.Module) -> Tensor:
+        if not (torch.compiler.is_compiling() or parametrize._cache_enabled):
+            steps: Any = module._modules["parametrizations"]._modules[name]  # type: ignore[union-attr]
+            kernel, copies = steps._modules["0"], steps._parameters.get("original")
+            if copies is not None and type(steps) is _Copies and not (_is_hooked(steps) or _is_hooked(kernel)):
+                return kernel.forward(copies) if len(steps._modules) == 1 else inherited.fget(module)
+        return inherited.fget(module)
+
+    setattr(own, name, property(read, inherited.fset))
+
+
+def _is_hooked(module: Any) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
 def _reduce(module: nn.Module, protocol: Any) -> Any:
     """For ``torch.save`` of a whole model and for processes that are spawned; torch refuses."""
     lists: Any = module.parametrizations
@@ -113,6 +134,7 @@ def _blank(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
     parametrize._inject_new_class(module)
     for name in names:
         parametrize._inject_property(module, name)
+        _read_directly(type(module), name)
     _complete(type(module))
     return module
 

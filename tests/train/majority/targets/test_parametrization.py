@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from collegium import collapse, expand, fuse, majority_kernels
@@ -51,6 +51,24 @@ def trained(*, convert_at, fused):
         model(images(step)).square().mean().backward()
         optimizer.step()
     return model
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_reads_pass_hooks_of_the_parametrization_and_torch_s_cache(fused):
+    model, seen = expand(network(), 3, seed=0), []
+    if fused:
+        fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    kernels = model[0].parametrizations.weight
+    handles = [step.register_forward_hook(lambda *_: seen.append(1)) for step in (kernels, kernels[0])]
+    x = torch.randn(2, 3, 8, 8)
+    model[0](x)
+    assert len(seen) == 2
+    for handle in handles:
+        handle.remove()
+    model[0](x)
+    assert len(seen) == 2
+    with parametrize.cached():
+        assert model[0].weight is model[0].weight
 
 
 @pytest.mark.parametrize("fused", [False, True])
