@@ -172,7 +172,7 @@ class Clock:
             self._settle()
             own.samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
             self._passes += module.training and own.samples
-            own.quick = own.samples and self._passes <= _PASSES and not is_distributed()
+            own.quick = own.samples and self._passes <= _PASSES and not is_distributed() and not is_traced()
 
     def leave(self, module: nn.Module) -> None:
         """``module`` returns: end the pass that it began."""
@@ -223,6 +223,11 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records what is computed."""
+    return torch._C._get_tracing_state() is not None
+
+
 def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
@@ -261,5 +266,10 @@ def _advance_clocks(optimizer: Any, *_: Any) -> None:
 
 
 def clock_by_number(number: int) -> Clock:
-    """The clock with this number. Raises ``KeyError`` where its model is gone."""
+    """The clock with this number. Raises ``RuntimeError`` where its model is gone."""
+    if number not in _clocks:
+        raise RuntimeError(
+            "this graph samples the weights of a model that this process does not have: collapse it, or "
+            "call model.eval(), before it is exported"
+        )
     return _clocks[number]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from collegium.train.majority.clock import Clock
+from collegium.train.majority.clock import Clock, is_traced
 from collegium.train.majority.draw import Draw
 from collegium.train.majority.guards.gradient import MixedLeaf
 from collegium.train.majority.guards.written import readable
@@ -72,6 +72,10 @@ class MajorityKernel(nn.Module):
         """The weight as of now, computed from ``copies``."""
         if not self.samples:
             return self.average(copies)
+        if is_traced():
+            raise RuntimeError(
+                "a trace would hold one sample of the majority kernels: call model.eval(), or collapse the model, first"
+            )
         self.clock.note_draw(self.index, copies)
         if self.leaf is not None and self.leaf.replaces(copies):
             return self.leaf.read(self.draw)
@@ -127,6 +131,12 @@ class MajorityKernel(nn.Module):
         self.clock.seed, step, drawn = (int(number) for number in state)
         self.clock.set_step(step)
         self.clock.drawn = bool(drawn)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script takes no weights that are computed, as those of majority kernels are: collapse the "
+            "model, or torch.jit.trace it after model.eval()"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "leaf": None}  # a copied model has an optimizer of its own

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from collegium import expand
+from collegium import expand, fuse
 
 
 def mlp(*widths):
@@ -95,3 +95,24 @@ def test_derivatives_forward():
     torch.testing.assert_close(torch.func.jacfwd(outputs)(values), jacobian)
     loss = lambda values: outputs(values).sum()  # noqa: E731
     torch.testing.assert_close(torch.func.hessian(loss)(values), torch.func.jacrev(torch.func.jacrev(loss))(values))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_trace_holds_the_mean_and_no_sample(fused):
+    model, x = expand(nn.Sequential(nn.Linear(4, 3), nn.Tanh()), 3, seed=0), torch.randn(2, 4)
+    if fused:
+        optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+        model(x).sum().backward()
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="one sample of the majority kernels"):
+        torch.jit.trace(model, x)
+    with pytest.raises(RuntimeError, match="collapse the model"):
+        torch.jit.script(model)
+    model.eval()
+    assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+
+
+def test_a_graph_without_its_model_says_so():
+    with pytest.raises(RuntimeError, match="a model that this process does not have"):
+        torch.ops.collegium.mix(torch.ones(3, 2, 2), 10**6, 0, True)
