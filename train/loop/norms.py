@@ -21,8 +21,8 @@ def reestimate_norms(model: nn.Module, batches: Iterable[Any], device: torch.dev
     Statistics gathered while weights were sampled belong to noisier activations than those of the mean weights. Each
     batch is the model's input, or a sequence that starts with it, moved to ``device`` if given; dropout is off, and
     majority kernels that are still expanded take their mean. Norms that are frozen keep their statistics: those in
-    evaluation mode within a model in training mode, and those whose weights are the only ones without gradients. Models
-    without batch norm are left alone.
+    evaluation mode within a model in training mode, and those whose weights are the only ones without gradients; so do
+    norms that no batch reaches. Models without batch norm are left alone.
 
     Raises ``ValueError`` for a model with batch norm and no batch, whose statistics would be reset to nothing. Where a
     batch raises, modes and statistics are those from before.
@@ -75,13 +75,20 @@ def _estimating(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             norm.momentum = None  # a cumulative average
             norm.reset_running_stats()
         yield
+        for norm, _, buffers in before:
+            if not norm.num_batches_tracked:  # no batch has come to it, as to a head that is used in training alone
+                _restore(norm, buffers)
     except BaseException:
         for norm, _, buffers in before:
-            for name, value in buffers.items():
-                norm.get_buffer(name).copy_(value)
+            _restore(norm, buffers)
         raise
     finally:
         for module, mode in modes:
             module.training = mode
         for norm, momentum, _ in before:
             norm.momentum = momentum
+
+
+def _restore(norm: _BatchNorm, buffers: dict[str, Tensor]) -> None:
+    for name, value in buffers.items():
+        norm.get_buffer(name).copy_(value)

@@ -9,6 +9,7 @@ A pass is a call of a module that has kernels. Within the outermost one each wei
 read; nothing is kept from one pass to the next.
 """
 
+import sys
 import threading
 import warnings
 import weakref
@@ -24,6 +25,10 @@ from torch.utils._pytree import tree_leaves
 from collegium.train.majority.generators.uniforms import Draw, Source
 from collegium.train.majority.guards.watch import warn_of_unheld
 
+WRITTEN = (
+    "the weight of a majority kernel was written to within a forward pass, where that is lost: write to "
+    "layer.weight.data there, which all copies take, or outside of the pass"
+)
 _SEED_MASK = (1 << 63) - 1
 _PASSES = 1000  # of one draw, after which there is a warning
 _CHANGES = 64  # of a kernel's copies within one draw, after which there is a warning
@@ -66,7 +71,12 @@ class Clock:
         self._passes, self._versions, self._warned = 0, {}, getattr(self, "_warned", False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seed": self.seed, "_step": self.step, "source": self.source, "drawn": self.drawn}
+        return {
+            "seed": self.seed,
+            "_step": self.step,
+            "source": self.source,
+            "drawn": False,
+        }  # a copy has taken no pass
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -151,8 +161,8 @@ class Clock:
         return self.present.outermost is not None
 
     @property
-    def weights(self) -> dict[Any, tuple[Tensor, Tensor]]:
-        """Of this pass: copies and what they are mixed to."""
+    def weights(self) -> dict[Any, tuple[Tensor, Tensor, int]]:
+        """Of this pass: copies, what they are mixed to, and its version."""
         return self.present.weights
 
     @property
@@ -167,7 +177,7 @@ class Clock:
         own = self.present
         if own.outermost is None or own.outermost is module:  # the latter after an interrupt
             own.weights.clear()
-            own.outermost = module
+            own.outermost, own.frame = module, 0
             self.modules.add(module)
             self._settle()
             own.samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
@@ -178,7 +188,12 @@ class Clock:
         """``module`` returns: end the pass that it began."""
         if not torch.compiler.is_compiling() and self.present.outermost is module:
             self.present.outermost = None
+            written = any(
+                w._version != version for _, w, version in self.present.weights.values() if not w.is_inference()
+            )
             self.present.weights.clear()
+            if written:
+                raise RuntimeError(WRITTEN)
 
     def attach(self, modules: list[nn.Module]) -> None:
         """Begin and end passes where any of ``modules`` is called; the first contains the others."""
@@ -195,7 +210,18 @@ class Pass(threading.local):
         self.outermost: Any = None
         self.samples = False
         self.quick = False  # whether it samples, and a read needs to be neither counted nor shared by processes
-        self.weights: dict[Any, tuple[Tensor, Tensor]] = {}
+        self.frame = 0  # identity of the frame of the call, or 0
+        self.weights: dict[Any, tuple[Tensor, Tensor, int]] = {}
+
+    def is_open(self) -> bool:
+        """Whether the call still goes on: torch runs no hooks when it is interrupted. If not, the pass is ended."""
+        frame = sys._getframe(1) if self.frame else None
+        while frame is not None and id(frame) != self.frame:
+            frame = frame.f_back
+        if frame is None and self.frame:
+            self.outermost = None
+            self.weights.clear()
+        return self.outermost is not None
 
 
 class _PassHooks:
@@ -212,6 +238,8 @@ class _PassHooks:
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         self.clock.enter(module, inputs)
+        if self.clock.present.outermost is module:
+            self.clock.present.frame = id(sys._getframe(1))
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.clock.leave(module)

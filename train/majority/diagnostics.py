@@ -57,7 +57,7 @@ def stochastic_sharpness(
         raise ValueError(f"draws must be at least 1, not {draws}")
     if not majority_copies(model):
         raise ValueError("the model has no majority kernels")
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with mixing(model, "mean"):
@@ -67,7 +67,8 @@ def stochastic_sharpness(
             with mixing(model, "sample", step=-1 - draw):
                 sampled.append(_loss(model, batches, compute_loss))
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     average = sum(sampled) / draws
     spread = math.sqrt(sum((loss - average) ** 2 for loss in sampled) / (draws - 1)) if draws > 1 else math.nan
     return Sharpness(average, mean, spread / math.sqrt(draws), draws)

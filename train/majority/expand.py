@@ -135,17 +135,19 @@ def expand(
     done: list[Tensor] = []
     try:
         for index, targets in enumerate(groups):
+            watch(getattr(*targets[0]), expanded=True)
             done.append(register_shared(targets, kernel(expansion, clock, index)))
             with torch.no_grad():
                 initialize(done[-1], init, spread, generator)
     except BaseException:
         _restore(model, clock)
+        for (module, name), *_ in groups:
+            watch(getattr(module, name), expanded=False)
         raise
     for copies in done:
         if factor != 1.0:
             with torch.no_grad():
                 copies.mul_(factor)
-        watch(copies, expanded=True)
     clock.set_step(0)  # registering has read the weights
     clock.attach(modules)
     guard_methods(model)

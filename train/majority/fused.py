@@ -28,6 +28,7 @@ from collegium.train.majority.guards.gradient import (
     updates_in_chunks,
     uses,
 )
+from collegium.train.majority.guards.written import within_pass
 from collegium.train.majority.kernel import MajorityKernel, majority_copies
 
 __all__ = ["clip_gradient_norm", "fuse"]
@@ -78,9 +79,10 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     beside = _beside(model)
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:
-            kernel.leaf = MixedLeaf(copies)
+            kernel.leaf = MixedLeaf(copies, within_pass)
             kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, beside.get(id(copies), ()))
-    if type(optimizer) is not kind:
+    hooks: Any = optimizer._optimizer_step_pre_hooks
+    if type(optimizer) is not kind or _set_aside not in hooks.values():  # a copied optimizer has no hooks
         optimizer.__class__ = kind
         _hook_last(optimizer)
     return optimizer
@@ -96,6 +98,7 @@ def _beside(model: nn.Module) -> dict[int, list[Tensor]]:
     return found
 
 
+@torch.no_grad()
 def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) -> Tensor:
     """Scale all gradients so that their joint 2-norm is at most ``max_norm``; return the norm they had.
 
@@ -114,11 +117,19 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     fused = [item for item in map(_fused_kernel, parameters) if item is not None and item.has_gradient]
     formed = {id(item.copies) for item in fused}
     gradients = [p.grad for p in parameters if id(p) not in formed and p.grad is not None]
-    squares = [norm.float().square() for norm in _torch._foreach_norm(gradients)] if gradients else []
-    total = torch.stack(squares + [item.squared_norm() for item in fused] or [torch.zeros(())]).sum().sqrt()
+    norms = list(_torch._foreach_norm(gradients)) if gradients else []
+    total = _norm_of(norms + [item.norm() for item in fused])
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
     _torch._foreach_mul_(gradients + [item.leaf.gradient for item in fused], factor)
     return total
+
+
+def _norm_of(norms: list[Tensor]) -> Tensor:
+    """The joint norm, float32 at least; squares of large gradients would overflow."""
+    if not norms:
+        return torch.zeros(())
+    wide = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, wide) for norm in norms]))
 
 
 class _Fused:
@@ -126,10 +137,20 @@ class _Fused:
 
     param_groups: list[dict[str, Any]]
 
+    def step(self, closure: Any = None) -> Any:
+        """The optimizer's own. Gradients stay where they are, whether it ends or is interrupted."""
+        try:
+            return super().step(closure)  # type: ignore[misc]
+        except BaseException:
+            for item, _ in _kernels_of(self):
+                item.leaf.put_back()
+            raise
+
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop all gradients, g included."""
-        for item, _ in _kernels_of(self):
-            item.leaf.clear()
+        """Drop all gradients, g included; zeros in their place are formed for every copy."""
+        if set_to_none:
+            for item, _ in _kernels_of(self):
+                item.leaf.clear()
         super().zero_grad(set_to_none)  # type: ignore[misc]
 
     def register_step_pre_hook(self, hook: Any) -> Any:
@@ -237,16 +258,16 @@ class FusedKernel:
         """Whether there is a g, and no gradient of the copies beside it."""
         return self.leaf.gradient is not None and Tensor.grad.__get__(self.copies) is None  # type: ignore[attr-defined]
 
-    def squared_norm(self) -> Tensor:
-        """Σ_k |p_k ∘ g|²."""
+    def norm(self) -> Tensor:
+        """√ Σ_k |p_k ∘ g|²."""
         gradient, draw = self.leaf.gradient, self._draw()
         assert gradient is not None
-        squares = []
+        norms: list[Tensor] = []
         flat = gradient.contiguous().view(-1)
         for index, part in enumerate(flat.split(length_of_chunks(draw, flat.shape[0]))):
             rows = shares_of_chunk(part, draw, index, len(self.copies))
-            squares += [norm.float().square() for norm in _torch._foreach_norm(rows)]
-        return torch.stack(squares).sum()
+            norms += _torch._foreach_norm(rows)
+        return _norm_of(norms)
 
     def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
@@ -266,8 +287,9 @@ class FusedKernel:
         self.end(step)
 
     def begin(self, state: dict[str, Any], group: dict[str, Any]) -> "_Step":
-        """Count the step; what it needs."""
+        """Count the step; what it needs. Until it ends, no mixture is valid."""
         assert self.leaf.pending is not None
+        self.leaf.forget()
         draw, gradient = self._draw(), self.leaf.pending.contiguous().view(-1)
         following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
         return _Step(self, group, state, gradient, [self.copies, *_state(group, state, self.copies)], draw, following)
@@ -277,7 +299,7 @@ class FusedKernel:
         step.state.pop("first", None)
         increment_version(self.copies)  # torch's fused updates do not
         self.leaf.set_mixed(step.following)
-        self.leaf.clear()
+        self.leaf.put_back()
 
     def views(self, tensors: list[Tensor], length: int) -> list[tuple[Any, ...]]:
         """For each chunk of ``length``: its part of the mixed weight, the rows of each of ``tensors``; made once."""

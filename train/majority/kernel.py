@@ -11,18 +11,22 @@ mean (statistics of batch norms, merged adapters), unless p has been used in thi
 input requires a gradient (a checkpointed function, computed again with gradients).
 """
 
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn.utils import parametrize
 
 from collegium.train.majority.clock import Clock, is_traced
 from collegium.train.majority.draw import Draw
 from collegium.train.majority.guards.gradient import MixedLeaf
-from collegium.train.majority.guards.written import readable
+from collegium.train.majority.guards.watch import is_collapsed
+from collegium.train.majority.guards.written import WrittenWeight, readable, within_pass
 from collegium.train.majority.operators import mix_compiled, mixed
 
 Mode = Literal["sample", "mean"]
@@ -36,6 +40,7 @@ class MajorityKernel(nn.Module):
         self.expansion, self.clock, self.index = expansion, clock, index
         self.mode: Mode | None = None  # None: sample where a training step is computed
         self.override: Callable[[Tensor], Tensor] | None = None
+        self.last: weakref.ref[WrittenWeight] | None = None  # what has been read outside of a pass
         self.leaf: MixedLeaf | None = None  # what layers read in training, if an optimizer updates the copies itself
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -52,7 +57,7 @@ class MajorityKernel(nn.Module):
         if torch.compiler.is_compiling():
             return self.compiled(copies)
         own = self.clock.present
-        if own.outermost is not None:
+        if own.outermost is not None and own.is_open():
             if own.quick and self.leaf is not None and self.training and self.mode is None:
                 found = self.leaf.ready(copies, self.clock)
                 if found is not None:
@@ -65,11 +70,20 @@ class MajorityKernel(nn.Module):
             )
         if torch.is_inference_mode_enabled() and not copies.is_inference():
             with torch.inference_mode(False), torch.no_grad():  # what is written into it must be noticed
-                return readable(self.read(copies), copies, self.average)
-        return readable(self.read(copies), copies, self.average)
+                found = readable(self.read(copies), copies, self.average)
+        else:
+            found = readable(self.read(copies), copies, self.average)
+        self.last = weakref.ref(found) if isinstance(found, WrittenWeight) else None
+        return found
 
     def read(self, copies: Tensor) -> Tensor:
         """The weight as of now, computed from ``copies``."""
+        if is_collapsed(copies):
+            raise RuntimeError(
+                "these copies have been collapsed with another part of the model: collapse it as a whole"
+            )
+        if is_fx_symbolic_tracing():
+            raise RuntimeError("a graph of torch.fx would hold the present weight for ever: collapse the model first")
         if not self.samples:
             return self.average(copies)
         if is_traced():
@@ -77,7 +91,7 @@ class MajorityKernel(nn.Module):
                 "a trace would hold one sample of the majority kernels: call model.eval(), or collapse the model, first"
             )
         self.clock.note_draw(self.index, copies)
-        if self.leaf is not None and self.leaf.replaces(copies):
+        if self.leaf is not None and self.leaf.replaces(copies) and not torch._C._are_functorch_transforms_active():  # type: ignore[attr-defined]
             return self.leaf.read(self.draw)
         return mixed(copies, self.draw)
 
@@ -105,7 +119,8 @@ class MajorityKernel(nn.Module):
         )  # fmt: skip
         found = self.clock.weights.get(key)
         if found is None or found[0] is not copies:
-            found = self.clock.weights[key] = copies, self.read(copies)
+            weight = within_pass(self.read(copies), copies)
+            found = self.clock.weights[key] = copies, weight, 0 if weight.is_inference() else weight._version
         return found[1]
 
     @property
@@ -124,10 +139,18 @@ class MajorityKernel(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Seed, step and whether its p has been used, so that a loaded model goes on with the same draws."""
-        return torch.tensor((self.clock.seed, self.clock.step, self.clock.drawn))
+        step = (self.clock.step + 2**63) % 2**64 - 2**63  # p depends on it modulo 2^64
+        return torch.tensor((self.clock.seed, step, self.clock.drawn))
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore them."""
+        """Restore them. Warns where they have been rounded, as by converting a whole state_dict to half precision."""
+        if state.is_floating_point():
+            warnings.warn(
+                "the seed and the step of majority kernels have been converted to floating numbers: draws go on as the "
+                "model's own. Convert only what is_floating_point()",
+                stacklevel=2,
+            )
+            return
         self.clock.seed, step, drawn = (int(number) for number in state)
         self.clock.set_step(step)
         self.clock.drawn = bool(drawn)
@@ -139,7 +162,7 @@ class MajorityKernel(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "leaf": None}  # a copied model has an optimizer of its own
+        return {**self.__dict__, "leaf": None, "last": None}  # a copied model has an optimizer of its own
 
 
 def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:

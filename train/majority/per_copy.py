@@ -32,6 +32,10 @@ class PerCopy(Optimizer):
     """
 
     def __init__(self, parameters: Iterable[Any], kind: Callable[..., Optimizer], **options: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, torch.optim.LBFGS):
+            raise ValueError(
+                "PerCopy is for optimizers that need no closure: LBFGS takes the stacks of copies as they are"
+            )
         super().__init__(parameters, options)
         self._stacks = {p: is_expanded(p) for group in self.param_groups for p in group["params"]}
         self._parts = {
@@ -45,6 +49,9 @@ class PerCopy(Optimizer):
         self.inner = kind(groups, **options)
         for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
             own.update({name: value for name, value in inner.items() if name != "params"})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in ("_stacks", "_parts", "inner")}}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the inner optimizer, with the present options of each group."""

@@ -69,3 +69,21 @@ def test_an_expanded_model_is_estimated_under_its_mean():
     reestimate_norms(model, [x])
     mean = model[0].parametrizations.weight.original.detach().mean(0)
     torch.testing.assert_close(model[1].running_mean, (x @ mean.T + model[0].bias.detach()).mean(0))
+
+
+def test_norms_that_no_batch_reaches_keep_their_statistics():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.auxiliary = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(x) + (self.auxiliary(x) if self.training else 0)
+
+    model, x = Heads(), 3 + torch.randn(16, 4)
+    model(x)
+    before = {name: value.clone() for name, value in model.auxiliary.named_buffers()}
+    reestimate_norms(model, [x])
+    torch.testing.assert_close(model.norm.running_mean, x.mean(0))
+    for name, value in model.auxiliary.named_buffers():
+        assert torch.equal(value, before[name])

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from collegium import expand, fuse, set_step
 from collegium.train.majority.draw import probabilities
@@ -304,3 +304,37 @@ def test_a_pass_without_gradients_in_another_thread_changes_nothing():
     model.thread.join()
     with torch.no_grad():
         torch.testing.assert_close(found[0], model.eval()(x))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_interrupted_pass_is_over(fused):
+    """torch calls no hooks then, which would end it."""
+    model = expand(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), 3, seed=0)
+    x = torch.ones(1, 4)
+    if fused:
+        optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+        model(x).sum().backward()
+        optimizer.step()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = model[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    handle.remove()
+    nn.init.zeros_(model[0].weight)
+    assert copies_of(model[0]).abs().max() == 0
+    copies_of(model[0]).data.fill_(1.0)
+    torch.testing.assert_close(model[0].weight.detach(), torch.ones(4, 4))
+
+
+def test_statistics_of_a_copy_are_those_of_the_mean():
+    """Whether or not the p of the step has been used before the model is copied."""
+    model = expand(network(), 3, seed=0, spread=1.0)
+    x = torch.randn(64, 4)
+    model(x)
+    average = AveragedModel(model)
+    update_bn([x], average)
+    layer, norm = average.module[0], average.module[1]
+    torch.testing.assert_close(norm.running_mean, (x @ copies_of(layer).mean(0).T + layer.bias).mean(0).detach())

@@ -113,3 +113,10 @@ def test_the_law_of_the_variance_used_above():
         draw = model.parametrizations.weight[0].draw
     p = probabilities(draw, 3, (200_000,)).double()
     assert float((p * w[:, None]).sum(0).var()) == pytest.approx(float((w - w.mean()).square().sum() / 12), rel=0.02)
+
+
+def test_measuring_leaves_frozen_norms_frozen():
+    model = expand(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), seed=0)
+    model[1].eval()
+    stochastic_sharpness(model, [torch.ones(8, 4)], lambda model, x: (model(x).sum(), None), draws=2)
+    assert [module.training for module in model] == [True, False]

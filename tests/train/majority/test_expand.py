@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium import collapse, expand
+from collegium import collapse, expand, set_step
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 from collegium.train.majority.targets.choice import kernel_names
@@ -308,3 +308,34 @@ def test_majority_kernels_need_nothing_of_the_rest():
 def test_what_is_no_module_is_not_collapsed():
     with pytest.raises(ValueError, match=r"what is collapsed is a torch\.nn\.Module, not 3"):
         collapse(3)
+
+
+def test_a_part_that_is_tied_to_the_rest_says_so_when_it_has_been_collapsed():
+    layers = nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)])
+    layers[1].weight = layers[0].weight
+    expand(layers, 4, seed=0)
+    collapse(layers[0])
+    with pytest.raises(RuntimeError, match="collapse it as a whole"):
+        layers[1](torch.ones(1, 4))
+
+
+def test_a_model_is_expanded_again_after_a_collapse():
+    model = collapse(expand(nn.Linear(4, 4), 2, seed=0))
+    assert expand(model, 3, seed=0)(torch.ones(1, 4)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_state_of_floating_numbers_keeps_the_draws(dtype):
+    model = expand(nn.Linear(4, 2), seed=2**62 - 1)
+    with pytest.warns(UserWarning, match="is_floating_point"):
+        model.load_state_dict({name: value.to(dtype) for name, value in model.state_dict().items()})
+    kernel = model.parametrizations.weight[0]
+    assert (kernel.clock.seed, kernel.clock.step) == (2**62 - 1, 0)
+
+
+@pytest.mark.parametrize("step", [2**63, -(2**63) - 1, 2**64 + 5])
+def test_any_step_has_a_state(step):
+    model, other = expand(nn.Linear(4, 2), seed=0), expand(nn.Linear(4, 2), seed=1)
+    set_step(model, step)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model.weight, other.weight)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from collegium import clip_gradient_norm, expand, fuse, set_step
 from collegium.train.majority import fused
-from collegium.train.majority.draw import CHUNK
+from collegium.train.majority.draw import CHUNK, probabilities
 from collegium.train.majority.kernel import majority_kernels
 
 OPTIMIZERS = {
@@ -246,3 +246,93 @@ def test_closures_and_double_precision():
         for _ in range(3):
             assert optimizer.step(closure) > 0
     assert_same(plain, fused)
+
+
+def interrupted(monkeypatch, model, optimizer, name):
+    """A step that ends where the function ``name`` would be called."""
+    with monkeypatch.context() as context:
+        context.setattr(fused, name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["mix_chunk", "_adam", "shares_of_chunk"])
+def test_after_an_interrupted_step_weights_are_those_of_the_copies(monkeypatch, name):
+    _, model = models(30, 20)
+    optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
+    train(model, optimizer, steps=2)
+    optimizer.zero_grad()
+    model(torch.ones(2, 30)).sum().backward()
+    interrupted(monkeypatch, model, optimizer, name)
+    kernel, copies = model[0].parametrizations.weight[0], model[0].parametrizations.weight.original
+    p = probabilities(kernel.draw, 3, copies.shape[1:])
+    expected = torch.tanh(torch.ones(2, 30) @ (p * copies).sum(0).T + model[0].bias)
+    torch.testing.assert_close(model(torch.ones(2, 30)), expected)
+
+
+def test_the_gradient_of_an_interrupted_step_is_there_to_be_dropped(monkeypatch):
+    _, model = models(5, 7)
+    plain = copy.deepcopy(model)
+    one, two = OPTIMIZERS["adam"](plain.parameters()), fuse(OPTIMIZERS["adam"](model.parameters()), model)
+    x = torch.randn(2, 5)
+    model(x).square().sum().backward()
+    interrupted(monkeypatch, model, two, "_adam")
+    assert model[0].parametrizations.weight.original.grad is not None
+    model.zero_grad()
+    with torch.no_grad():  # the bias has been updated, and Adam's count of its steps
+        plain.load_state_dict(model.state_dict())
+    two.state.clear()
+    for network, optimizer in ((plain, one), (model, two)):
+        network(2 * x).square().sum().backward()
+        optimizer.step()
+    assert_same(plain, model)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("zero", [lambda _: None, lambda optimizer: optimizer.zero_grad(set_to_none=False)])
+def test_gradients_stay_until_they_are_dropped(kind, zero):
+    """As torch keeps them: steps without ``zero_grad`` add up, and zeros are a gradient that a loss need not reach."""
+    plain, model = models(5, 7, 5)
+    steps = [(plain, OPTIMIZERS[kind](plain.parameters()))]
+    steps.append((model, fuse(OPTIMIZERS[kind](model.parameters()), model)))
+    x = torch.randn(2, 5)
+    for network, optimizer in steps:
+        for layers in (network, network[:2], network):
+            layers(x).square().mean().backward()
+            optimizer.step()
+            zero(optimizer)
+    assert_same(plain, model)
+    for one, other in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+def test_clipping_does_not_record_and_does_not_overflow(fuses):
+    _, model = models(5, 7)
+    model.double()
+    optimizer = OPTIMIZERS["adam"](model.parameters())
+    if fuses:
+        fuse(optimizer, model)
+    (1e30 * model(torch.randn(2, 5, dtype=torch.float64))).sum().backward(create_graph=True)
+    norm = clip_gradient_norm(model, optimizer, 1.0)
+    assert norm.isfinite()
+    assert not norm.requires_grad
+    torch.testing.assert_close(
+        nn.utils.get_total_norm([p.grad for p in model.parameters()]).detach(), torch.ones(()).double()
+    )
+
+
+def test_a_copied_optimizer_is_fused_again():
+    _, model = models(5, 7)
+    plain, (model, optimizer) = (
+        copy.deepcopy(model),
+        copy.deepcopy((model, fuse(torch.optim.SGD(model.parameters(), lr=0.1), model))),
+    )
+    fuse(optimizer, model)
+    model(torch.ones(1, 5)).sum().backward()
+    assert nn.Parameter.grad.__get__(model[0].parametrizations.weight.original) is None  # what is formed
+    optimizer.step()
+    one = torch.optim.SGD(plain.parameters(), lr=0.1)
+    plain(torch.ones(1, 5)).sum().backward()
+    one.step()
+    assert_same(plain, model)

@@ -100,3 +100,23 @@ def test_copies_are_known_as_such_in_models_that_were_copied_or_loaded(how):
             backward(each, step)
             optimizer.step()
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_copy_trains_its_own_model():
+    model = expand(nn.Linear(4, 2), 3, seed=0)
+    optimizer = PerCopy(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+    for _ in range(2):
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pairs = [(model, optimizer), copy.deepcopy((model, optimizer))]
+    for network, own in pairs:
+        network(torch.ones(1, 4)).sum().backward()
+        own.step()
+    for one, other in zip(model.parameters(), pairs[1][0].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_optimizers_that_need_a_closure_are_refused():
+    with pytest.raises(ValueError, match="LBFGS"):
+        PerCopy(expand(nn.Linear(4, 2)).parameters(), torch.optim.LBFGS)

@@ -116,3 +116,30 @@ def test_a_trace_holds_the_mean_and_no_sample(fused):
 def test_a_graph_without_its_model_says_so():
     with pytest.raises(RuntimeError, match="a model that this process does not have"):
         torch.ops.collegium.mix(torch.ones(3, 2, 2), 10**6, 0, True)
+
+
+class Tied(nn.Module):
+    """Reads a weight beside the layer's own use of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return nn.functional.linear(self.layer(x), self.layer.weight.t())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_graphs_of_fx_do_not_hold_a_weight(training):
+    model = expand(Tied()).train(training)
+    with pytest.raises(RuntimeError, match=r"graph of torch.fx"):
+        torch.fx.symbolic_trace(model)
+
+
+@pytest.mark.parametrize("transform", [torch.func.jacrev, torch.func.jacfwd, torch.func.vmap, torch.func.hessian])
+def test_transforms_of_a_fused_model_before_its_first_pass(transform):
+    plain = expand(mlp(4, 3, 2), 3, seed=0)
+    fused = copy.deepcopy(plain)
+    fuse(torch.optim.SGD(fused.parameters(), lr=0.1), fused)
+    x = torch.randn(2, 4) if transform is torch.func.vmap else torch.randn(4)
+    torch.testing.assert_close(transform(fused)(x), transform(plain)(x))

@@ -13,7 +13,7 @@ in the cache. That is trusted only where nothing can have written to the copies 
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _rebuild_parameter
 
-from collegium.train.majority.clock import Clock, is_distributed
+from collegium.train.majority.clock import WRITTEN, Clock, is_distributed
 from collegium.train.majority.draw import Draw, mix
 from collegium.train.majority.operators import spread_differentiably
 
@@ -103,7 +103,8 @@ for _name in _ALIASING:
 class MixedLeaf:
     """The tensor that layers read in training in place of a function of ``copies``, and its gradient."""
 
-    def __init__(self, copies: nn.Parameter) -> None:
+    def __init__(self, copies: nn.Parameter, usable: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.usable = usable  # makes of a mixture what layers read
         self.tensor: Tensor | None = None
         self.gradient: Tensor | None = None  # g, as far as it has not been spread over the copies
         self.draw: Draw | None = None  # by which ``gradient`` is to be spread
@@ -150,6 +151,7 @@ class MixedLeaf:
             or token[1] != copies._version
             or token[2] != copies.data_ptr()
             or self._copies() is not copies
+            or token[3] != self.tensor._version  # type: ignore[union-attr]
             or uses(copies) > 2 + self.aliases
             or not (copies.requires_grad and torch.is_grad_enabled())
             or copies._backward_hooks
@@ -162,6 +164,12 @@ class MixedLeaf:
     def read(self, draw: Draw) -> Tensor:
         """The mixture by ``draw`` of the copies as they are."""
         self.unreached = True
+        token, self._token = self._token, None
+        if token is not None and self.tensor is not None and token[3] != self.tensor._version:
+            if token[1] == self.copies._version:  # or the copies have taken what was written
+                raise RuntimeError(WRITTEN)
+            token = None
+        self._token = token
         if self.tensor is None or self._token is None or self._token != self._present(draw):
             with torch.no_grad():
                 self.renew(mix(self.copies, draw), draw)
@@ -171,7 +179,7 @@ class MixedLeaf:
 
     def renew(self, mixed: Tensor, draw: Draw) -> None:
         """Give layers ``mixed`` from now on; graphs that hold the tensor they had go on with that."""
-        self.tensor, self._hook = mixed.requires_grad_(), _Gather(self, draw)
+        self.tensor, self._hook = self.usable(mixed.requires_grad_(), self.copies), _Gather(self, draw)
         self.tensor.register_post_accumulate_grad_hook(self._hook)
 
     def set_mixed(self, draw: Draw) -> None:
@@ -188,7 +196,12 @@ class MixedLeaf:
         copies = self.copies
         if uses(copies) > 2 + self.aliases:
             return None
-        return draw, copies._version, copies.data_ptr()
+        return draw, copies._version, copies.data_ptr(), None if self.tensor is None else self.tensor._version
+
+    def put_back(self) -> None:
+        """g is no longer set aside: the step has ended, or been interrupted."""
+        if self.pending is not None:
+            self.gradient, self.pending = self.pending, None
 
     def gather(self, gradient: Tensor, draw: Draw) -> None:
         """Add to g, the gradient by the p of ``draw``."""
@@ -229,8 +242,7 @@ class MixedLeaf:
 
     def take(self) -> bool:
         """Set g aside for the update, so that the optimizer passes the copies over; whether there is any."""
-        if self.pending is not None:  # of a step that did not end
-            self.gradient, self.pending = self.pending, None
+        self.put_back()
         if self.gradient is None or _grad.__get__(self.copies) is not None:
             return False
         self.pending, self.gradient = self.gradient, None

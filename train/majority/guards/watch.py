@@ -44,6 +44,11 @@ def is_expanded(parameter: Tensor) -> bool:
     return bool(_resized.get(parameter, False))
 
 
+def is_collapsed(parameter: Tensor) -> bool:
+    """Whether ``parameter`` has been the copies of a kernel, and is a weight again."""
+    return _resized.get(parameter) is False
+
+
 @_untraced
 def _check(optimizer: Any, *_: Any) -> None:
     """Pre-hook of every optimizer's step. Raises ``RuntimeError`` for state of another shape."""
@@ -103,9 +108,14 @@ def guard_methods(model: nn.Module) -> None:
     """As long as ``model`` is expanded: ``save_pretrained`` of its modules warns, and adapters are merged by means."""
     for module in model.modules():
         for names, methods in _GUARDED.items():
-            if all(callable(getattr(type(module), name, None)) for name in names):
+            if all(callable(getattr(type(module), name, None)) for name in names) and _is_meant(module, names):
                 for name, method in zip(names, methods, strict=True):
                     object.__setattr__(module, name, partial(method, module))
+
+
+def _is_meant(module: nn.Module, names: tuple[str, ...]) -> bool:
+    """Whether methods of these names are what they are guarded as: adapters say whether they are merged."""
+    return "merge" not in names or hasattr(module, "merged")
 
 
 def unguard_methods(model: nn.Module) -> None:

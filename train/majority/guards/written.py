@@ -11,6 +11,7 @@ into that, hooks, and memory that is handed out for writing where it cannot be f
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from collegium.train.majority.guards.gradient import FusedParameter
 
 Average = Callable[[Tensor], Tensor]
+_plain_data: Any = Tensor.data
 
 
 def readable(weight: Tensor, copies: Tensor, average: Average) -> Tensor:
@@ -28,9 +30,40 @@ def readable(weight: Tensor, copies: Tensor, average: Average) -> Tensor:
 
     Where ``copies`` are not the parameter itself (functional calls, shards, inference mode), ``weight`` as it is.
     """
-    if type(copies) not in (nn.Parameter, FusedParameter) or weight.is_inference() or type(weight) is not Tensor:
+    if (
+        type(copies) not in (nn.Parameter, FusedParameter)
+        or weight.is_inference()
+        or type(weight) not in (Tensor, PassWeight)
+    ):
         return weight
-    return _link(weight, weight, copies, average, whole=True)
+    found = _link(weight, weight, copies, average, whole=True)
+    found.version = copies._version
+    return found
+
+
+def within_pass(weight: Tensor, copies: Tensor) -> Tensor:
+    """``weight``, mixed from ``copies``, as code within a pass may use it."""
+    if type(copies) in (nn.Parameter, FusedParameter) and type(weight) is Tensor and not weight.is_inference():
+        weight.__class__ = PassWeight
+        weight.copies = copies  # type: ignore[attr-defined]
+    return weight
+
+
+class PassWeight(Tensor):
+    """A weight within a pass: for every operation a plain tensor. What is written to its ``data``, all copies take."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    copies: Tensor
+
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """The weight of this pass without history."""
+        values = _plain_data.__get__(self)
+        return _link(values, values, self.copies, partial(torch.mean, dim=0), apart=True)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        _write(self, self.copies, value)
 
 
 class WrittenWeight(Tensor):
@@ -42,6 +75,8 @@ class WrittenWeight(Tensor):
     whole: bool  # whether it stands for the parameter: neither a view nor detached
     apart: bool  # whether it is ``.data``, which is written to whether or not gradients are recorded
     lost: bool = False  # whether it is a gradient, which copies cannot take
+    version: int | None = None  # of the copies, when it was read
+    replaced: Tensor | None = None  # the copies, as they were before another value was assigned
 
     @classmethod
     def __torch_function__(
@@ -126,10 +161,45 @@ def _data(weight: WrittenWeight) -> Tensor:
 
 
 def _set_data(weight: WrittenWeight, value: Tensor) -> None:
-    if value.shape != weight.mixed.shape:
-        raise ValueError(f"the weight of a majority kernel keeps its shape {tuple(weight.mixed.shape)}")
+    _write(weight.mixed, weight.copies, value)
+
+
+def _write(mixed: Tensor, copies: Tensor, value: Tensor) -> None:
+    """Let all copies take ``value``, unless it is what the weight is: converting its layout then changes nothing."""
+    if value.shape != mixed.shape:
+        raise ValueError(f"the weight of a majority kernel keeps its shape {tuple(mixed.shape)}")
     with torch.no_grad():
-        weight.copies.copy_(value.detach().expand_as(weight.copies))
+        value = value.detach().to(mixed.device, mixed.dtype)
+        if not (torch.equal(value, mixed.detach()) or torch.equal(value, copies.mean(0))):
+            copies.copy_(value.expand_as(copies))
+
+
+def assign(weight: Any, present: WrittenWeight | None, copies: Tensor) -> bool:
+    """Before ``layer.weight = weight``: whether that is done by restoring the ``copies`` that ``weight`` was read from.
+
+    A weight that is read, replaced and assigned again, as by ``torch.func.functional_call``, leaves the copies as they
+    were; ``present`` is the one that was read last, if it is still in use. Raises ``RuntimeError`` for a tensor whose
+    gradient would be lost.
+    """
+    if isinstance(weight, WrittenWeight):
+        if (
+            weight.whole
+            and weight.copies is copies
+            and (weight.replaced is not None or weight.version == copies._version)
+        ):
+            if weight.replaced is not None:
+                with torch.no_grad():
+                    copies.copy_(weight.replaced)
+                weight.replaced, weight.version = None, copies._version
+            return True
+    elif isinstance(weight, Tensor) and weight.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            "copies take the value of a tensor, and their gradient does not reach it: assign value.detach(); for "
+            "functional calls, give the copies by their name, which ends in parametrizations.weight.original"
+        )
+    if present is not None and present.replaced is None:
+        present.replaced = copies.detach().clone()
+    return False
 
 
 def _set_requires_grad(weight: WrittenWeight, value: bool = True) -> WrittenWeight:

@@ -93,7 +93,11 @@ def kernel_names(module: nn.Module) -> tuple[str, ...]:
 def _default_names(module: nn.Module) -> tuple[str, ...]:
     advertised = getattr(type(module), "majority_kernels", None)
     if advertised is not None:
-        return tuple(advertised)
+        names = (advertised,) if isinstance(advertised, str) else tuple(advertised)
+        unknown = [name for name in names if not hasattr(module, name)]
+        if unknown:
+            raise ValueError(f"{type(module).__name__}.majority_kernels names {unknown[0]!r}, which it does not have")
+        return names
     if isinstance(module, nn.MultiheadAttention):
         return ATTENTION
     if isinstance(module, nn.Linear | nn.Bilinear | _CONVOLUTION) or _is_transformers_conv1d(module):

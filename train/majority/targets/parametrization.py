@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from collegium.train.majority.guards.watch import is_expanded, watch
+from collegium.train.majority.guards.written import assign
 from collegium.train.majority.targets.choice import KernelTarget, is_parametrized
 
 
 def register(module: nn.Module, name: str, kernel: nn.Module, *, unsafe: bool = False) -> Any:
     """Parametrize ``module.name`` by ``kernel``; the parameter stays the same object. Return the parametrization."""
     order = tuple(module._parameters)
+    if "parametrizations" in module._modules:
+        _own_class(module)
     parametrize.register_parametrization(module, name, kernel, unsafe=unsafe)
     lists: Any = module.parametrizations
     lists[name].__class__ = _Copies
@@ -108,16 +111,24 @@ def _read_directly(own: Any, name: str) -> None:
         if not (torch.compiler.is_compiling() or parametrize._cache_enabled):
             steps: Any = module._modules["parametrizations"]._modules[name]  # type: ignore[union-attr]
             kernel, copies = steps._modules["0"], steps._parameters.get("original")
-            if copies is not None and type(steps) is _Copies and not (_is_hooked(steps) or _is_hooked(kernel)):
-                return kernel.forward(copies) if len(steps._modules) == 1 else inherited.fget(module)
+            if copies is not None and type(steps) is _Copies and not (_is_changed(steps) or _is_changed(kernel)):
+                return kernel.forward(copies)
         return inherited.fget(module)
 
-    setattr(own, name, property(read, inherited.fset))
+    def write(module: nn.Module, value: Tensor) -> None:
+        steps: Any = module._modules["parametrizations"]._modules[name]  # type: ignore[union-attr]
+        kernel, copies = steps._modules["0"], steps._parameters.get("original")
+        last = getattr(kernel, "last", None)
+        if copies is None or not assign(value, None if last is None else last(), copies):
+            inherited.fset(module, value)
+
+    setattr(own, name, property(read, write))
 
 
-def _is_hooked(module: Any) -> bool:
+def _is_changed(module: Any) -> bool:
+    """Whether calling ``module`` is more than its class's ``forward``, as where accelerate loads weights."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+    return any(hooks) or "forward" in module.__dict__
 
 
 def _reduce(module: nn.Module, protocol: Any) -> Any:
@@ -191,6 +202,13 @@ class _Copies(parametrize.ParametrizationList):
             return found.contiguous() if tensor.is_contiguous() and not found.is_contiguous() else found
 
         return super()._apply(convert, recurse)
+
+    def append(self, module: nn.Module) -> Any:
+        """Refused: ``collapse`` could not keep it, and it would be taken for a part of the kernel."""
+        raise RuntimeError(
+            f"a weight with copies takes no further parametrization, such as {type(module).__name__}: collapse the "
+            "model first, or register it on the plain model, whose parametrized weights expand leaves alone"
+        )
 
     # Other parameters that come in the place of the copies are watched as these are.
 

@@ -232,3 +232,23 @@ def test_a_copied_model_s_copies_that_no_optimizer_holds():
         step(model, optimizer)
     with pytest.warns(UserWarning, match=r"no optimizer.*0\.parametrizations\.weight\.original"):
         step(model, optimizer)
+
+
+def test_merging_of_tokens_is_none_of_adapters():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def merge(self, x):
+            return self.linear(x).view(-1, 2, 4).mean(1)
+
+        def unmerge(self, x):
+            return x.repeat_interleave(2, 0)
+
+        def forward(self, x):
+            return self.unmerge(self.merge(x))
+
+    model = expand(nn.Sequential(nn.Linear(4, 4), Tokens(), nn.Linear(4, 1)))
+    model(torch.ones(4, 4)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -231,3 +231,106 @@ def test_memory_that_cannot_be_followed_is_not_handed_out():
         torch.from_dlpack(layer.weight.detach())
     torch.from_dlpack(layer.weight.detach().clone()).zero_()
     assert layer.weight.abs().max() > 0
+
+
+class Constrained(nn.Linear):
+    """A layer that limits its weight in its own forward pass."""
+
+    def __init__(self, constrain):
+        super().__init__(4, 3)
+        self.constrain = constrain
+
+    def forward(self, x):
+        self.constrain(self)
+        return super().forward(x)
+
+
+def renormalize(layer):
+    layer.weight.data = torch.renorm(layer.weight.data, 2, 0, 0.1)
+
+
+IN_PASS = {"clamped data": lambda layer: layer.weight.data.clamp_(-0.01, 0.01), "assigned data": renormalize}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("constrain", IN_PASS)
+def test_data_that_a_pass_writes_are_taken_by_all_copies(constrain, fused):
+    torch.manual_seed(0)
+    layer = Constrained(IN_PASS[constrain])
+    model, plain = expand(nn.Sequential(layer), 3, seed=0), Constrained(IN_PASS[constrain])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if fused:
+        fuse(optimizer, model)
+    x = torch.randn(2, 4)
+    for _ in range(3):
+        optimizer.zero_grad()
+        output = model(x)
+        copies = layer.parametrizations.weight.original.detach()
+        assert torch.equal(copies, copies[:1].expand_as(copies))
+        torch.testing.assert_close(output, x @ copies[0].T + layer.bias)
+        plain.weight.data, plain.bias.data = copies[0].clone(), layer.bias.data.clone()
+        torch.testing.assert_close(plain(x), output)  # keeps the constraint
+        output.square().sum().backward()
+        optimizer.step()
+
+
+def clamp(layer):
+    with torch.no_grad():
+        layer.weight.clamp_(-0.01, 0.01)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("write", [clamp, lambda layer: layer.weight.detach().mul_(0.5)])
+def test_what_a_pass_writes_elsewhere_is_refused(write, fused, training):
+    model, x = expand(nn.Sequential(Constrained(write)), 3, seed=0).train(training), torch.randn(2, 4)
+    if fused:
+        fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    with pytest.raises(RuntimeError, match="within a forward pass"):
+        model(x)
+
+
+def test_a_pass_may_read_data():
+    """A straight-through estimator: the value of the rounded weight of this pass, the gradient of the weight."""
+
+    class Rounded(nn.Linear):
+        def forward(self, x):
+            weight = self.weight
+            return nn.functional.linear(x, weight + ((weight.data * 8).round() / 8 - weight.data))
+
+    torch.manual_seed(0)
+    model, x = expand(nn.Sequential(Rounded(4, 3, bias=False)), 3, seed=0, spread=1.0), torch.randn(2, 4)
+    output = model(x)
+    torch.testing.assert_close(output, x @ ((model[0].weight.detach() * 8).round() / 8).T)
+    output.sum().backward()
+    assert model[0].parametrizations.weight.original.grad.sum(0).allclose(x.sum(0).expand(3, 4))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_conversion_of_the_layout_changes_nothing(training):
+    model = expand(nn.Sequential(nn.Conv2d(2, 3, 3)), 3, seed=0, spread=1.0).train(training)
+    copies = model[0].parametrizations.weight.original.detach().clone()
+    nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+    assert torch.equal(model[0].parametrizations.weight.original, copies)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_replaced_for_a_while_comes_back(training):
+    layer, x = expand(nn.Linear(4, 3), 3, seed=0, spread=1.0).train(training), torch.randn(2, 4)
+    copies = layer.parametrizations.weight.original.detach().clone()
+    output = torch.func.functional_call(layer, {"weight": torch.zeros(3, 4)}, (x,))
+    torch.testing.assert_close(output, layer.bias.expand(2, 3))
+    assert torch.equal(layer.parametrizations.weight.original, copies)
+    kept = layer.weight
+    layer.weight = torch.ones(3, 4)
+    layer.weight = torch.zeros(3, 4)
+    layer.weight = kept
+    assert torch.equal(layer.parametrizations.weight.original, copies)
+    layer.weight = layer.weight
+    assert torch.equal(layer.parametrizations.weight.original, copies)
+
+
+def test_a_value_whose_gradient_would_be_lost_is_refused():
+    layer = expand(nn.Linear(4, 3), 3)
+    with pytest.raises(RuntimeError, match="gradient does not reach it"):
+        torch.func.functional_call(layer, {"weight": torch.zeros(3, 4, requires_grad=True)}, (torch.ones(1, 4),))

@@ -326,3 +326,20 @@ def test_a_compiled_layer_is_expanded_and_collapsed():
     expected = model._orig_mod.eval()(x)
     torch.testing.assert_close(collapse(model)(x), expected)
     assert [name for name, _ in model.named_parameters()] == ["_orig_mod.weight", "_orig_mod.bias"]
+
+
+class Three(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.ab = (nn.Parameter(torch.randn(2, 2)) for _ in range(3))
+
+
+def test_a_class_may_name_one_kernel_by_a_string(monkeypatch):
+    monkeypatch.setattr(Three, "majority_kernels", "ab", raising=False)
+    assert expansion_report(Three()).expanded == ("ab",)
+
+
+def test_a_class_that_names_what_it_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setattr(Three, "majority_kernels", ("a", "ba"), raising=False)
+    with pytest.raises(ValueError, match=r"Three.majority_kernels names 'ba'"):
+        expand(Three())

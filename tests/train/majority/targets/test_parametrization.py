@@ -230,3 +230,28 @@ def test_the_state_of_a_plain_model_is_taken_by_all_copies(strict, assign):
         model.load_state_dict({**given, "first.weight": torch.zeros(3, 3)}, strict=False)
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"third.weight\""):
         model.load_state_dict({**given, "third.weight": torch.zeros(3, 3)})
+
+
+def test_a_changed_forward_of_the_parametrization_is_called():
+    """As where accelerate brings the copies to a device before it calls what was there."""
+    layer = expand(nn.Linear(4, 2))
+    layer.parametrizations.weight.forward = lambda: torch.zeros(2, 4)
+    assert torch.equal(layer(torch.ones(1, 4))[0], layer.bias)
+
+
+@pytest.mark.parametrize("register", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_further_parametrizations_are_refused(register):
+    layer = expand(nn.Linear(4, 4), seed=0)
+    before = layer(torch.ones(1, 4))
+    with pytest.raises(RuntimeError, match="takes no further parametrization"):
+        register(layer)
+    assert torch.equal(layer(torch.ones(1, 4)), before)
+
+
+def test_expanding_a_copy_further_leaves_the_original():
+    model = expand(nn.LSTM(4, 4), include="weight_ih_l0", seed=0)
+    x = torch.randn(2, 1, 4)
+    before, other = model(x)[0], copy.deepcopy(model)
+    expand(other, include="weight_hh_l0", seed=0)
+    assert torch.equal(model(x)[0], before)
+    assert other(x)[0].shape == before.shape
