@@ -158,7 +158,7 @@ class Clock:
     @property
     def in_pass(self) -> bool:
         """Whether a module with kernels of this clock is being called."""
-        return self.present.outermost is not None
+        return self.present.outermost is not None and self.present.is_open()
 
     @property
     def weights(self) -> dict[Any, tuple[Tensor, Tensor, int]]:
@@ -175,9 +175,9 @@ class Clock:
         if torch.compiler.is_compiling():
             return
         own = self.present
-        if own.outermost is None or own.outermost is module:  # the latter after an interrupt
+        if own.outermost is None or own.outermost is module or not own.is_open():  # the latter after an interrupt
             own.weights.clear()
-            own.outermost, own.frame = module, 0
+            own.outermost, own.frame = module, None
             self.modules.add(module)
             self._settle()
             own.samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
@@ -187,13 +187,17 @@ class Clock:
     def leave(self, module: nn.Module) -> None:
         """``module`` returns: end the pass that it began."""
         if not torch.compiler.is_compiling() and self.present.outermost is module:
-            self.present.outermost = None
-            written = any(
-                w._version != version for _, w, version in self.present.weights.values() if not w.is_inference()
-            )
-            self.present.weights.clear()
+            kept = self.present.weights.values()
+            written = any(weight._version != version for _, weight, version in kept if not weight.is_inference())
+            self.present.end()
             if written:
                 raise RuntimeError(WRITTEN)
+
+    def forget(self, copies: Tensor) -> None:
+        """Of this pass, what ``copies`` were mixed to: they are updated within it."""
+        weights = self.present.weights
+        for key in [key for key, (of, *_) in weights.items() if of is copies]:
+            del weights[key]
 
     def attach(self, modules: list[nn.Module]) -> None:
         """Begin and end passes where any of ``modules`` is called; the first contains the others."""
@@ -210,18 +214,24 @@ class Pass(threading.local):
         self.outermost: Any = None
         self.samples = False
         self.quick = False  # whether it samples, and a read needs to be neither counted nor shared by processes
-        self.frame = 0  # identity of the frame of the call, or 0
+        self.frame: Any = None  # of the call
         self.weights: dict[Any, tuple[Tensor, Tensor, int]] = {}
 
     def is_open(self) -> bool:
         """Whether the call still goes on: torch runs no hooks when it is interrupted. If not, the pass is ended."""
-        frame = sys._getframe(1) if self.frame else None
-        while frame is not None and id(frame) != self.frame:
+        if self.frame is None:
+            return True
+        frame: Any = sys._getframe(1)
+        while frame is not None and frame is not self.frame:
             frame = frame.f_back
-        if frame is None and self.frame:
-            self.outermost = None
-            self.weights.clear()
-        return self.outermost is not None
+        if frame is None:
+            self.end()
+        return frame is not None
+
+    def end(self) -> None:
+        """Nothing of it is kept."""
+        self.outermost = self.frame = None
+        self.weights.clear()
 
 
 class _PassHooks:
@@ -239,7 +249,7 @@ class _PassHooks:
     def enter(self, module: nn.Module, inputs: Any) -> None:
         self.clock.enter(module, inputs)
         if self.clock.present.outermost is module:
-            self.clock.present.frame = id(sys._getframe(1))
+            self.clock.present.frame = sys._getframe(1)
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.clock.leave(module)

@@ -298,6 +298,7 @@ class FusedKernel:
         """Record that it has been taken, and the next weight mixed."""
         step.state.pop("first", None)
         increment_version(self.copies)  # torch's fused updates do not
+        self.kernel.clock.forget(self.copies)
         self.leaf.set_mixed(step.following)
         self.leaf.put_back()
 

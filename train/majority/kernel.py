@@ -40,7 +40,7 @@ class MajorityKernel(nn.Module):
         self.expansion, self.clock, self.index = expansion, clock, index
         self.mode: Mode | None = None  # None: sample where a training step is computed
         self.override: Callable[[Tensor], Tensor] | None = None
-        self.last: weakref.ref[WrittenWeight] | None = None  # what has been read outside of a pass
+        self.reads: list[weakref.ref[WrittenWeight]] = []  # outside of a pass, as far as they are in use
         self.leaf: MixedLeaf | None = None  # what layers read in training, if an optimizer updates the copies itself
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -73,7 +73,9 @@ class MajorityKernel(nn.Module):
                 found = readable(self.read(copies), copies, self.average)
         else:
             found = readable(self.read(copies), copies, self.average)
-        self.last = weakref.ref(found) if isinstance(found, WrittenWeight) else None
+        if isinstance(found, WrittenWeight):
+            self.reads = [read for read in self.reads if read() is not None]
+            self.reads.append(weakref.ref(found))
         return found
 
     def read(self, copies: Tensor) -> Tensor:
@@ -119,7 +121,11 @@ class MajorityKernel(nn.Module):
         )  # fmt: skip
         found = self.clock.weights.get(key)
         if found is None or found[0] is not copies:
-            weight = within_pass(self.read(copies), copies)
+            if torch.is_inference_mode_enabled() and not copies.is_inference():
+                with torch.inference_mode(False), torch.no_grad():  # what is written into it must be noticed
+                    weight = within_pass(self.read(copies), copies)
+            else:
+                weight = within_pass(self.read(copies), copies)
             found = self.clock.weights[key] = copies, weight, 0 if weight.is_inference() else weight._version
         return found[1]
 
@@ -162,7 +168,7 @@ class MajorityKernel(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "leaf": None, "last": None}  # a copied model has an optimizer of its own
+        return {**self.__dict__, "leaf": None, "reads": []}  # a copied model has an optimizer of its own
 
 
 def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:

@@ -338,3 +338,49 @@ def test_statistics_of_a_copy_are_those_of_the_mean():
     update_bn([x], average)
     layer, norm = average.module[0], average.module[1]
     torch.testing.assert_close(norm.running_mean, (x @ copies_of(layer).mean(0).T + layer.bias).mean(0).detach())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_interrupted_pass_is_over_for_a_part_of_the_model(fused):
+    class Interrupted(nn.Module):
+        interrupt = True
+
+        def forward(self, x):
+            if self.interrupt:
+                raise KeyboardInterrupt
+            return x
+
+    model = expand(nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), Interrupted()), 3, seed=0, spread=1.0)
+    if fused:
+        fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    x = torch.ones(1, 4)
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        model(x)
+    layer = model[0][0]
+    kernel = layer.parametrizations.weight[0]
+    p = probabilities(kernel.draw, 3, (4, 4))
+    sampled = torch.tanh(x @ (p * copies_of(layer)).sum(0).T + layer.bias)
+    torch.testing.assert_close(model[0](x), sampled)  # not the mean that the pass without gradients took
+
+
+def test_an_optimizer_may_take_its_step_within_a_pass():
+    class Trainer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            loss = self.layer(x).square().mean()
+            loss.backward()
+            self.optimizers[0].step()
+            self.optimizers[0].zero_grad()
+            return loss.detach()
+
+    plain, losses = expand(Trainer(), 3, seed=0), []
+    fused = copy.deepcopy(plain)
+    for model in (plain, fused):
+        model.optimizers = [torch.optim.SGD(model.parameters(), lr=0.1)]
+    fuse(fused.optimizers[0], fused)
+    for model in (plain, fused):
+        losses.append([model(torch.ones(2, 4)).item() for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1])

@@ -11,12 +11,14 @@ into that, hooks, and memory that is handed out for writing where it cannot be f
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from collegium.train.majority.guards.gradient import FusedParameter
@@ -37,20 +39,37 @@ def readable(weight: Tensor, copies: Tensor, average: Average) -> Tensor:
     ):
         return weight
     found = _link(weight, weight, copies, average, whole=True)
-    found.version = copies._version
+    found.origin = Origin(copies._version)
     return found
 
 
+@dataclass
+class Origin:
+    """Where a weight that was read has come from."""
+
+    version: int | None  # of the copies; None once another value has been written into it
+    replaced: Tensor | None = None  # the copies, as they were before another value was assigned
+
+
 def within_pass(weight: Tensor, copies: Tensor) -> Tensor:
-    """``weight``, mixed from ``copies``, as code within a pass may use it."""
-    if type(copies) in (nn.Parameter, FusedParameter) and type(weight) is Tensor and not weight.is_inference():
+    """``weight``, mixed from ``copies``, as code within a pass may use it; plain where tensors are traced."""
+    if (
+        type(copies) in (nn.Parameter, FusedParameter)
+        and type(weight) is Tensor
+        and not weight.is_inference()
+        and _get_current_dispatch_mode() is None
+    ):
         weight.__class__ = PassWeight
         weight.copies = copies  # type: ignore[attr-defined]
     return weight
 
 
 class PassWeight(Tensor):
-    """A weight within a pass: for every operation a plain tensor. What is written to its ``data``, all copies take."""
+    """A weight within a pass: for every operation a plain tensor. What is written to its ``data``, the copies take.
+
+    What clips, scales or masks all of it in place does so to each of the copies, so that they stay apart; of other
+    values, the entries that differ are those of all copies from then on.
+    """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     copies: Tensor
@@ -59,11 +78,13 @@ class PassWeight(Tensor):
     def data(self) -> Tensor:  # type: ignore[override]
         """The weight of this pass without history."""
         values = _plain_data.__get__(self)
-        return _link(values, values, self.copies, partial(torch.mean, dim=0), apart=True)
+        found = _link(values, values, self.copies, partial(torch.mean, dim=0), apart=True)
+        found.passing = True
+        return found
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        _write(self, self.copies, value)
+        _write(self, self.copies, value, passing=True)
 
 
 class WrittenWeight(Tensor):
@@ -75,8 +96,8 @@ class WrittenWeight(Tensor):
     whole: bool  # whether it stands for the parameter: neither a view nor detached
     apart: bool  # whether it is ``.data``, which is written to whether or not gradients are recorded
     lost: bool = False  # whether it is a gradient, which copies cannot take
-    version: int | None = None  # of the copies, when it was read
-    replaced: Tensor | None = None  # the copies, as they were before another value was assigned
+    origin: Origin | None = None  # of a whole one
+    passing: bool = False  # whether it is the ``data`` of a weight within a pass
 
     @classmethod
     def __torch_function__(
@@ -88,22 +109,42 @@ class WrittenWeight(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _OF_THE_PARAMETER and isinstance(args[0], cls) and args[0].whole:
                 return _OF_THE_PARAMETER[func](*args, **named)
-            before = [(weight._version, weight.mixed.grad_fn) for weight in weights]
+            before = [
+                (weight._version, weight.mixed.grad_fn, weight.mixed.clone() if weight.passing else None)
+                for weight in weights
+            ]
             result = func(*args, **named)
-            for weight, (version, history) in zip(weights, before, strict=True):
-                if weight._version != version:
-                    weight._store(recorded=not weight.apart and weight.mixed.grad_fn is not history)
+            for weight, (version, history, values) in zip(weights, before, strict=True):
+                if weight._version == version:
+                    continue
+                alone = len(weights) == 1 and bool(args) and args[0] is weight
+                if alone and weight._is_all() and func.__name__ in _OF_EACH_COPY:
+                    with torch.no_grad():
+                        for row in weight.copies.detach():
+                            func(row, *args[1:], **named)
+                else:
+                    weight._store(values, recorded=not weight.apart and weight.mixed.grad_fn is not history)
             return tree_map(lambda leaf: _follow(leaf, weights), result)
 
-    def _store(self, *, recorded: bool) -> None:
+    def _is_all(self) -> bool:
+        """Whether it is the data of a weight within a pass, and no view of that."""
+        return self.passing and self.shape == self.mixed.shape and self.stride() == self.mixed.stride()
+
+    def _store(self, before: Tensor | None, *, recorded: bool) -> None:
         if self.lost:
             raise RuntimeError(_GRADIENT)
         if recorded:
             raise RuntimeError(
                 "the weight of a majority kernel was written to while gradients are recorded: use torch.no_grad()"
             )
+        if self.origin is not None and self.origin.replaced is not None:
+            self.origin = Origin(None)  # another value has been assigned meanwhile: this one is none of the layer's
+            return
         with torch.no_grad():
-            self.copies.copy_(self.mixed.detach().expand_as(self.copies))
+            values = self.mixed.detach()
+            self.copies.copy_(values if before is None else torch.where(values == before, self.copies, values))
+        if self.origin is not None:
+            self.origin.version = self.copies._version
 
     def set_(self, *source: Any) -> Tensor:  # type: ignore[override]
         """The values of ``source``, in the memory that is there: torch would not call ``__torch_function__``."""
@@ -144,7 +185,7 @@ def _follow(result: Any, weights: Sequence[WrittenWeight]) -> Any:
     for weight in weights:
         if result.device == weight.mixed.device and _storage(result) == _storage(weight.mixed):
             view = _link(result, weight.mixed, weight.copies, weight.average, apart=weight.apart)
-            view.lost = weight.lost
+            view.lost, view.passing, view.origin = weight.lost, weight.passing, weight.origin
             return view
     return result
 
@@ -162,43 +203,55 @@ def _data(weight: WrittenWeight) -> Tensor:
 
 def _set_data(weight: WrittenWeight, value: Tensor) -> None:
     _write(weight.mixed, weight.copies, value)
+    if weight.origin is not None:
+        weight.origin.version = weight.copies._version
 
 
-def _write(mixed: Tensor, copies: Tensor, value: Tensor) -> None:
-    """Let all copies take ``value``, unless it is what the weight is: converting its layout then changes nothing."""
+def _write(mixed: Tensor, copies: Tensor, value: Tensor, *, passing: bool = False) -> None:
+    """Let all copies take ``value``, unless it is what the weight is: converting its layout then changes nothing.
+
+    Where ``passing``, only the entries that differ.
+    """
     if value.shape != mixed.shape:
         raise ValueError(f"the weight of a majority kernel keeps its shape {tuple(mixed.shape)}")
     with torch.no_grad():
-        value = value.detach().to(mixed.device, mixed.dtype)
-        if not (torch.equal(value, mixed.detach()) or torch.equal(value, copies.mean(0))):
-            copies.copy_(value.expand_as(copies))
+        value, memory = value.detach().to(mixed.device, mixed.dtype), _plain_data.__get__(mixed)
+        if not (torch.equal(value, memory) or torch.equal(value, copies.mean(0))):
+            copies.copy_(torch.where(value == memory, copies, value) if passing else value.expand_as(copies))
+            memory.copy_(value)  # what holds the tensor reads the value too
 
 
-def assign(weight: Any, present: WrittenWeight | None, copies: Tensor) -> bool:
-    """Before ``layer.weight = weight``: whether that is done by restoring the ``copies`` that ``weight`` was read from.
+def assign(value: Any, reads: Sequence[WrittenWeight], copies: Tensor) -> bool:
+    """Before ``layer.weight = value``: whether that is done by restoring the ``copies`` that ``value`` was read from.
 
     A weight that is read, replaced and assigned again, as by ``torch.func.functional_call``, leaves the copies as they
-    were; ``present`` is the one that was read last, if it is still in use. Raises ``RuntimeError`` for a tensor whose
-    gradient would be lost.
+    were; ``reads`` are those that are in use. Raises ``RuntimeError`` for a tensor whose gradient would be lost.
     """
-    if isinstance(weight, WrittenWeight):
-        if (
-            weight.whole
-            and weight.copies is copies
-            and (weight.replaced is not None or weight.version == copies._version)
-        ):
-            if weight.replaced is not None:
-                with torch.no_grad():
-                    copies.copy_(weight.replaced)
-                weight.replaced, weight.version = None, copies._version
-            return True
-    elif isinstance(weight, Tensor) and weight.requires_grad and torch.is_grad_enabled():
+    origin = value.origin if isinstance(value, WrittenWeight) and value.copies is copies and value.whole else None
+    if origin is not None and origin.replaced is not None:
+        with torch.no_grad():
+            copies.copy_(origin.replaced)
+        for read in reads:
+            if read.origin is not None and read.origin.replaced is origin.replaced and read is not value:
+                read.origin = Origin(copies._version)
+        value.origin = Origin(copies._version)
+        return True
+    if origin is not None and origin.version == copies._version:
+        return True
+    plain = isinstance(value, Tensor) and not isinstance(value, WrittenWeight)
+    if plain and value.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             "copies take the value of a tensor, and their gradient does not reach it: assign value.detach(); for "
             "functional calls, give the copies by their name, which ends in parametrizations.weight.original"
         )
-    if present is not None and present.replaced is None:
-        present.replaced = copies.detach().clone()
+    origins = [read.origin for read in reads if read.origin is not None]
+    present = [origin for origin in origins if origin.replaced is None and origin.version == copies._version]
+    if present:
+        earlier = [origin.replaced for origin in origins if origin.replaced is not None]
+        same = isinstance(value, Tensor) and value.shape == copies.shape[1:] and bool((copies == value).all())
+        record = earlier[0] if earlier and same else copies.detach().clone()  # the same again, for a tied weight
+        for origin in present:
+            origin.replaced = record
     return False
 
 
@@ -234,6 +287,7 @@ _GRADIENT = (
     "the gradient of a majority kernel is that of its copies, and this is its sum over them: change "
     "layer.parametrizations.weight.original.grad"
 )
+_OF_EACH_COPY = ("clamp_", "clamp_min_", "clamp_max_", "clip_", "renorm_", "mul_", "div_", "masked_fill_")
 _OF_THE_PARAMETER: dict[Any, Callable[..., Any]] = {
     Tensor.data.__get__: _data,  # type: ignore[attr-defined]
     Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]

@@ -118,8 +118,13 @@ def _read_directly(own: Any, name: str) -> None:
     def write(module: nn.Module, value: Tensor) -> None:
         steps: Any = module._modules["parametrizations"]._modules[name]  # type: ignore[union-attr]
         kernel, copies = steps._modules["0"], steps._parameters.get("original")
-        last = getattr(kernel, "last", None)
-        if copies is None or not assign(value, None if last is None else last(), copies):
+        reads = [read for read in (reference() for reference in getattr(kernel, "reads", ())) if read is not None]
+        if isinstance(steps, _Copies) and hasattr(kernel, "clock") and kernel.clock.in_pass:
+            raise RuntimeError(
+                f"{name!r} has copies, and is not assigned within a forward pass: write to layer.{name}.data, or give "
+                f"functional calls the copies by their name, parametrizations.{name}.original"
+            )
+        if copies is None or not assign(value, reads, copies):
             inherited.fset(module, value)
 
     setattr(own, name, property(read, write))

@@ -252,26 +252,119 @@ def renormalize(layer):
 IN_PASS = {"clamped data": lambda layer: layer.weight.data.clamp_(-0.01, 0.01), "assigned data": renormalize}
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("constrain", IN_PASS)
-def test_data_that_a_pass_writes_are_taken_by_all_copies(constrain, fused):
+def test_data_that_a_pass_writes_bound_the_copies(constrain, fused, training):
+    """As they bound a plain layer, and the copies stay apart where nothing is out of bounds."""
     torch.manual_seed(0)
     layer = Constrained(IN_PASS[constrain])
-    model, plain = expand(nn.Sequential(layer), 3, seed=0), Constrained(IN_PASS[constrain])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model = expand(nn.Sequential(layer), 3, seed=0, init="replicated").train(training)
+    plain = copy.deepcopy(nn.Sequential(layer))
+    collapse(plain)
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.1) for network in (model, plain)]
     if fused:
-        fuse(optimizer, model)
+        fuse(optimizers[0], model)
     x = torch.randn(2, 4)
-    for _ in range(3):
-        optimizer.zero_grad()
-        output = model(x)
-        copies = layer.parametrizations.weight.original.detach()
-        assert torch.equal(copies, copies[:1].expand_as(copies))
-        torch.testing.assert_close(output, x @ copies[0].T + layer.bias)
-        plain.weight.data, plain.bias.data = copies[0].clone(), layer.bias.data.clone()
-        torch.testing.assert_close(plain(x), output)  # keeps the constraint
-        output.square().sum().backward()
+    torch.testing.assert_close(model(x), plain(x))
+    for network, optimizer in zip((model, plain), optimizers, strict=True):
+        network(x).square().sum().backward()
         optimizer.step()
+    model(x)
+    weights = [layer.weight.detach(), *layer.parametrizations.weight.original.detach(), plain[0].weight.detach()]
+    for weight in weights[:-1] if constrain == "clamped data" else weights[:1]:
+        if constrain == "clamped data":
+            assert weight.abs().max() <= 0.01
+        elif training:
+            assert weight.norm(dim=1).max() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [lambda w: w.clamp_(-9, 9), lambda w: w.renorm_(2, 0, 99), lambda w: w[0].clamp_(-9, 9), lambda w: w.mul_(1)],
+)
+def test_bounds_that_hold_leave_the_copies_apart(write, fused):
+    model = expand(nn.Sequential(Constrained(lambda layer: write(layer.weight.data))), 3, seed=0)
+    if fused:
+        fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    copies = model[0].parametrizations.weight.original.detach().clone()
+    model(torch.randn(2, 4))
+    assert torch.equal(model[0].parametrizations.weight.original, copies)
+
+
+def test_a_mask_of_a_pass_holds_for_every_copy():
+    mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]]).expand(3, 4)
+    model = expand(nn.Sequential(Constrained(lambda layer: layer.weight.data.mul_(mask))), 3, seed=0)
+    model(torch.randn(2, 4))
+    assert all(torch.equal(copy == 0, mask == 0) for copy in model[0].parametrizations.weight.original)
+
+
+def test_whoever_holds_a_weight_reads_what_its_data_are_set_to():
+    class Held(nn.Linear):
+        def forward(self, x):
+            weight = self.weight
+            weight.data = torch.zeros(3, 4)
+            return nn.functional.linear(x, weight, self.bias)
+
+    model = expand(nn.Sequential(Held(4, 3)), 3)
+    assert torch.equal(model(torch.ones(1, 4))[0], model[0].bias)
+    weight = model[0].weight
+    weight.data = torch.ones(3, 4)
+    assert torch.equal(weight.detach(), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_data_that_a_pass_without_gradients_writes_are_stored(mode):
+    model = expand(nn.Sequential(Constrained(renormalize)), 3, seed=0, init="replicated").eval()
+    with mode():
+        model(torch.ones(1, 4))
+    assert model[0].parametrizations.weight.original.norm(dim=2).max() <= 0.1 + 1e-6
+
+
+def test_assignment_within_a_pass_is_refused():
+    model = expand(nn.Sequential(Constrained(lambda layer: setattr(layer, "weight", torch.zeros(3, 4)))), 3)
+    copies = model[0].parametrizations.weight.original.detach().clone()
+    with pytest.raises(RuntimeError, match="not assigned within a forward pass"):
+        model(torch.ones(1, 4))
+    assert torch.equal(model[0].parametrizations.weight.original, copies)
+
+
+def test_a_weight_that_is_put_back_is_what_it_has_been_since():
+    torch.manual_seed(0)
+    layer, x = expand(nn.Linear(4, 3), 3, seed=0), torch.randn(2, 4)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    kept = layer.weight
+    value = kept.detach().clone()
+    layer(x).square().sum().backward()
+    optimizer.step()
+    layer.weight = torch.zeros(3, 4)
+    layer.weight = kept  # of before the step
+    torch.testing.assert_close(layer.eval().weight.detach(), value)
+    kept = layer.weight
+    layer.weight = torch.zeros(3, 4)
+    with torch.no_grad():
+        kept.mul_(2)
+    assert layer.weight.abs().max() == 0
+    layer.weight = kept  # written to, meanwhile
+    torch.testing.assert_close(layer.weight.detach(), 2 * value)
+
+
+def test_copies_come_back_after_other_reads_and_for_tied_weights():
+    layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    layers[1].weight = layers[0].weight
+    expand(layers, 3, seed=0)
+    copies = layers[0].parametrizations.weight.original
+    before, kept = copies.detach().clone(), layers[0].weight
+    other = layers[0].weight
+    layers[0].weight = torch.zeros(4, 4)
+    layers[0].weight = kept
+    assert torch.equal(copies, before)
+    layers[0].weight = other
+    assert torch.equal(copies, before)
+    value = torch.zeros(4, 4)
+    torch.func.functional_call(layers, {"0.weight": value, "1.weight": value}, (torch.ones(1, 4),))
+    assert torch.equal(copies, before)
 
 
 def clamp(layer):
