@@ -1,8 +1,11 @@
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from collegium.train.engine import run
 from collegium.train.export.onnx import difference
@@ -74,10 +77,11 @@ def test_the_card_has_metrics_and_shows_how_to_load(left):
 def test_the_loader_is_short_and_needs_torch_and_safetensors_alone(left):
     _, folder = left
     lines = (folder / "load.py").read_text().splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 48
     allowed = {
         "__future__",
         "collections",
+        "importlib",
         "itertools",
         "json",
         "math",
@@ -91,6 +95,45 @@ def test_the_loader_is_short_and_needs_torch_and_safetensors_alone(left):
         lines = (folder / name).read_text().splitlines()
         imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import", "from"))}
         assert imported <= allowed
+
+
+NEIGHBOURS = """
+import importlib.util, json, sys, types
+sys.modules["network"] = sys.modules["averaged"] = foreign = types.ModuleType("network")
+path = list(sys.path)
+shapes, classes = [], []
+for number, folder in enumerate(sys.argv[1:]):
+    spec = importlib.util.spec_from_file_location(f"loader_{number}", f"{folder}/load.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    for model, prepare in (loader.load(), loader.load(folder)):
+        shapes.append([list(value.shape) for value in model.state_dict().values()])
+    classes.append(type(model.members[0] if hasattr(model, "models") else model))
+assert len(set(classes)) == len(classes)
+assert all(getattr(sys.modules[each.__module__], each.__name__) is each for each in classes)
+assert sys.path == path and sys.modules["network"] is sys.modules["averaged"] is foreign
+print(json.dumps(shapes))
+"""
+
+
+def test_checkpoints_load_beside_each_other_and_beside_modules_of_the_same_names(left, digits_spec, tmp_path):
+    """Each folder's own source is loaded, whatever else is called ``network`` or ``averaged``."""
+    _, ensemble = left
+    residual = {"family": "resnext", "layout": "cifar", "blocks": [1, 1], "channels": 4, "base_width": 4}
+    others = {
+        "averaged": digits_spec({"epochs": 1}, method="ensemble", expansion=2),
+        "other": digits_spec({"epochs": 1}, architecture={"baseline": residual}),
+    }
+    for name, spec in others.items():
+        run(spec, artifact_dir=tmp_path / name)
+    folders = [ensemble, *(tmp_path / name for name in others)]
+    command = [sys.executable, "-I", "-c", NEIGHBOURS, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    weights = [load_file(folder / "model.safetensors") for folder in folders]
+    expected = [[list(value.shape) for value in each.values()] for each in weights]
+    found = json.loads(done.stdout)
+    assert [sorted(each) for each in found] == [sorted(each) for each in expected for _ in range(2)]
 
 
 def test_another_computation_in_onnx_is_noticed(left):

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -12,14 +14,21 @@ HERE = Path(__file__).resolve().parent
 
 def load(folder=HERE):
     """Return the model, in evaluation mode, and a function that prepares raw inputs for it."""
-    sys.path.insert(0, str(folder))
-    import network  # type: ignore[import-not-found]  # the file in this folder
-
-    config = json.loads((folder / "config.json").read_text())["collegium"]
-    members = [getattr(network, config["network"])(**config["arguments"]) for _ in range(config["copies"])]
-    model = members[0] if len(members) == 1 else __import__("averaged").AveragedModel(members)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    config = json.loads(Path(folder, "config.json").read_text())["collegium"]
+    network = source(folder, "network", config["network"])
+    members = [network(**config["arguments"]) for _ in range(config["copies"])]
+    model = members[0] if len(members) == 1 else source(folder, "averaged", "AveragedModel")(members)
+    model.load_state_dict(load_file(Path(folder, "model.safetensors")))
     return model.eval(), lambda x: prepare(x, **config["preprocessing"])
+
+
+def source(folder, file, name):
+    """What a file of this folder defines; its module has a name that no other module has."""
+    path = Path(folder, file + ".py").resolve()
+    spec: Any = spec_from_file_location(f"_{file}_{bytes(path).hex()}", path)
+    sys.modules[spec.name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
 
 
 def prepare(x, mean=None, std=None, channels=None):
