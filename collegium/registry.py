@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -106,7 +107,8 @@ class Registry(Generic[Extension]):
         package = point.dist.name if point.dist is not None else point.module
         had_torch = "torch" in sys.modules
         try:
-            extension = cast(Extension, point.load())
+            with redirect_stdout(sys.stderr):  # what it prints is not part of a command's answer
+                extension = cast(Extension, point.load())
         except Exception as error:  # another package's module may raise anything while it is imported
             reason = f"{type(error).__name__}: {error}"
             raise BrokenExtension(f"the {self.kind} {name!r} of {package} cannot be imported: {reason}") from error

@@ -59,6 +59,11 @@ def test_another_package_adds_one_and_cannot_take_a_built_in_name(tmp_path: Path
     assert show(tmp_path) == ["('join', 'mine')", "['join', 'mine']"]
 
 
+def test_what_one_prints_is_not_part_of_an_answer(tmp_path: Path) -> None:
+    install(tmp_path, "print('hello')\nmine = 1", mine="toy_package:mine")
+    assert show(tmp_path) == ["('join', 'mine')", "['join', 'mine']"]
+
+
 def test_one_that_cannot_be_imported_is_left_out_and_says_why(tmp_path: Path) -> None:
     install(tmp_path, "raise OSError('no licence')", broken="toy_package:mine")
     names, usable, reason = show(tmp_path)

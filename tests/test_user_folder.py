@@ -12,19 +12,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import collegium
 from collegium.app.client.client import Client
 from collegium.jobs.broker import Publisher
 from collegium.jobs.database.engine import open_engine
 from collegium.jobs.database.migrate import upgrade
 from collegium.jobs.store import JobStore
+from collegium.jobs.subprocesses import environment, python
 
 OWN = ("train.py", "search.py", "worker.py", "jobs.py", "migrations.py", "app/__init__.py")
 # Names of modules that the commands themselves import, from the standard library and from other packages.
 SHADOWING = ("celery.py", "types.py", "queue.py", "random.py", "secrets.py", "torch.py", "fastapi.py", "alembic.py")
+ROOT = Path(str(collegium.__file__)).absolute().parents[1]
 MARK = "imported.txt"
 SCRIPTS = Path(sys.executable).parent
 PATIENCE_S = 120.0
@@ -99,6 +103,50 @@ def test_a_module_of_the_folder_is_described(folder: Path, variables: dict[str, 
     command = (SCRIPTS / "collegium", "describe", "networks:make", "--input", "3", "--to", "spec.json")
     assert "nothing here can be split" in run(*command, folder=folder, variables=variables)
     assert '"family": "network"' in (folder / "spec.json").read_text()
+
+
+# As a checkout names its folders: these are the user's.
+CHECKOUT = ("train.py", "search.py", "worker.py", "benchmarks.py", "app/__init__.py", "app/cli.py", "jobs/networks.py")
+NETWORK = "from torch import nn\ndef make(): return nn.Sequential(nn.Linear(3, {}))\n"
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["working directory", "PYTHONPATH"])
+def test_modules_named_as_folders_of_a_checkout_are_the_users(
+    tmp_path: Path, variables: dict[str, str], path: bool
+) -> None:
+    """The checkout that collegium is imported from is on the path of the command that describes."""
+    for number, name in enumerate(CHECKOUT, start=1):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(NETWORK.format(number))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    paths = [str(ROOT), *([str(tmp_path / "own")] if path else [])]
+    own = variables | {"PYTHONPATH": os.pathsep.join(paths)}
+    program = (
+        "import json, sys\nfrom collegium.search.describe.command import main\nbefore = list(sys.path)\n"
+        "for name in sys.argv[1:]:\n    assert main([name + ':make', '--input', '3']) == 0\n"
+        "assert sys.path == before"
+    )
+    names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in CHECKOUT]
+    printed = run(*python("-c", program), *names, folder=elsewhere if path else tmp_path / "own", variables=own)
+    found = [int(each.replace(" ", "")) for each in re.findall(r"^(?:.*?): (\d+) parameters", printed, re.MULTILINE)]
+    assert found == [4 * number for number in range(1, len(CHECKOUT) + 1)], printed
+
+
+def test_a_checkout_is_on_the_path_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install has a finder of its own; elsewhere ``PYTHONPATH`` has the folder, once."""
+    origin = str(ROOT / "collegium" / "__init__.py")
+    finder = type("Finder", (), {"find_spec": staticmethod(lambda name, path=None: SimpleNamespace(origin=origin))})
+    finder.__module__ = "__editable___collegium_finder"
+    others = [each for each in sys.meta_path if not getattr(each, "__module__", "").startswith("__editable__")]
+    monkeypatch.setenv("PYTHONPATH", "/own")
+    monkeypatch.setattr(sys, "meta_path", others)
+    assert environment()["PYTHONPATH"] == f"{ROOT}{os.pathsep}/own"
+    monkeypatch.setattr(sys, "meta_path", [*others, finder])
+    assert environment()["PYTHONPATH"] == "/own"
+    monkeypatch.setattr(sys, "meta_path", others)
+    monkeypatch.setenv("PYTHONPATH", f"/own{os.pathsep}{ROOT}")
+    assert environment()["PYTHONPATH"] == f"/own{os.pathsep}{ROOT}"
 
 
 @pytest.mark.slow

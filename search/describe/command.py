@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib import resources
 from pathlib import Path
 
 from collegium.search.describe.describe import describe
@@ -22,14 +24,13 @@ _FAILED, _USAGE = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Describe one module: 0, or 1 where it cannot be described, or 2 where the arguments are wrong."""
     given = _parser().parse_args(arguments)
-    # Modules of the user's own, in the working directory, come after every installed one.
-    sys.path.append(os.getcwd())
     try:
-        model, example = load(given.source, Sample(given.input, given.tokens))
+        # What the user's code prints is not part of what is printed here.
+        with _modules_of_the_user(), redirect_stdout(sys.stderr):
+            model, example = load(given.source, Sample(given.input, given.tokens))
+            baseline = describe(model, example, name=given.name or given.source)
     except SourceError as error:
         return _said(error, _USAGE)
-    try:
-        baseline = describe(model, example, name=given.name or given.source)
     except (NotTraceable, SampleMismatch) as error:
         return _said(error, _FAILED)
     document = json.dumps({"baseline": baseline.model_dump(mode="json", exclude_defaults=True)}, indent=1)
@@ -40,6 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _said(f"--to {given.to}: {error.strerror}", _USAGE)
     print(document if given.json else baseline)
     return 0
+
+
+@contextmanager
+def _modules_of_the_user() -> Iterator[None]:
+    """Modules of the working directory are imported, after every installed one; a checkout's own folders are not.
+
+    A checkout that this package is imported from has folders ``train``, ``app`` and others beside the package.
+    """
+    root = Path(str(resources.files("collegium"))).absolute().parent
+    before = list(sys.path)
+    if (root / "pyproject.toml").is_file():
+        sys.path[:] = [folder for folder in before if Path(folder).absolute() != root]
+    sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,7 +54,8 @@ def _torchvision(name: str, sample: Sample) -> tuple[nn.Module, Any]:
     models = _imported("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise SourceError(f"torchvision has no model {name!r}; torchvision.models.list_models() has their names")
-    model = _built(lambda: models.get_model(name, weights=None, **TORCHVISION_OPTIONS.get(name, {})))
+    options = TORCHVISION_OPTIONS.get(name, {})
+    model = _built(f"torchvision:{name}", lambda: models.get_model(name, weights=None, **options))
     return _given(model, sample, TORCHVISION_IMAGES.get(name, IMAGE))
 
 
@@ -62,7 +63,7 @@ def _timm(name: str, sample: Sample) -> tuple[nn.Module, Any]:
     timm = _imported("timm", "timm")
     if not timm.is_model(name):
         raise SourceError(f"timm has no model {name!r}; timm.list_models() has their names")
-    model = _built(lambda: timm.create_model(name, pretrained=False))
+    model = _built(f"timm:{name}", lambda: timm.create_model(name, pretrained=False))
     usual = getattr(model, "default_cfg", {}).get("input_size", IMAGE)
     return _given(model, sample, tuple(usual))
 
@@ -77,10 +78,8 @@ def _transformers(name: str, sample: Sample) -> tuple[nn.Module, Any]:
         raise SourceError(f"transformers has no configuration {name!r}: {_line(error)}") from error
     classes = [getattr(library, each, None) for each in getattr(config, "architectures", None) or ()]
     chosen = next((each for each in classes if each is not None), None)
-    if chosen is not None:
-        model = _built(lambda: chosen(config))
-    else:
-        model = _built(lambda: library.AutoModel.from_config(config))
+    make = (lambda: chosen(config)) if chosen is not None else (lambda: library.AutoModel.from_config(config))
+    model = _built(f"transformers:{name}", make)
     return model, _transformers_input(model, config, sample)
 
 
@@ -103,9 +102,10 @@ def _factory(module: str, name: str, sample: Sample) -> tuple[nn.Module, Any]:
         if not hasattr(found, part):
             raise SourceError(f"{module} has no {name!r}")
         found = getattr(found, part)
-    model = found if isinstance(found, nn.Module) else _built(found) if callable(found) else None
+    source = f"{module}:{name}"
+    model = found if isinstance(found, nn.Module) else _built(source, found) if callable(found) else None
     if not isinstance(model, nn.Module):
-        raise SourceError(f"{module}:{name} is neither an nn.Module nor a function without arguments that makes one")
+        raise SourceError(f"{source} is neither an nn.Module nor a function without arguments that makes one")
     if sample == Sample():
         raise SourceError("say what the module takes: --input 3x224x224 for numbers, or --tokens 128 for token ids")
     return _given(model, sample, ())
@@ -123,18 +123,25 @@ def _ids(count: int) -> torch.Tensor:
     return torch.zeros(1, count, dtype=torch.long)
 
 
-def _built(make: Callable[[], Any]) -> Any:
+def _built(source: str, make: Callable[[], Any]) -> Any:
     """Without memory where it is large and its code allows that: some constructors compute with numbers."""
     try:
         with torch.device("meta"):
             made = make()
-    except RuntimeError:
-        return make()
+    except Exception:  # what fails without numbers is asked again with them, and then says why
+        return _made(source, make)
     if not isinstance(made, nn.Module) or sum(each.numel() for each in made.parameters()) > MOST_NUMBERS:
         return made
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the laws that are read off the numbers are the same each time
+        return _made(source, make)
+
+
+def _made(source: str, make: Callable[[], Any]) -> Any:
+    try:
         return make()
+    except Exception as error:  # the user's code may raise anything
+        raise SourceError(f"{source} raised {_line(error)}") from error
 
 
 def _imported(module: str, extra: str | None) -> Any:
@@ -150,4 +157,5 @@ def _imported(module: str, extra: str | None) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

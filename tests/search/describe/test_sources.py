@@ -28,6 +28,27 @@ def make():
 
 network = make()
 nothing = 3
+
+def boom():
+    raise RuntimeError("oops\\nand more")
+
+def silent():
+    raise LookupError
+
+def needy(width):
+    return network
+
+def chatty():
+    print("made")
+
+    class Chatty(nn.Sequential):
+        def forward(self, x):
+            print("run")
+            return super().forward(x)
+
+    return Chatty(nn.Linear(3, 4))
+
+print("imported")
 """
 
 
@@ -66,6 +87,9 @@ def test_a_module_itself_is_taken_too(folder: Path):
         (["my_networks:none", "--input", "3"], 2, "my_networks has no 'none'"),
         (["my_networks:nothing", "--input", "3"], 2, "neither an nn.Module nor a function"),
         (["my_networks:make"], 2, "--input 3x224x224"),
+        (["my_networks:boom", "--input", "3"], 2, "error my_networks:boom raised RuntimeError: oops\n"),
+        (["my_networks:silent", "--input", "3"], 2, "error my_networks:silent raised LookupError\n"),
+        (["my_networks:needy", "--input", "3"], 2, "my_networks:needy raised TypeError: needy() missing 1 required"),
         (["no_such_package:make", "--input", "3"], 2, "there is no module 'no_such_package'"),
         (["my_networks:make", "--input", "3x16x16", "--to", "no/such/folder.json"], 2, "--to no/such/folder.json"),
         (["my_networks:make", "--input", "3x1x1"], 1, "module '0'"),
@@ -79,6 +103,18 @@ def test_what_is_wrong_is_said(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err
+
+
+def test_an_error_of_the_users_code_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["my_networks:boom", "--input", "3"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_the_users_code_prints_is_not_part_of_the_document(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["my_networks:chatty", "--input", "3", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["baseline"]["input"] == [3]
+    assert all(word in captured.err.split() for word in ("imported", "made", "run"))
 
 
 def test_a_wrong_size_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
