@@ -76,7 +76,7 @@ class DataFormat(ABC):
         return ()
 
     def source(self, name: str) -> str:
-        """Where the files of ``name`` can be had: the end of the sentence that asks for them."""
+        """What the files of ``name`` hold, and where they can be had: the end of the sentence that asks for them."""
         return ""
 
     def finds(self, name: str, folders: Folders) -> bool:

@@ -67,6 +67,7 @@ def test_text_that_fits_is_accepted_and_stored_as_posted(api: TestClient, descri
         (sequences(task="reverse"), "data.synthetic.task", ("choose 'first' or 'maximum'",)),
         ("digits", "architecture", ("takes 2 tensors: ids, attention_mask", "choose text")),
         ("movie-snippets", "data.name", (f"put {FILE} into", "pip download --no-deps")),
+        ("mnist", "data.name", ("put mnist into", "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")),
     ],
 )
 def test_text_that_does_not_fit_is_refused_with_what_would(

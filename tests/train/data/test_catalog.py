@@ -23,6 +23,7 @@ from collegium.train.data.catalog import (
 )
 from collegium.train.data.decoding import DecodedSplit
 from collegium.train.data.format import Folders
+from collegium.train.data.formats.idx import FILES as IDX_FILES
 from collegium.train.errors import DataError
 from collegium.train.spec.data import DataSpec
 from collegium.train.spec.recipes import RECIPES
@@ -195,3 +196,25 @@ def test_importing_every_format_loads_no_torch():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+CIFAR10 = ("cifar-10-binary.tar.gz", "cifar-10-batches-py", "data_batch_1.bin … test_batch.bin")
+NEEDED = {
+    "mnist": tuple(IDX_FILES.values()),
+    "fashion-mnist": (*IDX_FILES.values(), "/usr/share/datasets"),
+    "cifar10": CIFAR10,
+    "cifar100": ("cifar-100-python.tar.gz", "cifar-100-binary", "train.bin … test.bin"),
+    "imagenet": ("train/<class>/…", "val/<class>/…"),
+    "imagenet32": ("train_data_batch_1 to train_data_batch_10", "val_data", ".npz"),
+    "imagenet64": ("train_data_batch_1 to train_data_batch_10", "val_data", ".npz"),
+    "movie-snippets": ("vaderSentiment-0.5.zip", "pip download"),
+}
+
+
+def test_a_missing_data_set_is_refused_by_naming_its_files(tmp_path):
+    """Of a folder, also what it holds."""
+    assert set(NEEDED) == {name for name, made in named_data().items() if made.files(name)}
+    for name, words in NEEDED.items():
+        with pytest.raises(DataError, match="is not in the data folder") as caught:
+            load(DataSpec(name=name), tmp_path)
+        assert [word for word in (name, *words) if word not in str(caught.value)] == []

@@ -66,6 +66,11 @@ class Cifar(DataFormat):
         """The published archives, and the folders that they unpack to."""
         return tuple(source for version in VERSIONS[name] for source in version.sources)
 
+    def source(self, name: str) -> str:
+        """What is in the folders."""
+        held = " or ".join(f"{version.train[0]} … {version.test}" for version in VERSIONS[name])
+        return f"; archives are as they are published, and a folder is what its archive unpacks to ({held})"
+
     def sample(self, spec: DataSpec) -> Sample:
         """An image of three channels."""
         return Sample("image", (3, 32, 32))

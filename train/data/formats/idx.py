@@ -38,10 +38,12 @@ class Idx(DataFormat):
         return (name,)
 
     def source(self, name: str) -> str:
-        """Fashion-MNIST is a package of Debian."""
+        """The four files; Fashion-MNIST is a package of Debian."""
+        held = f"; the folder {name} holds {', '.join(FILES.values())}, each plain or as .gz"
         if name != "fashion-mnist":
-            return ""
-        return "; Debian's package dataset-fashion-mnist has it, in /usr/share/datasets, which then is the data folder"
+            return held
+        debian = "Debian's package dataset-fashion-mnist has it, in /usr/share/datasets, which then is the data folder"
+        return f"{held}; {debian}"
 
     def sample(self, spec: DataSpec) -> Sample:
         """An image of one channel."""

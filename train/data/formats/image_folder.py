@@ -30,6 +30,10 @@ class ImageFolder(DataFormat):
         """The folder itself."""
         return (name,)
 
+    def source(self, name: str) -> str:
+        """The folders of training and validation."""
+        return f"; the folder {name} holds train/<class>/… and val/<class>/… of images"
+
     def finds(self, name: str, folders: Folders) -> bool:
         """Whether there is a folder of this name with a folder ``train``."""
         return folders.data is not None and (folders.data / name / "train").is_dir()

@@ -32,6 +32,11 @@ class SmallImageNet(DataFormat):
         """One folder with the published batches."""
         return (name,)
 
+    def source(self, name: str) -> str:
+        """The batches of training and validation."""
+        batches = f"train_data_batch_1 to train_data_batch_{BATCHES} and val_data"
+        return f"; the folder {name} holds {batches}, each as it is published or as .npz"
+
     def sample(self, spec: DataSpec) -> Sample:
         """An image of three channels."""
         return Sample("image", (3, SIDES[spec.name], SIDES[spec.name]))

@@ -78,7 +78,7 @@ def test_a_data_set_is_the_folder_of_its_name(tmp_path, rng, name, recwarn):
 def test_where_fashion_mnist_can_be_had_is_said(tmp_path):
     with pytest.raises(DataError) as caught:
         load(DataSpec(name="fashion-mnist"), tmp_path)
-    assert "put fashion-mnist there; Debian's package dataset-fashion-mnist has it" in str(caught.value.remedy)
+    assert "Debian's package dataset-fashion-mnist has it" in str(caught.value.remedy)
 
 
 def test_files_that_change_are_read_again(tmp_path, rng):
