@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from collegium.train.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,3 +28,20 @@ def test_some_links_and_paths_are_found() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert len(LINK.findall(text)) > 20
     assert len(MODULE.findall(text)) > 3
+
+
+def test_the_table_of_methods_has_every_option_with_its_default() -> None:
+    """A default is written as JSON; one that is null or empty goes without saying, or in words."""
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    table = text.partition("## Methods")[2].partition("\n**")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "| `" in line]
+    listed = {name: row[-1] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert set(listed) == set(METHODS.names) - set(METHODS.added)
+    for name, cell in listed.items():
+        fields = METHODS[name].Options.model_fields
+        shown = dict(re.findall(r"`(\w+)`(?: \(`?([^)`]*)`?\))?", cell))
+        assert set(shown) == set(fields), name
+        for option, field in fields.items():
+            if field.default not in (None, ()):
+                written = field.default if isinstance(field.default, str) else json.dumps(field.default)
+                assert shown[option] == written, (name, option)
