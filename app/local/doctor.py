@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from collegium.app.settings import Settings
+from collegium.counted import counted
 from collegium.jobs.broker import BrokerDown, Publisher
 from collegium.jobs.database import migrate
 from collegium.jobs.database.engine import UNAVAILABLE, open_engine
@@ -33,7 +34,14 @@ from collegium.versions import software_version
 State = Literal["ok", "note", "wrong"]
 
 _NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "fastapi", "celery", "sqlalchemy", "matplotlib")
-_EXTRAS = {"transformers": "transformers", "onnxruntime": "onnx", "s3fs": "s3", "torchvision": "vision"}
+#: Extras and the packages that each of them brings.
+EXTRAS = {
+    "transformers": ("transformers",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "s3": ("s3fs",),
+    "augment": ("kornia",),
+    "vision": ("torchvision", "timm"),
+}
 _DEVICE_TIMEOUT_S = 120
 _DEVICE = """
 import json, torch
@@ -91,7 +99,7 @@ def _packages() -> Iterator[Finding]:
         yield Finding("wrong", "packages", f"missing: {', '.join(missing)}", "install again: pip install collegium")
     else:
         yield Finding("ok", "packages", ", ".join(found))
-    absent = [extra for name, extra in _EXTRAS.items() if not _installed(name)]
+    absent = [extra for extra, names in EXTRAS.items() if not all(map(_installed, names))]
     if absent:
         extras = ",".join(absent)
         yield Finding(
@@ -121,7 +129,8 @@ def _device() -> Finding:
     if found["gpus"]:
         return Finding("ok", "device", f"torch {found['torch']}; {', '.join(found['gpus'])}")
     more = "; Apple GPU present, not used" if found["mps"] else ""
-    return Finding("ok", "device", f"torch {found['torch']}; processor, {found['threads']} threads, no GPU{more}")
+    threads = counted(found["threads"], "thread")
+    return Finding("ok", "device", f"torch {found['torch']}; processor, {threads}, no GPU{more}")
 
 
 def _home(settings: Settings) -> Finding:
@@ -166,18 +175,17 @@ def _open_database(engine: Engine, shown: str, settings: Settings) -> Iterator[F
     metrics = store.metrics()
     waiting = sum(count for (_, status), count in metrics.depth.items() if status == "queued")
     longest = max(metrics.oldest_queued_seconds.values(), default=0.0)
+    jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
     if waiting and longest > 60:
-        yield Finding(
-            "wrong", "queue", f"{waiting} jobs wait, the first for {longest:.0f} s", "start a worker, or more of them"
-        )
+        yield Finding("wrong", "queue", f"{jobs}, the first for {longest:.0f} s", "start a worker, or more of them")
     else:
-        yield Finding("ok", "queue", f"{waiting} jobs wait")
+        yield Finding("ok", "queue", jobs)
     if not settings.loopback and not store.has_keys():
         yield Finding(
             "wrong", "keys", f"{settings.host} is open to a network and there is no key", "`collegium keys create NAME`"
         )
     else:
-        yield Finding("ok", "keys", f"{len(store.list_keys())} API keys")
+        yield Finding("ok", "keys", counted(len(store.list_keys()), "API key"))
 
 
 def _artifacts(settings: Settings) -> Finding:

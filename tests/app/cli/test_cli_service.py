@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from collegium.app.cli.root import app
-from collegium.app.local.doctor import Finding, _extensions
+from collegium.app.local.doctor import EXTRAS, Finding, _extensions, _packages
 from collegium.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -90,6 +93,30 @@ def test_the_doctor_reports_what_is_wrong_with_a_database(monkeypatch: pytest.Mo
     empty.touch()
     monkeypatch.setenv("COLLEGIUM_DATABASE_URL", f"sqlite:///{empty}")
     assert "run `collegium migrate`" in run("doctor").output
+
+
+def test_the_doctor_knows_every_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extra is there where all of its packages are; development's is for no user."""
+    document = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = document["project"]["optional-dependencies"]
+    packages = {extra: tuple(re.split(r"[><=~!]", each)[0] for each in found) for extra, found in declared.items()}
+    assert {**EXTRAS, "dev": packages["dev"]} == packages
+    monkeypatch.setattr("collegium.app.local.doctor._installed", lambda name: name != "onnxscript")
+    assert [each.message for each in _packages() if each.subject == "extras"] == ["not installed: onnx"]
+    monkeypatch.setattr("collegium.app.local.doctor._installed", lambda name: name != "kornia")
+    assert [each.message for each in _packages() if each.subject == "extras"] == ["not installed: augment"]
+
+
+def test_the_doctor_counts_in_words_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"torch": "2", "gpus": [], "threads": 1, "mps": False}
+    answer = SimpleNamespace(stdout=json.dumps(found))
+    monkeypatch.setattr("collegium.app.local.doctor.subprocess.run", lambda *given, **options: answer)
+    monkeypatch.setattr("collegium.app.local.doctor._broker", lambda settings: iter(()))
+    run("keys", "create", "me")
+    findings = {each["subject"]: each["message"] for each in json.loads(run("doctor", "--json").stdout)}
+    assert findings["device"] == "torch 2; processor, 1 thread, no GPU"
+    assert findings["keys"] == "1 API key"
+    assert findings["queue"] == "0 jobs wait"
 
 
 def test_the_doctor_reports_extensions_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
