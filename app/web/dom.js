@@ -39,9 +39,18 @@ export function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-4) return value.toExponential(digits - 1).replace("e+", "e").replace("-", "−");
+  if (size >= 1e6 || size < 1e-4) return power(value, digits).replace("-", "−");
   return (size >= 1000 ? whole(value) : Number(value.toPrecision(digits)).toString()).replace("-", "−");
 }
+
+// As 10⁷ or 2.5 · 10⁷.
+function power(value, digits) {
+  const [factor, exponent] = value.toExponential(digits - 1).split("e").map(Number);
+  const raised = `10${[...String(exponent)].map((each) => each === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[each]).join("")}`;
+  return Math.abs(factor) === 1 ? `${factor < 0 ? "-" : ""}${raised}` : `${factor} · ${raised}`;
+}
+
+export const counted = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 export const percent = (value, digits = 3) => value === null || value === undefined ? "–" : `${number(100 * value, digits)} %`;
 

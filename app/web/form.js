@@ -29,6 +29,8 @@ const HEADS = {
   "/v1/studies": ["New study", "Architectures × methods × recipes, each trained with several seeds. The result is a table of means and standard errors."],
 };
 
+// The path of what is wrong with the specification as a whole: a message alone.
+const WHOLE = "$";
 const pretty = (value) => JSON.stringify(value, null, 2)
   .replace(/\[\s+([-\d.,\s"a-z]+?)\s+\]/gi, (_, inner) => `[${inner.replace(/\s*\n\s*/g, " ")}]`);
 
@@ -120,13 +122,13 @@ export async function showForm(main, wanted, posted) {
         await change(spec);
         editor.value = pretty(spec);
         wrong.replaceChildren();
-      } catch (error) { complain([{ path: "$", message: error.message }]); }
+      } catch (error) { complain([{ path: WHOLE, message: error.message }]); }
     });
     return edited;
   }
 
   function complain(errors) {
-    wrong.replaceChildren(h("div.notice.bad", { role: "alert" }, h("ul", {}, errors.map(({ path, message }) => h("li", {}, h("code", {}, path), " ", message)))));
+    wrong.replaceChildren(complaints(errors));
   }
 
   const cards = h("div.cards", {},
@@ -146,7 +148,7 @@ export async function showForm(main, wanted, posted) {
     wrong.replaceChildren();
     submit.disabled = true;
     try { posted(await post(target, editor.value)); } catch (error) {
-      complain(error instanceof Problem && error.document.errors ? error.document.errors : [{ path: "$", message: error.message }]);
+      complain(error instanceof Problem && error.document.errors ? error.document.errors : [{ path: WHOLE, message: error.message }]);
       const path = error.document?.errors?.[0]?.path;
       if (path) mark(editor, path);
     } finally { submit.disabled = false; }
@@ -165,6 +167,10 @@ export async function showForm(main, wanted, posted) {
   } else {
     (cards.querySelector("button[title^='ResNet-50 ']") ?? cards.firstChild)?.click();
   }
+}
+
+export function complaints(errors) {
+  return h("div.notice.bad", { role: "alert" }, h("ul", {}, errors.map(({ path, message }) => h("li", {}, path === WHOLE ? null : [h("code", {}, path), " "], message))));
 }
 
 function mark(editor, path) {

@@ -1,7 +1,7 @@
 // One job: its state and progress, followed live, then its result.
 
 import { follow, get, post, save } from "./api.js";
-import { bytes, details, duration, h, table } from "./dom.js";
+import { bytes, counted, details, duration, h, table } from "./dom.js";
 import { showSearch } from "./search.js";
 import { metricCharts, showStudy, showTraining } from "./training.js";
 
@@ -10,7 +10,7 @@ const RESULTS = { search: showSearch, training: showTraining, study: showStudy }
 
 export function jobName(job) {
   const spec = job.spec ?? {};
-  if (job.kind === "study") return spec.title || `study of ${spec.architectures?.length ?? 0} architectures`;
+  if (job.kind === "study") return spec.title || `study of ${counted(spec.architectures?.length ?? 0, "architecture")}`;
   const baseline = spec.baseline ?? spec.architecture?.baseline;
   const name = baseline?.preset ?? (baseline?.family === "mlp" ? `${activation(baseline)}MLP ${baseline.inputs}–${compact(baseline.hidden)}–${baseline.outputs}`
     : baseline?.family === "resnext" ? `ResNeXt ${baseline.cardinality ?? 1}×${baseline.base_width ?? 64}d` : baseline?.name ?? baseline?.family ?? spec.architecture?.transformer ?? job.kind);
@@ -42,7 +42,7 @@ export async function showJob(main, id, signal, changed) {
     cancel.disabled = true;
     try { job = await post(`/v1/jobs/${id}/cancel`); state(job.status); changed(); } catch (error) { message.textContent = error.message; cancel.disabled = false; }
   } }, "Cancel");
-  const body = h("div.result", {});
+  const body = h("div.result", {}), files = h("div.result", {});
   const live = h("div.live", {});
   const again = h("a.button.quiet", { href: `#/new?from=${id}` }, "Use as template");
   const actions = h("p.actions", {}, cancel, again);
@@ -53,7 +53,7 @@ export async function showJob(main, id, signal, changed) {
     h("header", {}, h("div.title", {}, h("h1", {}, jobName(job)), chip),
       h("p.facts", {}, job.kind, " ", h("code", {}, job.id), " · ", clock, job.parent_id ? [" · part of ", h("a", { href: `#/jobs/${job.parent_id}` }, job.parent_id)] : null),
       actions),
-    bar, message, live, body,
+    bar, message, live, body, files,
     details("Specification", h("pre", {}, JSON.stringify(job.spec, null, 2))),
     details("History", history)));
 
@@ -98,12 +98,13 @@ export async function showJob(main, id, signal, changed) {
     if (job.kind === "search" && job.result) actions.append(...trainLinks(job));
     if (job.result) parts.push(...RESULTS[job.kind]?.(job) ?? [h("pre", {}, JSON.stringify(job.result, null, 2))]);
     if (job.kind === "study") parts.push(await members(job, signal));
-    const { items } = await get(`/v1/jobs/${id}/artifacts`, { signal });
-    if (items.length) parts.push(h("section", {}, h("h2", {}, "Files"), table(["name", "size", "SHA-256"], items.map((file) => [
+    const { items } = await get(`/v1/jobs/${id}/artifacts`, { signal }), after = [];
+    if (items.length) after.push(h("section", {}, h("h2", {}, "Files"), table(["name", "size", "SHA-256"], items.map((file) => [
       h("a", { href: file.link, onclick: (event) => { event.preventDefault(); save(file.link, file.name); } }, file.name), bytes(file.bytes), h("code.hash", { title: file.sha256 }, `${file.sha256.slice(0, 12)}…`)]))));
-    if (job.result) parts.push(details("Result as JSON", h("pre", {}, JSON.stringify(job.result, null, 2))));
+    if (job.result) after.push(details("Result as JSON", h("pre", {}, JSON.stringify(job.result, null, 2))));
     body.replaceChildren(...parts);
-    body.after(live);
+    files.replaceChildren(...after);
+    body.after(live); // the curves of a training, above its files
   }
 
   state(job.status);
@@ -125,8 +126,12 @@ export async function showJob(main, id, signal, changed) {
   if (!shown && !signal.aborted) await finish();
 }
 
-const trainLinks = (job) => ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => job.result[choice] && job.spec.baseline?.family !== "network")
-  .map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice.replace("_", " ")}`));
+// A described network is trained where its description has the whole graph, in groupings of its branches.
+export function trainLinks(job) {
+  const { family, graph } = job.spec.baseline ?? {};
+  const trained = (answer) => answer && (family !== "network" || (graph && answer.branches?.length));
+  return ["primal", "dual", "recommended", "tied_primal", "tied_dual"].filter((choice) => trained(job.result[choice])).map((choice) => h("a.button.quiet", { href: `#/new?train=${job.id}&choice=${choice}` }, `Train the ${choice.replace("_", " ")}`));
+}
 
 async function members(job, signal) {
   const { items, next_cursor: more } = await get(`${job.links.children}&limit=200`, { signal });

@@ -1,6 +1,6 @@
 // The result of a search: the two ensembles, their uncertainty, and the estimates that they follow from.
 
-import { bytes, details, duration, h, number, percent, table, whole, widths } from "./dom.js";
+import { bytes, counted, details, duration, h, number, percent, table, whole, widths } from "./dom.js";
 import { chart } from "./plot.js";
 
 const MEASURES = { parameters: "parameters", flops: "FLOPs", latency: "time", memory: "memory" };
@@ -16,7 +16,7 @@ export function showSearch(job) {
       result.subject ? ` The variance is that of ${result.subject}.` : ""),
     gains(result), branches(result), stages(result), costs(result),
     band(result), curves(result), uncertainty(result), alpha(result), curveTable(result),
-    h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${whole(result.samples)} samples${result.reused ? ` (${whole(result.reused)} from earlier searches)` : ""} · ${result.device} · ${duration(result.seconds)} of computation · `,
+    h("p.muted.small", {}, `${result.title} · ${result.method.replaceAll("_", " ")} · seed ${result.seed} · ${counted(result.samples, "sample")}${result.reused ? ` (${whole(result.reused)} from earlier searches)` : ""} · ${result.device} · ${duration(result.seconds)} of computation · `,
       Object.entries(result.versions).map(([name, version]) => `${name} ${version}`).join(", ")),
   ].filter(Boolean);
 }
@@ -80,10 +80,12 @@ function band(result) {
   const pick = near.recommended;
   if (isCurve(result)) return h("section", {}, h("h2", {}, "Near the least"), h("p", {}, "Heads of every width from ", h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` are within ${percent(near.tolerance)} of the least variance, or cannot be told from it.`));
   if (!pick) return h("section", {}, h("h2", {}, "Near the optimum"), h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum; no ensemble of them is recommended.`));
-  const ensembles = [["primal", pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.label || `${one.multiplicity}×${widths(one)}`}`).join(", ");
+  const own = pick.primal?.uniform === false; // then the primal is named as a whole, and not again
+  const ensembles = [["primal", own ? null : pick.primal], ["dual", pick.dual]].filter(([, one]) => one).map(([name, one]) => `${name} ${one.label || `${one.multiplicity}×${widths(one)}`}`).join(", ");
+  const fastest = measuredPick(result) ? "The fastest measured ensemble" : "For hardware";
   return h("section", {}, h("h2", {}, result.stages === "own" ? "Near the optimum of one m × n for all stages" : "Near the optimum"),
-    h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum. `,
-      measuredPick(result) ? "The fastest measured ensemble: " : "For hardware: ", h("b", {}, pick.primal?.uniform === false ? pick.primal.label : widths(pick)), ` (${ensembles || "no ensemble"}): ${pick.reason}.`));
+    h("p", {}, `Every width from `, h("b", {}, near.min_width), " to ", h("b", {}, near.max_width), ` is within ${percent(near.tolerance)} of the optimum.`),
+    h("p", {}, own ? `${fastest}, each stage its own: ` : `${fastest}: `, h("b", {}, own ? pick.primal.label : widths(pick)), ensembles || !own ? ` (${ensembles || "no ensemble"})` : "", `: ${pick.reason}.`));
 }
 
 function costs(result) {
@@ -99,12 +101,11 @@ function costs(result) {
     return h("figure", {}, chart({ series: [{ name: "best for it", color: 1, points: points(on) }, { name: "others", kind: "points", color: 4, points: points(off) }].filter((one) => one.points.length), width: 460, height: 250, xLabel: label, yLabel: "variance ÷ baseline’s", yLog: true,
       marks: mark(value, result.primal) ?? [], level: { y: 1, label: "baseline" }, describe: ([x, y, , line]) => `${line.label}: ${number(y)} at ${number(x)}` }));
   });
-  const threads = found.threads === 1 ? "1 thread" : `${found.threads} threads`;
-  const where = found.machine ? `, on ${found.machine}, ${threads}; ${whole(found.measured)} parts timed, ${whole(found.reused)} reused from earlier searches.` : "; memory is counted, no time was measured.";
+  const where = found.machine ? `, on ${found.machine}, ${counted(found.threads, "thread")}; ${counted(found.measured, "part")} timed, ${whole(found.reused)} reused from earlier searches.` : "; memory is counted, no time was measured.";
   const time = (value, error) => value === null ? "–" : `${number(value)} ± ${number(error, 1)}`;
   const sorted = [...found.rows].sort((a, b) => a.relative_variance - b.relative_variance);
-  return h("section", {}, h("h2", {}, "Variance against cost"), h("p", {}, `${found.rows.length} ensembles: ${found.workload}${where}`), h("div.charts", {}, figures),
-    details(`All ${found.rows.length} ensembles`, table(["m × n", "of the baseline’s variance", "ms", "parameters", "memory", "best for"], sorted.map((line) => ({
+  return h("section", {}, h("h2", {}, "Variance against cost"), h("p", {}, `${counted(found.rows.length, "ensemble")}: ${found.workload}${where}`), h("div.charts", {}, figures),
+    details(`All ${counted(found.rows.length, "ensemble")}`, table(["m × n", "of the baseline’s variance", "ms", "parameters", "memory", "best for"], sorted.map((line) => ({
       attributes: line.fronts.length ? { class: "best" } : {}, cells: [line.label, percent(line.relative_variance), time(line.latency_ms, line.latency_error_ms), whole(line.parameters), bytes(line.memory_bytes), line.fronts.join(", ")] })))),
     found.checks.length ? table(["measured whole", "ms", "sum of its parts", "deviation"], found.checks.map((one) => [one.label || `${one.multiplicity}×${widths(one)}`, time(one.whole_ms, one.whole_error_ms), time(one.sum_ms, one.sum_error_ms), percent(one.deviation, 2)])) : null);
 }
@@ -149,7 +150,7 @@ function uncertainty(result) {
   const sure = result.confidence;
   if (sure) parts.push(h("p", {}, sure.draws ? ["n* is optimal in ", h("b", {}, percent(sure.frequency)), ` of ${sure.draws} redrawn estimates; ${percent(sure.level)} of their optima are between ${sure.low} and ${sure.high}. `,
     `It is within the tolerance in ${percent(sure.within_tolerance)}.`] : "The closed form has no sampling error: n* is certain for these inputs."));
-  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${result.check.points.length} widths – `, h("b", {}, agreement(result.check))));
+  if (result.check) parts.push(h("p", {}, `Monte Carlo check: at most ${number(result.check.largest, 2)} standard errors from the closed form over ${counted(result.check.points.length, "width")} – `, h("b", {}, agreement(result.check))));
   if (result.verification) {
     const measured = [["primal", result.verification.primal], ["dual", result.verification.dual]].filter(([, one]) => one);
     parts.push(h("h3", {}, "Built and measured"), table(["", "ensemble", "predicted Var", "measured Var", "standard errors apart", "agreement"], measured.map(([name, one]) =>
@@ -175,7 +176,7 @@ function alpha(result) {
       fit.window ? `, widths ${fit.window.min_width} to ${fit.window.max_width}` : "", fit.r_squared !== null ? `, R² ${number(fit.r_squared, 5)}` : "", ")."),
     points.length > 1 ? h("figure", {}, chart({ series: [{ name: "in the fit", kind: "points", color: 1, points: as(used) }, { name: "outside", kind: "points", color: 4, points: as(other) }, { name: "α · s", color: 3, points: fit.value === null ? [] : ends.map((s) => [s, fit.value * s]) }].filter((one) => one.points.length),
       xLabel: "inverse fan-in sum s(n)", yLabel: "ln r", xLog: true, yLog: true, describe: ([s, y, , point]) => point ? `n = ${widths(point)}: ${number(y, 4)}` : `α · s = ${number(y, 4)}` })) : null,
-    fit.points.length ? details(`${fit.points.length} points`, table(["n", "s(n)", "samples", "ln r", "standard error", "residual", "converged", "in the fit"], fit.points.map((point) =>
+    fit.points.length ? details(counted(fit.points.length, "point"), table(["n", "s(n)", "samples", "ln r", "standard error", "residual", "converged", "in the fit"], fit.points.map((point) =>
       [widths(point), number(point.inverse_fan_in_sum, 4), whole(point.samples), number(point.log_moment_ratio, 5), number(point.standard_error, 2), number(point.residual, 2), point.converged === false ? "no" : "yes", point.used ? "yes" : "no"]))) : null);
 }
 
@@ -183,7 +184,7 @@ function curveTable(result) {
   if (isCurve(result)) return table(["heads × width", "variance", "of the baseline’s", "±"], result.curve.map((line) =>
     [`${whole(line.primal_multiplicity)} × ${widths(line)}`, number(line.primal_variance), percent(line.primal_relative_variance), percent(line.primal_standard_error, 2)]));
   const best = JSON.stringify(result.primal?.widths ?? result.dual?.widths ?? null);
-  return details(`All ${result.curve.length} widths considered`, table(["n", "Var of one", "primal m", "Var at the budget", "dual m", "parameters", "ρ"], result.curve.map((line) => ({
+  return details(`All ${counted(result.curve.length, "width")} considered`, table(["n", "Var of one", "primal m", "Var at the budget", "dual m", "parameters", "ρ"], result.curve.map((line) => ({
     attributes: JSON.stringify(line.widths) === best ? { class: "best" } : {},
     cells: [widths(line), number(line.variance), whole(line.primal_multiplicity), number(line.primal_variance), whole(line.dual_multiplicity), whole(line.dual_parameters), number(line.dual_efficiency)] }))));
 }

@@ -1,6 +1,6 @@
 // Trainings and studies: metrics as they arrive, then results.
 
-import { bytes, duration, h, number, percent, table, whole } from "./dom.js";
+import { bytes, counted, duration, h, number, percent, table, whole } from "./dom.js";
 import { chart } from "./plot.js";
 
 const PANELS = [["loss", /loss/i, true], ["accuracy", /accuracy|top/i, false], ["sharpness", /sharpness$/, true], ["learning rate", /learning_rate|^lr$/i, false]];
@@ -32,10 +32,11 @@ export function metricCharts(place) {
   };
 }
 
-function labelled(name, value) {
+export function labelled(name, value) {
   if (name.endsWith("_bytes")) return `${words(name.slice(0, -6))} ${bytes(value)}`;
   if (name.endsWith("eta_seconds")) return `${duration(value)} left`;
-  return name.endsWith("seconds") ? duration(value) : `${words(name)} ${number(value, 4)}`;
+  if (name.endsWith("seconds")) return `${words(name).replace(/ ?seconds$/, "") || "running for"} ${duration(value)}`;
+  return `${words(name)} ${number(value, 4)}`;
 }
 
 function* flat(object, prefix = "") {
@@ -81,7 +82,7 @@ export function showStudy(job) {
   const best = Math.max(...result.cells.map((cell) => cell.test_accuracy ?? -1));
   return [
     ...notes(result),
-    result.failed ? h("div.notice.warn", {}, h("p", {}, `${result.failed} of ${result.trainings} trainings failed; the others are counted.`)) : null,
+    result.failed ? h("div.notice.warn", {}, h("p", {}, `${result.failed} of ${counted(result.trainings, "training")} failed; the others are counted.`)) : null,
     h("section", {}, h("h2", {}, "Results"), table(columns.map(([head]) => head), result.cells.map((cell) => ({
       attributes: cell.test_accuracy === best ? { class: "best" } : {}, cells: columns.map(([, of]) => of(cell)),
     })))),

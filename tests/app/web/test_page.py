@@ -1,8 +1,9 @@
-"""What the page shows of described networks with attention, and of the curve over the width of heads."""
+"""What the page shows: described networks with attention, curves over the width of heads, links, numbers and words."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,92 @@ def test_a_client_has_the_blocks_and_their_curve(
     assert [(row.primal_multiplicity, row.width) for row in found.result.curve] == [(1, 16), (2, 8), (4, 4)]
     assert (found.result.primal, found.result.dual) == (None, None)
     assert found.result.outcome == curve.outcome
+
+
+MLP = {"family": "mlp", "inputs": 16, "hidden": [20, 20], "outputs": 4}
+
+
+@pytest.mark.parametrize(("graph", "links"), [(True, ["Train the primal", "Train the dual"]), (False, [""])])
+def test_answers_of_a_described_network_are_trained_where_it_has_a_graph(page: Page, graph: bool, links: list[str]):
+    layers = [
+        nn.Linear(16, 20),
+        nn.ReLU(),
+        nn.Linear(20, 20),
+        nn.ReLU(),
+        nn.Linear(20, 20),
+        nn.ReLU(),
+        nn.Linear(20, 4),
+    ]
+    spec = {"baseline": describe(nn.Sequential(*layers), torch.zeros(1, 16)).model_dump(mode="json")}
+    answer = find_ensemble(spec["baseline"]).model_dump(mode="json")
+    spec["baseline"] |= {} if graph else {"graph": None}
+    job = {"id": "1", "spec": spec, "result": answer | {"recommended": None}}
+    assert page("job.js", "trainLinks", job) == links
+    without = {name: one and one | {"branches": []} for name, one in answer.items() if name in ("primal", "dual")}
+    assert page("job.js", "trainLinks", job | {"result": without}) == [""]
+
+
+def test_a_network_by_its_fields_is_trained_as_before(page: Page):
+    job = {"id": "1", "spec": {"baseline": MLP}, "result": find_ensemble(MLP).model_dump(mode="json")}
+    assert {"Train the primal", "Train the dual"} <= set(page("job.js", "trainLinks", job))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e7, "10⁷"),
+        (2.5e7, "2.5 · 10⁷"),
+        (-1e6, "−10⁶"),
+        (3.21e-5, "3.21 · 10⁻⁵"),
+        (-1e-12, "−10⁻¹²"),
+        (999_999, "999\u202f999"),
+        (0, "0"),
+    ],
+)
+def test_large_and_small_numbers_are_powers_of_ten(page: Page, value: float, text: str):
+    assert page("dom.js", "number", value) == [text]
+
+
+def test_nouns_agree_with_their_numbers(page: Page):
+    assert [page("dom.js", "counted", count, "width")[0] for count in (0, 1, 2)] == ["0 widths", "1 width", "2 widths"]
+    assert page("job.js", "jobName", {"kind": "study", "spec": {"architectures": [{}]}}) == ["study of 1 architecture"]
+
+
+def test_every_number_of_a_running_training_has_a_label(page: Page):
+    found = page("training.js", "labelled", "seconds", 111.6)
+    assert found == ["running for 1.86 min"]
+    assert page("training.js", "labelled", "eta_seconds", 55.7) == ["55.7 s left"]
+    assert page("training.js", "labelled", "epoch_seconds", 2) == ["epoch 2 s"]
+
+
+def test_a_pick_with_stages_of_its_own_is_named_once(page: Page):
+    answer = find_ensemble({"preset": "resnet50"}, space={"stages": "own"}).model_dump(mode="json")
+    pick = answer["near_optimal"]["recommended"]
+    lines = page("search.js", "showSearch", {"result": answer})
+    assert f" (primal {pick['primal']['label']}, dual {pick['dual']['label']}): {pick['reason']}." in lines
+    pick["primal"], pick["dual"] = answer["primal"], None
+    lines = page("search.js", "showSearch", {"result": answer})
+    start = lines.index("For hardware, each stage its own: ")
+    assert lines[start : start + 3] == [
+        "For hardware, each stage its own: ",
+        pick["primal"]["label"],
+        f": {pick['reason']}.",
+    ]
+
+
+def test_what_is_wrong_with_a_whole_specification_has_no_path(page: Page):
+    errors = [{"path": "$", "message": "This is no JSON."}, {"path": "seed", "message": "too large"}]
+    assert page("form.js", "complaints", errors) == ["This is no JSON.", "seed", " too large"]
+
+
+def test_columns_of_the_page_may_be_narrower_than_what_they_hold():
+    """A track of 1fr is at least as wide as its content: a wide table scrolled the whole page."""
+    style = (WEB / "style.css").read_text(encoding="utf-8")
+    tracks = re.findall(r"grid-template-columns: ([^;}]*)", style)
+    assert len(tracks) > 5
+    bare = [each for each in tracks if "1fr" in re.sub(r"minmax\((?:0|min\([^)]*, 100%\)), 1fr\)", "", each)]
+    assert bare == []
+    tables = [path.name for path in WEB.glob("*.js") if 'h("table' in path.read_text(encoding="utf-8")]
+    assert tables == ["dom.js"]
+    assert 'h("div.scroll", {}, h("table"' in (WEB / "dom.js").read_text(encoding="utf-8")
+    assert re.search(r"\.scroll \{ overflow-x: auto; \}", style)
