@@ -38,7 +38,7 @@ install: $(VENV)/.runtime  ## create the environment and install collegium into 
 
 dev: $(VENV)/.dev  ## the same with the development tools
 
-demo: $(VENV)/.runtime  ## search ResNet-50 and an MLP, train on digits, download and evaluate, all over HTTP
+demo: $(VENV)/.runtime  ## search ResNet-50 and two MLPs, train on digits, download and evaluate, all over HTTP
 	@$(BIN)/python -m collegium.app.cli.demo
 
 test: $(VENV)/.dev  ## run the tests in four minutes, with a real PostgreSQL and a real Redis

@@ -45,3 +45,9 @@ def test_the_table_of_methods_has_every_option_with_its_default() -> None:
             if field.default not in (None, ()):
                 written = field.default if isinstance(field.default, str) else json.dumps(field.default)
                 assert shown[option] == written, (name, option)
+
+
+def test_the_demo_has_the_searches_that_are_promised() -> None:
+    main = (ROOT / "app" / "cli" / "demo.py").read_text(encoding="utf-8").partition("def main()")[2]
+    count = ["no", "one", "two", "three", "four"][main.count("search(client, ")]
+    assert f"{count} searches over HTTP" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
+from collegium.counted import counted
 from collegium.search.progress import Report, discard
 from collegium.train.export.package import describe_file
 from collegium.train.loop.callback import Event, discard_event
@@ -64,19 +65,21 @@ def run(
     started = time.monotonic()
     cells = _cells(spec)
     total = spec.trainings()
+    trainings = counted(total, "training")
     done = 0
 
     def progress(stage: str) -> Progress:
-        return lambda finished, _: report((done + finished) / total, f"{stage}: {done + finished} of {total} trainings")
+        return lambda finished, _: report((done + finished) / total, f"{stage}: {done + finished} of {trainings}")
 
     if spec.sweep is not None:
         children = [child for cell in cells for child in _sweep_children(spec, cell)]
-        report(0.0, f"sweep: {len(children)} trainings")
+        report(0.0, f"sweep: {counted(len(children), 'training')}")
         _choose(spec, cells, _by_key(fan_out(children, progress("sweep"))))
         done += len(children)
     children = [child for cell in cells if cell.chosen is not None for child in _seed_children(spec, cell)]
-    report(done / total, f"seeds: {len(children)} trainings")
+    report(done / total, f"seeds: {counted(len(children), 'training')}")
     outcomes = _by_key(fan_out(children, progress("seeds")))
+    report(1.0, f"{done + len(children)} of {trainings}")  # what was said on the way may be older
     rows = []
     for cell in cells:
         rows.append(_row(spec, cell, outcomes))

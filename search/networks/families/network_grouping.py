@@ -66,8 +66,15 @@ class DescribedNetwork(GraphNetwork):
 
     @property
     def subject(self) -> str:
-        """Branches alone: what stands around them is not in it."""
+        """Branches alone: what stands around them is not in it, where anything does."""
         names = ", ".join(self.names[:4]) + (", …" if len(self.names) > 4 else "")
+        if (
+            sum(branch.count for branch in self.branches) == 1
+            and self.own_cost("parameters") == self.described.parameters
+        ):
+            return (
+                f"the kernel at initialization of the one branch ({names}), which has all of the network's parameters"
+            )
         return f"the kernel of one branch at initialization ({names}), not of the network"
 
     @property

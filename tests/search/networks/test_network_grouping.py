@@ -76,7 +76,14 @@ def test_one_branch_is_the_mlp_that_it_is():
         assert (mine.multiplicity, mine.widths, mine.parameters) == (other.multiplicity, other.widths, other.parameters)
         assert mine.variance == other.variance
     assert own.outcome == given.outcome
-    assert "not of the network" in own.subject
+
+
+def test_a_branch_that_is_the_whole_network_is_not_set_against_it():
+    whole = "the kernel at initialization of the one branch (mlp), which has all of the network's parameters"
+    part = "the kernel of one branch at initialization (mlp), not of the network"
+    assert network(dense("mlp", 64, 100, 100, 10), fixed=0).subject == whole
+    assert network(dense("mlp", 64, 100, 100, 10), fixed=1).subject == part
+    assert network(dense("mlp", 10, 100, 100, 10, count=2), fixed=0).subject == part
 
 
 def test_counts_are_the_branches_by_hand():

@@ -117,6 +117,18 @@ def test_the_table_is_left_in_every_form(tmp_path):
     assert events == ["wide", "narrow"]
 
 
+def test_the_last_thing_said_is_that_all_trainings_ended():
+    """On the way not every training is reported: several end between two reports."""
+
+    class Silent(Invented):
+        def __call__(self, children, progress=None):
+            return super().__call__(children, progress and (lambda done, total: progress(done - 1, total)))
+
+    said = []
+    run(study(), fan_out=Silent(), report=lambda fraction, message: said.append((fraction, message)))
+    assert said == [(0, "seeds: 6 trainings"), (5 / 6, "seeds: 5 of 6 trainings"), (1, "6 of 6 trainings")]
+
+
 @pytest.mark.slow
 def test_a_study_trains_for_real_in_a_pool():
     with Pool(1, PoolOptions()) as pool:

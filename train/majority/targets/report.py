@@ -1,4 +1,4 @@
-"""What ``expand`` expands in a model, what not, and why."""
+"""Which kernels of a model ``expand`` chooses, which parameters it leaves, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,12 @@ from collegium.train.majority.targets.choice import Rules, choose_kernels, is_pa
 class ExpansionReport:
     """``expanded``: the names of kernels; ``left``: the names of all other parameters, each with the reason.
 
-    Printed, it lists the kernels and, by reason, what is left; biases and norms are counted.
+    Printed, it lists the kernels that are chosen and, by reason, what is left; biases and norms are counted. The words
+    are the same before and after ``expand``.
 
     >>> from collegium import ExpansionReport
     >>> print(ExpansionReport(("head.weight",), {"head.bias": "a bias or a scale: it has one axis"}))
-    expanded (1): head.weight
+    chosen (1): head.weight
     left (1): head.bias: a bias or a scale: it has one axis
     """
 
@@ -29,7 +30,7 @@ class ExpansionReport:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left.items():
             reasons.setdefault(reason, []).append(name)
-        lines = [f"expanded ({len(self.expanded)}): {_listed(self.expanded)}"]
+        lines = [f"chosen ({len(self.expanded)}): {_listed(self.expanded)}"]
         lines += [f"left ({len(names)}): {_listed(names)}: {reason}" for reason, names in reasons.items()]
         return "\n".join(lines)
 

@@ -107,7 +107,7 @@ def test_the_report_says_why_each_parameter_is_left():
         assert last in report.left[name]
     assert set(report.left) | set(report.expanded) == {name for name, _ in Network().named_parameters()}
     text = str(report)
-    assert "expanded (1): head.0.weight" in text
+    assert "chosen (1): head.0.weight" in text
     assert "recurrent weights" in text
     assert expansion_report(Network(), include="head.0").left["head.1.weight"] == "not covered by include"
 
@@ -117,6 +117,7 @@ def test_the_report_of_an_expanded_model():
     before = expansion_report(Network(), **rules)
     after = expansion_report(expand(Network(), 2, **rules), **rules)
     assert set(after.expanded) == set(before.expanded)
+    assert all("expanded" not in line.partition(":")[0] for line in f"{before}\n{after}".splitlines())
     assert after.left == before.left
     without_rules = expansion_report(expand(Network(), 2, include=["encoder", "head.0"]))
     assert set(without_rules.expanded) == {"encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.0.weight"}
