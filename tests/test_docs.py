@@ -51,3 +51,23 @@ def test_the_demo_has_the_searches_that_are_promised() -> None:
     main = (ROOT / "app" / "cli" / "demo.py").read_text(encoding="utf-8").partition("def main()")[2]
     count = ["no", "one", "two", "three", "four"][main.count("search(client, ")]
     assert f"{count} searches over HTTP" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_by_hand_are_those_of_the_composed_services() -> None:
+    """Settings and commands of docker-compose.yml, and every promised section."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    by_hand = text.partition("## By hand")[2].partition("\n## ")[0]
+    composed = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    settings = set(re.findall(r"^    (COLLEGIUM_\w+): ", composed, re.MULTILINE))
+    assert settings == set(re.findall(r"^export (COLLEGIUM_\w+)=", by_hand, re.MULTILINE)) - {"COLLEGIUM_API_KEY"}
+    commands = [json.loads(each) for each in re.findall(r"command: (\[\"(?:sh|collegium|celery)\".*\])", composed)]
+    parts = [
+        part.split()
+        for command in commands
+        for part in (command[2] if command[0] == "sh" else " ".join(command)).split(" && ")
+    ]
+    assert len(parts) == 4
+    lines = [line.partition("#")[0].split() for line in by_hand.splitlines()]
+    assert [part for part in parts if not any(line[: len(part[:3])] == part[:3] for line in lines if line)] == []
+    worker = next(part for part in parts if part[0] == "celery")
+    assert any(line[: len(worker)] == worker for line in lines)
