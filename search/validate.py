@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from collegium.counted import counted
 from collegium.search.attention.search import check_block
 from collegium.search.errors import InvalidSpec
 from collegium.search.kernel.closed_form import has_closed_form
@@ -72,7 +73,8 @@ def check_search(spec: SearchSpec, network: Network) -> None:
         if isinstance(widths, tuple) and len(widths) != len(network.baseline):
             raise InvalidSpec(
                 ("space", "widths", index),
-                f"a width vector here has {len(network.baseline)} entries {list(network.chain.names)}",
+                f"a width vector here has {counted(len(network.baseline), 'entry', 'entries')} "
+                f"{list(network.chain.names)}",
             )
     if network.is_described:
         _check_described(spec, network)

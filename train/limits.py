@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
@@ -159,7 +160,7 @@ def _check_recipe(recipe: Recipe, sample: Sample, name: str) -> None:
     if recipe.cutmix and sample.kind != "image":
         raise InvalidSpec(("recipe", "cutmix"), f"{name} has no images: leave it out, or use mixup")
     if "randaugment" in recipe.augment and (sample.kind != "image" or sample.shape[0] not in (1, 3)):
-        what = "no images" if sample.kind != "image" else f"images of {sample.shape[0]} channels"
+        what = "no images" if sample.kind != "image" else f"images of {counted(sample.shape[0], 'channel')}"
         raise InvalidSpec(("recipe", "augment"), f"{name} has {what}, and randaugment takes grey and colour images")
 
 

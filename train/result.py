@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from collegium.counted import counted
 from collegium.search.networks.network import StageGrouping
 from collegium.search.result import MemberWidths, Part
 from collegium.train.spec.recipes import Recipe
@@ -122,7 +123,8 @@ class TrainingResult(Part):
             for name, accuracy in self.accuracy
             if accuracy is not None
         ]
-        facts = f"{self.method}, {self.epochs} epochs, {self.parameters:,} parameters, {self.seconds:.3g} s"
+        epochs, parameters = counted(self.epochs, "epoch"), counted(self.parameters, "parameter")
+        facts = f"{self.method}, {epochs}, {parameters}, {self.seconds:.3g} s"
         heads = f"{'':<10}  {'accuracy':>10}  {'loss':>8}"
         return "\n".join([facts, heads, *rows, *(note.message for note in self.notes)])
 

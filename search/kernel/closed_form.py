@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from collegium.counted import counted
 from collegium.search.kernel import relu
 from collegium.search.kernel.inputs import Gram, check_gram, is_diagonal, patch_gram
 from collegium.search.kernel.pairs import Pair, Part, State
@@ -91,7 +92,7 @@ def log_moment_ratios(chain: Chain, widths: ArrayLike, gram: ArrayLike | Gram | 
     """``log_moment_ratio`` at many width vectors at once: ``widths`` has shape ``(vectors, free widths)``."""
     table = np.atleast_2d(np.asarray(widths, dtype=float))
     if table.shape[1] != len(chain.names):
-        raise ValueError(f"expected {len(chain.names)} widths {chain.names}, got {table.shape[1]}")
+        raise ValueError(f"expected {counted(len(chain.names), 'width')} {chain.names}, got {table.shape[1]}")
     if len(chain.layers) == 1:
         return np.zeros(len(table))
     state = _output(chain, table, _first_grams(chain, gram))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_extents import at_extents
@@ -48,7 +49,8 @@ def _at_input(name: str, shape: tuple[int, ...]) -> NetworkBaseline:
     if not full.any_extent:
         raise InvalidSpec(path, f"{name} takes samples of {own} alone: its graph is another one at other extents")
     if len(shape) != len(full.input) or shape[0] != full.input[0]:
-        raise InvalidSpec(path, f"{name} takes samples of {full.input[0]} channels and two extents, such as {own}")
+        channels = counted(full.input[0], "channel")
+        raise InvalidSpec(path, f"{name} takes samples of {channels} and two extents, such as {own}")
     try:
         return at_extents(full, shape[1:])[0]
     except SampleMismatch as mismatch:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
+from collegium.counted import counted
 from collegium.search.networks.activation import Activation, ActivationName
 from collegium.search.networks.pooling import Pooling
 
@@ -209,7 +210,7 @@ class Chain:
     def at(self, widths: Sequence[int]) -> Chain:
         """The chain with every free width replaced by its value in ``widths``."""
         if len(widths) != len(self.names):
-            raise ValueError(f"expected {len(self.names)} widths {self.names}, got {len(widths)}")
+            raise ValueError(f"expected {counted(len(self.names), 'width')} {self.names}, got {len(widths)}")
         layers: list[WeightLayer] = []
         channels = self.channels
         for layer in self.layers:

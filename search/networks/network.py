@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
+from collegium.counted import counted
 from collegium.search.networks.chain import Chain
 from collegium.search.networks.footprint import Footprint, chain_footprints
 from collegium.search.networks.graph.content import Input
@@ -263,7 +264,8 @@ class Network(ABC):
     def _checked(self, stages: Sequence[StageGrouping]) -> Sequence[StageGrouping]:
         if len(stages) != len(self.stage_scales):
             raise ValueError(
-                f"this network has {len(self.stage_scales)} stages, and groupings are given for {len(stages)}"
+                f"this network has {counted(len(self.stage_scales), 'stage')}, and groupings are given for "
+                f"{len(stages)}"
             )
         return stages
 

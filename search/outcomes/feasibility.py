@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from collegium.counted import counted
 from collegium.search.curve.source import Exact, Smooth
 from collegium.search.curve.surface import Surface
 from collegium.search.latency.limits import COSTS, shown
@@ -160,7 +161,7 @@ def costs(evidence: Evidence) -> Outcome | None:
     )
     return Outcome(
         kind="infeasible_budget",
-        message=f"None of the {len(costed.rows)} ensembles considered is within "
+        message=f"None of the {counted(len(costed.rows), 'ensemble')} considered is within "
         f"{' and '.join(missed) if missed else f'{fields} at once'}.",
         remedy=f"Raise {raised or fields}, or allow narrower members.",
     )

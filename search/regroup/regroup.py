@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from collegium.counted import counted
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import layer_widths, member_widths, width_grains
 from collegium.search.networks.families.network_grouping import searched_groups
@@ -51,10 +52,10 @@ class Regrouping:
 
     def __str__(self) -> str:
         before, after = self.parameters
-        text = f"{len(self.modules)} modules changed; {before:,} parameters before, {after:,} now"
+        text = f"{counted(len(self.modules), 'module')} changed; {counted(before, 'parameter')} before, {after:,} now"
         if self.kept:
             names = ", ".join(self.kept[:4]) + (", …" if len(self.kept) > 4 else "")
-            text += f"; numbers kept of {len(self.kept)} parameters ({names})"
+            text += f"; numbers kept of {counted(len(self.kept), 'parameter')} ({names})"
         if self.latency_ms is not None:
             text += f"; {self.latency_ms[0]:.3g} ms before, {self.latency_ms[1]:.3g} ms now"
         return text

@@ -80,7 +80,7 @@ def test_a_result_names_the_recipe_that_its_own_fields_complete(tmp_path, data, 
     short = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"epochs": 1})})
     result = run(short, datasets_dir=tmp_path, artifact_dir=tmp_path / "left")
     assert result["recipe_name"] == name
-    assert f"recipe {name}: 1 epochs" in (tmp_path / "left" / "README.md").read_text()
+    assert f"recipe {name}: 1 epoch of" in (tmp_path / "left" / "README.md").read_text()
 
 
 def test_small_steps_take_one_thread_and_give_the_others_back(digits_spec):

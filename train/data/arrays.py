@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from collegium.counted import counted
 from collegium.train.errors import DataError
 
 Kind = Literal["image", "features", "tokens"]
@@ -66,14 +67,15 @@ def check_split(x: np.ndarray, y: np.ndarray, classes: int, split: str, name: st
         raise DataError(f"{name}: x_{split} has shape {x.shape}", "samples come first, then at least one feature")
     if y.shape != (len(x),):
         raise DataError(
-            f"{name}: y_{split} has shape {y.shape} and x_{split} has {len(x)} samples",
+            f"{name}: y_{split} has shape {y.shape} and x_{split} has {counted(len(x), 'sample')}",
             "give one label to each sample",
         )
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"{name}: y_{split} has type {y.dtype}", "labels are integers, counted from 0")
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise DataError(
-            f"{name}: y_{split} holds labels from {int(y.min())} to {int(y.max())} for {classes} classes",
+            f"{name}: y_{split} holds labels from {int(y.min())} to {int(y.max())} for "
+            f"{counted(classes, 'class', 'classes')}",
             "labels are counted from 0",
         )
     if np.issubdtype(x.dtype, np.floating) and not all(np.isfinite(part).all() for part in np.array_split(x, 16)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from collegium.counted import counted
 from collegium.search.networks.families.network_grouping import NETWORK
 from collegium.search.networks.network import StageGrouping
 from collegium.train.export import EXPORT_FORMATS
@@ -49,7 +50,7 @@ def _purposes(files: Sequence[str]) -> list[str]:
 
 def _summary(description: Mapping[str, Any]) -> str:
     architecture = description["architecture"]
-    lines = [f"{description['parameters']:,} parameters".replace(",", " ")]
+    lines = [counted(description["parameters"], "parameter").replace(",", " ")]
     if architecture.get("multiplicity"):
         widths = "×".join(str(width) for width in architecture["widths"])
         lines.append(f"m × n = {architecture['multiplicity']} × ({widths})")
@@ -79,11 +80,11 @@ def _number(value: float | None) -> str:
 def _training(description: Mapping[str, Any]) -> str:
     recipe, data = description["recipe"], description["data"]
     lines = [
-        f"* recipe {description['recipe_name']}: {recipe['epochs']} epochs of batches of {recipe['batch_size']}, "
-        f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:.3g} ({recipe['schedule']}), "
-        f"weight decay {recipe['weight_decay']:.3g}",
+        f"* recipe {description['recipe_name']}: {counted(recipe['epochs'], 'epoch')} of batches of "
+        f"{recipe['batch_size']}, {recipe['optimizer']}, learning rate {recipe['learning_rate']:.3g} "
+        f"({recipe['schedule']}), weight decay {recipe['weight_decay']:.3g}",
         f"* data: {data.get('train', '?')} training, {data.get('validation', 0)} validation, "
-        f"{data.get('test', '?')} test samples; {data.get('replaced_labels', 0)} training labels replaced",
+        f"{data.get('test', '?')} test samples; {counted(data.get('replaced_labels', 0), 'training label')} replaced",
         f"* augmentation: {', '.join(recipe['augment']) or 'none'}; seed {description['seed']}",
     ]
     given = [f"{name.replace('_', ' ')} {recipe[name]:g}" for name in REGULARIZERS if recipe.get(name)]

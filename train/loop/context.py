@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.network_module import GraphNetwork
 from collegium.search.networks.graph.tokens import GIVEN, PADDING
@@ -119,9 +120,8 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
         ensemble, channels = fitted(requested, data)
         plan = blueprint(ensemble, dropout=runtime.recipe.dropout)
         if ensemble.outputs != requested.outputs:
-            message = (
-                f"The head has {ensemble.outputs} outputs, for the data's classes, in place of {requested.outputs}."
-            )
+            outputs = counted(ensemble.outputs, "output")
+            message = f"The head has {outputs}, for the data's classes, in place of {requested.outputs}."
             notes.append(Note(kind="head_replaced", message=message))
         notes += _of_samples(ensemble, requested, data)
         last = runtime.recipe.channels_last and data.kind == "image" and ensemble.network.convolves

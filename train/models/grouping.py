@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network_module import GraphNetwork, RegroupedNetwork, regroup_branches
@@ -237,7 +238,7 @@ def _widths(network: Network, given: BaselineArchitecture | StageGroupingSpec, p
         return network.scaled(given.width)
     if len(given.widths) != len(network.baseline):
         names = list(network.chain.names)
-        raise InvalidSpec((*path, "widths"), f"this baseline has {len(names)} free widths {names}")
+        raise InvalidSpec((*path, "widths"), f"this baseline has {counted(len(names), 'free width')} {names}")
     return given.widths
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from collegium.counted import counted
 from collegium.search.engine import run as search
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.search.result import CurveRow, SearchResult
@@ -113,7 +114,7 @@ def _reproduction(options: Options, points: list[Point], cells: dict[str, Cell])
         f"The dual ensemble's error is {ties[0]:+.2f} ± {ties[1]:.2f} points below the baseline's "
         f"({ties[0] / ties[1]:.1f} standard errors) with {saving:.2f} times fewer parameters.",
         f"Correlation of error and Var/m over the ensembles of equal size: {correlation:.2f}.",
-        f"{options.seeds} seeds"
+        counted(options.seeds, "seed")
         + (", each with its own split of the digits in halves." if options.data == "digits" else "."),
     )
     return Reproduction(

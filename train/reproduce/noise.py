@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from collegium.counted import counted
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.reproduce.comparison import paired
 from collegium.train.reproduce.experiments import Options
@@ -65,8 +66,8 @@ def experiment(options: Options) -> Reproduction:
                 f"{100 * noise:.0f} %: error lower by {gain} points, paired over seeds."
                 for noise, gain in gains.items()
             ),
-            f"[200, 100] with biases, Adam, batches of 64, e = 3, {options.seeds} seeds. Rate and epochs of each were "
-            f"chosen from one grid, by {VALIDATION:.0%} of the training samples with clean labels.",
+            f"[200, 100] with biases, Adam, batches of 64, e = 3, {counted(options.seeds, 'seed')}. Rate and "
+            f"epochs of each were chosen from one grid, by {VALIDATION:.0%} of the training samples with clean labels.",
             "All seeds share one split and one draw of wrong labels: the intervals do not cover others.",
         ),
         agrees=noisy[1] > noisy[0],

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from collegium.counted import counted
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.train.reproduce.comparison import chosen_rate
 from collegium.train.reproduce.experiments import Options
@@ -73,7 +74,7 @@ def experiment(options: Options) -> Reproduction:
     scaled = SCALED.get(options.data)
     notes = [
         f"Majority kernels are ahead of vanilla training in {sum(wins)} of {len(wins)} cells.",
-        f"{options.seeds} seeds; e = {EXPANSION}; a tenth of the training samples chose the learning rate"
+        f"{counted(options.seeds, 'seed')}; e = {EXPANSION}; a tenth of the training samples chose the learning rate"
         + (" among the paper's ten." if options.effort >= 1 else ": none was chosen, in this short run."),
     ]
     if scaled:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from collegium.counted import counted
 from collegium.worker.compute.context import Context
 from collegium.worker.failures import JobRejected, kind_of
 
@@ -134,7 +135,7 @@ class ShardMap:
         from collegium.search.sampling.shards import ShardResult
 
         def report_parts(done: int, total: int) -> None:
-            report(done / total, f"{done} of {total} parts by all workers")
+            report(done / total, f"{done} of {counted(total, 'part')} by all workers")
 
         outcomes = self._context.fan_out([_child(part) for part in parts], report_parts)
         for outcome in outcomes:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from collegium.app.cli.tables.formatting import count, grid, number, percent
+from collegium.counted import counted
 
 #: Rows shown; the whole list is in the result as JSON.
 MOST = 24
@@ -37,11 +38,11 @@ def cost_tables(result: dict[str, Any]) -> list[RenderableType]:
 
 def heading(costs: dict[str, Any]) -> str:
     """What was measured, and on what."""
-    words = f"{len(costs['rows'])} ensembles, {costs['workload']}"
+    words = f"{counted(len(costs['rows']), 'ensemble')}, {costs['workload']}"
     if costs["machine"] is None:
         return f"{words}; memory is counted, no time was measured"
-    threads = f"{costs['threads']} thread" + ("" if costs["threads"] == 1 else "s")
-    return f"{words}, on {costs['machine']}, {threads}; {costs['measured']} parts timed, {costs['reused']} reused"
+    threads, parts = counted(costs["threads"], "thread"), counted(costs["measured"], "part")
+    return f"{words}, on {costs['machine']}, {threads}; {parts} timed, {costs['reused']} reused"
 
 
 def recommendation(result: dict[str, Any]) -> str | None:

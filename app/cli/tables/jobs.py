@@ -12,13 +12,14 @@ from rich.text import Text
 from collegium.app.cli.tables.formatting import ago, grid, status
 from collegium.app.cli.tables.search import search_table
 from collegium.app.cli.tables.training import study_table, training_table
+from collegium.counted import counted
 
 
 def job_name(job: dict[str, Any]) -> str:
     """A job's subject in a few words."""
     spec = job.get("spec") or {}
     if job["kind"] == "study":
-        return spec.get("title") or f"{len(spec.get('architectures', []))} architectures"
+        return spec.get("title") or counted(len(spec.get("architectures", [])), "architecture")
     architecture = spec.get("architecture") or {}
     baseline = spec.get("baseline") or architecture.get("baseline") or {}
     name = baseline.get("preset") or baseline.get("family") or architecture.get("transformer") or ""

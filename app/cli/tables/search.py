@@ -11,6 +11,7 @@ from rich.text import Text
 
 from collegium.app.cli.tables.costs import cost_tables, recommendation
 from collegium.app.cli.tables.formatting import count, grid, grouping, number, percent, widths
+from collegium.counted import counted
 
 #: Gap to the bound of an integer program up to which it is solved.
 MOST_GAP = 1e-5
@@ -178,7 +179,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     verification = result["verification"]
     if verification:
         lines.append(f"[dim]measured[/]       the ensembles as built and the prediction: {_agreement(verification)}")
-    samples = f"{count(result['samples'])} samples{_reused(result)}"
+    samples = counted(result["samples"], "sample", written=count(result["samples"])) + _reused(result)
     lines.append(
         f"[dim]computed[/]       {result['method'].replace('_', ' ')}, {samples}, "
         f"seed {result['seed']}, {escape(result['device'])}, {number(result['seconds'], 3)} s"

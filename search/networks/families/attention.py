@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.fields import Strict
 from collegium.search.networks.chain import Chain, Free, WeightLayer
@@ -142,9 +143,7 @@ class AttentionBlock(Strict):
         """Such as ``12 heads of 64 over 197 tokens``."""
         shared = f" that share {self.key_heads} keys and values" if self.key_heads not in (None, self.heads) else ""
         keys = f" and {self.keys} keys" if self.keys not in (None, self.tokens) else ""
-        return (
-            f"{self.heads} head{'' if self.heads == 1 else 's'} of {self.width}{shared} over {self.tokens} tokens{keys}"
-        )
+        return f"{counted(self.heads, 'head')} of {self.width}{shared} over {counted(self.tokens, 'token')}{keys}"
 
     @property
     def place(self) -> str:
@@ -227,7 +226,7 @@ def _lower(baseline: AttentionBaseline) -> AttentionNetwork:
 
 
 def _title(width: int, heads: int) -> str:
-    return f"attention, {heads} head{'' if heads == 1 else 's'} of {width}"
+    return f"attention, {counted(heads, 'head')} of {width}"
 
 
 ATTENTION = Family(

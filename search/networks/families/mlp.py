@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from collegium.counted import counted
 from collegium.search.errors import SampleMismatch
 from collegium.search.fields import Width, Widths
 from collegium.search.networks.activation import Activation, PostedActivation, lowered
@@ -78,7 +79,8 @@ class MlpNetwork(Network):
         inputs = math.prod(shape)
         if inputs != self.chain.channels:
             raise SampleMismatch(
-                f"has {inputs} inputs and the network takes {self.chain.channels}", f"give 'inputs': {inputs}"
+                f"has {counted(inputs, 'input')} and the network takes {self.chain.channels}",
+                f"give 'inputs': {inputs}",
             )
 
     def arguments(self, widths: Sequence[int], multiplicity: int) -> dict[str, Any]:

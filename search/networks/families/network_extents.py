@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from collegium.counted import counted
 from collegium.search.errors import SampleMismatch, readable
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_layers import Layer, Linear, placed
@@ -55,14 +56,16 @@ def at_tokens(baseline: NetworkBaseline, length: int, below: int | None) -> tupl
     own = graph.inputs[roles.index("tokens")]
     if length > own.shape[0]:
         raise SampleMismatch(
-            f"has sequences of {length} tokens and the described network reads {own.shape[0]} as {own.name!r}",
+            f"has sequences of {counted(length, 'token')} and the described network reads {own.shape[0]} as "
+            f"{own.name!r}",
             f"choose a length of {own.shape[0]} or less in the data's options, or describe the network at {length}",
         )
     if below is not None and own.below is not None and below > own.below:
         raise SampleMismatch(
-            f"has a vocabulary of {below} tokens and {own.name!r} of the described network is below {own.below}",
+            f"has a vocabulary of {counted(below, 'token')} and {own.name!r} of the described network is below "
+            f"{own.below}",
             f"choose a vocabulary of {own.below} or less in the data's options, or describe the network with an "
-            f"embedding of {below} rows",
+            f"embedding of {counted(below, 'row')}",
         )
     changed = on_tokens(graph, roles, length)
     found = infer(changed, (length,))

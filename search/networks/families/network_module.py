@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.families.network import Branch, NetworkBaseline
 from collegium.search.networks.families.network_chains import layer_widths, searched
@@ -217,9 +218,9 @@ def with_head(baseline: NetworkBaseline, outputs: int) -> NetworkBaseline:
     head = _head(graph, baseline.outputs) if graph is not None else None
     if graph is None or head is None:
         raise SampleMismatch(
-            f"has {outputs} classes and the described network {baseline.outputs} outputs, which are not those of a "
-            "linear layer at its end",
-            f"describe the network with {outputs} outputs",
+            f"has {counted(outputs, 'class', 'classes')} and the described network "
+            f"{counted(baseline.outputs, 'output')}, not given by a linear layer at its end",
+            f"describe the network with {counted(outputs, 'output')}",
         )
     changed = head.model_copy(update={"outputs": outputs})
     layers = tuple(changed if layer is head else layer for layer in graph.layers)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any, Protocol
 
+from collegium.counted import counted
 from collegium.search.networks.families.network_layers import Conv, Layer, Linear
 from collegium.search.networks.network import Measure
 
@@ -79,8 +80,8 @@ def _attention(baseline: Table) -> list[str]:
 def _title(baseline: Table) -> str:
     sample = "×".join(map(str, baseline.input)) or "a number"
     return (
-        f"{baseline.name}: {_count(baseline.parameters)} parameters, {_count(baseline.flops)} FLOPs for one sample of "
-        f"{sample}, {_count(baseline.outputs)} outputs"
+        f"{baseline.name}: {_counted(baseline.parameters, 'parameter')}, {_counted(baseline.flops, 'FLOP')} for one "
+        f"sample of {sample}, {_counted(baseline.outputs, 'output')}"
     )
 
 
@@ -98,10 +99,8 @@ def _split(baseline: Table) -> str:
     places = sum(branch.count for branch in free)
     parameters = _share(baseline.parameters - baseline.fixed_cost("parameters"), baseline.parameters)
     flops = _share(baseline.flops - baseline.fixed_cost("flops"), baseline.flops)
-    noun = "place" if places == 1 else "places"
-    return (
-        f"{places} {noun} can be split, with {parameters} of the parameters and {flops} of the FLOPs; the rest is fixed"
-    )
+    split = f"{counted(places, 'place')} can be split, with {parameters} of the parameters and {flops} of the FLOPs"
+    return f"{split}; the rest is fixed"
 
 
 def _rows(baseline: Table) -> Iterator[tuple[str, ...]]:
@@ -157,6 +156,10 @@ def _runs(texts: list[str], joint: str) -> str:
     for text, times in found:
         parts += [text] * times if times <= 3 else [f"{text} ({times})"]
     return joint.join(parts)
+
+
+def _counted(value: int, noun: str) -> str:
+    return counted(value, noun, written=_count(value))
 
 
 def _count(value: Any) -> str:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.networks.network import Network
 from collegium.search.whole_network.spec import NetworkKernelSpec
@@ -89,7 +90,7 @@ def images_of_data(count: int, network: Network, shape: tuple[int, int, int], im
     data = np.asarray(images)
     data = data[:, None] if data.ndim == 3 else data
     if len(data) < count:
-        raise InvalidSpec(("network", "images"), f"the data has {len(data)} images; give at most as many")
+        raise InvalidSpec(("network", "images"), f"the data has {counted(len(data), 'image')}; give at most as many")
     try:
         repeated = network.repeated_channels(tuple(data.shape[1:]))
     except SampleMismatch as mismatch:

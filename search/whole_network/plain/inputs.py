@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from collegium.counted import counted
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.graph.content import Input
@@ -58,7 +59,7 @@ def network_spec(spec: SearchSpec, rows: int) -> NetworkKernelSpec:
     """
     network = spec.network
     if "inputs" in network.model_fields_set and network.inputs > rows:
-        raise InvalidSpec(("network", "inputs"), f"the batch has {rows} samples: give at most as many")
+        raise InvalidSpec(("network", "inputs"), f"the batch has {counted(rows, 'sample')}: give at most as many")
     changed: dict[str, Any] = {"images": rows, "inputs": min(network.inputs, rows)}
     if "relative_error" in spec.estimator.model_fields_set:
         if spec.estimator.relative_error < 0.005:
@@ -176,7 +177,7 @@ def _check_example(
                 ("example_input",), f"samples{of} have the shape {tuple(given.shape[1:])}; {shape} was described"
             )
     if "images" in spec.network.model_fields_set and spec.network.images > count:
-        raise InvalidSpec(("network", "images"), f"the example has {count} samples: give at most as many")
+        raise InvalidSpec(("network", "images"), f"the example has {counted(count, 'sample')}: give at most as many")
     if not all(bool(each.isfinite().all()) for each in tensors if each.is_floating_point()):
         raise InvalidSpec(("example_input",), "its numbers are not all finite")
     return count

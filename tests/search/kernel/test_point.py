@@ -69,7 +69,7 @@ def test_resolved_chains_have_no_free_width(bottleneck):
 
 
 def test_widths_and_matrices_that_do_not_fit_are_refused(bottleneck):
-    with pytest.raises(ValueError, match="expected 1 widths"):
+    with pytest.raises(ValueError, match="expected 1 width "):
         KernelPoint.of(bottleneck, (8, 8), "unit", KernelInputs())
     with pytest.raises(ValueError, match="sees 9 input positions"):
         KernelPoint.of(bottleneck, (8,), "unit", KernelInputs(gram=Gram([[1.0]])))

@@ -164,7 +164,7 @@ def test_all_else_starts_anew_or_is_kept_as_asked():
     assert not torch.equal(fresh[0].weight, other[0].weight)
     assert torch.equal(fresh.table, model.table)
     assert fresh.regrouped.kept == ("table",)
-    assert "numbers kept of 1 parameters (table)" in str(fresh.regrouped)
+    assert "numbers kept of 1 parameter (table)" in str(fresh.regrouped)
     kept = regroup(model, answer.primal, keep="rest")
     assert torch.equal(kept[0].weight, model[0].weight)
     assert torch.equal(kept[1].branch[7].bias, model[1].branch[7].bias)

@@ -74,7 +74,7 @@ def test_random_crops_follow_from_the_draw_and_the_sample(pictures):
     [
         (lambda root: (root / "pets/val/a/0.png").write_bytes(b"no image"), "a/0.png is no readable image"),
         (lambda root: (root / "pets/val").rename(root / "pets/elsewhere"), "no val or test folder"),
-        (lambda root: (root / "pets/train/b").rename(root / "b"), "1 classes"),
+        (lambda root: (root / "pets/train/b").rename(root / "b"), "has 1 class\\."),
     ],
 )
 def test_a_wrong_folder_is_refused(pictures, damage, message):

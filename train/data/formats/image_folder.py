@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from collegium.counted import counted
 from collegium.train.data.arrays import IMAGE_SIZE, ImageFiles
 from collegium.train.data.format import GENERIC_RECIPE, DataFormat, Folders, Sample
 from collegium.train.errors import DataError
@@ -67,7 +68,10 @@ def list_images(folder: Path) -> ImageFiles:
         )
     classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     if len(classes) < 2:
-        raise DataError(f"{folder.name}/train has {len(classes)} classes", "give each class a folder of its images")
+        raise DataError(
+            f"{folder.name}/train has {counted(len(classes), 'class', 'classes')}",
+            "give each class a folder of its images",
+        )
     return ImageFiles(*_listed(folder / "train", classes), *_listed(tests[0], classes), tuple(classes))
 
 

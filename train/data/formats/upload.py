@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from collegium.counted import counted
 from collegium.train.data.arrays import Arrays
 from collegium.train.data.format import DataFormat, Folders
 from collegium.train.data.formats.array_file import ArrayFile, Header, converted, open_arrays
@@ -129,7 +130,10 @@ def _check_lengths(split: str, x: Header, y: Header) -> None:
     if 0 in x.shape:
         raise DataError(f"x_{split} is empty", "give at least one sample, and at least one feature to each")
     if y.shape[0] != x.shape[0]:
-        raise DataError(f"y_{split} has {y.shape[0]} labels for {x.shape[0]} samples", "give one label to each sample")
+        raise DataError(
+            f"y_{split} has {counted(y.shape[0], 'label')} for {counted(x.shape[0], 'sample')}",
+            "give one label to each sample",
+        )
 
 
 def _classes(file: ArrayFile) -> int:
