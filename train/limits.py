@@ -21,8 +21,8 @@ from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.models.names import module_names
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec
-from collegium.train.spec.recipes import Recipe
-from collegium.train.spec.study import StudySpec
+from collegium.train.spec.recipes import Recipe, merge_recipe
+from collegium.train.spec.study import StudyArchitecture, StudyMethod, StudyRecipe, StudySpec
 from collegium.train.spec.training import TrainingSpec
 
 MAX_PARAMETERS = 10**10
@@ -169,14 +169,46 @@ def check_study_cost(spec: StudySpec) -> None:
     for index, architecture in enumerate(spec.architectures):
         places: dict[Location, Location] = {("architecture",): ("architectures", index)}
         with _at(places):  # once for each architecture: counting a large network takes longer than everything else
-            size = _network_size(spec.training(architecture, spec.methods[0], spec.recipes[0]))
+            first = spec.points_of(architecture, spec.methods[0], spec.recipes[0])[0]
+            size = _network_size(spec.training(architecture, spec.methods[0], spec.recipes[0], **first))
         for rank, method in enumerate(spec.methods):
             places["method",] = ("methods", rank)
             places["expansion",] = () if method.expansion is None else ("methods", rank)
             own = {("recipe", field): ("methods", rank) for field in method.recipe.model_dump(exclude_none=True)}
             for column, recipe in enumerate(spec.recipes):
                 with _at({**places, ("recipe",): ("recipes", column), **own}):
-                    _check(spec.training(architecture, method, recipe), size, MAX_BYTES)
+                    _check_points(spec, architecture, method, recipe)
+                    first = spec.points_of(architecture, method, recipe)[0]
+                    _check(spec.training(architecture, method, recipe, **first), size, MAX_BYTES)
+
+
+def _check_points(spec: StudySpec, architecture: StudyArchitecture, method: StudyMethod, recipe: StudyRecipe) -> None:
+    """Refuse points of a sweep with which the method does not go, at a swept field that decides it."""
+    points, default = spec.points_of(architecture, method, recipe), spec.default_recipe_of(architecture)
+    made = spec.training(architecture, method, recipe, **points[0]).new_method()
+    refused: dict[int, InvalidSpec] = {}
+    for index, point in enumerate(points):
+        try:
+            made.check(merge_recipe(spec.recipe_for(method, recipe, **point), default))
+        except InvalidSpec as error:
+            refused[index] = error
+    if not refused:
+        return
+    index, error = next(iter(refused.items()))
+    if len(refused) == len(points):
+        raise error
+    allowed = [point for other, point in enumerate(points) if other not in refused]
+    fewest = min((_differing(points[index], point) for point in allowed), key=len)
+    at = ", ".join(f"{field} {points[index][field]:g}" for field in fewest)
+    raise _InSweep(("sweep", fewest[0]), f"{method.label} does not go with {at}: {error.message}")
+
+
+def _differing(point: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [field for field in point if point[field] != other[field]]
+
+
+class _InSweep(InvalidSpec):
+    """A wrong field of the sweep, which is not part of any one training."""
 
 
 @contextmanager
@@ -184,6 +216,8 @@ def _at(places: Mapping[Location, Location]) -> Iterator[None]:
     """Name a field of a training by its place in the study, where it has another one there."""
     try:
         yield
+    except _InSweep:
+        raise
     except InvalidSpec as error:
         place = places.get(error.path[:2], places.get(error.path[:1], ()))
         raise InvalidSpec((*place, *error.path), error.message) from None

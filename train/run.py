@@ -91,10 +91,12 @@ def run_study(
     >>> run_study(study | {"recipes": [{"name": "short", "recipe": {"epochs": 1}}]}).trainings
     2
     """
+    from collegium.train.limits import check_study_cost
     from collegium.train.study.pool import Pool, PoolOptions, train_in_turn
     from collegium.train.study.study import run
 
     parsed = spec if isinstance(spec, StudySpec) else parse_spec(StudySpec, spec)
+    check_study_cost(parsed)
     options = PoolOptions(device, _path(data_dir))
     here = nullcontext(partial(train_in_turn, options=options))
     with here if processes == 1 else Pool(processes, options) as fan_out:

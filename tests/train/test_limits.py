@@ -154,3 +154,29 @@ def test_copies_of_pretrained_weights_have_no_scale_to_correct():
         )
         is None
     )
+
+
+def swept(sweep, recipe, **fields):
+    recipes = [{"name": "a", "recipe": recipe}]
+    architectures = [{"name": "A", "architecture": {"baseline": MLP}}]
+    study = {"architectures": architectures, "data": "digits", "recipes": recipes, "sweep": sweep, **fields}
+    return StudySpec.model_validate(study)
+
+
+SWA = {"method": "swa", "expansion": {"start": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "path"),
+    [((2, 6), ("sweep", "epochs")), ((6, 2), ("sweep", "epochs")), ((2, 3), ("methods", 0, "expansion", "start"))],
+)
+def test_points_of_a_sweep_that_would_be_refused_are_refused_when_posted(epochs, path):
+    sweep = {"epochs": epochs, "learning_rate": [0.1, 0.01], "weight_decay": [0.0]}
+    with pytest.raises(InvalidSpec, match="still rises there") as raised:
+        check_study_cost(swept(sweep, {"epochs": 10, "warmup_epochs": 1.0}, methods=[SWA]))
+    assert raised.value.path == path
+
+
+def test_a_recipe_is_judged_at_the_points_of_its_sweep_alone():
+    check_study_cost(swept({"epochs": [6, 9]}, {"epochs": 2, "warmup_epochs": 1.0}, methods=[SWA]))
+    check_study_cost(swept({"epochs": [71]}, {"warmup_epochs": 70.0}))  # more than the data's own recipe has

@@ -21,7 +21,7 @@ from collegium.train.spec.expansion import (
     read_options,
     take_options,
 )
-from collegium.train.spec.recipes import PAPER_RATES, RecipeSpec, default_recipe, merge_recipe
+from collegium.train.spec.recipes import PAPER_RATES, RECIPES, RecipeSpec, default_recipe, merge_recipe
 from collegium.train.spec.training import Diagnostic, TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
@@ -35,7 +35,10 @@ class StudyArchitecture(Strict):
 
 
 class StudyMethod(Strict):
-    """A method and the name it has in the study's table; ``recipe`` overrides fields of the study's recipes."""
+    """A method and the name it has in the study's table; ``recipe`` overrides fields of the study's recipes.
+
+    Fields that the study's ``sweep`` tries are the sweep's for every method, and are refused in ``recipe``.
+    """
 
     name: Label | None = None
     method: MethodName
@@ -92,6 +95,11 @@ class SweepSpec(Strict):
             message = "name at least one of 'learning_rate', 'epochs' and 'weight_decay'"
             raise wrong_fields({("learning_rate",): message}, missing=True)
         return self
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The recipe fields that are tried."""
+        return tuple(name for name in ("learning_rate", "epochs", "weight_decay") if getattr(self, name))
 
     def grid(self, optimizer: str) -> list[dict[str, Any]]:
         """Every point of the grid, as recipe fields."""
@@ -183,6 +191,32 @@ class StudySpec(Strict):
         return self
 
     @model_validator(mode="after")
+    def _swept_fields_are_the_sweeps(self) -> StudySpec:
+        """A field that the sweep tries replaces any other value, so that rows which differ in it alone are one."""
+        swept = () if self.sweep is None else self.sweep.swept
+        wrong: dict[Location, str] = {
+            ("methods", row, "recipe", field): f"the sweep tries values of {field} in the place of this one, for every "
+            "method: leave it out here, or out of the sweep"
+            for row, method in enumerate(self.methods)
+            for field in swept
+            if getattr(method.recipe, field) is not None
+        }
+        left: list[dict[str, Any]] = []
+        for column, recipe in enumerate(self.recipes):
+            given = recipe.recipe.model_dump(exclude_none=True)
+            left.append({name: value for name, value in given.items() if name not in swept})
+            field = next((name for name in swept if name in given), None)
+            if field is not None and left[-1] in left[:-1]:
+                same = self.recipes[left.index(left[-1])].name
+                wrong["recipes", column, "recipe", field] = (
+                    f"the sweep tries values of {field} in the place of this one, which leaves nothing that differs "
+                    f"from {same!r}: leave out this recipe, or the field of the sweep"
+                )
+        if wrong:
+            raise wrong_fields(wrong)
+        return self
+
+    @model_validator(mode="after")
     def _recipes_hold_together(self) -> StudySpec:
         swept = {"epochs": min(self.sweep.epochs)} if self.sweep is not None and self.sweep.epochs else {}
         wrong: dict[Location, str] = {}
@@ -203,9 +237,7 @@ class StudySpec(Strict):
         self, method: StudyMethod, recipe: StudyRecipe, swept: dict[str, Any]
     ) -> Iterator[tuple[str, str]]:
         """Fields of a cell's recipe that make no sense together, one of each, and what would be right."""
-        transformers = {isinstance(item.architecture, TransformerArchitecture) for item in self.architectures}
-        defaults = {default_recipe(self.data.name, transformer=transformer) for transformer in transformers}
-        for default in defaults:
+        for default in {self.default_recipe_of(architecture) for architecture in self.architectures}:
             try:
                 merge_recipe(self.recipe_for(method, recipe, **swept), default)
             except ValidationError as error:
@@ -217,6 +249,21 @@ class StudySpec(Strict):
             **recipe.recipe.model_dump(exclude_none=True), **method.recipe.model_dump(exclude_none=True), **fields,
         }  # fmt: skip
         return RecipeSpec(**merged)
+
+    def points_of(
+        self, architecture: StudyArchitecture, method: StudyMethod, recipe: StudyRecipe
+    ) -> list[dict[str, Any]]:
+        """The sweep's grid for one cell, whose optimizer decides what ``paper`` means; one empty point without it."""
+        if self.sweep is None:
+            return [{}]
+        cell = self.recipe_for(method, recipe)
+        name = cell.name or self.default_recipe_of(architecture)
+        return self.sweep.grid(cell.optimizer or RECIPES[name].optimizer)
+
+    def default_recipe_of(self, architecture: StudyArchitecture) -> str:
+        """Name of the recipe whose fields a cell has that its own recipe leaves out."""
+        transformer = isinstance(architecture.architecture, TransformerArchitecture)
+        return default_recipe(self.data.name, transformer=transformer)
 
     def training(
         self,

@@ -101,8 +101,7 @@ def run(
 def _cells(spec: StudySpec) -> list[_Cell]:
     cells = []
     for index, (architecture, method, recipe) in enumerate(product(spec.architectures, spec.methods, spec.recipes)):
-        optimizer = spec.training(architecture, method, recipe).merged_recipe().optimizer
-        grid = spec.sweep.grid(optimizer) if spec.sweep else []
+        grid = spec.points_of(architecture, method, recipe) if spec.sweep else []
         cells.append(_Cell(index, architecture, method, recipe, grid))
     return cells
 
@@ -231,10 +230,26 @@ def _notes(cells: Sequence[Cell]) -> list[Note]:
     notes = []
     for cell in cells:
         name = f"{cell.architecture} / {cell.method} / {cell.recipe}"
-        if cell.sweep and not any(point.score is not None for point in cell.sweep):
-            notes.append(Note(kind="sweep_failed", message=f"{name}: every point of the sweep failed."))
+        missing = [point for point in cell.sweep if point.score is None]
+        if missing:
+            reason = next(run.failure for run in missing[0].runs if run.status != "succeeded")
+            if len(missing) == len(cell.sweep):
+                message = f"{name}: every point of the sweep failed: {reason}"
+                notes.append(Note(kind="sweep_failed", message=message))
+            else:
+                message = f"{name}: {len(missing)} of {len(cell.sweep)} points of the sweep failed, {_listed(missing)}"
+                notes.append(Note(kind="points_lost", message=f"{message}: {reason}"))
         lost = [run for run in cell.runs if run.status != "succeeded"]
         if lost:
             reason = lost[0].failure
             notes.append(Note(kind="runs_lost", message=f"{name}: {len(lost)} of {len(cell.runs)} failed: {reason}"))
     return notes
+
+
+#: Points of a sweep that one note names.
+NAMED_POINTS = 3
+
+
+def _listed(points: Sequence[SweepPoint]) -> str:
+    named = ["(" + ", ".join(f"{k} {v:g}" for k, v in point.fields.items()) + ")" for point in points[:NAMED_POINTS]]
+    return ", ".join(named + ["…"] * (len(points) > NAMED_POINTS))

@@ -16,6 +16,7 @@ from collegium.train.spec.training import TrainingSpec
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100, 100], "outputs": 10}
 NETWORK = {"name": "A", "architecture": {"baseline": MLP}}
 STAGE = {"width": 4, "multiplicity": 2}
+LONG = {"name": "long", "method": "vanilla", "recipe": {"epochs": 9}}
 SLOW = {"name": "slow", "recipe": {"warmup_epochs": 9.0, "epochs": 20}}
 
 
@@ -74,6 +75,13 @@ def test_of_a_training(change, path):
         ({"recipes": [SLOW], "methods": ["ema", {"method": "vanilla", "recipe": {"warmup_epochs": 30.0}}]},
          "methods[1].recipe.warmup_epochs"),
         ({"recipes": [SLOW], "sweep": {"epochs": [30, 3]}}, "recipes[0].recipe.warmup_epochs"),
+        ({"methods": ["vanilla", LONG], "sweep": {"epochs": [1, 2]}}, "methods[1].recipe.epochs"),
+        ({"methods": ["vanilla", LONG], "sweep": {"learning_rate": "paper", "epochs": [1]}},
+         "methods[1].recipe.epochs"),
+        ({"methods": [{"method": "vanilla", "recipe": {"weight_decay": 0.0}}], "sweep": {"weight_decay": [0.0, 0.1]}},
+         "methods[0].recipe.weight_decay"),
+        ({"recipes": [{"name": name, "recipe": {"name": "mk-fc-adam", "epochs": epochs}} for name, epochs in
+          (("short", 3), ("long", 9))], "sweep": {"epochs": [1, 2]}}, "recipes[1].recipe.epochs"),
     ],
 )  # fmt: skip
 def test_of_a_study(change, path):
@@ -83,6 +91,20 @@ def test_of_a_study(change, path):
 def test_where_every_epoch_of_a_sweep_leaves_the_warm_up_room_nothing_is_refused():
     document = {"architectures": [NETWORK], "data": "digits", "recipes": [SLOW], "sweep": {"epochs": [9, 30]}}
     assert parse_spec(StudySpec, document).trainings() == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"methods": ["vanilla", LONG], "sweep": {"learning_rate": [0.1, 0.01]}},
+        {"recipes": [{"name": name, "recipe": {"optimizer": name, "epochs": 9}} for name in ("adam", "sgd")],
+         "sweep": {"epochs": [1, 2]}},
+        {"recipes": [{"name": "a", "recipe": {}}, {"name": "b", "recipe": {"batch_size": 64, "epochs": 3}}],
+         "sweep": {"epochs": [1, 2]}},
+    ],
+)  # fmt: skip
+def test_rows_that_differ_in_what_is_not_swept_stand_beside_a_sweep(change):
+    assert parse_spec(StudySpec, {"architectures": [NETWORK], "data": "digits", **change}).sweep is not None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from collegium.search.errors import InvalidSpec
 from collegium.train.result import StudyResult
+from collegium.train.run import run_study
 from collegium.train.spec.study import StudySpec
 from collegium.train.study.pool import Pool, PoolOptions, train_one
 from collegium.train.study.study import mean_and_error, run
@@ -94,6 +96,25 @@ def test_a_cell_whose_sweep_failed_everywhere_is_left_out():
     result = StudyResult.model_validate(run(study(sweep={"learning_rate": [1.0]}), fan_out=Invented()))
     assert [note.kind for note in result.notes] == ["sweep_failed", "sweep_failed"]
     assert all(cell.runs == () and cell.chosen == {} for cell in result.cells)
+
+
+def test_points_of_a_sweep_that_failed_are_named():
+    sweep = {"learning_rate": [1.0, 0.1, 0.01], "weight_decay": [0.0, 0.5]}
+    result = StudyResult.model_validate(run(study(sweep=sweep), fan_out=Invented()))
+    assert [note.kind for note in result.notes] == ["points_lost", "points_lost"]
+    message = result.notes[0].message
+    assert message.startswith("wide / vanilla / Adam: 2 of 6 points of the sweep failed, (learning_rate 1, ")
+    assert message.endswith("the loss is nan")
+    assert result.cells[0].chosen["learning_rate"] == 0.01
+
+
+def test_a_study_of_this_machine_is_refused_before_anything_is_trained():
+    fields = study(methods=["soup"], recipes=[{"name": "a", "recipe": {"epochs": 10, "warmup_epochs": 1.0}}])
+    swa = {"method": "swa", "expansion": {"start": 0.25}}
+    document = {**fields.model_dump(exclude_none=True), "methods": [swa], "sweep": {"epochs": [2, 6]}}
+    with pytest.raises(InvalidSpec) as raised:
+        run_study(document)
+    assert raised.value.path == ("sweep", "epochs")
 
 
 def test_the_table_is_left_in_every_form(tmp_path):
