@@ -11,7 +11,8 @@ print(f"within {100 * band.tolerance:.1f} % of the optimum: widths {band.min_wid
 print(f"recommended: {band.recommended.width} ({band.recommended.reason})")
 
 for row in answer.correlations:
-    print(f"correlation {row.correlation:4.2f}: {row.primal_multiplicity} × {row.width}")
+    primal = "none" if row.widths is None else f"{row.primal_multiplicity} × {row.width}"
+    print(f"correlation {row.correlation:4.2f}: {primal}")
 
 assert answer.check is not None
 print(f"the closed form and {answer.samples:,} samples agree: {answer.check.agrees}")

@@ -176,15 +176,16 @@ def alpha_fit(axes: Axes, below: Axes, result: SearchResult) -> None:
 
 
 def correlation_curve(axes: Axes, result: SearchResult) -> None:
-    """n* and the efficiency of the dual against the correlation of neighbouring input positions."""
-    c = [row.correlation for row in result.correlations]
-    axes.plot(c, [row.widths[0] for row in result.correlations], "o-", color=BLUE, label="n*")
+    """n and the efficiency of the answers against the correlation of neighbouring input positions."""
+    primal = [(row.correlation, row.widths[0]) for row in result.correlations if row.widths is not None]
+    axes.plot([c for c, _ in primal], [width for _, width in primal], "o-", color=BLUE, label="n*")
     if result.near_optimal is not None:
         axes.axhspan(result.near_optimal.min_width, result.near_optimal.max_width, color=ORANGE, alpha=0.15)
     axes.set_ylim(bottom=0)
     other = axes.twinx()
-    other.plot(c, [row.dual_efficiency for row in result.correlations], "s--", color=GREEN)
-    other.set_ylim(0, 1.3 * max(row.dual_efficiency for row in result.correlations))
+    dual = [(row.correlation, row.dual_efficiency) for row in result.correlations if row.dual_efficiency is not None]
+    other.plot([c for c, _ in dual], [efficiency for _, efficiency in dual], "s--", color=GREEN)
+    other.set_ylim(0, 1.3 * max((efficiency for _, efficiency in dual), default=1.0))
     other.set_ylabel("ρ of the dual (dashed)", color=GREEN)
     _label(axes, "n* against the inputs", "correlation of neighbouring positions", "n*")
 

@@ -271,16 +271,36 @@ class Confidence(Part):
     wins: tuple[Win, ...]
 
 
-class CorrelationRow(MemberWidths):
-    """n* had the inputs another correlation between neighbouring positions."""
+class CorrelationRow(Part):
+    """Both answers of one m × n had the inputs another correlation between neighbouring positions.
+
+    ``widths`` are the primal's and ``dual_widths`` the dual's; the fields of an answer are null where nothing is
+    allowed within the limits. ``slope`` is that of ln r on the part of s(n) that varies, at the n* of a real
+    multiplicity. Results that were stored earlier have the dual at the primal's widths.
+    """
 
     correlation: float
-    primal_multiplicity: int
-    primal_multiplicity_real: float
-    dual_multiplicity: int
-    dual_multiplicity_real: float
-    dual_efficiency: float = _earlier("efficiency")
-    slope: float
+    widths: tuple[int, ...] | None = Field(min_length=1)
+    width: int | None = None
+    primal_multiplicity: int | None
+    primal_multiplicity_real: float | None
+    dual_widths: tuple[int, ...] | None = Field(min_length=1)
+    dual_width: int | None = None
+    dual_multiplicity: int | None
+    dual_multiplicity_real: float | None
+    dual_efficiency: float | None = _earlier("efficiency")
+    slope: float | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        complete = {"dual_widths": data.get("widths"), **data}
+        for name in ("width", "dual_width"):
+            widths = set(complete[f"{name}s"] or ())
+            complete.setdefault(name, widths.pop() if len(widths) == 1 else None)
+        return complete
 
 
 def _earlier_agreement(data: object) -> object:

@@ -7,6 +7,9 @@ from typing import Any
 
 from collegium.search.part import named_widths
 
+#: A space that keeps the digits of a number on one line.
+NARROW_SPACE = "\u202f"
+
 _HEADS = ("", "m × n", "variance", "of the baseline's", "parameters", "FLOPs", "ρ")
 
 
@@ -30,7 +33,16 @@ def answer_text(answer: Any) -> str:
 
 
 def _costs(member: Any) -> tuple[str, str]:
-    return f"{member.parameters:,}", f"{member.flops:,}"
+    return grouped(member.parameters), grouped(member.flops)
+
+
+def grouped(value: float) -> str:
+    """A whole number in groups of three digits, as tables and messages have it.
+
+    >>> grouped(25557032).split(NARROW_SPACE)
+    ['25', '557', '032']
+    """
+    return f"{round(value):,}".replace(",", NARROW_SPACE)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -21,10 +21,11 @@ export function showSearch(job) {
   ].filter(Boolean);
 }
 
-// Results that were stored earlier have the dual's fields of each row without their prefix.
+// Results that were stored earlier have the dual's fields of each row without their prefix, and at the primal's width.
 function withPrefixes(result) {
   const named = (line) => "dual_efficiency" in line ? line : { ...line, dual_parameters: line.parameters, dual_efficiency: line.efficiency, dual_efficiency_real: line.efficiency_real };
-  return { ...result, curve: result.curve.map(named), correlations: result.correlations.map(named) };
+  const atOwnWidth = (line) => "dual_widths" in line ? line : { ...line, dual_width: line.width, dual_widths: line.widths };
+  return { ...result, curve: result.curve.map(named), correlations: result.correlations.map(named).map(atOwnWidth) };
 }
 
 function notices(result) {
@@ -131,6 +132,7 @@ function curves(result) {
   const mark = (one, y) => one && !vector ? [{ x: x(one), y, label: `${one.multiplicity}×${widths(one)}` }] : [];
   const primal = tied.filter((line) => line.primal_variance !== null).map((line) => [x(line), line.primal_variance, 0, line]).sort(byX);
   const dual = tied.filter((line) => line.dual_efficiency !== null).map((line) => [x(line), line.dual_efficiency_real ?? line.dual_efficiency, 0, line]).sort(byX);
+  if (Math.max(primal.length, dual.length) < 2) return null;
   return h("section", {}, h("h2", {}, "Variance and efficiency by width"), h("div.charts", {},
     primal.length > 1 ? h("figure", {}, chart({ series: [{ points: primal, color: 1 }], width: 460, height: 250, xLabel: "width n", yLabel: "variance at the budget", xLog: wide, yLog: true, band: near, bandLabel, level: result.baseline.variance === null ? null : { y: result.baseline.variance, label: "baseline" },
       marks: mark(tiedPrimal, rowOf(result.curve, tiedPrimal)?.primal_variance ?? tiedPrimal?.variance), describe: ([n, v, , line]) => `${line.primal_multiplicity} × ${n}: ${number(v)}` }), h("figcaption", {}, "Primal: lower is better. The band is near-optimal.")) : null,
@@ -138,6 +140,7 @@ function curves(result) {
       marks: mark(tiedDual, rowOf(result.curve, tiedDual)?.dual_efficiency_real ?? tiedDual?.efficiency), describe: ([n, rho, , line]) => `${line.dual_multiplicity} × ${n}: ρ ${number(rho)}` }), h("figcaption", {}, "Dual: higher is better.")) : null));
 }
 
+const answerOf = (member, multiplicity) => multiplicity === null ? "none" : `${whole(multiplicity)}×${widths(member)}`;
 const rowOf = (curve, member) => member && curve.find((line) => JSON.stringify(line.widths) === JSON.stringify(member.widths));
 const byX = (a, b) => a[0] - b[0];
 
@@ -160,8 +163,8 @@ function uncertainty(result) {
     table(["", "m × n", "Var", "of the baseline's", "initializations", "condition number"], result.network.networks.map((one) =>
       [one.name, one.label, `${number(one.relative_variance, 3)} ± ${number(one.standard_error, 2)}`,
         one.ratio === null ? "–" : `${number(one.ratio, 3)} ± ${number(one.ratio_standard_error, 2)}`, whole(one.draws), number(one.gram.condition_number.quantiles[2], 3)])));
-  if (result.correlations.length) parts.push(h("h3", {}, "Other input correlations"), table(["correlation", "n*", "primal m", "dual m", "ρ"], result.correlations.map((line) =>
-    [number(line.correlation), widths(line), whole(line.primal_multiplicity), whole(line.dual_multiplicity), number(line.dual_efficiency)])));
+  if (result.correlations.length) parts.push(h("h3", {}, "Other input correlations"), table(["correlation", "primal", "dual", "ρ"], result.correlations.map((line) =>
+    [number(line.correlation), answerOf(line, line.primal_multiplicity), answerOf({ width: line.dual_width, widths: line.dual_widths }, line.dual_multiplicity), number(line.dual_efficiency)])));
   return parts.length ? h("section", {}, h("h2", {}, "Uncertainty"), parts) : null;
 }
 

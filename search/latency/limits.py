@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from collegium.search.text import NARROW_SPACE, grouped
+
 #: What may be limited: exact counts, bytes of memory, and milliseconds.
 CostName = Literal["parameters", "flops", "latency", "memory"]
 #: What is counted or measured, as a sentence has it, and its unit.
@@ -25,15 +27,16 @@ class CostLimit:
 def shown(cost: CostName, value: float) -> str:
     """A cost with its unit.
 
-    >>> shown("latency", 92.123), shown("memory", 3 * 2**20), shown("parameters", 25557032)
-    ('92.1 ms', '3.0 MiB', '25,557,032 parameters')
+    >>> shown("latency", 92.123), shown("memory", 3 * 2**20), shown("parameters", 557)
+    ('92.1 ms', '3.0 MiB', '557 parameters')
     """
     if cost == "latency":
         return f"{value:.3g} ms"
     if cost == "memory":
         mebibytes = value / 2**20
-        return f"{mebibytes:,.1f} MiB" if mebibytes >= 1 else f"{value / 2**10:,.1f} KiB"
-    return f"{value:,.0f} {COSTS[cost]}"
+        text = f"{mebibytes:,.1f} MiB" if mebibytes >= 1 else f"{value / 2**10:,.1f} KiB"
+        return text.replace(",", NARROW_SPACE)
+    return f"{grouped(value)} {COSTS[cost]}"
 
 
 def pareto(values: Sequence[tuple[float, float]]) -> list[bool]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from collegium.search.curve.smooth import varying_sums
-from collegium.search.optimize.built import ensemble
+from collegium.search.optimize import built
 from collegium.search.optimize.limits import Constraints
 from collegium.search.optimize.solve import Solved, solve
 from collegium.search.optimize.variances import LARGEST_FINITE, worst_ratio
@@ -75,34 +75,28 @@ def by_correlation(
     log_ratio_at: Callable[[float], np.ndarray],
     correlations: Sequence[float] = CORRELATIONS,
 ) -> tuple[CorrelationRow, ...]:
-    """n* at each correlation between neighbouring positions of the input.
+    """Primal and dual at each correlation between neighbouring positions of the input, as a search there answers.
 
     ``log_ratio_at(c)`` is ln r of every member in every stage at correlation c, and ``constraints_at(c)`` the
-    constraints with the baseline's variance there. ``slope`` is that of ln r on the part of s(n) that varies, at n*.
+    constraints with the baseline's variance there.
     """
-    rows = []
-    for correlation in correlations:
-        solved = solve(constraints_at(correlation), widths, log_ratio_at(correlation))
-        best = solved.primal_optimum
-        if best is None:
-            continue
-        primal = ensemble(solved, best, solved.primal_integer[best], solved.primal_real[best])
-        dual = ensemble(solved, best, solved.dual_integer[best], solved.dual_real[best])
-        if primal is None or dual is None:
-            continue
-        rows.append(
-            CorrelationRow(
-                correlation=correlation,
-                widths=solved.widths[best],
-                primal_multiplicity=primal.multiplicity,
-                primal_multiplicity_real=primal.multiplicity_real,
-                dual_multiplicity=dual.multiplicity,
-                dual_multiplicity_real=dual.multiplicity_real,
-                dual_efficiency=dual.efficiency,
-                slope=float(solved.log_ratio[best]) / _varying(solved, best),
-            )
-        )
-    return tuple(rows)
+    solutions = ((c, solve(constraints_at(c), widths, log_ratio_at(c))) for c in correlations)
+    return tuple(_row_at(correlation, solved) for correlation, solved in solutions)
+
+
+def _row_at(correlation: float, solved: Solved) -> CorrelationRow:
+    primal, dual, best = built.primal(solved), built.dual(solved), solved.optimum
+    return CorrelationRow(
+        correlation=correlation,
+        widths=None if primal is None else primal.widths,
+        primal_multiplicity=None if primal is None else primal.multiplicity,
+        primal_multiplicity_real=None if primal is None else primal.multiplicity_real,
+        dual_widths=None if dual is None else dual.widths,
+        dual_multiplicity=None if dual is None else dual.multiplicity,
+        dual_multiplicity_real=None if dual is None else dual.multiplicity_real,
+        dual_efficiency=None if dual is None else dual.efficiency,
+        slope=None if best is None else float(solved.log_ratio[best]) / _varying(solved, best),
+    )
 
 
 def _varying(solved: Solved, index: int) -> float:

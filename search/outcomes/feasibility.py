@@ -18,6 +18,7 @@ from collegium.search.optimize.variances import LARGEST_LOG_RATIO
 from collegium.search.outcomes.evidence import Evidence, named, percent, saves, varies
 from collegium.search.part import named_widths
 from collegium.search.result import Outcome
+from collegium.search.text import grouped
 
 #: Relative deviation of the sum over a network's parts from which it is said.
 MOST_DEVIATION = 0.15
@@ -84,12 +85,20 @@ def _unreached(evidence: Evidence) -> Outcome:
     if constraints.max_multiplicity is not None:
         fields.append("space.max_multiplicity")
     within = f" within {' and '.join(fields)}" if fields else ""
-    raised = f"Raise {' or '.join(fields)}, or allow" if fields else "Allow"
+    remedy = f"Raise {' or '.join(fields)}, or allow wider members." if fields else "Allow wider members."
+    if _nothing_fits(evidence):
+        remedy = f"Raise {' or '.join(fields)}."
     return Outcome(
         kind="infeasible_space",
         message=f"No member of the space reaches the baseline's variance{within}.",
-        remedy=f"{raised} wider members.",
+        remedy=remedy,
     )
+
+
+def _nothing_fits(evidence: Evidence) -> bool:
+    """Whether a limit of primal and dual alike is below the least cost of all."""
+    solved = evidence.solved
+    return any(solved.costs[limit.measure].at(1.0).min() > limit.bound for limit in solved.constraints.limits[1:])
 
 
 def budget(evidence: Evidence) -> Outcome | None:
@@ -99,6 +108,8 @@ def budget(evidence: Evidence) -> Outcome | None:
         return None
     constraints = solved.constraints
     which, narrower = "member of the space", ", or allow narrower members"
+    if min(map(min, solved.widths)) == 1:
+        narrower = ""
     if evidence.narrower_unknown:
         what = "variance is known" if evidence.sampled else f"ln r is at most {LARGEST_LOG_RATIO:g}"
         which = f"member whose {what} (width {named_widths(min(solved.widths))} and wider)"
@@ -117,11 +128,11 @@ def budget(evidence: Evidence) -> Outcome | None:
             remedy=f"Raise one of them{narrower}.",
         )
     parts = [
-        f"{_field(limit)} of {limit.most:,.0f} {COSTS[limit.measure]} (the least is {costs[index]:,.0f}, by "
+        f"{_field(limit)} of {grouped(limit.most)} {COSTS[limit.measure]} (the least is {grouped(costs[index])}, by "
         f"1×{named_widths(solved.widths[index])})"
         for limit, costs, index in missed
     ]
-    raised = " and ".join(f"{limit.field} to at least {math.ceil(costs[index]):,}" for limit, costs, index in missed)
+    raised = " and ".join(f"{limit.field} to at least {_least(costs[index])}" for limit, costs, index in missed)
     return Outcome(
         kind="infeasible_budget",
         message=f"No {which} fits {' and '.join(parts)}.",
@@ -156,7 +167,7 @@ def costs(evidence: Evidence) -> Outcome | None:
     ]
     fields = " and ".join(limit.field for limit in limits)
     raised = " and ".join(
-        limit.field if limit.cost == "latency" else f"{limit.field} to at least {math.ceil(row.costs[limit.cost]):,}"
+        limit.field if limit.cost == "latency" else f"{limit.field} to at least {_least(row.costs[limit.cost])}"
         for limit, row in above
     )
     return Outcome(
@@ -165,6 +176,10 @@ def costs(evidence: Evidence) -> Outcome | None:
         f"{' and '.join(missed) if missed else f'{fields} at once'}.",
         remedy=f"Raise {raised or fields}, or allow narrower members.",
     )
+
+
+def _least(cost: float) -> str:
+    return grouped(math.ceil(cost))
 
 
 def times(evidence: Evidence) -> Outcome | None:

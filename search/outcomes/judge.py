@@ -23,8 +23,8 @@ POOR_CHI_SQUARED = 6.0
 #: Findings by weight: the first is the outcome, the others are notes.
 ORDER: tuple[OutcomeKind, ...] = (
     "unbounded_variance",
-    "infeasible_space",
     "infeasible_budget",
+    "infeasible_space",
     "nothing_to_gain",
     "not_converged",
     "check_disagrees",

@@ -101,6 +101,15 @@ def test_the_optimum_and_the_baseline_are_marked():
     assert correlations.lines[0].get_ydata() == pytest.approx([row.widths[0] for row in result.correlations])
 
 
+@pytest.mark.parametrize("limit", [18_000_000, 12_000_000, 1000])
+def test_correlations_at_which_nothing_is_allowed_are_not_drawn(limit):
+    asked = {"baseline": {"preset": "resnet50"}, "estimator": EXACT, "max_parameters": limit}
+    result = run(SearchSpec.model_validate_json(json.dumps(asked)))
+    panels = {axes.get_title(): axes for axes in figure(result).axes}
+    drawn = panels["n* against the inputs"].lines[0].get_ydata()
+    assert len(drawn) == sum(row.widths is not None for row in result.correlations)
+
+
 def test_without_an_ensemble_no_curve_is_drawn():
     primal, dual = figure(answer("no space")).axes[:2]
     assert len(primal.lines[0].get_xdata()) == len(dual.lines[0].get_xdata()) == 0

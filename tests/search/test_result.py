@@ -38,9 +38,20 @@ def test_results_are_closed_frozen_and_finite():
         made.multiplicity = 3
 
 
+def test_rows_of_correlations_that_were_stored_with_one_width_have_the_dual_at_it():
+    earlier = {"widths": [4, 6], "primal_multiplicity": 3, "primal_multiplicity_real": 3.2, "dual_multiplicity": 2}
+    row = CorrelationRow.model_validate({**earlier, "correlation": 0.9, "dual_multiplicity_real": 2, "efficiency": 1.5,
+                                         "slope": 1})  # fmt: skip
+    assert row.dual_widths == row.widths == (4, 6)
+    assert row.width is row.dual_width is None
+    none = CorrelationRow.model_validate(row.model_dump() | {"widths": None, "dual_widths": [7], "dual_width": 7})
+    assert (none.widths, none.dual_width) == (None, 7)
+    assert CorrelationRow.model_validate_json(none.model_dump_json()) == none
+
+
 @pytest.mark.parametrize("row", [CurveRow, CorrelationRow])
 def test_rows_that_were_stored_without_the_duals_prefix_are_still_read(row):
-    numbers = {name: 2 for name in row.model_fields if name not in ("widths", "width")}
+    numbers = {name: 2 for name in row.model_fields if "width" not in name}
     named = row.model_validate({"widths": [4], **numbers})
     unprefixed = ("dual_parameters", "dual_flops", "dual_efficiency", "dual_efficiency_real")
     earlier = {name.removeprefix("dual_") if name in unprefixed else name: 2 for name in numbers}

@@ -22,7 +22,7 @@ def test_a_printed_answer_has_its_outcome_and_a_row_for_each_ensemble():
     rows = rows_of(answer)
     assert list(rows) == ["baseline", "primal", "dual", *(["recommended"] if answer.recommended else [])]
     assert rows["primal"][1] == f"{answer.primal.multiplicity} × {answer.primal.width}"
-    assert rows["dual"][4] == f"{answer.dual.parameters:,}"
+    assert rows["dual"][4] == f"{answer.dual.parameters:,}".replace(",", "\u202f")
 
 
 def test_columns_are_aligned():

@@ -222,16 +222,21 @@ def _reused(result: dict[str, Any]) -> str:
 
 
 def _correlations(result: dict[str, Any]) -> RenderableType:
-    table = grid("input correlation", "n*", "primal m", "dual m", "ρ", left=0)
+    table = grid("input correlation", "primal", "dual", "ρ", left=0)
     for row in result["correlations"]:
+        primal = {"width": row["width"], "widths": row["widths"], "multiplicity": row["primal_multiplicity"]}
+        own = {"width": row["dual_width"], "widths": row["dual_widths"]} if "dual_widths" in row else {}
         table.add_row(
             number(row["correlation"]),
-            widths(row),
-            count(row["primal_multiplicity"]),
-            count(row["dual_multiplicity"]),
+            _answer(primal),
+            _answer({**primal, **own, "multiplicity": row["dual_multiplicity"]}),  # at its width in earlier results
             number(row.get("dual_efficiency", row.get("efficiency")), 3),  # without the prefix in earlier results
         )
     return table
+
+
+def _answer(ensemble: dict[str, Any]) -> str:
+    return "none" if ensemble["multiplicity"] is None else grouping(ensemble)
 
 
 def _verification(verification: dict[str, Any]) -> RenderableType:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from collegium.counted import counted
 from collegium.search.networks.families.network_layers import Conv, Layer, Linear
 from collegium.search.networks.network import Measure
+from collegium.search.text import grouped
 
 HEADS = ("", "part", "count", "layers", "widths", "parameters", "of all", "FLOPs", "of all", "")
 #: Columns of numbers, which are aligned to the right.
@@ -113,9 +114,9 @@ def _rows(baseline: Table) -> Iterator[tuple[str, ...]]:
             str(branch.count),
             _layers(branch),
             _widths(branch),
-            _count(parameters),
+            grouped(parameters),
             _share(parameters, baseline.parameters),
-            _count(flops),
+            grouped(flops),
             _share(flops, baseline.flops),
             branch.why or _members(branch),
         )
@@ -159,11 +160,7 @@ def _runs(texts: list[str], joint: str) -> str:
 
 
 def _counted(value: int, noun: str) -> str:
-    return counted(value, noun, written=_count(value))
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}".replace(",", "\u202f")
+    return counted(value, noun, written=grouped(value))
 
 
 def _share(part: int, whole: int) -> str:

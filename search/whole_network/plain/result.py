@@ -16,6 +16,7 @@ from collegium.search.result import (
     SolvedEnsemble,
 )
 from collegium.search.spec import SearchSpec
+from collegium.search.text import grouped
 from collegium.search.whole_network.plain.group import Found
 from collegium.search.whole_network.plain.measuring import Measuring, Ratio
 from collegium.search.whole_network.plain.part import MeasuredPart
@@ -202,7 +203,7 @@ def _uncertain(found: Found) -> Outcome | None:
 
 
 def _infeasible(found: Found) -> Outcome:
-    limits = ", ".join(f"{limit.field} of {limit.most:,.0f} {limit.measure}" for limit in found.constraints.limits)
+    limits = ", ".join(f"{limit.field} of {grouped(limit.most)} {limit.measure}" for limit in found.constraints.limits)
     kind = "infeasible_space" if not found.solved.widths else "infeasible_budget"
     return Outcome(
         kind=kind,

@@ -71,3 +71,19 @@ def test_counted_memory_alone_says_that_no_time_was_measured(result_of):
 
 def test_a_result_without_costs_has_no_table_of_them(result_of):
     assert "best for" not in text_of(result_of())
+
+
+def test_correlations_at_which_nothing_is_allowed_are_rows_that_say_so(result_of):
+    limit = result_of()["dual"]["parameters"]
+    result = result_of(max_parameters=limit // 2)
+    assert result["dual"] is None
+    heading, *rows = text_of(result).partition("input correlation")[2].splitlines()
+    assert heading.split() == ["primal", "dual", "ρ"]
+    assert len(result["correlations"]) >= 6
+    for row, text in zip(result["correlations"], rows, strict=False):
+        primal = "none" if row["widths"] is None else f"{row['primal_multiplicity']} × {row['width']}"
+        assert primal in text
+        assert ("none" in text) == (row["widths"] is None or row["dual_widths"] is None)
+    earlier = [{k: v for k, v in row.items() if not k.startswith("dual_width")} for row in result_of()["correlations"]]
+    shown = text_of(result | {"correlations": earlier})
+    assert f"{earlier[0]['dual_multiplicity']} × {earlier[0]['width']}" in shown

@@ -110,6 +110,19 @@ def test_a_search_with_ensembles_shows_them_and_its_fit(page: Page):
     assert str(answer.primal.multiplicity) in lines
 
 
+@pytest.mark.parametrize("limit", [18_000_000, 12_000_000, 1000])
+def test_correlations_at_which_nothing_is_allowed_say_so(page: Page, limit: int):
+    answer = find_ensemble("resnet50", estimator={"method": "exact"}, max_parameters=limit)
+    lines = page("search.js", "showSearch", {"result": answer.model_dump(mode="json")})
+    start = lines.index("ρ") - 3
+    assert lines[start : start + 4] == ["correlation", "primal", "dual", "ρ"]
+    named = [(row.primal_multiplicity, row.width, row.dual_multiplicity, row.dual_width) for row in answer.correlations]
+    assert [lines[start + 4 * k + 5 : start + 4 * k + 7] for k in range(len(named))] == [
+        [f"{m}×{n}" if m else "none", f"{k}×{d}" if k else "none"] for m, n, k, d in named
+    ]
+    assert ("Variance and efficiency by width" in lines) == any(row.primal_multiplicity for row in answer.curve)
+
+
 def test_a_client_has_the_blocks_and_their_curve(
     live: Callable[..., Any], fake_worker: Callable[..., None], baseline: NetworkBaseline, curve: SearchResult
 ):

@@ -12,6 +12,7 @@ from collegium.search.networks.build import build_network
 from collegium.search.optimize.problem import build_problem
 from collegium.search.parse import parse_spec
 from collegium.search.spec import SearchSpec
+from collegium.search.text import grouped
 
 MLP = {"family": "mlp", "inputs": 64, "hidden": [100] * 4, "outputs": 10}
 
@@ -101,7 +102,7 @@ def test_the_least_memory_is_named_where_nothing_fits(solved):
     found = next(one for one in (result.outcome, *result.notes) if one.kind == "infeasible_budget")
     assert found.message.count("max_memory_bytes") == 1
     assert "by 1×1" in found.message
-    assert found.remedy.startswith(f"Raise max_memory_bytes to at least {least}")
+    assert found.remedy.startswith(f"Raise max_memory_bytes to at least {grouped(least)}")
     assert run(parse_spec(SearchSpec, asked | {"max_memory_bytes": least})).primal is not None
 
 

@@ -19,8 +19,8 @@ def test_a_front_holds_exactly_what_no_other_pair_dominates(values):
     ("cost", "value", "text"),
     [
         ("latency", 0.12345, "0.123 ms"),
-        ("memory", 1536 * 2**20, "1,536.0 MiB"),
-        ("flops", 4e9, "4,000,000,000 FLOPs"),
+        ("memory", 1536 * 2**20, "1\u202f536.0 MiB"),
+        ("flops", 4e9, "4\u202f000\u202f000\u202f000 FLOPs"),
     ],
 )
 def test_costs_are_shown_with_their_units(cost, value, text):

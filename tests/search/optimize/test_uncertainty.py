@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from collegium.search.engine import run
 from collegium.search.optimize.problem import build_problem
 from collegium.search.optimize.uncertainty import by_correlation, confidence
 from collegium.search.optimize.variances import stage_log_ratios
@@ -72,7 +75,52 @@ def test_the_optimum_moves_with_the_correlation_as_known(preset, found):
         lambda c: stage_log_ratios(at[c], np.array(problem.members), problem.scales),
         tuple(found),
     )
+    assert len(rows) == len(found)
     for row in rows:
         width, multiplicity = found[row.correlation]
         assert row.width == width
         assert row.primal_multiplicity_real == pytest.approx(multiplicity, abs=0.06)
+
+
+LIMITS = [
+    {},
+    {"max_parameters": 18_000_000},
+    {"max_parameters": 12_000_000},
+    {"max_parameters": 6_000_000},
+    {"max_parameters": 1000},
+    {"max_flops": 3_000_000_000},
+    {"max_parameters": 15_000_000, "max_flops": 2_500_000_000},
+    {"budget": 15_000_000},
+    {"budget": 1000},
+    {"efficiency": "flops", "max_flops": 2_000_000_000},
+    {"space": {"max_multiplicity": 4}},
+    {"space": {"max_multiplicity": 4}, "max_parameters": 18_000_000},
+    {"space": {"multiple_of": 8, "min_width": 24}},
+    {"space": {"stages": "own"}, "max_parameters": 18_000_000},
+    {"estimator": {"method": "given", "alpha": 4.0}},
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("correlation", [0.5, 0.95])
+def test_the_row_of_the_searchs_own_correlation_is_its_answer(limits, correlation):
+    """Rows where the best at a real m had no primal or no dual within the limits were once left out."""
+    asked = {
+        "baseline": {"preset": "resnet50"},
+        "estimator": {"method": "exact"},
+        "inputs": {"correlation": correlation},
+    }
+    result = run(SearchSpec.model_validate_json(json.dumps(asked | limits)))
+    if not result.correlations:
+        assert result.variance_from == "alpha"
+        return
+    assert {0.8, 0.85, 0.9, 0.95, 0.98, 1.0} <= {row.correlation for row in result.correlations}
+    (own,) = (row for row in result.correlations if row.correlation == correlation)
+    tied = "space" in limits and limits["space"].get("stages") == "own"
+    primal, dual = (result.tied_primal, result.tied_dual) if tied else (result.primal, result.dual)
+    for answer, widths, multiplicity in (
+        (primal, own.widths, own.primal_multiplicity),
+        (dual, own.dual_widths, own.dual_multiplicity),
+    ):
+        assert (answer and answer.widths, answer and answer.multiplicity) == (widths, multiplicity)
+    assert own.dual_efficiency == (dual and dual.efficiency)

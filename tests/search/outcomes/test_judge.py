@@ -49,10 +49,24 @@ def test_each_search_ends_in_the_expected_outcome_with_a_remedy(asked, kind):
 
 def test_the_remedy_of_a_budget_is_enough():
     result = outcome(baseline=MLP, budget=12)
-    least = int("".join(filter(str.isdigit, result.outcome.remedy.split(",  ")[0].split("least")[1].split(", or")[0])))
+    least = int("".join(filter(str.isdigit, result.outcome.remedy)))
     assert outcome(baseline=MLP, budget=least).primal is not None
     assert result.dual is not None
     assert result.near_optimal is not None
+
+
+@pytest.mark.parametrize("limit", ["max_parameters", "max_flops"])
+def test_where_nothing_fits_the_least_that_does_comes_first(limit):
+    """That no member reaches the baseline's variance once came first, with wider members as a remedy."""
+    result = outcome(baseline={"preset": "resnet50"}, **{limit: 1000})
+    assert result.outcome.kind == "infeasible_budget"
+    assert f"{limit} of 1\u202f000 " in result.outcome.message
+    assert "members" not in result.outcome.remedy  # there are none narrower than 1
+    assert "wider" not in " ".join(note.remedy or "" for note in result.notes)
+    least = int("".join(filter(str.isdigit, result.outcome.remedy)))
+    found = outcome(baseline={"preset": "resnet50"}, **{limit: least})
+    assert found.primal is not None
+    assert getattr(found.primal, limit.removeprefix("max_")) == least
 
 
 def test_members_beyond_what_is_considered_are_not_said_to_cost_too_much():
