@@ -12,9 +12,10 @@ from fastapi.responses import Response
 
 from collegium.app.http.conditional import none_match, tag_of_bytes
 from collegium.app.http.openapi import header, problems
+from collegium.app.services.metric_table import metric_rows
 from collegium.app.services.services import JobId, ServicesDep, require_job
 from collegium.app.services.views import JobPage, JobView, MetricTable, job_response, job_tag, job_view
-from collegium.jobs.record import Event, Kind
+from collegium.jobs.record import Kind
 from collegium.jobs.states import Status
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -109,21 +110,18 @@ def read_metrics(
     format: Annotated[Literal["json", "csv"], Query()] = "json",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    require_job(services, job_id)
-    events = services.store.events(job_id, after, limit, types=("metric",))
-    columns, rows = _table(events)
+    found, next_after = metric_rows(services.store, require_job(services, job_id), after, limit)
+    columns, rows = _table(found)
     if format == "csv":
         text = io.StringIO()
         csv.writer(text).writerows([columns, *rows])
         return Response(text.getvalue(), media_type="text/csv", headers=_REVALIDATE)
-    return _conditional(
-        {"columns": columns, "rows": rows, "next_after": events[-1].seq if events else after}, if_none_match
-    )
+    return _conditional({"columns": columns, "rows": rows, "next_after": next_after}, if_none_match)
 
 
-def _table(events: list[Event]) -> tuple[list[str], list[list[Any]]]:
-    columns = list(dict.fromkeys(key for event in events for key in event.data))
-    return columns, [[event.data.get(column) for column in columns] for event in events]
+def _table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return columns, [[row.get(column) for column in columns] for row in rows]
 
 
 def _conditional(document: Any, if_none_match: str | None) -> Response:

@@ -121,7 +121,10 @@ class DatasetPage(View):
 
 
 class MetricTable(View):
-    """Training metrics: one row for each metric event, with the union of their columns."""
+    """Training metrics: one row for each metric event, with the union of their columns.
+
+    Of what several attempts measured the last one's rows are left.
+    """
 
     columns: list[str]
     rows: list[list[Any]]

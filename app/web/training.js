@@ -5,9 +5,11 @@ import { chart } from "./plot.js";
 
 const PANELS = [["loss", /loss/i, true], ["accuracy", /accuracy|top/i, false], ["sharpness", /sharpness$/, true], ["learning rate", /learning_rate|^lr$/i, false]];
 
-// Returns a function that takes one metric event; panels are drawn at most twice a second.
+// Returns a function that takes one metric event; panels are drawn at most twice a second. A step before the last one of
+// the same phase is that of an attempt which went on from a checkpoint: what was measured from there on is dropped.
 export function metricCharts(place) {
   const series = new Map();
+  let last = {};
   let waiting = null;
   const latest = h("p.muted.small", {});
   const charts = h("div.charts", {});
@@ -23,9 +25,11 @@ export function metricCharts(place) {
   return (data) => {
     const { at: _, ...rest } = data;
     const x = rest.step ?? rest.epoch ?? series.size;
+    if (rest.phase === last.phase && x < last.x) for (const [name, points] of series) series.set(name, points.slice(0, points.findLastIndex((point) => point[0] < x || point[2] !== rest.phase) + 1));
+    last = { phase: rest.phase, x };
     for (const [name, value] of flat(rest)) if (typeof value === "number" && !["step", "epoch"].includes(name)) {
       if (!series.has(name)) series.set(name, []);
-      series.get(name).push([x, value]);
+      series.get(name).push([x, value, rest.phase]);
     }
     latest.textContent = [...flat(rest)].filter(([, value]) => typeof value === "number").map(([name, value]) => labelled(name, value)).join(" · ");
     waiting ??= setTimeout(draw, 400);

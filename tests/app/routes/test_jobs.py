@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
@@ -182,6 +183,68 @@ def test_metrics_are_a_table(api: TestClient, services: Services, started: Calla
     text = api.get(f"/v1/jobs/{job.id}/metrics?format=csv")
     assert text.headers["content-type"].startswith("text/csv")
     assert list(csv.reader(io.StringIO(text.text))) == [["step", "loss", "top1"], ["1", "2.5", ""], ["2", "2.0", "0.5"]]
+
+
+def attempt(services: Services, job: Job, rows: list[tuple[Any, ...]]) -> Job:
+    """What one attempt measures before it is lost, and the attempt after it."""
+    store = services.store
+    for phase, scope, step in rows:
+        data = {"phase": phase, "scope": scope, "step": step, "loss": 1 / step, "attempt": job.attempt}
+        store.append_event(job.id, job.attempt, "metric", data)
+    store.release(job.id, job.attempt)
+    return store.claim(job.id, "worker", 60) or pytest.fail("the job is not claimed")
+
+
+def steps(*numbers: int, phase: str = "training", every: int = 20) -> list[tuple[str, str, int]]:
+    """A row for each of these steps, and one for each epoch of ``every`` steps."""
+    rows = [[("step", number)] + [("epoch", number)] * (number % every == 0) for number in numbers]
+    return [(phase, scope, number) for both in rows for scope, number in both]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "kept"),
+    [
+        ([steps(10, 20, 30, 40), steps(30, 40, 50)], [steps(10, 20), steps(30, 40, 50)]),
+        ([steps(10, 20, 30), steps(10, 20), steps(20, 30)], [[], steps(10), steps(20, 30)]),
+        ([steps(10, 20, 30, 40), steps(50)], [steps(10, 20, 30, 40), steps(50)]),
+        ([steps(10, 20, 30, 40), []], [steps(10, 20, 30, 40), []]),
+        # a checkpoint between the row of an epoch's last step and that of the epoch
+        ([steps(10, 20, 30), [("training", "epoch", 20), *steps(30)]],
+         [[*steps(10), ("training", "step", 20)], [("training", "epoch", 20), *steps(30)]]),
+        # of models that are trained one after another the first are done, or everything begins anew
+        ([[*steps(10, 20, phase="model-1"), *steps(10, 20, phase="model-2")], steps(20, 30, phase="model-2")],
+         [[*steps(10, 20, phase="model-1"), *steps(10, phase="model-2")], steps(20, 30, phase="model-2")]),
+        ([[*steps(10, 20, phase="model-1"), *steps(10, 20, phase="model-2")], steps(10, phase="training")],
+         [[*steps(10, 20, phase="model-1"), *steps(10, 20, phase="model-2")], steps(10, phase="training")]),
+        ([[*steps(10, 20, phase="model-1"), *steps(10, 20, phase="model-2")], steps(10, phase="model-1")],
+         [[], steps(10, phase="model-1")]),
+    ],
+)  # fmt: skip
+def test_a_resumed_training_has_each_step_once(
+    api: TestClient,
+    services: Services,
+    started: Callable[..., Job],
+    attempts: list[list[tuple[str, str, int]]],
+    kept: list[list[tuple[str, str, int]]],
+) -> None:
+    job = started("training")
+    for rows in attempts:
+        job = attempt(services, job, rows)
+    expected = [[*row, number] for number, rows in enumerate(kept, 1) for row in rows]
+    table = api.get(f"/v1/jobs/{job.id}/metrics").json()
+    at = [table["columns"].index(name) for name in ("phase", "scope", "step", "attempt")]
+    assert [[row[index] for index in at] for row in table["rows"]] == expected
+    text = api.get(f"/v1/jobs/{job.id}/metrics?format=csv").text
+    assert [[row[name] for name in ("phase", "scope")] for row in csv.DictReader(io.StringIO(text))] == [
+        row[:2] for row in expected
+    ]
+    paged, after = [], 0
+    while (page := api.get(f"/v1/jobs/{job.id}/metrics", params={"after": after, "limit": 2}).json())[
+        "next_after"
+    ] != after:
+        paged += [dict(zip(page["columns"], row, strict=True)) for row in page["rows"]]
+        after = page["next_after"]
+    assert [[row["phase"], row["scope"], row["step"], row["attempt"]] for row in paged] == expected
 
 
 def test_a_results_artifacts_have_links(api: TestClient, finished: Callable[..., Job]) -> None:
