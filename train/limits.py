@@ -277,8 +277,19 @@ def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> N
     parameters = layers * (6 * hidden * hidden + 2 * hidden * inner) + sizes["vocabulary"] * hidden
     sample = known_sample(spec.data) or TextFolder().sample(spec.data)  # data without a name of its own is text here
     length = sample.shape[0]
+    if known_sample(spec.data) is not None:
+        _check_positions(architecture, length)
     features = layers * length * (12 * hidden + 2 * inner) + 2 * length * sizes["vocabulary"]
     return NetworkSize(parameters, features)
+
+
+def _check_positions(architecture: TransformerArchitecture, length: int) -> None:
+    """Refuse fewer positions than a sample has tokens. RoBERTa counts positions behind that of padding."""
+    positions = architecture.config.get("max_position_embeddings")
+    least = length + 1 if architecture.transformer == "roberta" else length
+    if isinstance(positions, int) and positions < least:
+        message = f"samples have {length} tokens: give at least {least}"
+        raise InvalidSpec(("architecture", "config", "max_position_embeddings"), message)
 
 
 def _sizes(architecture: TransformerArchitecture) -> dict[str, int]:

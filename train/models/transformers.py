@@ -9,16 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from collegium.search.errors import InvalidSpec
-from collegium.train.data.dataset import Dataset
+from collegium.search.errors import InvalidSpec, Location
+from collegium.train.data.dataset import Batch, Dataset
 from collegium.train.errors import Mismatch, MissingExtra
+from collegium.train.loop.task import task_for
 from collegium.train.models.build import seeded
 from collegium.train.models.grouping import arrays_for
 from collegium.train.spec.architecture import TransformerArchitecture
 
 PADDING, END = 0, 1
+#: Parameters up to which a model is built to find the setting that is wrong.
+QUICKLY_TRIED = 30_000_000
 
 
 def build_transformer(
@@ -44,9 +48,68 @@ def build_transformer(
         if architecture.pretrained is not None:
             model = _pretrained(factory, architecture, data, _folder(architecture.pretrained, data_dir))
         else:
-            model = factory.from_config(_config(library, architecture, data))
+            model = _from_settings(library, factory, architecture, data)
     _check_vocabulary(model, data)
+    try:
+        _read(model, data, _sample(data))
+    except MemoryError:
+        raise
+    except Exception as error:
+        if architecture.pretrained is not None:
+            message = f"it does not read samples of {data.name}: {_reason(error)}"
+            raise InvalidSpec(("architecture", "pretrained"), message) from error
+        message = f"a model of these settings does not read samples of {data.name}: {_reason(error)}"
+        raise InvalidSpec(_place(library, factory, architecture, data), message) from error
     return model
+
+
+def _from_settings(library: Any, factory: Any, architecture: TransformerArchitecture, data: Dataset) -> nn.Module:
+    config = _config(library, architecture, data)
+    try:
+        return factory.from_config(config)
+    except MemoryError:
+        raise
+    except Exception as error:
+        place = _place(library, factory, architecture, data)
+        raise InvalidSpec(place, f"no model can be built of these settings: {_reason(error)}") from error
+
+
+def _sample(data: Dataset) -> Batch:
+    return next(iter(data.train.batches(torch.zeros(1, dtype=torch.long), 1)))
+
+
+@torch.no_grad()
+def _read(model: nn.Module, data: Dataset, sample: Batch) -> None:
+    """Evaluate ``sample``, as training will."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    logits = task_for(data, model).logits(model, *(part.to(device) for part in sample))
+    model.train(was_training)
+    if not logits.isfinite().all():
+        raise ValueError("its outputs are not finite")
+
+
+def _place(library: Any, factory: Any, architecture: TransformerArchitecture, data: Dataset) -> Location:
+    """The setting without which a model is built and reads samples, where there is one and it is quickly tried."""
+    sample = _sample(data)
+    for name in architecture.config:
+        rest = {other: value for other, value in architecture.config.items() if other != name}
+        try:
+            config = _config(library, architecture.model_copy(update={"config": rest}), data)
+            with torch.device("meta"):
+                model = factory.from_config(config)
+            if model.num_parameters() > QUICKLY_TRIED:
+                continue
+            _read(factory.from_config(config), data, sample)
+        except Exception:
+            continue
+        return ("architecture", "config", name)
+    return ("architecture", "config")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _library() -> Any:
@@ -86,7 +149,9 @@ def _pretrained(factory: Any, architecture: TransformerArchitecture, data: Datas
         return factory.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, **architecture.config, **_sizes(data)
         )
-    except (OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise InvalidSpec(("architecture", "pretrained"), f"the folder cannot be loaded: {error}") from error
 
 
@@ -100,8 +165,8 @@ def _config(library: Any, architecture: TransformerArchitecture, data: Dataset) 
         settings["decoder_start_token_id"] = PADDING
     try:
         return library.AutoConfig.for_model(architecture.transformer, **{**settings, **architecture.config})
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidSpec(("architecture", "config"), str(error)) from error
+    except Exception as error:
+        raise InvalidSpec(("architecture", "config"), _reason(error)) from error
 
 
 def _check_vocabulary(model: Any, data: Dataset) -> None:

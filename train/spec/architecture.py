@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from collegium.search.fields import MAX_LAYERS, Strict, Width, Widths, wrong_fields
 from collegium.search.spec import Baseline
+from collegium.train.spec.transformer_settings import wrong_settings
 
 Multiplicity = Annotated[int, Field(ge=1, le=1_000_000)]
 Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
@@ -148,8 +149,9 @@ class TransformerArchitecture(Strict):
     """A transformer of the ``transformers`` library: a model type with its configuration, or a local pretrained folder.
 
     ``pretrained`` names a folder inside the data folder; nothing is fetched from a network. ``config`` overrides
-    fields of the model type's configuration (``d_model``, ``num_layers``, ``vocab_size``, …). ``head`` is a decoder
-    that generates a sequence, or a classifier; by default the model type's own.
+    fields of the model type's configuration (``d_model``, ``num_layers``, ``vocab_size``, …), of which ``num_labels``
+    and ``problem_type`` are the data's. ``head`` is a decoder that generates a sequence, or a classifier; by default
+    the model type's own.
     """
 
     transformer: Literal["t5", "bart", "bert", "roberta", "distilbert", "electra"]
@@ -158,6 +160,13 @@ class TransformerArchitecture(Strict):
     )
     pretrained: Key | None = None
     head: Literal["sequence", "classification"] | None = None
+
+    @model_validator(mode="after")
+    def _settings_mean_something(self) -> TransformerArchitecture:
+        wrong = wrong_settings(self.transformer, self.config)
+        if wrong:
+            raise wrong_fields({("config", name): message for name, message in wrong.items()})
+        return self
 
     @property
     def is_decoder(self) -> bool:

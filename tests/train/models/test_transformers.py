@@ -1,9 +1,11 @@
 import pytest
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.parse import parse_spec
 from collegium.train.data.catalog import load
 from collegium.train.engine import run
 from collegium.train.errors import Mismatch
+from collegium.train.limits import check_training_cost
 from collegium.train.models.transformers import build_transformer
 from collegium.train.spec.training import TrainingSpec
 
@@ -71,6 +73,88 @@ def test_a_wrong_configuration_is_named(architecture, path, tmp_path):
     assert raised.value.path == path
 
 
+CLASSES = {"name": "synthetic-text", "synthetic": {"samples": 60, "length": 12, "labels": "classes", "task": "maximum"}}
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}  # fmt: skip
+DISTIL = {"dim": 16, "hidden_dim": 16, "n_layers": 1, "n_heads": 2}
+SMALL = {"t5": T5, "bart": BART, "bert": BERT, "roberta": BERT, "electra": BERT, "distilbert": DISTIL}
+
+
+def document(kind, **config):
+    return {"architecture": {"transformer": kind, "config": {**SMALL[kind], **config}}, "data": CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("bert", "hidden_size", 0), ("bert", "hidden_size", 16.5), ("bert", "vocab_size", -1), ("bart", "d_model", 0),
+        ("t5", "d_kv", True), ("t5", "d_ff", None), ("t5", "relative_attention_num_buckets", 0),
+        ("bert", "num_attention_heads", "two"), ("bert", "num_hidden_layers", -1), ("distilbert", "n_layers", 0),
+        ("bart", "decoder_layers", 0), ("bert", "hidden_dropout_prob", 2), ("bert", "hidden_dropout_prob", -1),
+        ("t5", "dropout_rate", 1.0), ("bart", "encoder_layerdrop", -0.5), ("electra", "summary_last_dropout", "much"),
+        ("bert", "layer_norm_eps", -5), ("t5", "layer_norm_epsilon", 0), ("bert", "initializer_range", -1),
+        ("bart", "init_std", 0.0), ("roberta", "pad_token_id", -1), ("bert", "num_labels", 7),
+        ("bert", "problem_type", "regression"), ("bert", "num_attention_heads", 3), ("distilbert", "n_heads", 3),
+        ("bart", "decoder_attention_heads", 5),
+    ],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused_when_posted(kind, name, value):
+    with pytest.raises(InvalidSpec) as raised:
+        parse_spec(TrainingSpec, document(kind, **{name: value}))
+    assert raised.value.path == ("architecture", "config", name)
+
+
+def test_a_padding_token_is_one_of_the_vocabulary():
+    with pytest.raises(InvalidSpec, match="below vocab_size, 40"):
+        parse_spec(TrainingSpec, document("bert", vocab_size=40, pad_token_id=40))
+    parse_spec(TrainingSpec, document("bert", vocab_size=41, pad_token_id=40, bos_token_id=None))
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("bert", 12), ("roberta", 13), ("bart", 12), ("distilbert", 12)])
+def test_samples_longer_than_the_positions_are_refused_when_posted(kind, positions):
+    check_training_cost(parse_spec(TrainingSpec, document(kind, max_position_embeddings=positions)))
+    with pytest.raises(InvalidSpec, match=f"12 tokens: give at least {positions}") as raised:
+        check_training_cost(parse_spec(TrainingSpec, document(kind, max_position_embeddings=positions - 1)))
+    assert raised.value.path == ("architecture", "config", "max_position_embeddings")
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_every_kind_is_built_and_reads_a_sample_at_the_least_positions(kind):
+    least = {} if kind == "t5" else {"max_position_embeddings": 12 + (kind == "roberta")}
+    spec = parse_spec(TrainingSpec, document(kind, **least))
+    model = build_transformer(spec.architecture, load(spec.data), seed=0)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("bert", "hidden_act", "zzz"), ("t5", "feed_forward_proj", "foo"), ("bert", "pad_token_id", 999),
+        ("t5", "relative_attention_num_buckets", 1), ("bert", "chunk_size_feed_forward", 5),
+        ("bert", "return_dict", False),
+        ("bert", "max_position_embeddings", 10), ("roberta", "max_position_embeddings", 12),
+        ("bart", "activation_function", "zzz"),
+    ],
+)  # fmt: skip
+def test_settings_of_which_no_model_can_be_built_are_named(kind, name, value):
+    spec = parse_spec(TrainingSpec, document(kind, **{name: value}))
+    with pytest.raises(InvalidSpec) as raised:
+        build_transformer(spec.architecture, load(spec.data), seed=0)
+    assert raised.value.path == ("architecture", "config", name)
+
+
+def test_a_pretrained_model_that_does_not_read_the_samples_is_named(tmp_path):
+    spec = parse_spec(TrainingSpec, document("bert", max_position_embeddings=12))
+    build_transformer(spec.architecture, load(spec.data), seed=0).save_pretrained(tmp_path / "short")
+    longer = {**CLASSES, "synthetic": {**CLASSES["synthetic"], "length": 20}}
+    architecture = {"transformer": "bert", "pretrained": "short"}
+    spec = parse_spec(TrainingSpec, {"architecture": architecture, "data": longer})
+    with pytest.raises(InvalidSpec, match="does not read samples") as raised:
+        build_transformer(spec.architecture, load(spec.data), seed=0, data_dir=tmp_path)
+    assert raised.value.path == ("architecture", "pretrained")
+
+
 def test_a_pretrained_model_keeps_its_sizes(pretrained):
     folder, _ = pretrained
     with pytest.raises(InvalidSpec, match="keeps its sizes"):
@@ -79,7 +163,7 @@ def test_a_pretrained_model_keeps_its_sizes(pretrained):
 
 def test_heads_and_labels_must_go_together():
     with pytest.raises(Mismatch, match="no decoder"):
-        build({"transformer": "bert", "config": {"hidden_size": 16}})
+        build({"transformer": "bert", "config": {"hidden_size": 24}})
     with pytest.raises(Mismatch, match="sequences"):
         build({"transformer": "t5", "config": T5, "head": "classification"})
     spec = training({"transformer": "t5", "config": T5}).model_copy(
