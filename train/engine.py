@@ -21,7 +21,7 @@ from collegium.train.loop.loop import Pace
 from collegium.train.loop.phases import Trained, last_good, parameters, scores_of, train_all
 from collegium.train.loop.runtime import DeviceLayout, float32_as, threads_for
 from collegium.train.models.grouping import GroupedNetwork
-from collegium.train.result import Scores, StageMembers, TrainingResult
+from collegium.train.result import Note, Scores, StageMembers, TrainingResult
 from collegium.train.spec.training import TrainingSpec
 from collegium.versions import versions
 
@@ -78,12 +78,33 @@ def _execute(fabric: Fabric, request: TrainingRequest, callback: TrainingCallbac
         if first:
             _leave_last_good(context)
         raise
+    context.notes += _without_effect(context, trained)
     result = result_of(context, trained, scores_of(context, trained.model), time.monotonic() - started)
     if request.artifact_dir is not None and first:
         left = package(context, trained.model, result.metrics(trained.history), models=trained.models)
         artifacts = export(left, request.artifact_dir)
         result = result.model_copy(update={"artifacts": artifacts, "notes": tuple(context.notes)})
     return result.model_dump(mode="json")
+
+
+def _without_effect(context: TrainingContext, trained: Trained) -> list[Note]:
+    """What the specification asks for and this training has not, though nothing is wrong by it."""
+    spec, recipe = context.spec, context.runtime.recipe
+    missing = [
+        name
+        for name in ("sharpness", "spread")
+        if name in spec.diagnostics and getattr(trained.diagnostics, name) is None
+    ]
+    if recipe.sharpness_every and not any("sharpness" in row for rows in trained.history.values() for row in rows):
+        missing.append("sharpness_every")
+    notes = []
+    if missing:
+        message = f"{spec.method} trains no copies of kernels, of which {' and '.join(missing)} would be measured."
+        notes.append(Note(kind="no_copies", message=message))
+    if recipe.augment and context.data.kind != "image":
+        message = f"{context.data.name} has no images: augment of the recipe {spec.recipe_name} has no effect."
+        notes.append(Note(kind="not_augmented", message=message))
+    return notes
 
 
 def _leave_last_good(context: TrainingContext) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
@@ -19,6 +18,7 @@ from collegium.train.majority.targets.names import Names
 from collegium.train.methods.method import Method
 from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.models.names import module_names
+from collegium.train.samples import check_data, check_held_out, check_recipe, sample_of
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec
 from collegium.train.spec.recipes import Recipe, merge_recipe
@@ -79,7 +79,8 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
         _check_dropout(spec, size)
     sample = known_sample(spec.data)
     if sample is not None:
-        _check_recipe(recipe, sample, spec.data.name)
+        check_recipe(spec, recipe, sample)
+    check_data(spec)
     _check_validation(spec, method, recipe)
     method.check_names(lambda: _names(spec, size))
     if size is None:
@@ -151,21 +152,13 @@ def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:
 
 def check_samples(spec: TrainingSpec, sample: Sample) -> None:
     """Refuse what the recipe does to samples of another kind. Raises ``InvalidSpec`` with the field's path."""
-    _check_recipe(spec.merged_recipe(), sample, spec.data.name)
-
-
-def _check_recipe(recipe: Recipe, sample: Sample, name: str) -> None:
-    if recipe.mixup and sample.kind == "tokens":
-        raise InvalidSpec(("recipe", "mixup"), "tokens cannot be mixed: leave it out")
-    if recipe.cutmix and sample.kind != "image":
-        raise InvalidSpec(("recipe", "cutmix"), f"{name} has no images: leave it out, or use mixup")
-    if "randaugment" in recipe.augment and (sample.kind != "image" or sample.shape[0] not in (1, 3)):
-        what = "no images" if sample.kind != "image" else f"images of {counted(sample.shape[0], 'channel')}"
-        raise InvalidSpec(("recipe", "augment"), f"{name} has {what}, and randaugment takes grey and colour images")
+    check_recipe(spec, spec.merged_recipe(), sample)
 
 
 def check_study_cost(spec: StudySpec) -> None:
     """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
+    if spec.sweep is not None and not spec.data.validation:
+        check_held_out(spec.data, spec.sweep.validation, ("sweep", "validation"))
     for index, architecture in enumerate(spec.architectures):
         places: dict[Location, Location] = {("architecture",): ("architectures", index)}
         with _at(places):  # once for each architecture: counting a large network takes longer than everything else
@@ -275,9 +268,10 @@ def _transformer(architecture: TransformerArchitecture, spec: TrainingSpec) -> N
     sizes = _sizes(architecture)
     hidden, inner, layers = sizes["hidden"], sizes["inner"], sizes["layers"]
     parameters = layers * (6 * hidden * hidden + 2 * hidden * inner) + sizes["vocabulary"] * hidden
-    sample = known_sample(spec.data) or TextFolder().sample(spec.data)  # data without a name of its own is text here
+    sample = sample_of(spec)
+    assert sample is not None
     length = sample.shape[0]
-    if known_sample(spec.data) is not None:
+    if sample.kind == "tokens":
         _check_positions(architecture, length)
     features = layers * length * (12 * hidden + 2 * inner) + 2 * length * sizes["vocabulary"]
     return NetworkSize(parameters, features)

@@ -188,6 +188,31 @@ def test_a_head_for_other_classes_is_replaced_and_noted(digits_spec):
     assert [note["kind"] for note in result["notes"]] == ["head_replaced"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"recipe": {"epochs": 1, "sharpness_every": 1}}, ["sharpness_every"]),
+        ({"diagnostics": ["sharpness", "gap", "spread"], "method": "ema"}, ["sharpness", "spread"]),
+        ({"diagnostics": ["gap"]}, []),
+        ({"diagnostics": ["sharpness", "spread"], "method": "majority",
+          "recipe": {"epochs": 1, "sharpness_every": 1}}, []),
+    ],
+)  # fmt: skip
+def test_what_is_measured_of_copies_and_has_none_is_noted(digits_spec, fields, named):
+    notes = run(digits_spec(**{"recipe": {"epochs": 1}, **fields}))["notes"]
+    assert [note["kind"] for note in notes] == ["no_copies"] * bool(named)
+    assert all(name in notes[0]["message"] for name in named)
+
+
+def test_augmentations_of_a_named_recipe_without_images_are_noted():
+    document = {
+        "architecture": {"baseline": {"family": "mlp", "inputs": 8, "hidden": [8], "outputs": 10}},
+        "data": {"name": "synthetic", "synthetic": {"inputs": 8, "samples": 64}},
+        "recipe": {"name": "ce-cifar", "epochs": 1},
+    }
+    assert [note["kind"] for note in run(TrainingSpec.model_validate(document))["notes"]] == ["not_augmented"]
+
+
 def test_a_search_must_have_been_replaced_by_its_answer(digits_spec):
     with pytest.raises(InvalidSpec, match="result is not given"):
         run(digits_spec(architecture={"search": "job-1"}))

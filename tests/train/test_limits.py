@@ -180,3 +180,66 @@ def test_points_of_a_sweep_that_would_be_refused_are_refused_when_posted(epochs,
 def test_a_recipe_is_judged_at_the_points_of_its_sweep_alone():
     check_study_cost(swept({"epochs": [6, 9]}, {"epochs": 2, "warmup_epochs": 1.0}, methods=[SWA]))
     check_study_cost(swept({"epochs": [71]}, {"warmup_epochs": 70.0}))  # more than the data's own recipe has
+
+
+SEQUENCES = {"name": "synthetic-text", "synthetic": {"samples": 60}}
+WORDS = {"name": "synthetic-text", "synthetic": {"samples": 60, "labels": "classes"}}
+T5 = {"transformer": "t5", "config": {"d_model": 16, "d_ff": 16, "num_layers": 1}}
+BERT = {"transformer": "bert", "config": {"hidden_size": 24}}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "data", "path"),
+    [
+        (T5, {**SEQUENCES, "label_noise": 0.1}, ("data", "label_noise")),
+        (T5, {"name": "reviews", "label_noise": 0.1}, ("data", "label_noise")),
+        (BERT, SEQUENCES, ("architecture", "transformer")),
+        (BERT, {"name": "reviews"}, ("architecture", "transformer")),
+        ({"transformer": "distilbert", "pretrained": "folder"}, SEQUENCES, ("architecture", "transformer")),
+        ({**T5, "head": "classification"}, SEQUENCES, ("architecture", "head")),
+        ({**T5, "head": "sequence"}, WORDS, ("architecture", "head")),
+        ({"baseline": MLP}, {"name": "digits", "limit": 200, "validation": 0.001}, ("data", "validation")),
+        ({"baseline": MLP}, {"name": "digits", "validation": 0.0005}, ("data", "validation")),
+        ({"baseline": MLP}, {"name": "mnist", "limit": 4, "validation": 0.9}, ("data", "validation")),
+        ({"baseline": MLP}, {"name": "synthetic", "synthetic": {"samples": 20}, "validation": 0.02},
+         ("data", "validation")),
+    ],
+)  # fmt: skip
+def test_data_that_leave_nothing_to_do_are_refused_when_posted(architecture, data, path):
+    with pytest.raises(InvalidSpec) as raised:
+        check_training_cost(training(architecture, data=data))
+    assert raised.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("architecture", "data"),
+    [
+        (T5, SEQUENCES),
+        (T5, {**WORDS, "label_noise": 0.1}),
+        (BERT, WORDS),
+        ({**BERT, "head": "classification"}, {"name": "reviews", "text": {"labels": "classes"}}),
+        ({"baseline": MLP}, {"name": "digits", "limit": 200, "validation": 0.01}),
+    ],
+)
+def test_data_that_suit_a_training_are_not_refused(architecture, data):
+    assert check_training_cost(training(architecture, data=data)) is not None
+
+
+def test_a_sweep_that_would_hold_nothing_out_is_refused_when_posted():
+    data = {"name": "digits", "limit": 200}
+    sweep = {"learning_rate": [0.1, 0.01], "validation": 0.001}
+    with pytest.raises(InvalidSpec, match="leaves 0 of 200") as raised:
+        check_study_cost(swept(sweep, {}, data=data))
+    assert raised.value.path == ("sweep", "validation")
+    check_study_cost(swept(sweep, {}, data={**data, "validation": 0.1}))
+
+
+@pytest.mark.parametrize("augment", [["flip"], ["color", "pad_crop"], ["random_resized_crop"]])
+@pytest.mark.parametrize("data", ["synthetic", "movie-snippets"])
+def test_images_alone_are_augmented(augment, data):
+    with pytest.raises(InvalidSpec, match="has no images") as raised:
+        check_training_cost(training({"baseline": MLP}, data=data, recipe={"augment": augment}))
+    assert raised.value.path == ("recipe", "augment")
+    check_training_cost(training({"baseline": MLP}, data=data, recipe={"augment": []}))
+    check_training_cost(training({"baseline": MLP}, data=data, recipe={"name": "ce-cifar"}))  # which the result notes
+    check_training_cost(training({"baseline": MLP}, recipe={"augment": augment}))

@@ -48,13 +48,15 @@ class Sample:
     """One sample: ``shape`` is ``(channels, height, width)``, ``(features,)`` or ``(tokens,)``.
 
     Of tokens, ``vocabulary`` is a number that all of them are below, where one is known, and ``rewritten`` whether
-    labels are sequences of tokens and no classes.
+    labels are sequences of tokens and no classes. ``training`` is how many there are to train on and to hold out,
+    before a ``limit``, where that is known.
     """
 
     kind: Kind
     shape: tuple[int, ...]
     vocabulary: int | None = None
     rewritten: bool = False
+    training: int | None = None
 
 
 class DataFormat(ABC):

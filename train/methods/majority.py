@@ -54,6 +54,9 @@ class MajorityOptions(MethodOptions):
         if self.correct_scale and self.initialization == "replicated":
             message = "replicated copies keep the weight's variance: there is no scale to correct"
             raise wrong_fields({("correct_scale",): message})
+        if self.copies == 1 and (self.spread or self.correct_scale):
+            field = "spread" if self.spread else "correct_scale"
+            raise wrong_fields({(field,): "a single copy is the kernel itself: leave it out, or give more copies"})
         if self.spread is not None and self.initialization not in ("perturbed", None):
             message = f"a spread is what perturbed copies have: leave it out with {self.initialization!r}"
             raise wrong_fields({("spread",): message})

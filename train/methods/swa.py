@@ -67,8 +67,14 @@ class Swa(Method):
             )
 
     def rates(self, rate: Callable[[int], float], *, steps: int) -> Callable[[int], float]:
-        """The recipe's rates, and a constant from ``start`` on."""
+        """The recipe's rates, and a constant from ``start`` on.
+
+        Raises ``InvalidSpec`` where ``every`` would leave one model of those that are averaged.
+        """
         first = self._first = int(self.options.start * steps)
+        if self.options.every >= steps - first > 1:
+            message = f"the averaged part has {steps - first} steps, of which this leaves the first: give fewer"
+            raise InvalidSpec(("expansion", "every"), message)
         constant = rate(first) if self.options.learning_rate is None else self.options.learning_rate
         return lambda step: rate(step) if step < first else constant
 

@@ -6,10 +6,12 @@ named recipe, or from the one that suits the data, and gives a complete :class:`
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from collegium.search.errors import Location
 from collegium.search.fields import Strict, wrong_fields
 from collegium.train.data.catalog import recipe_for
 from collegium.train.data.format import GENERIC_RECIPE
@@ -82,6 +84,16 @@ class RecipeSpec(Strict):
     evaluate_every: Epochs | None = None
     sharpness_every: Count | None = None
     metric_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    def given(self, default: str) -> dict[str, Any]:
+        """The fields that differ both from the recipe that is named, or ``default``, and from what is usual.
+
+        What a result or a list of recipes has may be given back as it is.
+        """
+        base = RECIPES[self.name or default]
+        own = {name: value for name, value in self if value is not None and name != "name"}
+        usual = {name: field.default for name, field in Recipe.model_fields.items()}
+        return {name: value for name, value in own.items() if value not in (usual[name], getattr(base, name))}
 
     @field_validator("name")
     @classmethod
@@ -257,10 +269,34 @@ def merge_recipe(spec: RecipeSpec, default: str) -> Recipe:
     """
     own = {name: value for name, value in spec if value is not None and name != "name"}
     merged = RECIPES[spec.name or default].model_copy(update=own)
-    found = contradictions(merged)
-    if found:
-        raise wrong_fields({(next(name for name in fields if name in own),): message for fields, message in found})
+    wrong: dict[Location, str] = {(name,): message for name, message in without_effect(merged, spec.given(default))}
+    for fields, message in contradictions(merged):
+        wrong[next(name for name in fields if name in own),] = message
+    if wrong:
+        raise wrong_fields(wrong)
     return merged
+
+
+def without_effect(recipe: Recipe, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of ``given`` that ``recipe`` does not use, each with what would be right."""
+    for (field, value), names in USED_BY.items():
+        chosen = getattr(recipe, field)
+        if not set(value) & set(chosen if isinstance(chosen, tuple) else (chosen,)):
+            one = " or ".join(map(repr, value))
+            yield from ((name, f"only {field} {one} uses it: leave it out") for name in names if name in given)
+
+
+#: Fields that have a meaning with some values of another field alone. Momentum is left out: it stands beside either
+#: optimizer in comparisons of both.
+USED_BY: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {
+    ("optimizer", ("sgd",)): ("nesterov",),
+    ("optimizer", ("adam", "adamw")): ("betas",),
+    ("schedule", ("multistep",)): ("milestones",),
+    ("schedule", ("step",)): ("step_epochs",),
+    ("schedule", ("step", "multistep")): ("factor",),
+    ("schedule", ("cosine",)): ("final_rate",),
+    ("augment", ("randaugment",)): ("augment_operations", "augment_magnitude"),
+}
 
 
 def describe_recipes() -> list[dict[str, Any]]:

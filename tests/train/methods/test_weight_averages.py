@@ -141,6 +141,17 @@ def test_swa_does_not_take_a_rate_of_the_warm_up_for_its_own():
     assert raised.value.path == ("expansion", "start")
 
 
+@pytest.mark.parametrize(("every", "steps", "refused"), [(10, 20, True), (9, 20, False), (99, 20, True), (5, 2, False)])
+def test_swa_that_would_average_one_model_of_several_is_refused(every, steps, refused):
+    method = create("swa", start=0.5, every=every)
+    if not refused:
+        method.rates(lambda step: 1.0, steps=steps)
+        return
+    with pytest.raises(InvalidSpec, match="has 10 steps") as raised:
+        method.rates(lambda step: 1.0, steps=steps)
+    assert raised.value.path == ("expansion", "every")
+
+
 def test_swa_needs_the_number_of_steps(task):
     method = create("swa")
     with pytest.raises(RuntimeError, match="ask for the learning rates first"):

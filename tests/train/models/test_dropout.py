@@ -159,7 +159,7 @@ def test_a_study_names_where_the_dropout_is(methods, recipes, path):
             "architectures": [{"name": "A", "architecture": {"transformer": "bert"}}],
             "methods": methods,
             "recipes": [{"name": f"recipe {index}", "recipe": recipe} for index, recipe in enumerate(recipes)],
-            "data": "synthetic-text",
+            "data": {"name": "synthetic-text", "synthetic": {"labels": "classes"}},
         }
     )
     with pytest.raises(InvalidSpec) as raised:

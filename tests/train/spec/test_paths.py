@@ -10,6 +10,7 @@ import collegium.train
 from collegium.search.errors import InvalidSpec, readable
 from collegium.search.parse import parse_spec
 from collegium.search.spec import SearchSpec
+from collegium.train.spec.recipes import RECIPES
 from collegium.train.spec.study import StudySpec
 from collegium.train.spec.training import TrainingSpec
 
@@ -32,6 +33,17 @@ def refused(model, document):
         ({"recipe": {"name": "mk-fc-sgd", "nesterov": True}}, "recipe.nesterov"),
         ({"recipe": {"optimizer": "sgd", "nesterov": True, "momentum": 0.0}}, "recipe.nesterov"),
         ({"recipe": {"milestones": [5, 3]}}, "recipe.milestones"),
+        ({"recipe": {"nesterov": True}}, "recipe.nesterov"),
+        ({"recipe": {"optimizer": "adamw", "nesterov": True}}, "recipe.nesterov"),
+        ({"recipe": {"optimizer": "sgd", "betas": [0.8, 0.9]}}, "recipe.betas"),
+        ({"recipe": {"milestones": [3, 5]}}, "recipe.milestones"),
+        ({"recipe": {"schedule": "step", "milestones": [3, 5]}}, "recipe.milestones"),
+        ({"recipe": {"schedule": "cosine", "step_epochs": 3}}, "recipe.step_epochs"),
+        ({"recipe": {"schedule": "cosine", "factor": 0.5}}, "recipe.factor"),
+        ({"recipe": {"final_rate": 0.1}}, "recipe.final_rate"),
+        ({"recipe": {"augment": ["flip"], "augment_magnitude": 3}}, "recipe.augment_magnitude"),
+        ({"method": "majority", "expansion": {"copies": 1, "spread": 0.5}}, "expansion.spread"),
+        ({"method": "adversarial", "expansion": {"copies": 1, "correct_scale": True}}, "expansion.correct_scale"),
         ({"recipe": {"accumulate": 200}}, "recipe.accumulate"),
         ({"recipe": {"accumulate": 200, "batch_size": 100}}, "recipe.accumulate"),
         ({"recipe": {"warmup_epochs": 61.0}}, "recipe.warmup_epochs"),
@@ -58,6 +70,19 @@ def test_of_a_training(change, path):
     assert refused(TrainingSpec, document) == [path]
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_results_and_lists_of_recipes_have_is_taken_back(name):
+    recipe = RECIPES[name].model_dump(mode="json")
+    document = {"architecture": {"baseline": MLP}, "data": "digits", "recipe": recipe}
+    assert parse_spec(TrainingSpec, document).merged_recipe() == RECIPES[name]
+    other = {"name": name, "optimizer": "adam", "schedule": "constant"}
+    merged = parse_spec(TrainingSpec, {**document, "recipe": other}).merged_recipe()
+    echoed = {**document, "recipe": {"name": name, **merged.model_dump(mode="json")}}
+    assert parse_spec(TrainingSpec, echoed).merged_recipe() == merged
+    options = parse_spec(TrainingSpec, {**document, "method": "majority", "expansion": 1}).model_dump(mode="json")
+    assert parse_spec(TrainingSpec, options).expansion.copies == 1
+
+
 @pytest.mark.parametrize(
     ("change", "path"),
     [
@@ -75,6 +100,7 @@ def test_of_a_training(change, path):
         ({"recipes": [SLOW], "methods": ["ema", {"method": "vanilla", "recipe": {"warmup_epochs": 30.0}}]},
          "methods[1].recipe.warmup_epochs"),
         ({"recipes": [SLOW], "sweep": {"epochs": [30, 3]}}, "recipes[0].recipe.warmup_epochs"),
+        ({"methods": [{"method": "sam", "recipe": {"milestones": [3]}}]}, "methods[0].recipe.milestones"),
         ({"methods": ["vanilla", LONG], "sweep": {"epochs": [1, 2]}}, "methods[1].recipe.epochs"),
         ({"methods": ["vanilla", LONG], "sweep": {"learning_rate": "paper", "epochs": [1]}},
          "methods[1].recipe.epochs"),

@@ -51,7 +51,8 @@ class Teacher(DataFormat):
 
     def sample(self, spec: DataSpec) -> Sample:
         """As many features as the options say."""
-        return Sample("features", (self.options_of(spec).inputs,))
+        chosen: SyntheticSpec = self.options_of(spec)
+        return Sample("features", (chosen.inputs,), training=chosen.samples)
 
     def recipe(self, name: str) -> str:
         """The recipe of the same name."""
@@ -73,7 +74,8 @@ class Sequences(DataFormat):
     def sample(self, spec: DataSpec) -> Sample:
         """As many tokens as the options say."""
         chosen: SyntheticSpec = self.options_of(spec)
-        return Sample("tokens", (chosen.length,), chosen.vocabulary, rewritten=chosen.labels == "sequence")
+        rewritten = chosen.labels == "sequence"
+        return Sample("tokens", (chosen.length,), chosen.vocabulary, rewritten, training=chosen.samples)
 
     def recipe(self, name: str) -> str:
         """That of transformers."""
