@@ -94,9 +94,9 @@ def _default_names(module: nn.Module) -> tuple[str, ...]:
     advertised = getattr(type(module), "majority_kernels", None)
     if advertised is not None:
         names = (advertised,) if isinstance(advertised, str) else tuple(advertised)
-        unknown = [name for name in names if not hasattr(module, name)]
-        if unknown:
-            raise ValueError(f"{type(module).__name__}.majority_kernels names {unknown[0]!r}, which it does not have")
+        if names and module._parameters and not any(hasattr(module, name) for name in names):
+            listed = ", ".join(map(repr, names))
+            raise ValueError(f"{type(module).__name__}.majority_kernels names {listed}, of which the module has none")
         return names
     if isinstance(module, nn.MultiheadAttention):
         return ATTENTION
