@@ -315,6 +315,13 @@ def test_every_method_ends_in_a_plain_model(digits_spec, load_and_evaluate, tmp_
         assert load_and_evaluate(tmp_path)["accuracy"] == result.accuracy.test
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS.names if "copies" in METHODS[name].Options.model_fields])
+def test_a_single_copy_is_one_model_in_the_exported_folder(digits_spec, load_and_evaluate, tmp_path, name):
+    result = run(digits_spec({"epochs": 1}, method=name, expansion=1), artifact_dir=tmp_path)
+    assert result["models"] == 1
+    assert load_and_evaluate(tmp_path)["accuracy"] == result["accuracy"]["test"]
+
+
 @pytest.mark.parametrize("method", ["majority", "learned", "subset"])
 def test_patterns_that_match_nothing_are_a_fault_of_the_specification(digits_spec, method):
     spec = digits_spec({"epochs": 1}, method=method, expansion={"copies": 2, "patterns": ["encoder.*"]})

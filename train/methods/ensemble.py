@@ -34,7 +34,7 @@ class Ensemble(Method):
         return self.options.copies
 
     def combine(self, models: Sequence[nn.Module], evaluate: Evaluate) -> nn.Module:
-        """The average of ``models`` as functions."""
+        """The average of ``models`` as functions; a single one as it is."""
         from collegium.train.models.averaged import AveragedModel
 
-        return AveragedModel(models)
+        return AveragedModel(models) if len(models) > 1 else models[0]

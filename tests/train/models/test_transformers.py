@@ -54,6 +54,15 @@ def test_fine_tuning_starts_from_the_pretrained_weights(pretrained):
     assert after["loss"]["train"] < before["loss"]["train"]
 
 
+def test_an_ensemble_of_one_leaves_what_from_pretrained_takes(tmp_path):
+    from transformers import AutoModelForSeq2SeqLM
+
+    fields = {"method": "ensemble", "expansion": 1, "formats": ["pretrained"]}
+    result = run(training({"transformer": "t5", "config": T5}, epochs=1, **fields), artifact_dir=tmp_path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, local_files_only=True)
+    assert sum(parameter.numel() for parameter in model.parameters()) == result["parameters"]
+
+
 def test_dropout_follows_from_the_seed(tmp_path):
     spec = training({"transformer": "t5", "config": {**T5, "dropout_rate": 0.3}}, formats=["pretrained"])
     losses = [run(spec, artifact_dir=tmp_path / name)["loss"] for name in "ab"]
