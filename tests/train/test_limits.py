@@ -94,7 +94,7 @@ def test_early_stopping_needs_validation_samples():
 @pytest.mark.parametrize(
     ("method", "field", "value"),
     [
-        ("vanilla", "initialization", "replicated"),
+        ("vanilla", "initialization", "independent"),
         ("ensemble", "correct_scale", True),
         ("distilled", "patterns", ["layers.*"]),
         ("majority", "step_size", 0.1),

@@ -45,7 +45,7 @@ def checked_start(init: Init, spread: float | None, correct: Correction) -> floa
         raise ValueError(f"init must be {', '.join(map(repr, get_args(Named)))} or a function, not {init!r}")
     if correct not in (False, True, "training", "evaluation"):
         raise ValueError(f"correct_scale must be False, True, 'training' or 'evaluation', not {correct!r}")
-    if correct and init == "replicated":
+    if correct and (init == "replicated" or (init == "perturbed" and spread == 0)):
         raise ValueError("replicated copies keep the weight's variance: there is no scale to correct")
     if init != "perturbed":
         if spread is not None:

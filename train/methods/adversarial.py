@@ -8,7 +8,7 @@ becoming equal.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class AdversarialOptions(MajorityOptions):
     together, so it is small: on digits 0.01 trains as well as plain kernels, 0.1 not at all.
     """
 
+    separates: ClassVar[bool] = False
     step_size: Annotated[float, Field(gt=0, le=1e6)] = Field(0.01, description="ε of the ascent step of p")
     relative: bool = Field(
         True, description="divide ∂L/∂p by its root mean square in each kernel; otherwise take it as printed"
@@ -83,6 +84,12 @@ class Adversarial(Majority):
         """``None``: the weights of a step exist for its batch alone."""
 
 
+class AdversarialMajorityOptions(AdversarialOptions):
+    """Those of the adversarial method."""
+
+    separates: ClassVar[bool] = True
+
+
 class AdversarialMajority(Adversarial):
     """Algorithm D.2: u ∘ adversarial p + (1 − u) ∘ random p, with u = KL(adversarial p, uniform) / ln e per element.
 
@@ -91,4 +98,5 @@ class AdversarialMajority(Adversarial):
 
     name = "adversarial_majority"
     summary = "adversarial mixtures, mixed with random ones where the copies are close; two gradients a step"
+    Options = AdversarialMajorityOptions
     is_random = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class LearnedOptions(MajorityOptions):
     """Those of majority kernels, and the rate of p."""
 
+    separates: ClassVar[bool] = False
     step_size: Annotated[float, Field(gt=0, le=1e6)] = Field(
         1.0, description="rate at which p moves: in proportion under Adam, with its square under SGD"
     )

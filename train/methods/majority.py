@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collegium.train.majority.generators.uniforms import Source
     from collegium.train.majority.kernel import MajorityKernel
 
+LEAST_SPREAD = 1e-6
+"""Copies that are closer to each other than this, relative to the weight, are equal to float32's rounding."""
+
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=64, strict=False)
 ]
@@ -30,12 +33,15 @@ Patterns = Annotated[
 class MajorityOptions(MethodOptions):
     """Copies of each kernel and how they begin; those of ``collegium.expand``."""
 
+    separates: ClassVar[bool] = True
+    """Whether training takes copies apart that begin equal, as randomly drawn p do."""
     copies: Copies = Field(3, description="copies of each kernel, e")
     initialization: Literal["perturbed", "independent", "replicated"] | None = Field(
         None,
         description="perturbed: the weight and noise that sums to zero over the copies; independent: every copy drawn "
-        "anew, as published for training from scratch; replicated: all copies equal. By default replicated for "
-        "pretrained weights and perturbed for others",
+        "anew, as published for training from scratch; replicated: all copies equal, which a method without random "
+        "draws cannot train. By default replicated for pretrained weights where the method draws, and perturbed "
+        "otherwise",
     )
     spread: Annotated[float, Field(ge=0, le=8)] | None = Field(
         None,
@@ -51,7 +57,7 @@ class MajorityOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _scale_of_replicas(self) -> Self:
-        if self.correct_scale and self.initialization == "replicated":
+        if self.correct_scale and (self.initialization == "replicated" or self.spread == 0):
             message = "replicated copies keep the weight's variance: there is no scale to correct"
             raise wrong_fields({("correct_scale",): message})
         if self.copies == 1 and (self.spread or self.correct_scale):
@@ -62,11 +68,22 @@ class MajorityOptions(MethodOptions):
             raise wrong_fields({("spread",): message})
         return self
 
+    @model_validator(mode="after")
+    def _copies_can_part(self) -> Self:
+        if self.separates or self.copies == 1:
+            return self
+        message = "without random draws, equal copies have equal gradients and stay equal, which is plain training"
+        if self.initialization == "replicated":
+            raise wrong_fields({("initialization",): f"{message}: choose perturbed or independent"})
+        if self.spread is not None and self.spread < LEAST_SPREAD:
+            raise wrong_fields({("spread",): f"{message}: give at least {LEAST_SPREAD}, such as 0.1"})
+        return self
+
     def suited_to(self, *, pretrained: bool) -> Self:
         """The initialization filled in. Raises ``InvalidSpec`` for a scale correction of pretrained weights."""
         if self.initialization is not None:
             return self
-        replicated = pretrained and self.spread is None
+        replicated = pretrained and self.spread is None and self.separates
         if self.correct_scale and replicated:
             raise InvalidSpec(
                 ("expansion", "correct_scale"),

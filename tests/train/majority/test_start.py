@@ -89,6 +89,8 @@ def test_options_that_do_not_go_together_are_refused():
         expand(nn.Linear(2, 2), init="replicated", spread=0.5)
     with pytest.raises(ValueError, match="no scale to correct"):
         expand(nn.Linear(2, 2), init="replicated", correct_scale=True)
+    with pytest.raises(ValueError, match="no scale to correct"):
+        expand(nn.Linear(2, 2), spread=0, correct_scale=True)
     with pytest.raises(ValueError, match="correct_scale must be"):
         expand(nn.Linear(2, 2), correct_scale="both")
 

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
+from collegium import kernel_spread
 from collegium.registry import UnknownExtension
 from collegium.train import methods
 from collegium.train.methods import METHODS, create, describe_methods
@@ -163,3 +165,20 @@ def test_a_method_that_does_not_train_combines_models(task, name):
     method = create(name)
     models = [task.model(seed=index) for index in range(method.independent_models)]
     assert isinstance(method.combine(models, lambda model: 0.0), nn.Module)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "initialization" in METHODS[name].Options.model_fields])
+@pytest.mark.parametrize("initialization", [None, "perturbed", "independent", "replicated"])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_copies_are_apart_after_a_training_however_they_begin(task, name, initialization, pretrained):
+    try:
+        options = METHODS[name].Options(initialization=initialization).suited_to(pretrained=pretrained)
+    except ValidationError:
+        assert initialization == "replicated"
+        assert name in ("adversarial", "learned")
+        return
+    method = METHODS[name](options)
+    model = method.prepare(task.model(), seed=0)
+    optimizer = method.optimizer(model, torch.optim.Adam(model.parameters(), lr=0.05))
+    task.train(method, model, optimizer, steps=3)
+    assert min(kernel_spread(model).values()) > 1e-6

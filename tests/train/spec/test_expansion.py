@@ -91,6 +91,17 @@ def test_pretrained_weights_are_replicated_unless_told_otherwise():
     assert initialization(**pretrained, expansion={"initialization": "independent"}) == "independent"
 
 
+@pytest.mark.parametrize("name", ["adversarial", "learned"])
+def test_equal_copies_are_refused_where_nothing_separates_them(name):
+    pretrained = {"architecture": {"transformer": "t5", "pretrained": "folder"}, "data": "synthetic-text"}
+    assert parse(name, **pretrained).new_method().options.initialization == "perturbed"
+    assert parse(name, **pretrained, expansion={"correct_scale": True}).new_method().options.correct_scale
+    assert parse(name, expansion={"copies": 1, "initialization": "replicated"})  # nothing to separate
+    with pytest.raises(ValidationError, match="stay equal") as raised:
+        study(["majority", name], expansion={"initialization": "replicated"})
+    assert refused(raised)[0][0] == "expansion"
+
+
 def test_each_method_of_a_study_takes_the_options_that_it_has():
     spec = study(["vanilla", "majority", "soup"], expansion={"copies": 5, "soup": "uniform", "correct_scale": True})
     assert options_of(spec, 0) == MethodOptions()
