@@ -23,10 +23,13 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Batches in an epoch. A last batch of one sample is left out: batch norm has no variance there."""
+def steps_per_epoch(count: int, batch_size: int, world: int = 1) -> int:
+    """Batches in an epoch. A last one with less than two samples for each of ``world`` processes is left out.
+
+    Batch norm has no variance over one sample.
+    """
     full, rest = divmod(count, batch_size)
-    return max(1, full + (rest > 1))
+    return max(1, full + (rest >= 2 * world))
 
 
 class TrainingBatches:
@@ -53,7 +56,7 @@ class TrainingBatches:
         self._size, self._seed, self._rank, self._world = batch_size, seed, rank, world
         self._mixing = mixing
         self._generator = torch.Generator(device)
-        self.steps = steps_per_epoch(len(split), batch_size)
+        self.steps = steps_per_epoch(len(split), batch_size, world)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, … of one epoch; the labels of mixed ones are shares of all classes."""

@@ -25,6 +25,7 @@ from collegium.train.errors import Diverged
 from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.metrics import Metrics, MetricSum, labels_of
+from collegium.train.loop.microbatches import least_part, split
 from collegium.train.loop.optimization import make_optimizer, rate_at
 from collegium.train.loop.runtime import Runtime, used_memory
 from collegium.train.loop.sharpness import WHILE_TRAINING, measure_sharpness
@@ -108,6 +109,7 @@ class Loop:
         self._sum = self._new_sum()
         # transformers and described networks may have dropout of their own
         own = any(getattr(module, "draws", False) for module in self.model.modules())
+        self._least = least_part(self.model)
         self._draws = data.kind == "tokens" or self.recipe.dropout > 0 or own
 
     @property
@@ -156,17 +158,24 @@ class Loop:
             group["lr"] = rate
         if self._draws:
             torch.manual_seed(derive_seed(self._seed, step, 3, self.runtime.rank))
-        parts, weights = _microbatches(batch, self.recipe.accumulate)
+        parts = split(
+            batch, self.recipe.accumulate, least=self._least, world=self.runtime.world, reduce=self.runtime.sum()
+        )
         self._optimizer.zero_grad(set_to_none=True)
         output = self.method.step(
-            self._running, parts, self.task.compute_loss, step=step, execution=self._execution, weights=weights
+            self._running,
+            parts.batches,
+            self.task.compute_loss,
+            step=step,
+            execution=self._execution,
+            weights=parts.weights,
         )
         if self.recipe.clip_norm:
             clip_gradient_norm(self.model, self._optimizer, self.recipe.clip_norm)
         self._stepper.step()
         self.method.after_step(self.model, step=step)
         logits = output.logits[0] if len(output.logits) == 1 else torch.cat(output.logits)
-        self._sum.add(logits, labels_of(batch[1]), output.loss)
+        self._sum.add(logits, labels_of(batch[1]), output.loss, weight=parts.labels)
 
     def _end_epoch(self, entered: float, first: int) -> None:
         position, recipe = self.position, self.recipe
@@ -305,14 +314,6 @@ def mixing(data: Dataset, recipe: Recipe) -> Mixing | None:
     if not recipe.mixup and not recipe.cutmix:
         return None
     return Mixing(data.classes, recipe.mixup, recipe.cutmix)
-
-
-def _microbatches(batch: Batch, parts: int) -> tuple[list[Batch], list[float] | None]:
-    if parts == 1:
-        return [batch], None
-    x, y = batch
-    pieces = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
-    return pieces, [len(labels) / len(y) for _, labels in pieces]
 
 
 def _all_finite(model: nn.Module) -> bool:

@@ -31,13 +31,16 @@ class Metrics:
 def loss_of(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of logits ``(…, classes)`` and labels ``(…)``; labels of −100 do not count.
 
+    Where none counts it is 0, and so is its gradient.
     Labels of mixed samples are ``(batch, classes)``, the classes' shares.
     """
     if labels.is_floating_point():
         return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-    if labels.ndim > 1:
-        logits, labels = logits.flatten(0, -2), labels.flatten()
-    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
+    if labels.ndim == 1:
+        return functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing)
+    logits, labels = logits.flatten(0, -2), labels.flatten()
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp_min(1)
 
 
 def labels_of(labels: Tensor) -> Tensor:
@@ -82,14 +85,22 @@ class MetricSum:
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._losses: list[Tensor] = []
+        self._weights: float | Tensor = 0.0
         self._numbers = 0
 
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
-        """Count one batch. ``loss``, where given, is the mean loss to report in place of the logits' cross entropy."""
+    def add(
+        self, logits: Tensor, labels: Tensor, loss: Tensor | None = None, *, weight: float | Tensor | None = None
+    ) -> None:
+        """Count one batch. ``loss``, where given, is the mean loss to report in place of the logits' cross entropy.
+
+        It is the mean over ``weight`` labels, by default over one for each sample.
+        """
         self._logits.append(logits)
         self._labels.append(labels)
         if loss is not None:
-            self._losses.append(loss * len(labels))
+            own = len(labels) if weight is None else weight
+            self._losses.append(loss * own)
+            self._weights += own
         self._numbers += logits.numel()
         if self._numbers > PENDING or labels.ndim > 1:
             self._flush()
@@ -101,9 +112,9 @@ class MetricSum:
         sums = count(torch.cat(self._logits), labels)
         if self._losses:
             sums[0] = torch.stack(self._losses).double().sum()
-            sums[1] = len(labels)
+            sums[1] = self._weights
         self._sums += sums
-        self._logits, self._labels, self._losses, self._numbers = [], [], [], 0
+        self._logits, self._labels, self._losses, self._weights, self._numbers = [], [], [], 0.0, 0
 
     def mean(self, *, local: bool = False) -> Metrics:
         """Means over everything counted so far, in all processes; with ``local``, in this one, without waiting."""
@@ -111,7 +122,7 @@ class MetricSum:
         sums = self._sums if local or self._reduce is None else self._reduce(self._sums.clone())
         loss, weights, first, five, samples = sums.tolist()
         total = max(samples, 1.0)
-        return Metrics(loss / max(weights, 1.0), first / total, five / total, int(samples))
+        return Metrics(loss / weights if weights else loss, first / total, five / total, int(samples))
 
     def state(self) -> list[float]:
         """The sums, for a checkpoint."""

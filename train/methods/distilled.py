@@ -94,7 +94,7 @@ class Distilled(Method):
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
     """T² KL(softmax(teacher/T) ‖ softmax(student/T)), the mean over all predictions, or over those ``counted``.
 
-    Logits have shape ``(…, classes)``, ``counted`` ``(…)``. T² keeps the gradient's size whatever T is.
+    It is 0 where none is. Logits have shape ``(…, classes)``, ``counted`` ``(…)``. T² keeps the gradient's size whatever T is.
     """
     from torch.nn import functional
 
@@ -102,7 +102,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, coun
         student, teacher = student[counted], teacher[counted]
     targets = functional.log_softmax(teacher.flatten(0, -2) / temperature, -1)
     predictions = functional.log_softmax(student.float().flatten(0, -2) / temperature, -1)
-    return temperature**2 * functional.kl_div(predictions, targets, reduction="batchmean", log_target=True)
+    total = functional.kl_div(predictions, targets, reduction="sum", log_target=True)
+    return temperature**2 * total / max(1, len(predictions))
 
 
 def _counted(batch: Any, logits: Tensor) -> Tensor | None:
