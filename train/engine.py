@@ -14,6 +14,7 @@ from torch import nn
 from collegium.search.progress import Report, discard
 from collegium.train.export.bundle import export
 from collegium.train.export.package import Package
+from collegium.train.limits import check_processes
 from collegium.train.loop.callback import Event, TrainingCallback, discard_event
 from collegium.train.loop.context import TrainingContext, TrainingRequest, assemble
 from collegium.train.loop.launch import in_processes
@@ -53,6 +54,7 @@ def run(
     ``InvalidSpec``, or a ``TrainingError`` of :mod:`collegium.train.errors`.
     """
     layout = DeviceLayout.parse(device)
+    check_processes(spec.merged_recipe(), layout.world)
     request = TrainingRequest(spec, checkpoint_dir, artifact_dir, data_dir, datasets_dir, pace or Pace())
     callback = TrainingCallback(report, event)
     fabric = layout.fabric(request.spec.merged_recipe().precision)

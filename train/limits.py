@@ -18,6 +18,7 @@ from collegium.train.majority.targets.names import Names
 from collegium.train.methods.method import Method
 from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.models.names import module_names
+from collegium.train.models.norms import needs_two_samples
 from collegium.train.samples import check_data, check_held_out, check_recipe, sample_of
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec
@@ -61,15 +62,16 @@ class TrainingCost:
     bytes: int
 
 
-def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES) -> TrainingCost | None:
+def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES, processes: int = 1) -> TrainingCost | None:
     """What a training costs, or None where it follows from a search's result or a pretrained folder.
 
-    Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes.
+    Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes,
+    and where its batches are too small for so many ``processes``.
     """
-    return _check(spec, _network_size(spec), available)
+    return _check(spec, _network_size(spec), available, processes)
 
 
-def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> TrainingCost | None:
+def _check(spec: TrainingSpec, size: NetworkSize | None, available: int, processes: int = 1) -> TrainingCost | None:
     check_data_options(spec.data)
     check_formats(spec)
     method = spec.new_method()
@@ -83,6 +85,7 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int) -> Trai
     check_data(spec)
     _check_validation(spec, method, recipe)
     method.check_names(lambda: _names(spec, size))
+    _check_batches(spec, recipe, size, processes)
     if size is None:
         return None
     cost = TrainingCost(size.parameters, _bytes(recipe, method, size))
@@ -139,6 +142,38 @@ def _check_validation(spec: TrainingSpec, method: Method, recipe: Recipe) -> Non
     if recipe.patience:
         message = "early stopping watches the validation loss: hold some samples out, such as 0.1"
         raise InvalidSpec(("recipe", "patience"), message)
+
+
+def _check_batches(spec: TrainingSpec, recipe: Recipe, size: NetworkSize | None, processes: int) -> None:
+    """Each process takes its share of a batch, of which batch norms may need two samples."""
+    check_processes(recipe, processes)
+    if size is None or size.ensemble is None:
+        return
+    sample = known_sample(spec.data)
+    few = recipe.batch_size < 2 * processes
+    if (few or spec.data.limit == 1) and needs_two_samples(size.ensemble, None if sample is None else sample.shape):
+        message = "the batch norms of this network take the variance of two samples at least in each process"
+        raise InvalidSpec(("recipe", "batch_size") if few else ("data", "limit"), f"{message}: give more")
+
+
+def check_processes(recipe: Recipe, processes: int) -> None:
+    """Refuse batches of fewer samples than ``processes``, which share them. Raises ``InvalidSpec``."""
+    if recipe.batch_size < processes:
+        message = f"{processes} processes share a batch: give at least {processes}, or a device of fewer processes"
+        raise InvalidSpec(("recipe", "batch_size"), message)
+
+
+def check_split(spec: TrainingSpec, samples: int, sample: Sample, processes: int) -> None:
+    """Refuse so few training ``samples`` that a process has none, or a batch norm one. Raises ``InvalidSpec``."""
+    place: Location = ("data",) if spec.data.limit is None else ("data", "limit")
+    if samples < processes:
+        raise InvalidSpec(place, f"there are {samples} training samples for {processes} processes: give more")
+    architecture = spec.architecture
+    if samples >= 2 * processes or not isinstance(architecture, BaselineArchitecture):
+        return
+    if needs_two_samples(_at_samples(group_network(architecture), spec), sample.shape):
+        message = "the batch norms of this network take the variance of two samples at least in each process"
+        raise InvalidSpec(place, f"{message}, and there are {samples} for training: give more")
 
 
 def _check_dropout(spec: TrainingSpec, size: NetworkSize | None) -> None:

@@ -20,7 +20,7 @@ from collegium.train.data.catalog import load
 from collegium.train.data.dataset import Dataset
 from collegium.train.data.format import Sample
 from collegium.train.errors import DoesNotFit
-from collegium.train.limits import check_samples, check_training_cost, require_packages
+from collegium.train.limits import check_samples, check_split, check_training_cost, require_packages
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
@@ -113,6 +113,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     require_packages(spec)
     data = load(spec.data, request.data_dir, request.datasets_dir)
     check_samples(spec, Sample(data.kind, data.shape))
+    check_split(spec, len(data.train), Sample(data.kind, data.shape), runtime.world)
     notes: list[Note] = []
     ensemble, plan = None, None
     if isinstance(spec.architecture, BaselineArchitecture):
@@ -162,7 +163,7 @@ def _of_tokens(requested: GroupedNetwork, data: Dataset) -> str:
 
 def _check_memory(spec: TrainingSpec, runtime: Runtime) -> None:
     available = free_memory(runtime.device)
-    cost = check_training_cost(spec)
+    cost = check_training_cost(spec, processes=runtime.world)
     if cost is not None and cost.bytes > available:
         raise DoesNotFit(
             f"training needs about {cost.bytes / 2**30:.1f} GiB of memory and the device has {available / 2**30:.1f}",

@@ -114,15 +114,16 @@ class Recipe(Strict):
     """A complete recipe.
 
     Rates: ``learning_rate`` is that of the whole batch. ``schedule`` ``step`` multiplies it by ``factor`` every
-    ``step_epochs`` epochs, ``multistep`` at each of ``milestones``, ``cosine`` lets it fall to ``final_rate`` times
-    its start; a linear warm-up of ``warmup_epochs`` comes first. ``accumulate`` splits a batch into that many parts
-    whose gradients are added. ``dropout`` is the probability with which hidden activations are set to zero in training:
-    those of every hidden layer of an MLP, of every layer of a block but the last, and the features that the head of a
-    residual network reads. ``mixup`` and ``cutmix`` are the α of Beta(α, α), by which samples are mixed in pairs; where
-    both are given, each batch is mixed by one of them. ``augment_operations`` and ``augment_magnitude``, the latter in
-    thirtieths, are N and M of ``randaugment``. ``patience`` stops after so many evaluations without a better
-    validation loss. ``sharpness_every`` measures the stochastic sharpness of majority kernels every so many epochs and
-    at the end, on 512 training samples over 4 draws (0: never); methods without copies have none.
+    ``step_epochs`` epochs, ``multistep`` at each of ``milestones``, ``cosine`` lets it fall to ``final_rate`` times its
+    start; a linear warm-up of ``warmup_epochs`` comes first. ``accumulate`` splits a batch into that many parts whose
+    gradients are added, fewer where batch norms would have one sample of a part. ``dropout`` is the probability with
+    which hidden activations are set to zero in training: those of every hidden layer of an MLP, of every layer of a
+    block but the last, and the features that the head of a residual network reads. ``mixup`` and ``cutmix`` are the α
+    of Beta(α, α), by which samples are mixed in pairs; where both are given, each batch is mixed by one of them.
+    ``augment_operations`` and ``augment_magnitude``, the latter in thirtieths, are N and M of ``randaugment``.
+    ``patience`` stops after so many evaluations without a better validation loss. ``sharpness_every`` measures the
+    stochastic sharpness of majority kernels every so many epochs and at the end, on 512 training samples over 4 draws
+    (0: never); methods without copies have none.
     """
 
     epochs: Epochs = 60
