@@ -308,8 +308,10 @@ def test_every_method_ends_in_a_plain_model(digits_spec, load_and_evaluate, tmp_
     assert plain <= result.trained_parameters <= max(method.trained_copies, method.independent_models) * plain
     assert result.expansion == method.expansion
     assert result.diagnostics is not None
-    for measured in (result.diagnostics.spread, result.diagnostics.sharpness):
-        assert (measured is not None) == (method.expands and name != "subset")
+    assert (result.diagnostics.spread is not None) == (method.expands and name != "subset")
+    drawn = name in ("majority", "adversarial", "adversarial_majority")
+    assert (result.diagnostics.sharpness is not None) == drawn
+    assert (result.diagnostics.sharpness_error is not None) == drawn
     assert (result.sampled is not None) == (name == "majority")
     if name in ("majority", "ensemble"):
         assert load_and_evaluate(tmp_path)["accuracy"] == result.accuracy.test

@@ -202,7 +202,7 @@ class Loop:
         return evaluate(self._running, self.data.validation, self.data.preprocessing, self.task, self.runtime)
 
     def _sharpness(self) -> dict[str, float]:
-        """Stochastic sharpness of the copies as they are now; nothing of a model without copies."""
+        """Stochastic sharpness of the copies as they are now; nothing where none are mixed at random."""
         most, draws = WHILE_TRAINING
         found = measure_sharpness(self.model, self.data, self.task, self.runtime, most=most, draws=draws)
         return {} if found is None else {"sharpness": found.delta, "sharpness_error": found.standard_error}

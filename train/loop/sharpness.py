@@ -31,11 +31,11 @@ def measure_sharpness(
     most: int = MOST_TRAINING_SAMPLES,
     draws: int = DRAWS,
 ) -> Sharpness | None:
-    """Δ of an expanded ``model`` on the first ``most`` training samples; None of a model without copies.
+    """Δ of an expanded ``model`` on the first ``most`` training samples; None where no mixture of copies is drawn.
 
     The weights, the draws of training and torch's random numbers are as they were before.
     """
-    if not majority_copies(model):
+    if not any(getattr(kernel, "random", True) for kernel, _ in majority_copies(model)):
         return None
     return stochastic_sharpness(model, _Samples(data, runtime.evaluation_batch, most), task.compute_loss, draws=draws)
 

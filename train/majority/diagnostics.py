@@ -1,7 +1,7 @@
 """Diagnostics of an expanded model: how much mixing changes its loss, and how far its copies are apart."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from collegium.train.majority.kernel import majority_copies, mixing
 
 ComputeLoss = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 """A model and a batch → the mean loss over the batch, 0-dim, and the logits."""
+IGNORED = -100  # the label of a token that does not count, as in torch's cross-entropy
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def stochastic_sharpness(
 ) -> Sharpness:
     """Estimate Δ of an expanded ``model`` over ``batches``, which is read 1 + ``draws`` times, so no iterator.
 
-    Losses are averaged over batches and taken in evaluation mode: batch norms use their running statistics, dropout
-    is off. The draws are the same in every call and differ from all draws of training. Raises ``ValueError`` where
+    Losses are means over all samples, or over all labels that count (not −100) where they are sequences, however these
+    are batched, and taken in evaluation mode: batch norms use their running statistics, dropout is off. The draws are the same in every call and differ from all draws of training. Raises ``ValueError`` where
     nothing is expanded or there is no batch.
 
     >>> import torch
@@ -75,10 +76,23 @@ def stochastic_sharpness(
 
 
 def _loss(model: nn.Module, batches: Iterable[Any], compute_loss: ComputeLoss) -> float:
-    losses = [compute_loss(model, batch)[0] for batch in batches]
+    losses, weights = [], []
+    for batch in batches:
+        loss, logits = compute_loss(model, batch)
+        weights.append(_weight(batch, logits))
+        losses.append(loss.double() * weights[-1])
     if not losses:
         raise ValueError("no batch to compute the loss of")
-    return float(torch.stack(losses).mean())
+    return float(torch.stack(losses).sum()) / max(1, sum(weights))
+
+
+def _weight(batch: Any, logits: Any) -> int:
+    """What the mean loss of a batch is the mean over: its samples, or the labels that count of sequences."""
+    pair = isinstance(batch, tuple | list) and len(batch) == 2
+    labels = batch.get("labels") if isinstance(batch, Mapping) else batch[1] if pair else None
+    if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():
+        return int((labels != IGNORED).sum())
+    return len(logits) if isinstance(logits, Tensor) and logits.ndim else 1
 
 
 @torch.no_grad()

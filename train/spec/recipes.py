@@ -123,7 +123,7 @@ class Recipe(Strict):
     ``augment_operations`` and ``augment_magnitude``, the latter in thirtieths, are N and M of ``randaugment``.
     ``patience`` stops after so many evaluations without a better validation loss. ``sharpness_every`` measures the
     stochastic sharpness of majority kernels every so many epochs and at the end, on 512 training samples over 4 draws
-    (0: never); methods without copies have none.
+    (0: never); methods that draw no mixture have none.
     """
 
     epochs: Epochs = 60

@@ -7,7 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from collegium.train.engine import run
+from collegium.train.loop.context import TrainingRequest, assemble
 from collegium.train.loop.loop import Pace
+from collegium.train.loop.runtime import DeviceLayout, Runtime
+from collegium.train.loop.sharpness import measure_sharpness
+from collegium.train.spec.recipes import Recipe
 
 RECIPE = {"epochs": 5, "learning_rate": 3e-3, "dropout": 0.2, "sharpness_every": 2}
 
@@ -74,8 +78,22 @@ def test_a_resumed_training_measures_what_a_whole_one_does(digits_spec, whole, t
     assert measured(history) == measured(whole[2])
 
 
-def test_models_without_copies_have_none(digits_spec):
+def test_it_does_not_depend_on_the_batches(digits_spec):
+    """A hundred samples are evaluated in batches of 28 and 16, or at once."""
+    spec = digits_spec(method="majority", expansion={"copies": 2, "initialization": "independent"})
+    found = []
+    for size in (7, 100):
+        runtime = Runtime(DeviceLayout.parse("cpu").fabric("fp32"), Recipe(batch_size=size))
+        context = assemble(TrainingRequest(spec), runtime.fabric)
+        model = spec.new_method().prepare(context.model(0), seed=0)
+        found.append(measure_sharpness(model, context.data, context.task(model), runtime, most=100))
+    assert found[0].delta == pytest.approx(found[1].delta, rel=1e-4)
+    assert found[0].sampled == pytest.approx(found[1].sampled, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["vanilla", "learned"])
+def test_models_without_random_mixtures_have_none(digits_spec, method):
     rows = []
-    run(digits_spec({"epochs": 2, "sharpness_every": 1}), event=lambda kind, row: rows.append(row))
+    run(digits_spec({"epochs": 2, "sharpness_every": 1}, method=method), event=lambda kind, row: rows.append(row))
     assert rows
     assert not any("sharpness" in row for row in rows)

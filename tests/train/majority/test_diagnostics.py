@@ -34,6 +34,29 @@ def test_sharpness_of_a_quadratic_loss_is_the_variance_of_the_mixture():
         assert found.mean == pytest.approx(float(quadratic(model.eval(), x)[0]))
 
 
+def token_loss(model, batch):
+    x, y = (batch["x"], batch["labels"]) if isinstance(batch, dict) else batch
+    logits = model(x)
+    return functional.cross_entropy(logits.flatten(0, -2), y.flatten()), logits
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_the_loss_is_the_mean_over_labels_however_they_are_batched(as_dict):
+    """Samples, and tokens of sequences of one to nine that count."""
+    torch.manual_seed(0)
+    model = expand(nn.Linear(4, 3), 3, init="independent", seed=0)
+    x, y = torch.randn(9, 9, 4), torch.randint(3, (9, 9))
+    y[torch.arange(9) > torch.arange(9)[:, None]] = -100
+    made = (lambda *pair: {"x": pair[0], "labels": pair[1]}) if as_dict else (lambda *pair: pair)
+    whole = stochastic_sharpness(model, [made(x, y)], token_loss, draws=3)
+    parts = stochastic_sharpness(model, [made(x[:2], y[:2]), made(x[2:], y[2:])], token_loss, draws=3)
+    assert (parts.mean, parts.sampled) == pytest.approx((whole.mean, whole.sampled), rel=1e-6)
+    samples = torch.randn(7, 4)
+    whole = stochastic_sharpness(model, [samples], quadratic, draws=3)
+    parts = stochastic_sharpness(model, [samples[:6], samples[6:]], quadratic, draws=3)
+    assert (parts.mean, parts.sampled) == pytest.approx((whole.mean, whole.sampled), rel=1e-6)
+
+
 def test_replicated_copies_have_no_sharpness_and_no_spread():
     model = expand(nn.Linear(4, 3), 3, init="replicated", seed=0)
     found = stochastic_sharpness(model, [torch.randn(2, 4), torch.randn(2, 4)], quadratic, draws=2)

@@ -13,6 +13,7 @@ class LearnedKernel(MajorityKernel):
     """A kernel whose p is a parameter of its own, softmax(``rate`` · ``logits``) over the copies, uniform at first."""
 
     logits: nn.Parameter
+    random = False
 
     def __init__(self, expansion: int, clock: Clock, index: int, rate: float = 1.0) -> None:
         super().__init__(expansion, clock, index)
