@@ -12,6 +12,8 @@ from collegium.train.errors import DataError, Diverged, Mismatch
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import SMALL_STEP, threads_for
 from collegium.train.methods import METHODS, create
+from collegium.train.models.build import blueprint
+from collegium.train.models.grouping import group_network
 from collegium.train.result import TrainingResult
 from collegium.train.spec.training import TrainingSpec
 
@@ -289,6 +291,23 @@ def test_a_resnext_trains_on_data_in_cifars_format_end_to_end(
 def test_precision_schedules_and_clipping_train(digits_spec, fields):
     result = run(digits_spec({"epochs": 6, "learning_rate": 5e-3, "label_smoothing": 0.1, **fields}))
     assert result["accuracy"]["test"] > 0.6
+
+
+@pytest.mark.parametrize("method", ["vanilla", "majority"])
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_recorded_scores_are_those_of_the_checkpoint_in_any_precision(
+    digits_spec, load_and_evaluate, tmp_path, method, precision
+):
+    """The loss as well, in which each rounding of logits to eight bits is seen."""
+    spec = digits_spec({"epochs": 1, "precision": precision}, method=method)
+    result = run(spec, artifact_dir=tmp_path)
+    assert load_and_evaluate(tmp_path)["accuracy"] == result["accuracy"]["test"]
+    data, left = load(spec.data), weights(tmp_path)
+    model = blueprint(group_network(spec.architecture)).build(seed=0)
+    model.load_state_dict(left)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model.eval()(data.preprocessing(data.test.x)), data.test.y)
+    assert result["loss"]["test"] == pytest.approx(float(loss), rel=1e-5)
 
 
 TRAINED = {

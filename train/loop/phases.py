@@ -162,13 +162,13 @@ def _evaluate(context: TrainingContext) -> Callable[[nn.Module], float]:
 
 
 def metrics_on(context: TrainingContext, model: nn.Module, split: Split, *, most: int | None = None) -> Metrics:
-    """Metrics of ``model``, in evaluation mode, on a split."""
-    task = context.task(model)
-    return evaluate(model, split, context.data.preprocessing, task, context.runtime, most=most)
+    """Metrics of ``model``, in evaluation mode and in full precision, on a split."""
+    task, preprocessing = context.task(model), context.data.preprocessing
+    return evaluate(model, split, preprocessing, task, context.runtime, most=most, full_precision=True)
 
 
 def scores_of(context: TrainingContext, model: nn.Module) -> Scores:
-    """Metrics of ``model``, in evaluation mode, on every split."""
+    """Metrics of ``model``, in evaluation mode and in full precision, on every split."""
     data = context.data
     train = metrics_on(context, model, data.train, most=MOST_TRAINING_SAMPLES)
     validation = None if data.validation is None else metrics_on(context, model, data.validation)

@@ -110,7 +110,7 @@ class Runtime:
         return lambda value: self.fabric.all_reduce(value, reduce_op="sum")  # type: ignore[return-value]
 
     def autocast(self) -> Any:
-        """The precision of evaluation, which is that of training."""
+        """The precision of evaluation on the way, which is that of training."""
         return self.fabric.autocast()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from collegium.train.data.batches import evaluation_batches
 from collegium.train.data.dataset import Batch, Dataset, Preprocessing, Split
 from collegium.train.loop.metrics import IGNORED, Metrics, MetricSum, loss_of
-from collegium.train.loop.runtime import Runtime
+from collegium.train.loop.runtime import Runtime, float32_as
 
 PADDING = 0
 
@@ -78,10 +78,11 @@ def evaluate(
     runtime: Runtime,
     *,
     most: int | None = None,
+    full_precision: bool = False,
 ) -> Metrics:
     """Loss and accuracy of ``model`` in evaluation mode on ``split``, or on its first ``most`` samples.
 
-    The model's mode is left as it was.
+    In the precision of training, or in full float32, as a checkpoint computes. The model's mode is left as it was.
     """
     total = MetricSum(runtime.device, runtime.sum())
     was_training = model.training
@@ -95,7 +96,7 @@ def evaluate(
             rank=runtime.rank,
             world=runtime.world,
         )
-        with runtime.autocast():
+        with float32_as("fp32") if full_precision else runtime.autocast():
             for x, y in batches:
                 total.add(task.logits(model, x, y), y)
     finally:

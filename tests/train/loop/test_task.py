@@ -28,3 +28,12 @@ def test_evaluation_changes_nothing():
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert evaluate(model, SPLIT, Preprocessing(), TASK, runtime(), most=50).samples == 50
+
+
+def test_evaluation_has_the_precision_of_training_unless_it_is_asked_for_full_precision():
+    kinds = []
+    task = Task(lambda model, x, y: kinds.append((logits := model(x)).dtype) or logits.float())
+    own = Runtime(DeviceLayout.parse("cpu").fabric("bf16"), Recipe(batch_size=30, precision="bf16"))
+    for full in (False, True):
+        evaluate(network(), SPLIT, Preprocessing(), task, own, full_precision=full)
+    assert kinds == [torch.bfloat16, torch.float32]
