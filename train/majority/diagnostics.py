@@ -41,8 +41,9 @@ def stochastic_sharpness(
     """Estimate Δ of an expanded ``model`` over ``batches``, which is read 1 + ``draws`` times, so no iterator.
 
     Losses are means over all samples, or over all labels that count (not −100) where they are sequences, however these
-    are batched, and taken in evaluation mode: batch norms use their running statistics, dropout is off. The draws are the same in every call and differ from all draws of training. Raises ``ValueError`` where
-    nothing is expanded or there is no batch.
+    are batched, and taken in evaluation mode: batch norms use their running statistics, dropout is off. The draws are
+    the same in every call and differ from all draws of training. Raises ``ValueError`` where nothing is expanded or
+    there is no batch.
 
     >>> import torch
     >>> from collegium import expand, stochastic_sharpness

@@ -94,8 +94,8 @@ class Distilled(Method):
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
     """T² KL(softmax(teacher/T) ‖ softmax(student/T)), the mean over all predictions, or over those ``counted``.
 
-    It is 0 where none is. Logits have shape ``(…, classes)``, ``counted`` ``(…)``. T² keeps the gradient's size whatever
-    T is.
+    It is 0 where none is. Logits have shape ``(…, classes)``, ``counted`` ``(…)``. T² keeps the gradient's size
+    whatever T is.
     """
     from torch.nn import functional
 

@@ -46,7 +46,9 @@ def build_transformer(
     factory = getattr(library, kind)
     with seeded(seed):
         if architecture.pretrained is not None:
-            model = _pretrained(factory, architecture, data, _folder(architecture.pretrained, data_dir))
+            folder = _folder(architecture.pretrained, data_dir)
+            _check_kind(library, architecture, folder)
+            model = _pretrained(factory, architecture, data, folder)
         else:
             model = _from_settings(library, factory, architecture, data)
     _check_vocabulary(model, data)
@@ -138,6 +140,23 @@ def _sizes(data: Dataset) -> dict[str, Any]:
     return {} if data.classes == 0 else {"num_labels": data.classes}
 
 
+def _check_kind(library: Any, architecture: TransformerArchitecture, folder: Path) -> None:
+    """Refuse a folder of another model type than the one that is named, which would be trained under its name."""
+    try:
+        found = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).model_type
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(error) from error
+    if found != architecture.transformer:
+        message = (
+            f"the folder {architecture.pretrained!r} holds a model of type {found!r}, not {architecture.transformer!r}"
+        )
+        raise InvalidSpec(("architecture", "transformer"), message)
+
+
+def _unreadable(error: Exception) -> InvalidSpec:
+    return InvalidSpec(("architecture", "pretrained"), f"the folder cannot be loaded: {error}")
+
+
 def _pretrained(factory: Any, architecture: TransformerArchitecture, data: Dataset, folder: Path) -> nn.Module:
     fixed = {key for key in architecture.config if "dropout" not in key}
     if fixed:
@@ -152,7 +171,7 @@ def _pretrained(factory: Any, architecture: TransformerArchitecture, data: Datas
     except MemoryError:
         raise
     except Exception as error:
-        raise InvalidSpec(("architecture", "pretrained"), f"the folder cannot be loaded: {error}") from error
+        raise _unreadable(error) from error
 
 
 def _config(library: Any, architecture: TransformerArchitecture, data: Dataset) -> Any:

@@ -170,6 +170,39 @@ def test_a_pretrained_model_keeps_its_sizes(pretrained):
         build({"transformer": "t5", "pretrained": "small-t5", "config": {"d_model": 8}}, folder)
 
 
+TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize("named", ["roberta", "electra", "t5"])
+def test_a_folder_of_another_kind_is_not_trained_under_the_name(tmp_path, named):
+    """Folders of BERT and RoBERTa load as classifiers alike."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=300, num_labels=2, **TINY_BERT)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "small")
+    fields = {"data": {"name": "movies", "text": {"labels": "classes", "input_length": 12}}}
+    rows = "\n".join(
+        ["sentence\tlabel", *(f"{word} film {row}\t{word}" for row in range(4) for word in ("bad", "good"))]
+    )
+    (tmp_path / "movies").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / "movies" / f"{split}.tsv").write_text(rows + "\n")
+    with pytest.raises(InvalidSpec, match=f"a model of type 'bert', not '{named}'") as raised:
+        run(training({"transformer": named, "pretrained": "small"}, **fields), data_dir=tmp_path)
+    assert raised.value.path == ("architecture", "transformer")
+    right = training({"transformer": "bert", "pretrained": "small"}, epochs=1, formats=[], **fields)
+    assert run(right, data_dir=tmp_path)["steps"] == 1
+
+
+@pytest.mark.parametrize("config", ["{", "{}", '{"model_type": "nothing"}'])
+def test_a_folder_that_is_none_is_named(tmp_path, config):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text(config)
+    with pytest.raises(InvalidSpec, match="cannot be loaded") as raised:
+        build({"transformer": "t5", "pretrained": "small"}, tmp_path)
+    assert raised.value.path == ("architecture", "pretrained")
+
+
 def test_heads_and_labels_must_go_together():
     with pytest.raises(Mismatch, match="no decoder"):
         build({"transformer": "bert", "config": {"hidden_size": 24}})
