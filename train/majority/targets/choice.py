@@ -93,11 +93,7 @@ def kernel_names(module: nn.Module) -> tuple[str, ...]:
 def _default_names(module: nn.Module) -> tuple[str, ...]:
     advertised = getattr(type(module), "majority_kernels", None)
     if advertised is not None:
-        names = (advertised,) if isinstance(advertised, str) else tuple(advertised)
-        if names and module._parameters and not any(hasattr(module, name) for name in names):
-            listed = ", ".join(map(repr, names))
-            raise ValueError(f"{type(module).__name__}.majority_kernels names {listed}, of which the module has none")
-        return names
+        return (advertised,) if isinstance(advertised, str) else tuple(advertised)
     if isinstance(module, nn.MultiheadAttention):
         return ATTENTION
     if isinstance(module, nn.Linear | nn.Bilinear | _CONVOLUTION) or _is_transformers_conv1d(module):
