@@ -179,6 +179,7 @@ class Loop:
 
     def _end_epoch(self, entered: float, first: int) -> None:
         position, recipe = self.position, self.recipe
+        self._optimizer.zero_grad(set_to_none=True)  # memory that evaluation can have
         metrics = self._finite(self._sum.mean())
         row = self._row(metrics, entered, first)
         last = position.epoch + 1 == recipe.epochs

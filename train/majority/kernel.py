@@ -208,6 +208,7 @@ def mixed_before(model: nn.Module) -> Iterator[None]:
                 if kernel.leaf is not None and kernel.samples and kernel.leaf.replaces(copies):
                     kernel.clock.note_draw(kernel.index, copies)
                     kernel.leaf.held = kernel.leaf.read(kernel.draw)
+                    kernel.leaf.held.__class__ = Tensor  # which graphs take, and no class of it
                     found.append(kernel.leaf)
         yield
     finally:
