@@ -68,25 +68,22 @@ class MajorityKernel(nn.Module):
             raise RuntimeError(
                 "the weight of a majority kernel that FSDP has sharded is read outside of its forward pass"
             )
-        if torch.is_inference_mode_enabled() and not copies.is_inference():
-            with torch.inference_mode(False), torch.no_grad():  # what is written into it must be noticed
-                found = readable(self.read(copies), copies, self.average)
-        else:
-            found = readable(self.read(copies), copies, self.average)
+        with _noticing(copies):
+            found = readable(self.read(copies, self.samples), copies, self.average)
         if isinstance(found, WrittenWeight):
             self.reads = [read for read in self.reads if read() is not None]
             self.reads.append(weakref.ref(found))
         return found
 
-    def read(self, copies: Tensor) -> Tensor:
-        """The weight as of now, computed from ``copies``."""
+    def read(self, copies: Tensor, samples: bool) -> Tensor:
+        """The weight as of now, computed from ``copies``: their mixture, or their mean."""
         if is_collapsed(copies):
             raise RuntimeError(
                 "these copies have been collapsed with another part of the model: collapse it as a whole"
             )
         if is_fx_symbolic_tracing():
             raise RuntimeError("a graph of torch.fx would hold the present weight for ever: collapse the model first")
-        if not self.samples:
+        if not samples:
             return self.average(copies)
         if is_traced():
             raise RuntimeError(
@@ -112,20 +109,18 @@ class MajorityKernel(nn.Module):
 
     def _read_once(self, copies: Tensor) -> Tensor:
         """One tensor for all reads of a pass: T5 and others read a weight several times."""
+        samples = self.training and self.clock.present.samples if self.mode is None else self.mode == "sample"
         if torch._C._are_functorch_transforms_active():  # type: ignore[attr-defined]
-            return self.read(copies)  # a tensor of a transform must not leave it
+            return self.read(copies, samples)  # a tensor of a transform must not leave it
         version = 0 if copies.is_inference() else copies._version
         key = (
-            self.index, self.clock.seed, self.clock.step, self.samples, self.mode, version, copies.requires_grad,
+            self.index, self.clock.seed, self.clock.step, samples, self.mode, version, copies.requires_grad,
             torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
         )  # fmt: skip
         found = self.clock.weights.get(key)
         if found is None or found[0] is not copies:
-            if torch.is_inference_mode_enabled() and not copies.is_inference():
-                with torch.inference_mode(False), torch.no_grad():  # what is written into it must be noticed
-                    weight = within_pass(self.read(copies), copies)
-            else:
-                weight = within_pass(self.read(copies), copies)
+            with _noticing(copies):
+                weight = within_pass(self.read(copies, samples), copies)
             found = self.clock.weights[key] = copies, weight, 0 if weight.is_inference() else weight._version
         return found[1]
 
@@ -169,6 +164,16 @@ class MajorityKernel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "leaf": None, "reads": []}  # a copied model has an optimizer of its own
+
+
+@contextmanager
+def _noticing(copies: Tensor) -> Iterator[None]:
+    """Context in which tensors count what is written into them, as those of inference mode do not."""
+    if torch.is_inference_mode_enabled() and not copies.is_inference():
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    else:
+        yield
 
 
 def majority_kernels(model: nn.Module) -> dict[str, MajorityKernel]:
