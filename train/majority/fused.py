@@ -299,7 +299,7 @@ class FusedKernel:
         step.state.pop("first", None)
         increment_version(self.copies)  # torch's fused updates do not
         self.kernel.clock.forget(self.copies)
-        self.leaf.set_mixed(step.following)
+        self.leaf.renew_in_place(step.following)
         self.leaf.put_back()
 
     def views(self, tensors: list[Tensor], length: int) -> list[tuple[Any, ...]]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._utils import _rebuild_parameter
+from torch.autograd.graph import increment_version
 
 from collegium.train.majority.clock import WRITTEN, Clock, is_distributed
 from collegium.train.majority.draw import Draw, mix
@@ -114,7 +115,7 @@ class MixedLeaf:
         self.aliases = 0  # tensors of the update that share the copies' memory
         self.unreached = False  # whether it has been read since a gradient came
         self._token: Any = None
-        self._hook: _Gather | None = None
+        self._memory: Tensor | None = None  # that of ``tensor``, outside of any graph
         copies.__class__ = FusedParameter
         copies.leaf = self  # type: ignore[attr-defined]
         self._copies = weakref.ref(copies)
@@ -173,19 +174,24 @@ class MixedLeaf:
         if self.tensor is None or self._token is None or self._token != self._present(draw):
             with torch.no_grad():
                 self.renew(mix(self.copies, draw), draw)
-            self.set_mixed(draw)
         assert self.tensor is not None
         return self.tensor
 
     def renew(self, mixed: Tensor, draw: Draw) -> None:
-        """Give layers ``mixed`` from now on; graphs that hold the tensor they had go on with that."""
-        self.tensor, self._hook = self.usable(mixed.requires_grad_(), self.copies), _Gather(self, draw)
-        self.tensor.register_post_accumulate_grad_hook(self._hook)
+        """Give layers ``mixed``, the mixture of the present copies by ``draw``, from now on.
 
-    def set_mixed(self, draw: Draw) -> None:
-        """Record that ``tensor`` holds the mixture of the present copies by ``draw``."""
-        assert self._hook is not None
-        self._hook.draw, self._token = draw, self._present(draw)
+        Graphs that hold the tensor they had go on with that: their gradients are spread by the draw of their own pass.
+        """
+        leaf: Any = self.usable(mixed.detach().requires_grad_(), self.copies)
+        leaf._post_accumulate_grad_hooks = {0: _Gather(self, draw)}  # registering it takes ten times as long
+        self._memory, self.tensor = mixed, leaf
+        self._token = self._present(draw)
+
+    def renew_in_place(self, draw: Draw) -> None:
+        """``renew`` where the mixture has been written into the memory of ``tensor``."""
+        assert self._memory is not None
+        increment_version(self._memory)  # compiled updates do not
+        self.renew(self._memory, draw)
 
     def forget(self) -> None:
         """The copies may be changed from now on."""
@@ -196,7 +202,7 @@ class MixedLeaf:
         copies = self.copies
         if uses(copies) > 2 + self.aliases:
             return None
-        return draw, copies._version, copies.data_ptr(), None if self.tensor is None else self.tensor._version
+        return draw, copies._version, copies.data_ptr(), self.tensor._version  # type: ignore[union-attr]
 
     def put_back(self) -> None:
         """g is no longer set aside: the step has ended, or been interrupted."""

@@ -116,6 +116,42 @@ def test_graphs_that_were_made_before_a_change_still_count():
     assert_same(models)
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_graph_that_is_differentiated_after_a_step_has_the_p_of_its_own(kind, again):
+    """As in pipelines, where the gradient of one batch comes while the next has begun; ``again``: of one loss twice."""
+    models = []
+    for plain in (True, False):
+        torch.manual_seed(0)
+        model = expand(nn.Linear(5, 7), 3, seed=0)
+        optimizer = OPTIMIZERS[kind](model.parameters())
+        models.append((model, optimizer if plain else fuse(optimizer, model)))
+    x = torch.randn(6, 5)
+    for model, optimizer in models:
+        late = []
+        for step in range(5):
+            loss = model(x).square().mean()
+            late.append(loss)
+            if again:
+                loss.backward(retain_graph=True)
+            if step != 2:  # in which the gradients of two steps meet
+                optimizer.zero_grad()
+            if step > 0:
+                late.pop(0).backward()
+            optimizer.step()
+    assert_same(models)
+
+
+def test_a_late_gradient_through_a_weight_that_is_gone_is_refused():
+    """That of a hidden layer needs the weights after it, in whose memory are those of the next step."""
+    (_, (model, optimizer)), x = pair()
+    loss = model(x).square().sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_copies_of_model_and_optimizer_go_on_alike():
     models, x = pair()
     _, (model, optimizer) = models
