@@ -21,7 +21,7 @@ from typing import Any
 
 from collegium.train.reproduce.majority.cells import Architecture, Cell, Lengths
 from collegium.train.reproduce.majority.entrants import REFERENCE
-from collegium.train.reproduce.majority.intervals import mean_difference
+from collegium.train.reproduce.majority.lines import paired
 from collegium.train.reproduce.majority.plan import Unit
 from collegium.train.reproduce.majority.records import Records
 from collegium.train.reproduce.majority.running import run_all
@@ -78,30 +78,36 @@ def units(noise: float) -> list[Unit]:
 
 def report(planned: Sequence[Unit], records: Records) -> str:
     """A row for each method that is complete: its choice, test accuracy, and the difference from plain training."""
-    plain = {row["seed"]: row for row in planned[0].finished(records)}
+    reference = planned[0]
+    plain = {row["seed"]: row for row in reference.finished(records)} if reference.complete(records) else {}
     lines = [
         "| method | rate | epochs | test accuracy, % | over plain training | train, % | Δ | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for unit in planned:
         rows, choice = unit.finished(records), unit.chosen(records)
-        if choice is None or not unit.complete(records):
+        if choice is None or not rows or not unit.complete(records):
             continue
-        gains = [100 * (row["accuracy"][2] - plain[row["seed"]]["accuracy"][2]) for row in rows]
         accuracy, trained = (100 * fmean(row["accuracy"][split] for row in rows) for split in (2, 0))
-        gain = "–" if unit.name == REFERENCE else str(mean_difference(gains))
+        gain = "–" if unit.name == REFERENCE else str(paired({row["seed"]: row for row in rows}, plain))
+        diverged = f" ({unit.seeds - len(rows)} diverged)" if len(rows) < unit.seeds else ""
         sharpness = [row["sharpness"] for row in rows if row["sharpness"] is not None]
         at_bounds = f" ({', '.join(choice.at_bounds)})" if choice.at_bounds else ""
+        seconds = fmean(row["seconds"] for row in rows)
         lines.append(
-            f"| {unit.name} | {choice.rate:g} | {choice.epochs}{at_bounds} | {accuracy:.2f} | {gain} | {trained:.1f} "
-            f"| {f'{fmean(sharpness):.4f}' if sharpness else '–'} | {fmean(row['seconds'] for row in rows):.1f} |"
+            f"| {unit.name}{diverged} | {choice.rate:g} | {choice.epochs}{at_bounds} | {accuracy:.2f} | {gain} "
+            f"| {trained:.1f} | {f'{fmean(sharpness):.4f}' if sharpness else '–'} | {seconds:.1f} |"
         )
     return "\n".join(lines)
 
 
 def _print(training: Training, row: dict[str, Any]) -> None:
-    found = max(score for score, _ in row["validation"].values()) if training.tuning else row["accuracy"][2]
-    print(f"{training.key}: {100 * found:.2f} %, {row['seconds']} s", file=sys.stderr, flush=True)
+    if "failure" in row:
+        found = "diverged"
+    else:
+        best = max(score for score, _ in row["validation"].values()) if training.tuning else row["accuracy"][2]
+        found = f"{100 * best:.2f} %, {row['seconds']} s"
+    print(f"{training.key}: {found}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

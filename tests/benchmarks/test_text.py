@@ -30,6 +30,24 @@ def test_the_documentation_has_the_table_of_the_records(study):
     assert table in (ROOT / "docs" / "majority-when.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("method", ["vanilla", "majority, independent"])
+def test_trainings_that_diverged_are_told_and_counted(study, tmp_path, capsys, method):
+    records, kept = Records(ROOT / "benchmarks" / "records" / "text"), Records(tmp_path, "a.jsonl")
+    planned = study.units(0.0)
+    for row in records:
+        if row["method"] == method and not row["tuning"] and row["seed"] < 3:
+            keys = ("architecture", "optimizer", "images", "noise", "method", "tuning", "rate", "epochs", "seed")
+            row = {key: row[key] for key in keys} | {"failure": "diverged"}
+        kept.append(row)
+    whole, some = (study.report(planned, one).splitlines() for one in (records, kept))
+    assert [line.startswith(f"| {method} (3 diverged) |") for line in some].count(True) == 1
+    changed = [name for name, old, new in zip(study.METHODS, whole[2:], some[2:], strict=True) if old != new]
+    assert changed == (list(study.METHODS) if method == "vanilla" else [method])
+    training = planned[0].wanted(Records(tmp_path / "none"))[0]
+    study._print(training, training.row() | {"failure": "the loss is nan"})
+    assert "diverged" in capsys.readouterr().err
+
+
 def test_what_is_wanted_is_a_training_of_the_sentences(study, tmp_path):
     (first, *_), nothing = study.units(0.2), Records(tmp_path)
     spec = first.wanted(nothing)[0].spec()

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         planned = units(given.only, shard=given.shard, seeds=given.seeds, tuning_seeds=given.tuning_seeds)
     except ValueError as error:
         parser.error(f"argument --only: {error}")
+    if not planned:
+        parser.error("argument --shard: there are fewer settings than parts, and this part has none")
     try:
         if given.report:
             if not any(given.records.glob("*.jsonl")):

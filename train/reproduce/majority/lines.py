@@ -23,6 +23,11 @@ class Line:
     to_long: Difference
 
     @property
+    def diverged(self) -> int:
+        """How many seeds have no row, hence no part in any mean."""
+        return self.unit.seeds - len(self.rows)
+
+    @property
     def error(self) -> float:
         """Mean test error, in percent."""
         return 100 * (1 - fmean(row["accuracy"][2] for row in self.rows.values()))
@@ -35,13 +40,17 @@ def paired(rows: dict[int, Row], reference: dict[int, Row]) -> Difference:
 
 
 def lines(units: Sequence[Unit], records: Records) -> list[Line]:
-    """What has been trained at all seeds, cell by cell; a cell without plain training is left out."""
-    rows = {(unit.cell, unit.name): _by_seed(unit, records) for unit in units}
+    """What has been trained at all seeds, cell by cell; a cell without plain training is left out.
+
+    Plain trainings that are under way are none yet: nothing is compared with the first few of their seeds.
+    """
+    complete = [unit for unit in units if unit.complete(records)]
+    rows = {(unit.cell, unit.name): _by_seed(unit, records) for unit in complete}
     found = []
-    for unit in sorted(units, key=lambda unit: (_cell_order(unit), list(ENTRANTS).index(unit.name))):
+    for unit in sorted(complete, key=lambda unit: (_cell_order(unit), list(ENTRANTS).index(unit.name))):
         choice, own = unit.chosen(records), rows[unit.cell, unit.name]
         plain = rows.get((unit.cell, REFERENCE), {})
-        if choice is not None and plain and own and unit.complete(records):
+        if choice is not None and plain and own:
             long = rows.get((unit.cell, LONG), {})
             found.append(Line(unit, choice, own, paired(own, plain), paired(own, long)))
     return found

@@ -139,7 +139,8 @@ class Unit:
         seeds = range(TUNING_SEED, TUNING_SEED + self.tuning_seeds)
         ends = {(self.rate(i), self._epochs(j, records)) for i, j in requested}
         found: dict[Point, dict[int, float]] = {}
-        for row in records.of(self.cell, self.name):
+        # The shortest training that tried a number of epochs counts, in whatever order, and in which file, they are.
+        for row in sorted(records.of(self.cell, self.name), key=lambda row: row["epochs"]):
             if row["tuning"] and row["seed"] in seeds and (row["rate"], row["epochs"]) in ends:
                 for point, value in self._points(row, bounds, records):
                     found.setdefault(point, {}).setdefault(row["seed"], value)

@@ -58,8 +58,9 @@ class Records:
         """Keep a row, here and on the disk."""
         if self._output is None:
             raise RuntimeError("these records were opened to be read")
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
-        os.write(self._output, line.encode())
+        line = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        while line:  # a disk that is nearly full takes a part
+            line = line[os.write(self._output, line) :]
         os.fsync(self._output)
         self._keep(row)
 

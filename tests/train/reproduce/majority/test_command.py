@@ -95,6 +95,8 @@ def test_shards_and_processes_give_the_rows_of_one_process(images, tmp_path):
     [
         (["--only", "A9"], "--only: no setting is called 'A9'"),
         (["--shard", "3/2"], "'3/2' is not K/N"),
+        (["--only", "A1", "Adam", "1000", "20%", "--shard", "2/2"], "--shard: there are fewer settings than parts"),
+        (["--report", "--shard", "161/161"], "--shard: there are fewer settings than parts"),
         (["--processes", "0"], "no whole number above 0"),
         (["--report"], "has no file of records"),
     ],

@@ -53,6 +53,28 @@ def test_the_choice_is_the_best_point_and_does_not_depend_on_the_order(tmp_path,
     assert found == [{0, 1, 2}] * 2
 
 
+@pytest.mark.parametrize("method", [REFERENCE, "majority, independent"])
+def test_a_longer_training_that_diverged_or_differs_counts_alike_in_every_order(tmp_path, result, method):
+    """A short training has an accuracy, a longer one of the same rate diverged, or has another one there."""
+    unit = Unit(CELL, method, seeds=1, tuning_seeds=1)
+    first, longer = (Training(CELL, method, 1e-3, epochs, TUNING_SEED, tuning=True) for epochs in (64, 128))
+    found = []
+    for order in (1, -1):
+        records = Records(tmp_path / str(order), "a.jsonl")
+        rising = result(first, best=(1e-3, 512))
+        beside = [Training(CELL, method, rate, 64, TUNING_SEED, tuning=True) for rate in (5e-4, 2e-3)]
+        rows = [rising, longer.row() | {"failure": "diverged in epoch 100"}]
+        rows += [result(training, best=(1e-3, 512)) for training in beside]
+        for row in rows[::order]:
+            records.append(row)
+        while (wanted := unit.wanted(records)) and wanted[0].tuning:
+            for training in wanted:
+                records.append(result(training, best=(1e-3, 512)))
+        assert unit.scores(records)[0, 5] == rising["validation"]["64"][0]
+        found.append((unit.chosen(records), unit.scores(records)))
+    assert found[0] == found[1]
+
+
 def test_a_choice_at_a_bound_says_so(tmp_path, complete):
     planned = [Unit(CELL, REFERENCE, seeds=1)]
     choice = planned[0].chosen(complete(planned, tmp_path, best=(1e-9, 16)))

@@ -1,6 +1,7 @@
 """Rows survive kills, and those of several shards are one study."""
 
 import json
+import os
 
 import pytest
 
@@ -44,6 +45,17 @@ def test_files_of_shards_are_read_together_and_a_repeated_training_counts_once(t
     assert len(merged) == 3
     with pytest.raises(RuntimeError, match="to be read"):
         merged.append(row(3))
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_a_row_that_the_disk_takes_in_parts_is_whole(tmp_path, monkeypatch, most):
+    write = os.write
+    records = Records(tmp_path, "a.jsonl")
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:most]))
+    records.append(row(0))
+    records.append(row(1))
+    records.close()
+    assert [json.loads(line)["seed"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [0, 1]
 
 
 def test_two_processes_do_not_write_to_one_file(tmp_path):

@@ -66,6 +66,64 @@ def test_what_has_not_been_trained_at_all_seeds_is_no_line(complete, result, tmp
     assert (tmp_path / "out" / "majority-sharpness.svg").exists()
 
 
+@pytest.mark.parametrize("reference", [REFERENCE, LONG])
+@pytest.mark.parametrize("seeds", [1, 9])
+def test_nothing_is_compared_with_a_plain_training_that_is_under_way(complete, result, tmp_path, reference, seeds):
+    """Means over the seeds that it happens to have are not those that the tables say they are."""
+    planned = units(WORDS)
+    whole, part = complete(planned, tmp_path / "whole", gain=gain), Records(tmp_path / "part", "a.jsonl")
+    for row in whole:
+        if row["method"] != reference or row["tuning"] or row["seed"] < seeds:
+            part.append(row)
+    found = {line.unit.name: line for line in lines(planned, part)}
+    if reference == REFERENCE:
+        assert found == {}
+        return
+    assert set(found) == {REFERENCE, "ensemble"}
+    assert all(line.to_long.pairs == 0 for line in found.values())
+    assert found["ensemble"].to_plain.pairs == 10
+    text = markdown(planned, part)
+    assert f"| {found['ensemble'].to_plain.mean:+.2f} | 1 | 0 | – |" in text
+
+
+@pytest.mark.parametrize("method", ["ensemble", REFERENCE])
+@pytest.mark.parametrize("count", [1, 7, 10])
+def test_seeds_that_diverged_are_counted_beside_the_means_of_the_others(complete, tmp_path, method, count):
+    planned = units(WORDS)
+    whole, some = complete(planned, tmp_path / "whole", gain=gain), Records(tmp_path / "some", "a.jsonl")
+    for row in whole:
+        dead = row["method"] == method and not row["tuning"] and row["seed"] < count
+        keys = ("architecture", "optimizer", "images", "noise", "method", "tuning", "rate", "epochs", "seed")
+        some.append({key: row[key] for key in keys} | {"failure": "diverged"} if dead else row)
+    found = {line.unit.name: line for line in lines(planned, some)}
+    text = markdown(planned, some)
+    if count == 10:
+        assert set(found) == (set() if method == REFERENCE else {REFERENCE, LONG})
+        assert f"{method}: 10" not in text
+        assert f"Diverged at all seeds, and in no table: A1 Adam 1000 20%, {method}." in text
+        return
+    assert {name: line.diverged for name, line in found.items()} == {
+        name: count * (name == method) for name in (REFERENCE, LONG, "ensemble")
+    }
+    assert found["ensemble"].to_plain.pairs == 10 - count
+    assert f"{found[method].error:.2f}† |" in text
+    assert "† Of 10 seeds these many diverged" in text
+    assert f"A1 Adam 1000 20%, {method}: {count}." in text
+    assert ("| ensemble | 1† |" in text) == (method == "ensemble")
+
+
+def test_a_method_that_diverged_at_every_rate_is_named(complete, result, tmp_path):
+    planned = units(WORDS)
+    records = complete(planned[:2], tmp_path, gain=gain)
+    dead = next(unit for unit in planned if unit.name == "ensemble")
+    while not dead.failed(records):
+        for training in dead.wanted(records):
+            records.append(training.row() | {"failure": "diverged"})
+    text = markdown(planned, records)
+    assert "Diverged at every rate, and in no table: A1 Adam 1000 20%, ensemble." in text
+    assert "3 of 3 methods" in text
+
+
 def test_curves_of_sharpness_are_drawn_where_they_were_recorded(complete, tmp_path):
     planned = units(["A1", "Adam", "1000", "20%", "majority, independent"])
     found = lines(planned, complete(planned, tmp_path, gain=gain))
