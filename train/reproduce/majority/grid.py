@@ -37,7 +37,8 @@ TOLERANCE = 0.001
 def best_point(scores: Scores, *, tolerance: float = TOLERANCE) -> Point | None:
     """The shortest training within ``tolerance`` of the highest score, at the rate that is best there.
 
-    Of equals, the lowest rate. None where all diverged.
+    Of equals, the lowest rate. None where all diverged. Whether a score that is ``tolerance`` below the highest to the
+    digit is within it, the rounding of binary fractions decides, alike on every machine.
 
     >>> best_point({(0, 3): 0.8, (1, 3): 0.81, (1, 4): 0.8105})
     (1, 3)

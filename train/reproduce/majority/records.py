@@ -26,12 +26,15 @@ class InUse(Exception):
 class Records:
     """Rows of all files in ``folder``, by what determines them; of rows with one key, the first is kept.
 
+    ``conflicts`` are the keys of rows that found another result than the first.
+
     New rows go to ``file``, where one is named. Raises ``InUse`` where another process holds it, and ``ValueError``,
     naming file and line, for a line that is no row.
     """
 
     def __init__(self, folder: Path, file: str | None = None) -> None:
         self._found: dict[str, Row] = {}
+        self.conflicts: set[str] = set()
         self._by_unit: defaultdict[tuple[Any, ...], list[Row]] = defaultdict(list)
         self._output: int | None = None
         if file is not None:
@@ -76,6 +79,13 @@ class Records:
             self._found[key] = row
             cell = (row["architecture"], row["optimizer"], row["images"], row["noise"])
             self._by_unit[(*cell, row["method"])].append(row)
+        elif _result(self._found[key]) != _result(row):
+            self.conflicts.add(key)
+
+
+def _result(row: Row) -> Row:
+    """The row without what a repetition on another machine changes."""
+    return {name: value for name, value in row.items() if name not in ("seconds", "versions")}
 
 
 def read(path: Path) -> Iterator[Row]:

@@ -15,6 +15,8 @@ from collegium.train.reproduce.majority.plan import Unit
 from collegium.train.reproduce.majority.plots import curves_figure, sharpness_figure
 from collegium.train.reproduce.majority.records import Records
 
+SHOWN = 10
+"""Conflicting records that a report names, at most."""
 _MARK = "†"  # where seeds diverged
 
 
@@ -32,7 +34,8 @@ def markdown(units: Sequence[Unit], records: Records) -> str:
         "(first table) have it. Settings have seeds, images and wrong labels in common: where a few of them happen to "
         "agree, an interval over settings is too narrow. Of 60,000 images, 55,000 are trained on."
     )
-    return "\n\n".join([head, _summary(found), _table(found), *_at_bounds(found), *_diverged(found, units, records)])
+    notes = [*_at_bounds(found), *_diverged(found, units, records), *_conflicts(records)]
+    return "\n\n".join([head, _summary(found), _table(found), *notes])
 
 
 def _summary(found: Sequence[Line]) -> str:
@@ -103,6 +106,18 @@ def _diverged(found: Sequence[Line], units: Sequence[Unit], records: Records) ->
             named = "; ".join(f"{unit.cell.name}, {unit.name}" for unit in left)
             notes.append(f"Diverged {what}, and in no table: {named}.")
     return notes
+
+
+def _conflicts(records: Records) -> list[str]:
+    """Trainings that are recorded again with another result."""
+    keys = sorted(records.conflicts)
+    if not keys:
+        return []
+    more = f"; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return [
+        "Recorded again with another result, where the first counts, in the order of the files' names: "
+        f"{'; '.join(keys[:SHOWN])}{more}."
+    ]
 
 
 def write_report(units: Sequence[Unit], records: Records, folder: Path) -> str:

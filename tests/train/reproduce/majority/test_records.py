@@ -58,6 +58,23 @@ def test_a_row_that_the_disk_takes_in_parts_is_whole(tmp_path, monkeypatch, most
     assert [json.loads(line)["seed"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("again", "conflicting"),
+    [
+        ({}, False),
+        ({"seconds": 5.0, "versions": "2.0"}, False),
+        ({"accuracy": [1.0, 0.9, 0.7]}, True),
+        ({"failure": "diverged"}, True),
+    ],
+)
+def test_a_training_that_is_recorded_again_with_another_result_is_a_conflict(tmp_path, again, conflicting):
+    for file, one in (("a.jsonl", row(0)), ("b.jsonl", row(0) | again)):
+        (tmp_path / file).write_text(json.dumps(one) + "\n")
+    merged = Records(tmp_path)
+    assert [one["accuracy"] for one in merged] == [row(0)["accuracy"]]
+    assert merged.conflicts == ({"A1 Adam 1000 20% | vanilla | 0.001 | 8 | seed 0"} if conflicting else set())
+
+
 def test_two_processes_do_not_write_to_one_file(tmp_path):
     first = Records(tmp_path, "a.jsonl")
     with pytest.raises(InUse, match=r"a\.jsonl"):

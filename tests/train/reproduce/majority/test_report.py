@@ -1,6 +1,8 @@
 """Tables say what was found, how far the study is, and where a choice lies at a bound."""
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from collegium.train.reproduce.majority.plots import curves_figure
 from collegium.train.reproduce.majority.records import Records
 from collegium.train.reproduce.majority.report import markdown, write_report
 
+ROOT = Path(__file__).parents[4]
 WORDS = ["A1", "Adam", "1000", "20%", LONG, "ensemble"]
 
 
@@ -110,6 +113,25 @@ def test_seeds_that_diverged_are_counted_beside_the_means_of_the_others(complete
     assert "† Of 10 seeds these many diverged" in text
     assert f"A1 Adam 1000 20%, {method}: {count}." in text
     assert ("| ensemble | 1† |" in text) == (method == "ensemble")
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (10, ""), (12, "; and 2 more")])
+def test_trainings_with_two_results_are_named(complete, tmp_path, count, more):
+    planned = units(["A1", "Adam", "1000", "20%", REFERENCE])
+    rows = list(complete(planned, tmp_path))
+    again = [row | {"seconds": 9.0} for row in rows] + [row | {"failure": "diverged"} for row in rows[:count]]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
+    note = markdown(planned, Records(tmp_path)).splitlines()[-1]
+    assert note.startswith("Recorded again with another result")
+    assert note.count(" | ") == 4 * min(count, 10)
+    assert note.endswith(f"{more}.")
+    assert ("more" in note) == bool(more)
+
+
+@pytest.mark.slow
+def test_the_documentation_has_the_tables_of_the_records():
+    found = markdown(units(), Records(ROOT / "benchmarks" / "records" / "majority"))
+    assert found in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_a_method_that_diverged_at_every_rate_is_named(complete, result, tmp_path):
