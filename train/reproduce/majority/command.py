@@ -18,7 +18,7 @@ from typing import Any
 from collegium.train.data.catalog import missing_files
 from collegium.train.reproduce.majority.cells import DATA
 from collegium.train.reproduce.majority.outlook import outlook
-from collegium.train.reproduce.majority.plan import Unit, units
+from collegium.train.reproduce.majority.plan import TUNING_SEED, Unit, units
 from collegium.train.reproduce.majority.records import InUse, Records
 from collegium.train.reproduce.majority.report import write_report
 from collegium.train.reproduce.majority.running import run_all
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         planned = units(given.only, shard=given.shard, seeds=given.seeds, tuning_seeds=given.tuning_seeds)
     except ValueError as error:
         parser.error(f"argument --only: {error}")
+    if given.seeds > TUNING_SEED:
+        parser.error(f"argument --seeds: at most {TUNING_SEED}; rates and epochs are chosen by the seeds after these")
     if not planned:
         parser.error("argument --shard: there are fewer settings than parts, and this part has none")
     try:

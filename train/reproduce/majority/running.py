@@ -33,26 +33,34 @@ def run_all(
     """Train until nothing is wanted, or no more after ``seconds``; whether nothing is left.
 
     ``told(training, row)`` is called when a row has been kept. A training that fails other than by diverging ends the
-    study with its error: what is recorded stays.
+    study with its error, once those beside it have ended and are kept.
     """
     deadline = time.monotonic() + seconds
     running: dict[Future[dict[str, Any]], Training] = {}
+    failure: Exception | None = None
     with _executor(processes) as executor:
         try:
             while True:
-                if time.monotonic() < deadline:
+                if failure is None and time.monotonic() < deadline:
                     busy = [training.key for training in running.values()]
                     for training in next_trainings(units, records, busy, processes - len(running)):
                         running[executor.submit(run, training, data_dir)] = training
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    training, row = running.pop(future), future.result()
+                    training = running.pop(future)
+                    try:
+                        row = future.result()
+                    except Exception as error:
+                        failure = failure or error
+                        continue
                     records.append(row)
                     told(training, row)
         finally:
             for future in running:
                 future.cancel()
+    if failure is not None:
+        raise failure
     return all(unit.complete(records) for unit in units)
 
 

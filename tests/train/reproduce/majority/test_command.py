@@ -98,6 +98,7 @@ def test_shards_and_processes_give_the_rows_of_one_process(images, tmp_path):
         (["--only", "A1", "Adam", "1000", "20%", "--shard", "2/2"], "--shard: there are fewer settings than parts"),
         (["--report", "--shard", "161/161"], "--shard: there are fewer settings than parts"),
         (["--processes", "0"], "no whole number above 0"),
+        (["--seeds", "1001"], "--seeds: at most 1000"),
         (["--report"], "has no file of records"),
     ],
 )
