@@ -15,7 +15,7 @@ from collegium.search.progress import Report, discard
 from collegium.train.export.bundle import export
 from collegium.train.export.package import Package
 from collegium.train.limits import check_processes
-from collegium.train.loop.callback import Event, TrainingCallback, discard_event
+from collegium.train.loop.callback import Event, Settle, TrainingCallback, discard_event, settled
 from collegium.train.loop.context import TrainingContext, TrainingRequest, assemble
 from collegium.train.loop.launch import in_processes
 from collegium.train.loop.loop import Pace
@@ -35,6 +35,7 @@ def run(
     *,
     report: Report = discard,
     event: Event = discard_event,
+    settle: Settle = settled,
     checkpoint_dir: Path | None = None,
     artifact_dir: Path | None = None,
     device: str = "cpu",
@@ -45,8 +46,9 @@ def run(
     """Train, and return a :class:`~collegium.train.result.TrainingResult` as JSON-able values.
 
     ``report(fraction, message)`` is called with the progress and may raise to stop the training; ``event("metric",
-    row)`` with the metrics of every epoch and of every ``metric_steps`` steps. With ``checkpoint_dir``, a killed
-    training resumes where it was. ``device`` is ``cpu``, ``cpu:PROCESSES``, ``cuda``, ``cuda:1`` or ``cuda:0,1``.
+    row)`` with the metrics of every epoch and of every ``metric_steps`` steps; ``settle()``, before a checkpoint is
+    saved, returns when all rows so far are recorded. With ``checkpoint_dir``, a killed training resumes where it was.
+    ``device`` is ``cpu``, ``cpu:PROCESSES``, ``cuda``, ``cuda:1`` or ``cuda:0,1``.
     ``pace`` sets how often progress is reported and a checkpoint saved. An architecture that is a search's answer has
     been replaced by that answer before (:func:`~collegium.train.models.grouping.architecture_from_search`).
 
@@ -56,7 +58,7 @@ def run(
     layout = DeviceLayout.parse(device)
     check_processes(spec.merged_recipe(), layout.world)
     request = TrainingRequest(spec, checkpoint_dir, artifact_dir, data_dir, datasets_dir, pace or Pace())
-    callback = TrainingCallback(report, event)
+    callback = TrainingCallback(report, event, settle)
     fabric = layout.fabric(request.spec.merged_recipe().precision)
     if layout.world > 1:
         return in_processes(execute, fabric, request, callback)

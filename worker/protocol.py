@@ -12,6 +12,7 @@ never between the lines. Numbers that JSON lacks (NaN, infinities) are sent as `
     children_ended     all children have ended     start_children  create these children
     children_progress  how many have ended         get_estimate    read a stored estimate
     estimate           its value, or null          put_estimate    store an estimate
+    events_written     they are in the history     write_events    write those added so far
     (end of input)     exit at once                result | failure | cancelled   the end of a job
 """
 
@@ -104,6 +105,13 @@ class Estimate(Message):
 
 
 @dataclass(frozen=True)
+class EventsWritten(Message):
+    """Every entry added before ``write_events`` is in the job's history."""
+
+    type = "events_written"
+
+
+@dataclass(frozen=True)
 class Ready(Message):
     """The process is warm; warming up took ``seconds``."""
 
@@ -128,6 +136,13 @@ class AddEvent(Message):
     type = "add_event"
     event_type: str
     data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class WriteEvents(Message):
+    """Write the entries added so far, and send ``events_written`` when they are in the history."""
+
+    type = "write_events"
 
 
 @dataclass(frozen=True)

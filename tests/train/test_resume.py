@@ -1,12 +1,14 @@
 """Resumed equals whole, bit for bit: every pair of a method, an optimizer, a schedule and a place where it is saved."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from collegium.train.engine import run
+from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.majority import compiled
 from collegium.train.majority.guards.gradient import MixedLeaf
@@ -95,6 +97,36 @@ def assert_resumed_equals_whole(spec, tmp_path, places, stops=2):
         resumed = load_file(tmp_path / f"resumed-{place}" / "model.safetensors")
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(whole[name], resumed[name]) for name in whole), (who, call)
+
+
+@pytest.mark.parametrize("places", [PLACES[1:2], PLACES[3:4]], ids=["event", "report"])
+def test_no_row_is_lost_or_measured_twice_by_a_stop(digits_spec, tmp_path, monkeypatch, places):
+    """Rows are recorded when they are settled, which they are before a checkpoint behind them is saved."""
+    spec = digits_spec({"epochs": 3, "batch_size": 256, "metric_steps": 1})
+    whole, sent, recorded = [], [], []
+    run(spec, event=lambda kind, row: whole.append((row["scope"], row["step"], row["loss"])))
+
+    def settle():
+        recorded.extend(sent)
+        sent.clear()
+
+    def save(checkpoints, name, state, save=Checkpoints.save):
+        assert not sent
+        save(checkpoints, name, state)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    kept = {"checkpoint_dir": tmp_path, "pace": EVERY_STEP, "settle": settle}
+    for who, call in [*places, *places, (None, 0)]:
+        stop = {name: StopAt(call if name == who else -1) for name in ("event", "report")}
+
+        def record(kind, row, stop=stop):
+            sent.append((row["scope"], row["step"], row["loss"]))
+            stop["event"]()
+
+        with pytest.raises(Stop) if who else nullcontext():
+            run(spec, event=record, report=stop["report"], **kept)
+        sent.clear()  # what was not settled is lost with the process
+    assert recorded == whole
 
 
 @pytest.mark.parametrize("random", RANDOM)

@@ -101,6 +101,26 @@ def count(spec, context):
     return {"begun_at": begun, "attempt": context.attempt}
 
 
+def record(spec, context):
+    """Adds entries to the history and waits until they are there, as before a checkpoint is kept."""
+    for number in range(spec["entries"]):
+        context.event("log", {"number": number})
+    context.settle()
+    (context.checkpoint_dir / "settled").touch()
+    while spec.get("wait"):
+        context.report(0.5, "settled")
+        time.sleep(0.02)
+    return {}
+
+
+def told_too_late(spec, context):
+    """Adds an entry when it has been asked to stop already."""
+    context.report(0.5, "waits")
+    while not context._supervisor.cancelled.is_set():
+        time.sleep(0.02)
+    context.event("log", {"number": 0})
+
+
 def files(spec, context):
     (context.artifact_dir / "a.txt").write_text("first")
     (context.artifact_dir / ".hidden").write_text("not this")
@@ -162,6 +182,7 @@ ACTIONS = {
     function.__name__: function
     for function in (
         answer, sleep, wait_for, unresponsive, stubborn, crash, leave, killed, fail, refuse, allocate, spam, count,
+        record, told_too_late,
         files, badly_named, breed, parent, estimate, not_numbers, garble, unknown_event, smuggled_event,
     )
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """A training in several processes of one machine, with the callbacks of one process.
 
 The first process's reports and events come back through a queue. When the callback raises, an event is set, that
-process raises at its next report, and the launcher ends the others.
+process raises at its next report, and the launcher ends the others. Events that were sent until then are passed on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from collegium.search.errors import InvalidSpec
 from collegium.search.progress import discard
 from collegium.train.errors import TrainingError
-from collegium.train.loop.callback import TrainingCallback, discard_event
+from collegium.train.loop.callback import TrainingCallback, discard_event, settled
 from collegium.train.loop.context import TrainingRequest
 
 Execute = Callable[[Fabric, TrainingRequest, TrainingCallback], dict[str, Any]]
@@ -38,19 +38,20 @@ def in_processes(
     import threading
 
     spawning = processes.get_context("spawn")
-    messages, stop = spawning.Queue(), spawning.Event()
+    messages, stop, recorded = spawning.Queue(), spawning.Event(), spawning.Event()
     outcome: dict[str, Any] = {}
 
     def launch() -> None:
         try:
             # Bound, because Fabric takes arguments apart, which frozen dataclasses do not let it do.
-            fabric.launch(partial(_work, execute=execute, request=request, messages=messages, stop=stop))
+            work = partial(_work, execute=execute, request=request, messages=messages, stop=stop, recorded=recorded)
+            fabric.launch(work)
         except BaseException as error:  # handed to the caller's thread, which raises it
             outcome["launch"] = error
 
     thread = threading.Thread(target=launch, name="training-processes")
     thread.start()
-    raised = _forward(thread, messages, stop, callback, outcome)
+    raised = _forward(thread, messages, stop, recorded, callback, outcome)
     thread.join()
     if raised is not None:
         raise raised
@@ -69,7 +70,7 @@ def _rebuilt(kind: type[Exception], text: str, attributes: dict[str, Any]) -> Ex
 
 
 def _forward(
-    thread: Any, messages: Any, stop: Any, callback: TrainingCallback, outcome: dict[str, Any]
+    thread: Any, messages: Any, stop: Any, recorded: Any, callback: TrainingCallback, outcome: dict[str, Any]
 ) -> BaseException | None:
     """Pass messages to the callback until the processes end; returns what the callback raised."""
     raised: BaseException | None = None
@@ -80,24 +81,33 @@ def _forward(
             continue
         if kind in ("result", "failure"):
             outcome[kind] = content[0]
-        elif raised is None:
+        elif raised is None or kind != "report":  # the checkpoint that a stopped training leaves is behind all events
             try:
-                (callback.report if kind == "report" else callback.event)(*content)
+                getattr(callback, kind)(*content)
             except BaseException as error:  # re-raised once the processes have ended
-                raised = error
+                raised = raised or error
                 stop.set()
+            if kind == "settle":
+                recorded.set()
     return raised
 
 
-def _work(fabric: Fabric, execute: Execute, request: TrainingRequest, messages: Any, stop: Any) -> None:
+def _work(fabric: Fabric, execute: Execute, request: TrainingRequest, messages: Any, stop: Any, recorded: Any) -> None:
     def report(fraction: float, message: str) -> None:
         if stop.is_set():
             raise Stopped
         messages.put(("report", fraction, message))
 
+    def settle() -> None:
+        recorded.clear()
+        messages.put(("settle",))
+        recorded.wait()
+
     first = fabric.global_rank == 0
     callback = TrainingCallback(
-        report if first else discard, (lambda kind, row: messages.put(("event", kind, row))) if first else discard_event
+        report if first else discard,
+        (lambda kind, row: messages.put(("event", kind, row))) if first else discard_event,
+        settle if first else settled,
     )
     try:
         result = execute(fabric, request, callback)

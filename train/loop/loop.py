@@ -274,6 +274,7 @@ class Loop:
     def _save(self) -> None:
         if not self._checkpoints.kept or self.runtime.rank or not _all_finite(self.model):
             return
+        self._callback.settle()  # a resumed run goes on behind the rows of this position, and measures none again
         position = self.position
         position.seconds = time.monotonic() - self._started_at
         position.sums = self._sum.state()

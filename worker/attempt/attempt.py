@@ -115,7 +115,7 @@ class Attempt:
             self._process.send(self._run_message())
             outcome = self._await_outcome()
             if not isinstance(outcome, Lost):
-                self._messages.flush()
+                self._messages.settle()
             return outcome
         except (Superseded, JobNotFound) as error:
             return Lost(str(error))

@@ -52,6 +52,9 @@ class Messages:
                 self._process.send(protocol.Estimate(key, value))
             case protocol.PutEstimate(key, value):
                 self._lease.insist(lambda: self._store.put_estimate(key, value))
+            case protocol.WriteEvents():
+                self.settle()
+                self._process.send(protocol.EventsWritten())
             case protocol.StartChildren():
                 self.children.start(message)
 
@@ -67,16 +70,23 @@ class Messages:
 
     def flush(self) -> None:
         """Write what is pending; it stays pending while the database is unavailable."""
-        job = self._job
         try:
-            if self._events:
-                self._store.append_events(job.id, job.attempt, self._events)
-                self._events, self._events_dropped = [], False
-            if self._progress is not None:
-                self._store.report(job.id, job.attempt, self._progress.fraction, self._progress.message)
-                self._progress = None
+            self._write()
         except UNAVAILABLE as error:
-            log.warning("job %s: progress not written, the database is unavailable: %s", job.id, error)
+            log.warning("job %s: progress not written, the database is unavailable: %s", self._job.id, error)
+
+    def settle(self) -> None:
+        """Write what is pending, however long the database is unavailable. Raises Superseded, JobNotFound."""
+        self._lease.insist(self._write)
+
+    def _write(self) -> None:
+        job = self._job
+        if self._events:
+            self._store.append_events(job.id, job.attempt, self._events)
+            self._events, self._events_dropped = [], False
+        if self._progress is not None:
+            self._store.report(job.id, job.attempt, self._progress.fraction, self._progress.message)
+            self._progress = None
 
     def _add_event(self, event_type: str, data: dict[str, Any]) -> None:
         try:

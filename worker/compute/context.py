@@ -12,7 +12,15 @@ from collegium.jobs.record import check_writable
 from collegium.worker import protocol
 from collegium.worker.compute.connection import SupervisorConnection
 from collegium.worker.failures import JobRejected
-from collegium.worker.protocol import ChildrenEnded, ChildrenProgress, Estimate, GetEstimate, PutEstimate, Run
+from collegium.worker.protocol import (
+    ChildrenEnded,
+    ChildrenProgress,
+    Estimate,
+    EventsWritten,
+    GetEstimate,
+    PutEstimate,
+    Run,
+)
 
 T = TypeVar("T", bound=protocol.Message)
 REPORT_INTERVAL_S = 0.05
@@ -47,6 +55,7 @@ class Context:
         self._estimates: dict[str, Any] = {}
         self._supervisor = supervisor
         self._last_report = -math.inf
+        self._unsettled = False
 
     def check(self) -> None:
         """Raise ``Cancelled`` if the job was asked to stop."""
@@ -64,10 +73,25 @@ class Context:
         self._supervisor.send(protocol.Progress(fraction, message))
 
     def event(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Add an entry of a ``WRITABLE`` type to the history. Raises ``Cancelled``, and ValueError for others."""
-        self.check()
+        """Add an entry of a ``WRITABLE`` type to the history. Raises ``Cancelled``, and ValueError for others.
+
+        The entry is added even then: a job that is stopped may go on behind it, and would not add it again.
+        """
         check_writable(event_type)
         self._supervisor.send(protocol.AddEvent(event_type, dict(data)))
+        self._unsettled = True
+        self.check()
+
+    def settle(self) -> None:
+        """Wait until all entries are in the history, so that a checkpoint may be kept from which a second attempt goes
+        on behind them. Raises nothing where the job was asked to stop.
+        """
+        if not self._unsettled:
+            return
+        self._supervisor.send(protocol.WriteEvents())
+        while not isinstance(self._supervisor.reply(timeout=0.1), EventsWritten):
+            pass
+        self._unsettled = False
 
     def get_estimate(self, key: str) -> dict[str, Any] | None:
         """The estimate stored under ``key`` by any earlier job."""

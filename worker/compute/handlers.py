@@ -89,6 +89,7 @@ def training(spec: dict[str, Any], context: Context) -> dict[str, Any]:
         parse_spec(TrainingSpec, spec),
         report=context.report,
         event=context.event,
+        settle=context.settle,
         checkpoint_dir=context.checkpoint_dir,
         artifact_dir=context.artifact_dir,
         device=context.device,

@@ -53,6 +53,9 @@ class LocalContext(Context):
         written.write_text(json.dumps(protocol.finite(dict(value))))
         written.replace(path)
 
+    def settle(self) -> None:
+        """Nothing: there is no second attempt."""
+
     def fan_out(
         self, children: Sequence[ChildSpec], progress: Callable[[int, int], None] | None = None
     ) -> list[ChildOutcome]:

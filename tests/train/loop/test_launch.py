@@ -76,6 +76,24 @@ def test_processes_end_when_the_callback_raises(digits_spec):
 
 
 @pytest.mark.slow
+def test_rows_of_stopped_processes_are_recorded_once_each(digits_spec, tmp_path):
+    spec = digits_spec({"epochs": 6, "metric_steps": 2})
+    whole, recorded, left = [], [], iter([True, True, False])
+
+    def event(kind, row):
+        recorded.append((row["scope"], row["step"]))
+        if not next(left, True):
+            raise Stop
+
+    run(spec, device="cpu:2", event=lambda kind, row: whole.append((row["scope"], row["step"])))
+    kept = {"checkpoint_dir": tmp_path, "pace": Pace(report=0, checkpoint=0)}
+    with pytest.raises(Stop):
+        run(spec, device="cpu:2", event=event, **kept)
+    run(spec, device="cpu:2", event=event, **kept)
+    assert recorded == whole
+
+
+@pytest.mark.slow
 def test_an_error_of_a_process_is_raised_in_the_launching_one(digits_spec):
     wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
     with pytest.raises(Mismatch, match="784"):

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 on_both = pytest.mark.parametrize("client", ["sqlite", "postgresql"], indirect=True)
 
@@ -161,6 +162,50 @@ def test_events_end_with_the_state(client, runner):
     assert [e.seq for e in events] == list(range(1, len(events) + 1))
     assert events[-1].data["status"] == "succeeded"
     assert any(e.type == "progress" and e.data["message"] == "asleep" for e in events)
+
+
+def logged(client, job):
+    return [event.data["number"] for event in client.store.events(job.id, types=("log",))]
+
+
+@on_both
+def test_entries_are_in_the_history_before_a_checkpoint_is_kept(client, make_runner, settings):
+    """Else they are lost with the worker, since the next attempt goes on behind them."""
+    make_runner(progress_s=60.0)  # the first are written at once, later ones a minute on
+    job = client.running(client.post("record", entries=200, wait=True))
+    client.wait_until((settings.home / "checkpoints" / job.id / "settled").exists, "a checkpoint is kept", 30)
+    assert logged(client, job) == list(range(200))
+
+
+def test_entries_outlive_an_outage_at_the_end(client, make_runner, monkeypatch):
+    """The result waits for the database, and so do they."""
+    runner = make_runner(progress_s=60.0)
+    append, refusals = client.store.append_events, iter(range(3))
+
+    def refuse_at_first(*arguments):
+        if next(refusals, None) is not None:
+            raise OperationalError("", None, OSError("no route to host"))
+        return append(*arguments)
+
+    monkeypatch.setattr(runner._resources.store, "append_events", refuse_at_first)
+    job = client.ended(client.post("breed"))
+    assert job.status == "succeeded", job.failure
+    assert [event.data["grandchild"] for event in client.store.events(job.id, types=("log",))] == [
+        job.result["grandchild"]
+    ]
+
+
+@on_both
+@pytest.mark.parametrize("stop", ["cancel", "shutdown"])
+def test_an_entry_at_which_a_job_stops_is_kept(client, make_runner, stop):
+    runner = make_runner(cancel_grace_s=20.0, shutdown_grace_s=20.0)
+    job = client.running(client.post("told_too_late"), "waits")
+    if stop == "cancel":
+        client.store.request_cancel(job.id)
+        client.ended(job)
+    else:
+        runner.close()
+    assert logged(client, job) == [0]
 
 
 @on_both

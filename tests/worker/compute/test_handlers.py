@@ -70,6 +70,9 @@ class FakeContext:
         self.check()
         self.messages.append((fraction, message))
 
+    def settle(self):
+        self.check()
+
     def get_estimate(self, key):
         return None
 
