@@ -23,7 +23,8 @@ class Arrays:
     ``(samples, features)``, or int64 tokens ``(samples, tokens)``. ``y`` is ``(samples,)`` int64, counted from 0, for
     ``classes`` classes; or sequences of tokens ``(samples, tokens)``, padded with −100, with ``classes`` 0.
     ``vocabulary`` bounds tokens. ``mean_image`` normalizes by the mean image in place of the mean of each channel.
-    ``summary`` describes the source in plain values.
+    ``ordered`` says that samples may follow an order, such as that of their classes, so that the first ones are no
+    fair choice. ``summary`` describes the source in plain values.
     """
 
     x_train: np.ndarray
@@ -34,6 +35,7 @@ class Arrays:
     kind: Kind = "image"
     vocabulary: int = 0
     mean_image: bool = False
+    ordered: bool = False
     summary: dict[str, Any] = field(default_factory=dict)
 
     def checked(self, name: str) -> Arrays:

@@ -36,7 +36,7 @@ class TrainingBatches:
     """Batches of one epoch after another, augmented, normalized and mixed, on the device that trains.
 
     ``rank`` of ``world`` processes takes every ``world``-th sample of each batch. The random numbers of a batch follow
-    from the seed and the step.
+    from the seed and the step. Without ``draws``, a split that augments while it decodes does not.
     """
 
     def __init__(
@@ -49,12 +49,13 @@ class TrainingBatches:
         device: torch.device,
         augment: Augment | None = None,
         mixing: Mixing | None = None,
+        draws: bool = True,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._split, self._preprocessing, self._augment = split, preprocessing, augment
         self._size, self._seed, self._rank, self._world = batch_size, seed, rank, world
-        self._mixing = mixing
+        self._mixing, self._draws = mixing, draws
         self._generator = torch.Generator(device)
         self.steps = steps_per_epoch(len(split), batch_size, world)
 
@@ -66,7 +67,8 @@ class TrainingBatches:
         if self._world > 1:
             order, size = self._shard(order)
         step = epoch * self.steps + start
-        draw, augment = derive_seed(self._seed, epoch, 1, self._rank), self._augment
+        draw = derive_seed(self._seed, epoch, 1, self._rank) if self._draws else None
+        augment = self._augment
         for x, y in self._split.batches(order, size, draw=draw):
             if augment is not None:
                 self._generator.manual_seed(derive_seed(self._seed, step, 2, self._rank))

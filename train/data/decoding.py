@@ -23,7 +23,7 @@ from torch import Tensor
 from collegium.train.data.arrays import IMAGE_SIZE, ImageFiles
 from collegium.train.data.augment import RATIO, SCALE
 from collegium.train.data.dataset import Batch, Dataset, Preprocessing
-from collegium.train.data.split import choose_samples, test_limit
+from collegium.train.data.split import choose_samples, choose_test
 from collegium.train.errors import DataError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def split_images(images: ImageFiles, spec: DataSpec) -> Dataset:
     """
     kept, y_kept, held_out = choose_samples(images.y_train, len(images.classes), spec)
     train = _decoded(images.train, kept, y_kept)
-    test = np.arange(len(images.test))[: test_limit(spec)]
+    test = choose_test(len(images.test), spec, ordered=True)
     return Dataset(
         name=spec.name,
         kind="image",

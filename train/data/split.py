@@ -18,7 +18,7 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
     """
     kept, y_kept, held_out = choose_samples(arrays.y_train, arrays.classes, spec)
     x_train = torch.from_numpy(np.ascontiguousarray(arrays.x_train[kept]))
-    test = slice(None, test_limit(spec))
+    test = choose_test(len(arrays.x_test), spec, ordered=arrays.ordered)
     return Dataset(
         name=spec.name,
         kind=arrays.kind,
@@ -39,9 +39,12 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
     )
 
 
-def test_limit(spec: DataSpec) -> int | None:
-    """How many test samples are kept; None for all."""
-    return spec.limit if spec.test_limit is None else spec.test_limit
+def choose_test(count: int, spec: DataSpec, *, ordered: bool) -> np.ndarray:
+    """Which of ``count`` test samples are kept, rising: the first ones, or, where they are ``ordered``, drawn ones."""
+    limit = spec.limit if spec.test_limit is None else spec.test_limit
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng([spec.seed, 6]).permutation(count)[:limit]) if ordered else np.arange(limit)
 
 
 def choose_samples(y: np.ndarray, classes: int, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

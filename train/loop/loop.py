@@ -94,6 +94,7 @@ class Loop:
             device=runtime.device,
             augment=augmentation(data, self.recipe),
             mixing=mixing(data, self.recipe),
+            draws=draws_while_decoding(data, self.recipe),
             rank=runtime.rank,
             world=runtime.world,
         )
@@ -309,6 +310,12 @@ def augmentation(data: Dataset, recipe: Recipe) -> Augment | None:
         span = value_range(data.train)
         steps["randaugment"] = RandAugment(recipe.augment_operations, recipe.augment_magnitude, *span)
     return compose([name for name in recipe.augment if name not in already], steps)
+
+
+def draws_while_decoding(data: Dataset, recipe: Recipe) -> bool:
+    """Whether the recipe has any of the augmentations that the data's split applies itself, if it names them."""
+    own = getattr(data.train, "augments", None)
+    return own is None or not own.isdisjoint(recipe.augment)
 
 
 def mixing(data: Dataset, recipe: Recipe) -> Mixing | None:

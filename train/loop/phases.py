@@ -14,7 +14,7 @@ from collegium.train.data.dataset import Split
 from collegium.train.errors import Mismatch
 from collegium.train.loop.callback import TrainingCallback
 from collegium.train.loop.context import TrainingContext
-from collegium.train.loop.loop import Loop, augmentation
+from collegium.train.loop.loop import Loop, augmentation, draws_while_decoding
 from collegium.train.loop.metrics import Metrics
 from collegium.train.loop.norms import reestimate_norms
 from collegium.train.loop.sharpness import MOST_TRAINING_SAMPLES, measure_sharpness
@@ -144,6 +144,7 @@ def renew_norms(context: TrainingContext, model: nn.Module) -> None:
         seed=derive_seed(context.spec.seed, NORMS),
         device=context.runtime.device,
         augment=augmentation(context.data, context.runtime.recipe),
+        draws=draws_while_decoding(context.data, context.runtime.recipe),
     )
     reestimate_norms(model, islice(batches.epoch(0), NORM_BATCHES))
 

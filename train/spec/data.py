@@ -46,7 +46,8 @@ class DataSpec(_with_options(_Data)):
     ``validation`` is the fraction of the training samples that is held out. ``label_noise`` is the fraction of the
     remaining training labels that is replaced by labels drawn uniformly from the other classes; validation and test
     labels stay clean. ``limit`` keeps that many training and test samples, ``test_limit`` that many test samples
-    in its place. All choices follow from ``seed`` alone, so that trainings with different seeds share one split.
+    in its place: drawn ones of folders and uploads, which may be in the order of their classes, and the first ones of
+    published data. All choices follow from ``seed`` alone, so that trainings with different seeds share one split.
     """
 
     @model_serializer(mode="wrap")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from collegium.train.data.batches import TrainingBatches, permutation
 from collegium.train.data.catalog import (
     DATA_FORMATS,
     data_formats,
@@ -21,12 +22,14 @@ from collegium.train.data.catalog import (
     named_data,
     recipe_for,
 )
+from collegium.train.data.dataset import Preprocessing
 from collegium.train.data.decoding import DecodedSplit
 from collegium.train.data.format import Folders
 from collegium.train.data.formats.idx import FILES as IDX_FILES
 from collegium.train.errors import DataError
+from collegium.train.loop.loop import draws_while_decoding
 from collegium.train.spec.data import DataSpec
-from collegium.train.spec.recipes import RECIPES
+from collegium.train.spec.recipes import RECIPES, RecipeSpec, merge_recipe
 
 
 def spec(name, **more):
@@ -55,6 +58,27 @@ def test_a_folder_of_images_is_decoded_and_labelled(pictures):
     assert x.dtype == torch.uint8
     red, blue = x[:, 0, 100, 20], x[:, 2, 100, 20]
     assert y.tolist() == [int(b > r) for r, b in zip(red, blue, strict=True)] == [0, 0, 1, 1]
+
+
+def test_a_limited_test_of_a_folder_has_images_of_all_classes(pictures):
+    found = [load(spec("pets", test_limit=2, seed=seed), pictures).test.labels.tolist() for seed in range(8)]
+    assert [0, 1] in found
+    assert all(labels == sorted(labels) for labels in found)
+
+
+@pytest.mark.parametrize(
+    ("augment", "cropped"), [([], False), (["flip"], False), (["random_resized_crop"], True), (None, True)]
+)
+def test_images_are_cropped_at_random_where_the_recipe_says_so(pictures, augment, cropped):
+    data = load(spec("pets"), pictures)
+    recipe = merge_recipe(RecipeSpec(augment=augment), "ce-imagenet")
+    draws = draws_while_decoding(data, recipe)
+    batches = TrainingBatches(
+        data.train, Preprocessing(), batch_size=8, seed=0, device=torch.device("cpu"), draws=draws
+    )
+    seen = torch.cat([x for x, _ in batches.epoch(0)])
+    plain = torch.cat([x for x, _ in data.train.batches(permutation(len(data.train), 0, 0), 8)])
+    assert torch.equal(seen, plain[: len(seen)]) != cropped
 
 
 def test_random_crops_follow_from_the_draw_and_the_sample(pictures):

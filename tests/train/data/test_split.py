@@ -26,3 +26,19 @@ def test_limits_keep_training_and_test_samples(fields, train, test):
     assert (len(found.train), len(found.test)) == (train, test)
     assert (found.summary["train"], found.summary["test"]) == (train, test)
     np.testing.assert_array_equal(found.test.x.numpy(), x_test[:test])
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_samples_in_the_order_of_their_classes_are_drawn_for_a_limited_test(seed):
+    """The first forty of two hundred would be of two classes; those that are drawn are the same in every training."""
+    y = np.repeat(np.arange(10), 20)
+    x = np.arange(200, dtype=np.float32)[:, None] + 1
+    arrays = Arrays(x, y, x, y, 10, kind="features", ordered=True)
+    fields = {"name": "digits", "test_limit": 40, "seed": seed}
+    kept = [split_arrays(arrays, DataSpec.model_validate(fields | more)).test for more in ({}, {"limit": 100})]
+    assert len(kept[0].y.unique()) > 7
+    assert len(kept[0].x.unique()) == 40
+    np.testing.assert_array_equal(y[kept[0].x[:, 0].long() - 1], kept[0].y)
+    np.testing.assert_array_equal(kept[0].x, kept[1].x)
+    whole = split_arrays(arrays, DataSpec.model_validate({"name": "digits", "seed": seed})).test
+    np.testing.assert_array_equal(whole.x.numpy(), x)

@@ -95,6 +95,7 @@ def load_text_arrays(spec: TextSpec, folder: Path, data_dir: Path) -> Arrays:
         len(names),
         kind="tokens",
         vocabulary=vocabulary,
+        ordered=True,
         summary={"source": "text", "tokenizer": spec.tokenizer or "bytes", "labels": names},
     )
 

@@ -85,7 +85,8 @@ def load_upload(path: Path) -> Arrays:
         classes = _classes(file)
         x_train, y_train, x_test, y_test = (file.read(name, _loaded_dtype(name, file.headers[name])) for name in NAMES)
     kind = "image" if x_train.ndim == 4 else "features"
-    return Arrays(x_train, y_train, x_test, y_test, classes, kind, summary={"source": "upload"}).checked("the file")
+    found = Arrays(x_train, y_train, x_test, y_test, classes, kind, ordered=True, summary={"source": "upload"})
+    return found.checked("the file")
 
 
 def limit_memory(headroom: int) -> None:
