@@ -22,7 +22,8 @@ class Arrays:
     ``x`` is ``(samples, …)``: uint8 or float32 images ``(samples, channels, height, width)``, float32 features
     ``(samples, features)``, or int64 tokens ``(samples, tokens)``. ``y`` is ``(samples,)`` int64, counted from 0, for
     ``classes`` classes; or sequences of tokens ``(samples, tokens)``, padded with −100, with ``classes`` 0.
-    ``vocabulary`` bounds tokens. ``mean_image`` normalizes by the mean image in place of the mean of each channel.
+    ``vocabulary`` bounds tokens, and ``padding`` is the tokenizer's own, which inputs have in the place of 0 and 0 in
+    the place of it. ``mean_image`` normalizes by the mean image in place of the mean of each channel.
     ``ordered`` says that samples may follow an order, such as that of their classes, so that the first ones are no
     fair choice. ``summary`` describes the source in plain values.
     """
@@ -34,6 +35,7 @@ class Arrays:
     classes: int
     kind: Kind = "image"
     vocabulary: int = 0
+    padding: int = 0
     mean_image: bool = False
     ordered: bool = False
     summary: dict[str, Any] = field(default_factory=dict)

@@ -118,7 +118,8 @@ class Dataset:
 
     ``shape`` is that of one sample: ``(channels, height, width)``, ``(features,)`` or ``(tokens,)``. ``classes`` is
     the number of classes, 0 where the labels are sequences of tokens. Token labels are padded with −100, token inputs
-    with 0; ``vocabulary`` bounds both. ``summary`` gives the source and the split in plain values.
+    with 0; ``vocabulary`` bounds both. A tokenizer's own ``padding``, another token, and 0 are exchanged in inputs.
+    ``summary`` gives the source and the split in plain values.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Dataset:
     test: Split
     preprocessing: Preprocessing = Preprocessing()
     vocabulary: int = 0
+    padding: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Dataset:

@@ -29,6 +29,7 @@ def split_arrays(arrays: Arrays, spec: DataSpec) -> Dataset:
         test=_split(arrays.x_test[test], arrays.y_test[test]),
         preprocessing=Preprocessing.fit(x_train, arrays.kind, mean_image=arrays.mean_image),
         vocabulary=arrays.vocabulary,
+        padding=arrays.padding,
         summary={
             **arrays.summary,
             "train": len(kept),

@@ -39,17 +39,28 @@ def task_for(data: Dataset, model: nn.Module, *, smoothing: float = 0.0) -> Task
     if data.kind != "tokens" or getattr(model, "config", None) is None:
         return Task(_classify, smoothing)
     if data.classes:
-        return Task(_classify_tokens, smoothing)
+        return Task(_ClassifyTokens(data.padding), smoothing)
     config: Any = model.config
-    return Task(_Rewrite(int(config.decoder_start_token_id)), smoothing)
+    return Task(_Rewrite(int(config.decoder_start_token_id), data.padding), smoothing)
 
 
 def _classify(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     return model(inputs)
 
 
-def _classify_tokens(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    return model(input_ids=inputs, attention_mask=(inputs != PADDING).long()).logits
+def own_tokens(inputs: Tensor, padding: int) -> Tensor:
+    """``inputs`` as their tokenizer has them, whose ``padding`` they have in the place of 0, and 0 in its place."""
+    if padding == PADDING:
+        return inputs
+    return torch.where(inputs == PADDING, padding, torch.where(inputs == padding, PADDING, inputs))
+
+
+@dataclass(frozen=True)
+class _ClassifyTokens:
+    padding: int
+
+    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return model(input_ids=own_tokens(inputs, self.padding), attention_mask=(inputs != PADDING).long()).logits
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,13 @@ class _Rewrite:
     """Teacher forcing: the decoder sees the label shifted by one."""
 
     start: int
+    padding: int
 
     def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         begin = torch.full_like(labels[:, :1], self.start)
         shifted = torch.cat([begin, labels[:, :-1]], 1)
         return model(
-            input_ids=inputs,
+            input_ids=own_tokens(inputs, self.padding),
             attention_mask=(inputs != PADDING).long(),
             decoder_input_ids=shifted.masked_fill(shifted == IGNORED, PADDING),
             use_cache=False,

@@ -20,7 +20,7 @@ from collegium.train.models.build import seeded
 from collegium.train.models.grouping import arrays_for
 from collegium.train.spec.architecture import TransformerArchitecture
 
-PADDING, END = 0, 1
+PADDING, END = 0, 1  # of tokens without a tokenizer
 #: Parameters up to which a model is built to find the setting that is wrong.
 QUICKLY_TRIED = 30_000_000
 
@@ -179,7 +179,12 @@ def _config(library: Any, architecture: TransformerArchitecture, data: Dataset) 
     for key in architecture.config:
         if key.startswith("_") or not hasattr(default, key):
             raise InvalidSpec(("architecture", "config", key), f"{architecture.transformer} has no such setting")
-    settings = {"vocab_size": max(data.vocabulary, 2), "pad_token_id": PADDING, "eos_token_id": END, **_sizes(data)}
+    settings = {
+        "vocab_size": max(data.vocabulary, 2),
+        "pad_token_id": data.padding,
+        "eos_token_id": END,
+        **_sizes(data),
+    }
     if architecture.is_decoder:
         settings["decoder_start_token_id"] = PADDING
     try:

@@ -77,10 +77,10 @@ def load_text_arrays(spec: TextSpec, folder: Path, data_dir: Path) -> Arrays:
 
     With ``labels: sequence`` the label is the target's text, ``(samples, target_length)`` with −100 after its end;
     with ``classes`` it is the index of the target among the sorted targets of the training split. Inputs are padded
-    with 0. Raises ``DataError``.
+    with 0; the tokenizer's padding and its token 0 are exchanged in them. Raises ``DataError``.
     """
     train, test = load_text(folder, spec.inputs, spec.target)
-    encode, vocabulary = _encoder(spec, data_dir)
+    encode, vocabulary, padding = _encoder(spec, data_dir)
     if spec.labels == "classes":
         names = sorted(set(train.targets))
         y_train, y_test = (_classes(rows, names) for rows in (train, test))
@@ -88,15 +88,16 @@ def load_text_arrays(spec: TextSpec, folder: Path, data_dir: Path) -> Arrays:
         names = []
         y_train, y_test = (_padded(rows.targets, encode, spec.target_length, IGNORED) for rows in (train, test))
     return Arrays(
-        _padded(_joined(train), encode, spec.input_length, PAD),
+        _exchanged(_padded(_joined(train), encode, spec.input_length, padding), padding),
         y_train,
-        _padded(_joined(test), encode, spec.input_length, PAD),
+        _exchanged(_padded(_joined(test), encode, spec.input_length, padding), padding),
         y_test,
         len(names),
         kind="tokens",
         vocabulary=vocabulary,
+        padding=padding,
         ordered=True,
-        summary={"source": "text", "tokenizer": spec.tokenizer or "bytes", "labels": names},
+        summary={"source": "text", "tokenizer": spec.tokenizer or "bytes", "padding": padding, "labels": names},
     )
 
 
@@ -104,9 +105,10 @@ def _joined(rows: TextRows) -> list[str]:
     return [" \n ".join(columns) for columns in rows.texts]
 
 
-def _encoder(spec: TextSpec, data_dir: Path) -> tuple[Encode, int]:
+def _encoder(spec: TextSpec, data_dir: Path) -> tuple[Encode, int, int]:
+    """How texts become tokens, how many tokens there are, and which one is padding."""
     if spec.tokenizer is None:
-        return _bytes, BYTE_VOCABULARY
+        return _bytes, BYTE_VOCABULARY, PAD
     folder = data_dir / spec.tokenizer
     if not folder.is_dir():
         raise DataError(f"the data folder has no tokenizer {spec.tokenizer!r}", "put its pretrained folder there")
@@ -121,7 +123,7 @@ def _encoder(spec: TextSpec, data_dir: Path) -> tuple[Encode, int]:
     def encode(text: str, length: int) -> list[int]:
         return tokenizer(text, truncation=True, max_length=length)["input_ids"]
 
-    return encode, len(tokenizer)
+    return encode, len(tokenizer), PAD if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def require_tokenizers() -> None:
@@ -140,6 +142,11 @@ def _padded(texts: list[str], encode: Encode, length: int, filler: int) -> np.nd
         tokens = encode(text, length)
         row[: len(tokens)] = tokens
     return table
+
+
+def _exchanged(table: np.ndarray, padding: int) -> np.ndarray:
+    """``table`` with ``padding`` and 0 in each other's place."""
+    return np.where(table == padding, PAD, np.where(table == PAD, padding, table))
 
 
 def _classes(rows: TextRows, names: list[str]) -> np.ndarray:
