@@ -10,7 +10,7 @@ from typing import Any
 from collegium.search.errors import InvalidSpec, Location, SampleMismatch
 from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
-from collegium.train.data.format import Sample
+from collegium.train.data.format import DataFormat, Sample
 from collegium.train.data.formats.text import TextFolder, TextSpec, require_tokenizers
 from collegium.train.errors import MissingExtra
 from collegium.train.export import EXPORT_FORMATS
@@ -62,16 +62,21 @@ class TrainingCost:
     bytes: int
 
 
-def check_training_cost(spec: TrainingSpec, *, available: int = MAX_BYTES, processes: int = 1) -> TrainingCost | None:
+def check_training_cost(
+    spec: TrainingSpec, *, available: int = MAX_BYTES, processes: int = 1, sample: Sample | None = None
+) -> TrainingCost | None:
     """What a training costs, or None where it follows from a search's result or a pretrained folder.
 
-    Raises ``InvalidSpec`` with the path of the field where it is inconsistent or needs more than ``available`` bytes,
-    and where its batches are too small for so many ``processes``.
+    ``sample`` is one of the data, where more is known of it than its name says. Raises ``InvalidSpec`` with the path of
+    the field where it is inconsistent or needs more than ``available`` bytes, and where its batches are too small for
+    so many ``processes``.
     """
-    return _check(spec, _network_size(spec), available, processes)
+    return _check(spec, _network_size(spec), available, processes, sample)
 
 
-def _check(spec: TrainingSpec, size: NetworkSize | None, available: int, processes: int = 1) -> TrainingCost | None:
+def _check(
+    spec: TrainingSpec, size: NetworkSize | None, available: int, processes: int = 1, known: Sample | None = None
+) -> TrainingCost | None:
     check_data_options(spec.data)
     check_formats(spec)
     method = spec.new_method()
@@ -79,10 +84,10 @@ def _check(spec: TrainingSpec, size: NetworkSize | None, available: int, process
     method.check(recipe)
     if recipe.dropout:
         _check_dropout(spec, size)
-    sample = known_sample(spec.data)
+    sample = known or known_sample(spec.data)
     if sample is not None:
         check_recipe(spec, recipe, sample)
-    check_data(spec)
+    check_data(spec, known)
     _check_validation(spec, method, recipe)
     method.check_names(lambda: _names(spec, size))
     _check_batches(spec, recipe, size, processes)
@@ -190,10 +195,13 @@ def check_samples(spec: TrainingSpec, sample: Sample) -> None:
     check_recipe(spec, spec.merged_recipe(), sample)
 
 
-def check_study_cost(spec: StudySpec) -> None:
-    """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study."""
+def check_study_cost(spec: StudySpec, *, sample: Sample | None = None) -> None:
+    """Refuse a study any of whose trainings would be refused. Raises ``InvalidSpec`` with the path in the study.
+
+    ``sample`` is one of the data, where more is known of it than its name says.
+    """
     if spec.sweep is not None and not spec.data.validation:
-        check_held_out(spec.data, spec.sweep.validation, ("sweep", "validation"))
+        check_held_out(spec.data, spec.sweep.validation, ("sweep", "validation"), sample)
     for index, architecture in enumerate(spec.architectures):
         places: dict[Location, Location] = {("architecture",): ("architectures", index)}
         with _at(places):  # once for each architecture: counting a large network takes longer than everything else
@@ -207,7 +215,7 @@ def check_study_cost(spec: StudySpec) -> None:
                 with _at({**places, ("recipe",): ("recipes", column), **own}):
                     _check_points(spec, architecture, method, recipe)
                     first = spec.points_of(architecture, method, recipe)[0]
-                    _check(spec.training(architecture, method, recipe, **first), size, MAX_BYTES)
+                    _check(spec.training(architecture, method, recipe, **first), size, MAX_BYTES, known=sample)
 
 
 def _check_points(spec: StudySpec, architecture: StudyArchitecture, method: StudyMethod, recipe: StudyRecipe) -> None:
@@ -251,9 +259,12 @@ def _at(places: Mapping[Location, Location]) -> Iterator[None]:
         raise InvalidSpec((*place, *error.path), error.message) from None
 
 
-def check_data_options(data: DataSpec) -> None:
-    """Refuse options of another format than that of the named data. Raises ``InvalidSpec`` with their path."""
-    foreign = foreign_options(data)
+def check_data_options(data: DataSpec, data_format: DataFormat | None = None) -> None:
+    """Refuse options of another format than the data's: ``data_format``, or that of its name, where it has one.
+
+    Raises ``InvalidSpec`` with their path.
+    """
+    foreign = foreign_options(data, data_format)
     if foreign:
         raise InvalidSpec(("data", foreign[0]), f"{data.name} has no such options: leave them out")
 

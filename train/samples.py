@@ -13,16 +13,18 @@ from collegium.train.spec.recipes import Recipe
 from collegium.train.spec.training import TrainingSpec
 
 
-def sample_of(spec: TrainingSpec) -> Sample | None:
-    """A sample as far as it is known. A transformer's data without a name of its own are a folder of text."""
-    sample = known_sample(spec.data)
+def sample_of(spec: TrainingSpec, known: Sample | None = None) -> Sample | None:
+    """A sample as far as it is known: ``known``, or what the data's name says. A transformer's data without a name of
+    its own are a folder of text.
+    """
+    sample = known or known_sample(spec.data)
     return TextFolder().sample(spec.data) if sample is None and spec.is_transformer else sample
 
 
-def check_data(spec: TrainingSpec) -> None:
+def check_data(spec: TrainingSpec, known: Sample | None = None) -> None:
     """Refuse labels and fractions that leave a training nothing to do. Raises ``InvalidSpec`` with the field's path."""
-    check_held_out(spec.data, spec.data.validation, ("data", "validation"))
-    sample = sample_of(spec)
+    check_held_out(spec.data, spec.data.validation, ("data", "validation"), known)
+    sample = sample_of(spec, known)
     if sample is None:
         return
     if sample.rewritten and spec.data.label_noise:
@@ -32,16 +34,16 @@ def check_data(spec: TrainingSpec) -> None:
         _check_head(spec.architecture, spec.data.name, rewritten=sample.rewritten)
 
 
-def check_held_out(data: DataSpec, fraction: float, path: Location) -> None:
+def check_held_out(data: DataSpec, fraction: float, path: Location, known: Sample | None = None) -> None:
     """Refuse a fraction for validation that leaves no samples on one side. Raises ``InvalidSpec`` with ``path``."""
-    sample = known_sample(data)
-    known = [count for count in (data.limit, sample and sample.training) if count is not None]
-    if not fraction or not known:
+    sample = known or known_sample(data)
+    counts = [count for count in (data.limit, sample and sample.training) if count is not None]
+    if not fraction or not counts:
         return
-    held_out = round(fraction * min(known))
-    if not 0 < held_out < min(known):
+    held_out = round(fraction * min(counts))
+    if not 0 < held_out < min(counts):
         message = (
-            f"this leaves {held_out} of {min(known)} training samples for validation: choose a fraction that leaves "
+            f"this leaves {held_out} of {min(counts)} training samples for validation: choose a fraction that leaves "
             "samples on both sides"
         )
         raise InvalidSpec(path, message)

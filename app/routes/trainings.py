@@ -10,7 +10,7 @@ from pydantic import Field
 
 from collegium.app.http.openapi import json_body
 from collegium.app.http.requests import read_model
-from collegium.app.services.references import resolved_study, resolved_training
+from collegium.app.services.references import resolved_study, resolved_training, sample_of
 from collegium.app.services.services import ServicesDep
 from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
@@ -121,7 +121,7 @@ def create_training(
     fresh: Fresh = False,
 ) -> Response:
     definite = resolved_training(services.store, spec, services.settings)
-    check_training_cost(definite)
+    check_training_cost(definite, sample=sample_of(services.store, definite.data, services.settings))
     return submit(services, "training", definite, "train", key, fresh)
 
 
@@ -139,5 +139,5 @@ def create_study(
     fresh: Fresh = False,
 ) -> Response:
     definite = resolved_study(services.store, spec, services.settings)
-    check_study_cost(definite)
+    check_study_cost(definite, sample=sample_of(services.store, definite.data, services.settings))
     return submit(services, "study", definite, "train", key, fresh)

@@ -7,12 +7,14 @@ import re
 from collegium.app.settings import Settings
 from collegium.jobs.errors import DatasetNotFound, JobNotFound
 from collegium.jobs.store import JobStore
-from collegium.search.errors import InvalidSpec
+from collegium.search.errors import InvalidSpec, Location
 from collegium.search.networks.build import expand_preset
-from collegium.train.data.catalog import find, known_sample, missing_files, named_data
+from collegium.train.data.catalog import find, format_of, known_sample, missing_files, named_data
 from collegium.train.data.format import Folders, Sample
+from collegium.train.data.formats.text import TextFolder, TextSpec
+from collegium.train.data.formats.upload import Upload
 from collegium.train.errors import DataError, Mismatch
-from collegium.train.limits import missing_packages
+from collegium.train.limits import check_data_options, missing_packages
 from collegium.train.models.grouping import architecture_from_search, check_samples
 from collegium.train.spec.architecture import Architecture, BaselineArchitecture, SearchedArchitecture
 from collegium.train.spec.data import DataSpec
@@ -27,18 +29,22 @@ def resolved_training(store: JobStore, spec: TrainingSpec, settings: Settings) -
     if settings.shares_folders:
         _check_packages(spec)
     check_data(store, spec.data.name, settings, ("data", "name"))
+    _check_options(spec.data, settings)
     definite = _definite(store, spec.architecture, ("architecture",))
-    _check_samples(definite, spec.data.name, _sample(store, spec.data, settings), ("architecture",))
+    _check_pretrained(definite, settings, ("architecture",))
+    _check_samples(definite, spec.data.name, sample_of(store, spec.data, settings), ("architecture",))
     return spec.model_copy(update={"architecture": definite})
 
 
 def resolved_study(store: JobStore, spec: StudySpec, settings: Settings) -> StudySpec:
     """The study with definite widths and multiplicities. Raises ``InvalidSpec``."""
     check_data(store, spec.data.name, settings, ("data", "name"))
-    sample, architectures = _sample(store, spec.data, settings), []
+    _check_options(spec.data, settings)
+    sample, architectures = sample_of(store, spec.data, settings), []
     for index, item in enumerate(spec.architectures):
         path = ("architectures", index, "architecture")
         definite = _definite(store, item.architecture, path)
+        _check_pretrained(definite, settings, path)
         _check_samples(definite, spec.data.name, sample, path)
         architectures.append(item.model_copy(update={"architecture": definite}))
     return spec.model_copy(update={"architectures": tuple(architectures)})
@@ -82,12 +88,30 @@ def _check_folder(name: str, settings: Settings, path: tuple[str, ...]) -> None:
         ) from None
 
 
-def _sample(store: JobStore, data: DataSpec, settings: Settings) -> Sample | None:
+def _check_options(data: DataSpec, settings: Settings) -> None:
+    """Refuse options that the data has not, and a tokenizer that no worker finds. Raises ``InvalidSpec``."""
+    upload = _DATASET_ID.match(data.name)
+    check_data_options(data, Upload() if upload else format_of(data.name, Folders(settings.data_dir)))
+    options: TextSpec = getattr(data, TextFolder.options_name)
+    tokenizer = options.tokenizer
+    if tokenizer is not None and settings.shares_folders and not (settings.data_dir / tokenizer).is_dir():
+        raise InvalidSpec(("data", "text", "tokenizer"), f"the data folder has no folder {tokenizer!r}")
+
+
+def _check_pretrained(architecture: Architecture, settings: Settings, path: Location) -> None:
+    """Refuse a pretrained folder that no worker finds, as far as this machine can determine."""
+    name = getattr(architecture, "pretrained", None)
+    if name is not None and settings.shares_folders and not (settings.data_dir / name / "config.json").is_file():
+        raise InvalidSpec((*path, "pretrained"), f"the data folder has no folder {name!r} with a config.json")
+
+
+def sample_of(store: JobStore, data: DataSpec, settings: Settings) -> Sample | None:
     """One sample, where the data's name, its folder or the record of its upload determines it."""
     if not _DATASET_ID.match(data.name):
         return known_sample(data, Folders(settings.data_dir))
-    shape = tuple(store.get_dataset(data.name).summary["shape"])
-    return Sample("image" if len(shape) == 3 else "features", shape)
+    summary = store.get_dataset(data.name).summary
+    shape = tuple(summary["shape"])
+    return Sample("image" if len(shape) == 3 else "features", shape, training=summary.get("train"))
 
 
 def _check_samples(architecture: Architecture, data: str, sample: Sample | None, path: tuple[str | int, ...]) -> None:

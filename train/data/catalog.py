@@ -72,15 +72,21 @@ def missing_files(name: str, folder: Path | None) -> tuple[str, ...]:
 
 def known_sample(spec: DataSpec, folders: Folders | None = None) -> Sample | None:
     """A sample of the data, as far as it is known without reading any; ``folders`` also identifies what has no name."""
-    data_format = named_data().get(spec.name)
-    if data_format is None and folders is not None:
-        data_format = _found(spec.name, folders)
+    data_format = named_data().get(spec.name) if folders is None else format_of(spec.name, folders)
     return None if data_format is None else data_format.sample(spec)
 
 
-def foreign_options(spec: DataSpec) -> list[str]:
-    """Options other than defaults that ``spec`` gives and its named data's format does not have, by their field."""
-    data_format = named_data().get(spec.name)
+def format_of(name: str, folders: Folders) -> DataFormat | None:
+    """The format of the data set ``name``, whether or not its files are there; None where nothing says it."""
+    return named_data().get(name) or _found(name, folders)
+
+
+def foreign_options(spec: DataSpec, data_format: DataFormat | None = None) -> list[str]:
+    """Options other than defaults that ``spec`` gives and the format of its data does not have, by their field.
+
+    The format is ``data_format``, or that of the data's name.
+    """
+    data_format = data_format or named_data().get(spec.name)
     if data_format is None:
         return []
     others = {found.options_name: found.options for found in data_formats() if found.options is not None}

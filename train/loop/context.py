@@ -16,11 +16,11 @@ from collegium.counted import counted
 from collegium.search.errors import InvalidSpec
 from collegium.search.networks.families.network_module import GraphNetwork
 from collegium.search.networks.graph.tokens import GIVEN, PADDING
-from collegium.train.data.catalog import load
+from collegium.train.data.catalog import format_of, load
 from collegium.train.data.dataset import Dataset
-from collegium.train.data.format import Sample
+from collegium.train.data.format import Folders, Sample
 from collegium.train.errors import DoesNotFit
-from collegium.train.limits import check_samples, check_split, check_training_cost, require_packages
+from collegium.train.limits import check_data_options, check_samples, check_split, check_training_cost, require_packages
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import Runtime, free_memory
@@ -111,6 +111,7 @@ def assemble(request: TrainingRequest, fabric: Fabric) -> TrainingContext:
     runtime = Runtime(fabric, spec.merged_recipe())
     _check_memory(spec, runtime)
     require_packages(spec)
+    check_data_options(spec.data, format_of(spec.data.name, Folders(request.data_dir, request.datasets_dir)))
     data = load(spec.data, request.data_dir, request.datasets_dir)
     check_samples(spec, Sample(data.kind, data.shape))
     check_split(spec, len(data.train), Sample(data.kind, data.shape), runtime.world)

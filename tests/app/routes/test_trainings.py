@@ -222,6 +222,57 @@ def test_the_shape_of_an_upload_is_known(api: TestClient, services: Services) ->
     assert "give 'inputs': 12" in answer.text
 
 
+def upload(services: Services, **summary: Any) -> str:
+    described = {"format": "npz", "shape": [12], "dtype": "float32", "classes": 2, "train": 10, "test": 10} | summary
+    services.store.add_dataset("a" * 64, name="mine", bytes=100, kind="npz", summary=described)
+    return "a" * 64
+
+
+MLP_12 = {"baseline": {"family": "mlp", "inputs": 12, "hidden": [8, 8], "outputs": 2}}
+
+
+@pytest.fixture
+def folders(services: Services) -> None:
+    """Images in ``pictures`` and text in ``reviews``, of the data folder."""
+    for split in ("train", "val"):
+        (services.settings.data_dir / "pictures" / split / "a").mkdir(parents=True)
+    (services.settings.data_dir / "reviews").mkdir()
+    for name in ("train", "dev"):
+        (services.settings.data_dir / "reviews" / f"{name}.tsv").write_text("sentence\tlabel\nx\tyes\n")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "data", "recipe", "path"),
+    [
+        (MLP_12, {"name": "upload"}, {"augment": ["flip"]}, "recipe.augment"),
+        (MLP_12, {"name": "upload"}, {"cutmix": 1.0}, "recipe.cutmix"),
+        (MLP_12, {"name": "upload", "snippets": {"length": 9}}, {}, "data.snippets"),
+        (MLP_12, {"name": "upload", "text": {"labels": "classes"}}, {}, "data.text"),
+        (MLP_12, {"name": "upload", "validation": 0.01}, {}, "data.validation"),
+        ({"baseline": {"preset": "resnet50"}}, {"name": "pictures", "synthetic": {"inputs": 3}}, {}, "data.synthetic"),
+        (T5, {"name": "reviews", "synthetic": {"inputs": 3}}, {}, "data.synthetic"),
+        (T5, {"name": "reviews", "text": {"tokenizer": "nothing"}}, {}, "data.text.tokenizer"),
+        (T5, {"name": "reviews"}, {"mixup": 0.3}, "recipe.mixup"),
+        (T5, {"name": "reviews"}, {"augment": ["flip"]}, "recipe.augment"),
+        ({"transformer": "t5", "pretrained": "nothing"}, {"name": "reviews"}, {}, "architecture.pretrained"),
+    ],
+)
+def test_what_an_upload_or_a_folder_has_not_is_refused_at_once(
+    api: TestClient, services: Services, folders: None, architecture: Any, data: Any, recipe: Any, path: str
+) -> None:
+    """As for data with a name of its own: nothing is left for the worker to refuse, or to pass over."""
+    data = {**data, "name": upload(services)} if data["name"] == "upload" else data
+    training = {"architecture": architecture, "data": data}
+    assert api.post("/v1/trainings", json={**training, "data": data["name"]}).status_code == (
+        422 if path == "architecture.pretrained" else 202
+    )
+    (error,) = api.post("/v1/trainings", json={**training, "recipe": recipe}).json()["errors"]
+    assert error["path"] == path
+    study = {"architectures": [{"name": "a", "architecture": architecture}], "data": data, "seeds": 1}
+    (error,) = api.post("/v1/studies", json={**study, "recipes": [{"name": "r", "recipe": recipe}]}).json()["errors"]
+    assert error["path"].endswith(path)
+
+
 def test_published_data_must_be_in_the_folder_that_the_worker_shares(api: TestClient, services: Services) -> None:
     resnext = {"architecture": {"baseline": {"preset": "resnext29-3x64d"}}, "data": "cifar10"}
     assert services.settings.shares_folders
