@@ -71,7 +71,8 @@ class Swa(Method):
 
         Raises ``InvalidSpec`` where ``every`` would leave one model of those that are averaged.
         """
-        first = self._first = int(self.options.start * steps)
+        # A product such as 0.7 · 90 is rounded to below the 63 that it is, where the rate may still be another one.
+        first = self._first = int(round(self.options.start * steps, 6))
         if self.options.every >= steps - first > 1:
             message = f"the averaged part has {steps - first} steps, of which this leaves the first: give fewer"
             raise InvalidSpec(("expansion", "every"), message)

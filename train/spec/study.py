@@ -283,7 +283,7 @@ class StudySpec(Strict):
         cell, options = self.recipe_for(method, recipe, **fields), self.options_for(method)
         held_out = self.data.validation if validation is None else validation
         if not held_out and (cell.patience or METHODS[method.method](options).needs_validation):
-            held_out = self.sweep.validation if self.sweep else 0.1
+            held_out = self.data.validation or (self.sweep.validation if self.sweep else 0.1)
         data_seed = self.data.seed + seed if self.resplit else self.data.seed
         return TrainingSpec(
             architecture=architecture.architecture,

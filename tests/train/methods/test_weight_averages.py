@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from collegium.search.errors import InvalidSpec
+from collegium.train.loop.optimization import rate_at
 from collegium.train.methods import create, ema, swa
 from collegium.train.models import running_average
 from collegium.train.spec.recipes import Recipe
@@ -123,6 +124,18 @@ def test_the_rate_of_swa_is_constant_from_its_start_on(given, constant):
     rates = create("swa", start=0.6, learning_rate=given).rates(lambda step: 1 / (1 + step), steps=10)
     expected = [1 / (1 + step) for step in range(6)] + [constant] * 4
     assert [rates(step) for step in range(10)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("percent", "epochs", "steps"), [(70, 30, 3), (58, 50, 1), (58, 50, 469), (82, 50, 391)])
+def test_an_average_begins_with_the_epoch_that_its_share_names(percent, epochs, steps):
+    """As decimal fractions say, whose products are rounded: 0.7 · 90 to less than 63. A step earlier the rate is another
+    one where the schedule's milestone is there.
+    """
+    milestone = percent * epochs // 100
+    recipe = Recipe(epochs=epochs, schedule="multistep", milestones=(milestone,), factor=0.1, learning_rate=1.0)
+    rates = create("swa", start=percent / 100).rates(rate_at(recipe, steps), steps=epochs * steps)
+    first = milestone * steps
+    assert [rates(step) for step in (first - 1, first, epochs * steps - 1)] == pytest.approx([1.0, 0.1, 0.1])
 
 
 def test_other_methods_keep_the_recipes_rates():

@@ -58,6 +58,23 @@ class Invented:
         return {**outcome, "status": "succeeded", "result": result}
 
 
+@pytest.mark.parametrize(("own", "held_out"), [(0.25, 0.25), (0.0, 0.2)])
+def test_methods_that_need_validation_keep_that_of_the_sweep(own, held_out):
+    """The sweep holds out what the data say, or else what it says itself; retrained, a soup holds out as much."""
+    study = StudySpec(
+        architectures=[{"name": "mlp", "architecture": {"baseline": {"preset": "mlp-digits-6x100"}}}],
+        methods=("vanilla", "soup"),
+        data={"name": "digits", "validation": own},
+        seeds=1,
+        sweep={"learning_rate": [0.1], "validation": 0.2},
+    )
+    found = {}
+    for method in study.methods:
+        parts = (study.architectures[0], method, study.recipes[0])
+        found[method.label] = [study.training(*parts, validation=v).data.validation for v in (held_out, 0.0)]
+    assert found == {"vanilla": [held_out, 0.0], "soup": [held_out, held_out]}
+
+
 def test_the_best_point_on_validation_is_run_with_every_seed():
     trainer = Invented()
     rates = [0.1, 0.01, 0.001, 1.0]
