@@ -128,8 +128,8 @@ def test_the_rate_of_swa_is_constant_from_its_start_on(given, constant):
 
 @pytest.mark.parametrize(("percent", "epochs", "steps"), [(70, 30, 3), (58, 50, 1), (58, 50, 469), (82, 50, 391)])
 def test_an_average_begins_with_the_epoch_that_its_share_names(percent, epochs, steps):
-    """As decimal fractions say, whose products are rounded: 0.7 · 90 to less than 63. A step earlier the rate is another
-    one where the schedule's milestone is there.
+    """As decimal fractions say, whose products are rounded: 0.7 · 90 to less than 63. Where the schedule's milestone is
+    there, the rate of the step before is another one.
     """
     milestone = percent * epochs // 100
     recipe = Recipe(epochs=epochs, schedule="multistep", milestones=(milestone,), factor=0.1, learning_rate=1.0)
