@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
+
+log = logging.getLogger("collegium.train")
 
 
 class Checkpoints:
@@ -44,8 +48,14 @@ class Checkpoints:
             os.close(folder)
 
     def load(self, name: str, device: torch.device | None = None) -> dict[str, Any] | None:
-        """The state last saved under ``name`` by this training, its tensors on ``device``, or None."""
+        """The state last saved under ``name`` by this training, its tensors on ``device``, or None.
+
+        A file that is cut off, or is none of torch's, counts as none, which the log says: training then begins anew.
+        """
         if self._folder is None or not self._path(name).is_file():
+            return None
+        if not is_zipfile(self._path(name)):
+            log.warning("%s is damaged and cannot be resumed from", self._path(name))
             return None
         stored = torch.load(self._path(name), map_location=device or "cpu", weights_only=True)
         return stored["state"] if stored["fingerprint"] == self._fingerprint else None

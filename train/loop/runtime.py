@@ -36,11 +36,14 @@ class DeviceLayout:
     def parse(cls, device: str) -> DeviceLayout:
         """Raises ``ValueError`` for anything else."""
         kind, _, which = device.partition(":")
-        if kind not in ("cpu", "cuda") or (which and not all(part.isdigit() for part in which.split(","))):
+        parts = which.split(",") if which else []
+        numbers = [int(part) for part in parts if part.isdigit()]
+        distinct = len(set(numbers)) == len(parts)
+        if not distinct or kind not in ("cpu", "cuda") or (kind == "cpu" and (len(parts) > 1 or numbers == [0])):
             raise ValueError(f"device {device!r} is neither 'cpu', 'cpu:PROCESSES', 'cuda' nor 'cuda:INDEX,…'")
         if kind == "cpu":
-            return cls("cpu", int(which) if which else 1)
-        return cls("cuda", [int(part) for part in which.split(",")] if which else [0])
+            return cls("cpu", numbers[0] if numbers else 1)
+        return cls("cuda", numbers or [0])
 
     @property
     def world(self) -> int:

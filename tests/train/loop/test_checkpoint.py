@@ -28,6 +28,16 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path):
     assert checkpoints.load("training") == {"step": 2}
 
 
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2], lambda whole: b"x" * 99])
+def test_a_damaged_checkpoint_is_none_and_the_log_says_so(tmp_path, caplog, damage):
+    checkpoints = Checkpoints(tmp_path, "a")
+    checkpoints.save("training", {"weights": torch.arange(3000.0)})
+    path = tmp_path / "training.checkpoint"
+    path.write_bytes(damage(path.read_bytes()))
+    assert checkpoints.load("training") is None
+    assert f"{path} is damaged" in caplog.text
+
+
 def test_another_trainings_checkpoint_is_none(tmp_path):
     Checkpoints(tmp_path, "a").save("training", {"step": 1})
     assert Checkpoints(tmp_path, "b").load("training") is None

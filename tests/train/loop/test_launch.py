@@ -22,7 +22,9 @@ def test_a_device_is_named_by_text(text, accelerator, world):
     assert (layout.accelerator, layout.world) == (accelerator, world)
 
 
-@pytest.mark.parametrize("text", ["", "gpu", "cpu:x", "cuda:1;rm", "cuda:0,-1"])
+@pytest.mark.parametrize(
+    "text", ["", "gpu", "cpu:x", "cuda:1;rm", "cuda:0,-1", "cpu:0", "cpu:1,2", "cuda:0,0", "cuda:1,01"]
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="device"):
         DeviceLayout.parse(text)
