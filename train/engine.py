@@ -83,7 +83,8 @@ def _execute(fabric: Fabric, request: TrainingRequest, callback: TrainingCallbac
             _leave_last_good(context)
         raise
     context.notes += _without_effect(context, trained)
-    result = result_of(context, trained, scores_of(context, trained.model), time.monotonic() - started)
+    scores = scores_of(context, trained.model)
+    result = result_of(context, trained, scores, trained.seconds_before + time.monotonic() - started)
     if request.artifact_dir is not None and first:
         left = package(context, trained.model, result.metrics(trained.history), models=trained.models)
         artifacts = export(left, request.artifact_dir)

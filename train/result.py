@@ -79,7 +79,8 @@ class TrainingResult(Part):
     counts the collapsed model's; ``models`` is how many such models are averaged (``ensemble``), else 1. ``widths``
     and ``multiplicity`` are null for transformers, for described networks of which nothing is regrouped, and where
     ``stages`` gives each stage a grouping of its own. ``recipe_name`` is the recipe that ``recipe`` was completed from:
-    the one that was named, or the data's, which is ``generic`` for data without one of its own.
+    the one that was named, or the data's, which is ``generic`` for data without one of its own. ``seconds`` are those
+    of all attempts at a training that was interrupted, up to the checkpoint from which the next one went on.
 
     >>> from collegium import TrainingResult, run_training
     >>> mlp = {"baseline": {"family": "mlp", "inputs": 16, "hidden": [8, 8], "outputs": 10}}

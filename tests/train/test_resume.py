@@ -129,6 +129,24 @@ def test_no_row_is_lost_or_measured_twice_by_a_stop(digits_spec, tmp_path, monke
     assert recorded == whole
 
 
+@pytest.mark.parametrize("method", ["vanilla", "ensemble"])
+def test_the_time_of_a_training_is_that_of_all_its_attempts(digits_spec, tmp_path, monkeypatch, method):
+    """By a clock that only reading it moves on, by a second."""
+    clock = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    options = {"expansion": 2} if method == "ensemble" else {}
+    spec = digits_spec({"epochs": 3, "batch_size": 256, "metric_steps": 1}, method=method, **options)
+    kept = {"checkpoint_dir": tmp_path, "pace": EVERY_STEP}
+    with pytest.raises(Stop):
+        run(spec, event=StopAt(9 if method == "ensemble" else 5), **kept)
+    interrupted = float(next(clock))
+    rows = []
+    result = run(spec, event=lambda kind, row: rows.append(row), **kept)
+    spent = float(next(clock)) - interrupted
+    assert spent < result["seconds"] < spent + interrupted
+    assert result["seconds"] > rows[-1]["seconds"]
+
+
 @pytest.mark.parametrize("random", RANDOM)
 @pytest.mark.parametrize(
     "method", [name if name == "sam" else pytest.param(name, marks=pytest.mark.slow) for name in TRAINING]

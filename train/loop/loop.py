@@ -66,7 +66,7 @@ class Loop:
     """Trains one model by one method.
 
     ``model`` is the prepared model: expanded, until the method's ``finish`` collapses it. ``name`` distinguishes the
-    checkpoints and events of several loops of one training.
+    checkpoints and events of several loops of one training. ``seconds_before`` is what earlier attempts took.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Loop:
         self.position = Position()
         self._best: dict[str, torch.Tensor] | None = None
         self._resumed = self._restore()
+        self.seconds_before = self.position.seconds
         self._running, self._stepper, self._execution = runtime.setup(self.model, self._optimizer)
         self._sum = self._new_sum()
         # transformers and described networks may have dropout of their own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -34,7 +34,7 @@ class Trained:
     """The outcome of the phases.
 
     ``model`` is collapsed and on the device. ``loop`` is the last loop that ran, its model still expanded where the
-    method expands; ``history`` has the rows of every loop by name.
+    method expands; ``history`` has the rows of every loop by name, ``seconds_before`` is what earlier attempts took.
     """
 
     model: nn.Module
@@ -45,6 +45,7 @@ class Trained:
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     sampled: Scores | None = None
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    seconds_before: float = 0.0
 
 
 def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
@@ -57,12 +58,14 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
     history: dict[str, list[dict[str, Any]]] = {}
     finished: list[nn.Module] = []
     loop: Loop | None = None
+    before = 0.0
     for index in range(method.independent_models):
         start = derive_seed(context.spec.seed, INITIAL, 0 if method.shared_start else index)
         plain, name = Vanilla(), model_name(index)
         loop = _loop(context, plain, start, index, name, callback.part(index, phases))
         loop.run()
         history[name] = loop.position.history
+        before += loop.seconds_before
         finished.append(plain.finish(loop.model))
     combined = method.combine(finished, _evaluate(context)) if finished else None
     if not method.trains:
@@ -71,12 +74,12 @@ def train_all(context: TrainingContext, callback: TrainingCallback) -> Trained:
         if method.renews_norms:
             renew_norms(context, combined)
         trained = sum(parameters(model) for model in finished)
-        return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history)
+        return Trained(combined, method, loop, trained, getattr(combined, "models", 1), history, seconds_before=before)
     start = derive_seed(context.spec.seed, INITIAL, method.independent_models)
     loop = _loop(context, method, start, method.independent_models, TRAINING, callback.part(phases - 1, phases))
     loop.run()
     history[TRAINING] = loop.position.history
-    return _collapsed(context, method, loop, history)
+    return replace(_collapsed(context, method, loop, history), seconds_before=before + loop.seconds_before)
 
 
 def last_good(context: TrainingContext) -> tuple[nn.Module, list[dict[str, Any]]] | None:
