@@ -125,6 +125,14 @@ def test_text_becomes_bytes_or_classes(tmp_path):
     assert next(iter(classified.test.batches(torch.tensor([0]), 1)))[1].tolist() == [0]
 
 
+def test_text_of_one_class_is_refused(tmp_path):
+    (tmp_path / "rte").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "rte" / f"{name}.tsv").write_text("sentence\tlabel\nx\tyes\ny\tyes\n", encoding="utf-8")
+    with pytest.raises(DataError, match="all training rows have the label 'yes'"):
+        load(spec("rte", text={"labels": "classes"}), tmp_path)
+
+
 def test_a_test_label_that_training_lacks_is_refused(tmp_path):
     (tmp_path / "rte").mkdir()
     for name, label in (("train", "yes"), ("dev", "perhaps")):

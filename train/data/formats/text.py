@@ -84,6 +84,8 @@ def load_text_arrays(spec: TextSpec, folder: Path, data_dir: Path) -> Arrays:
     if spec.labels == "classes":
         names = sorted(set(train.targets))
         y_train, y_test = (_classes(rows, names) for rows in (train, test))
+        if len(names) < 2:
+            raise DataError(f"all training rows have the label {names[0][:80]!r}", "give rows of two classes at least")
     else:
         names = []
         y_train, y_test = (_padded(rows.targets, encode, spec.target_length, IGNORED) for rows in (train, test))
