@@ -54,16 +54,23 @@ def count(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim > 1:
         return _count_sequences(logits, labels)
     loss = functional.cross_entropy(logits, labels, reduction="sum")
-    best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
-    return _sums(loss, len(labels), best[:, 0].sum(), best.sum(), len(labels))
+    first, five = _hits(logits, labels)
+    return _sums(loss, len(labels), first.sum(), five.sum(), len(labels))
 
 
 def _count_sequences(logits: Tensor, labels: Tensor) -> Tensor:
     counts = labels != IGNORED
     loss = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    best = logits.topk(min(5, logits.shape[-1])).indices == labels[..., None]
-    first, five = ((hit | ~counts).all(1).sum() for hit in (best[..., 0], best.any(-1)))
+    first, five = ((hit | ~counts).all(1).sum() for hit in _hits(logits, labels))
     return _sums(loss, counts.sum(), first, five, len(labels))
+
+
+def _hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a label has the largest logit, and where it is among five; of equal ones the first is the largest, as for
+    who asks for ``argmax``.
+    """
+    first = logits.argmax(-1) == labels
+    return first, first | (logits.topk(min(5, logits.shape[-1])).indices == labels[..., None]).any(-1)
 
 
 def _sums(*values: Tensor | int) -> Tensor:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -77,7 +78,7 @@ def test_the_card_has_metrics_and_shows_how_to_load(left):
 def test_the_loader_is_short_and_needs_torch_and_safetensors_alone(left):
     _, folder = left
     lines = (folder / "load.py").read_text().splitlines()
-    assert len(lines) <= 48
+    assert len(lines) <= 50
     allowed = {
         "__future__",
         "collections",
@@ -134,6 +135,21 @@ def test_checkpoints_load_beside_each_other_and_beside_modules_of_the_same_names
     expected = [[list(value.shape) for value in each.values()] for each in weights]
     found = json.loads(done.stdout)
     assert [sorted(each) for each in found] == [sorted(each) for each in expected for _ in range(2)]
+
+
+def test_the_loader_asks_for_test_data_that_are_not_with_it(left, tmp_path):
+    """A large test split stays where it is; another file of samples and labels is named."""
+    folder = shutil.copytree(left[1], tmp_path / "folder")
+    elsewhere = (folder / "test.safetensors").rename(tmp_path / "elsewhere.safetensors")
+
+    def loaded(*arguments):
+        command = [sys.executable, folder / "load.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    alone, named = loaded(), loaded(elsewhere)
+    assert alone.returncode == 1
+    assert alone.stderr.startswith(f"{folder / 'test.safetensors'} is not there: name a .safetensors file")
+    assert json.loads(named.stdout)["accuracy"] == left[0]["accuracy"]["test"]
 
 
 def test_another_computation_in_onnx_is_noticed(left):

@@ -23,6 +23,20 @@ def test_sums_over_batches_are_those_of_the_whole():
     assert found.top5 == pytest.approx((ranks < 5).double().mean().item())
 
 
+@pytest.mark.parametrize("shape", [(60,), (12, 5)], ids=["classes", "sequences"])
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_of_equal_logits_the_first_is_the_largest(shape, levels):
+    """As for ``argmax``, by which an exported folder measures its accuracy; dead units leave such logits."""
+    generator = torch.Generator().manual_seed(levels)
+    logits = torch.randint(levels, (*shape, 9), generator=generator).float()
+    labels = torch.randint(9, shape, generator=generator)
+    counted = total()
+    counted.add(logits, labels)
+    right = (logits.argmax(-1) == labels).reshape(len(labels), -1).all(1)
+    assert counted.mean().top1 == pytest.approx(right.double().mean().item())
+    assert counted.mean().top5 >= counted.mean().top1
+
+
 def test_a_tally_goes_on_from_its_state():
     logits, labels = torch.randn(20, 3), torch.randint(3, (20,))
     whole, first, second = total(), total(), total()

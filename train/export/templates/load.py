@@ -39,7 +39,9 @@ def prepare(x, mean=None, std=None, channels=None):
 
 
 if __name__ == "__main__":
-    (model, ready), data = load(), load_file(sys.argv[1] if sys.argv[1:] else HERE / "test.safetensors")
+    test = Path(*sys.argv[1:2] or [HERE, "test.safetensors"])
+    wanted = f"{test} is not there: name a .safetensors file with raw samples x_test and their labels y_test"
+    (model, ready), data = load(), load_file(test) if test.is_file() else sys.exit(wanted)
     right, total = 0, len(data["y_test"])
     with torch.no_grad():
         for x, y in zip(data["x_test"].split(256), data["y_test"].split(256), strict=True):
