@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZipFile
 
 import torch
 
@@ -50,16 +51,40 @@ class Checkpoints:
     def load(self, name: str, device: torch.device | None = None) -> dict[str, Any] | None:
         """The state last saved under ``name`` by this training, its tensors on ``device``, or None.
 
-        A file that is cut off, or is none of torch's, counts as none, which the log says: training then begins anew.
+        A file that is cut off, has other bytes than were written, or is none of torch's counts as none, which the log
+        says: training then begins anew.
         """
         if self._folder is None or not self._path(name).is_file():
             return None
-        if not is_zipfile(self._path(name)):
+        stored = _read(self._path(name), device or torch.device("cpu"))
+        if stored is None:
             log.warning("%s is damaged and cannot be resumed from", self._path(name))
             return None
-        stored = torch.load(self._path(name), map_location=device or "cpu", weights_only=True)
         return stored["state"] if stored["fingerprint"] == self._fingerprint else None
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None
         return self._folder / f"{name}.checkpoint"
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What ``torch.save`` has written to ``path``; None where it is damaged. Other errors of reading are raised."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True) if _is_whole(path) else None
+    except RuntimeError as error:
+        if "PytorchStreamReader" not in str(error):
+            raise
+        return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part has its checksum, at which torch does not look."""
+    try:
+        with ZipFile(path) as file:
+            return file.testzip() is None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning of the file, where the directory names one
+            raise
+        return False
+    except Exception:  # of a dozen kinds, by what has become of the directory
+        return False

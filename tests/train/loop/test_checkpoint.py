@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 
@@ -36,6 +38,22 @@ def test_a_damaged_checkpoint_is_none_and_the_log_says_so(tmp_path, caplog, dama
     path.write_bytes(damage(path.read_bytes()))
     assert checkpoints.load("training") is None
     assert f"{path} is damaged" in caplog.text
+
+
+def test_a_bit_that_has_changed_anywhere_is_noticed(tmp_path):
+    """What is loaded is what was saved, or nothing; never other numbers."""
+    checkpoints, generator = Checkpoints(tmp_path, "a"), random.Random(0)
+    checkpoints.save("training", {"weights": torch.arange(300.0), "step": 7})
+    path = tmp_path / "training.checkpoint"
+    whole, noticed = path.read_bytes(), 0
+    for _ in range(400):
+        changed, place = bytearray(whole), generator.randrange(len(whole))
+        changed[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(changed)
+        found = checkpoints.load("training")
+        noticed += found is None
+        assert found is None or (found["step"] == 7 and torch.equal(found["weights"], torch.arange(300.0)))
+    assert noticed > 100  # the others are in padding, dates and the like
 
 
 def test_another_trainings_checkpoint_is_none(tmp_path):
