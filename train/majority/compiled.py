@@ -63,7 +63,7 @@ def update(works: Sequence[Work]) -> None:
     for work in works:
         alike.setdefault((work.function, work.numbers, work.kernel[0].dtype), []).append(work.kernel)
     for (function, numbers, dtype), kernels in alike.items():
-        scalars = torch.tensor(numbers, dtype=dtype)
+        scalars = torch.tensor(numbers, dtype=dtype, device="cpu")
         for part in [kernels] if len(kernels) <= _TOGETHER else [[kernel] for kernel in kernels]:
             _compiled(function)(part, scalars)
 

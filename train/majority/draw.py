@@ -55,6 +55,8 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     """
     if out is None:
         out = torch.empty(copies.shape[1:], dtype=copies.dtype, device=copies.device)
+    if is_fake(copies):
+        return out
     expansion = copies.shape[0]
     if expansion > 1 and draw.source != "table" and philox.runs_triton(copies.device):
         philox.mix(copies.contiguous(), draw.state, out)
@@ -79,6 +81,8 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     """
     if out is None:
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
+    if is_fake(gradient):
+        return out
     if expansion > 1 and draw.source != "table" and philox.runs_triton(gradient.device):
         philox.spread(gradient.contiguous(), draw.state, out)
         return out
@@ -92,6 +96,11 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     else:
         _divide(_wide(flat), _whole_points(draw, expansion, flat), rows.unbind())
     return out
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has a shape and no memory, as under ``FakeTensorMode``: no numbers are drawn for it."""
+    return type(tensor).__name__ == "FakeTensor"
 
 
 def length_of_chunks(draw: Draw, elements: int) -> int:

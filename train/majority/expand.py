@@ -145,6 +145,7 @@ def expand(
             watch(getattr(module, name), expanded=False)
         raise
     for copies in done:
+        copies.grad = None  # of the shape from before
         if factor != 1.0:
             with torch.no_grad():
                 copies.mul_(factor)
@@ -253,7 +254,7 @@ def _holders(model: nn.Module, groups: list[list[KernelTarget]]) -> list[nn.Modu
 
 def _agreed_seed() -> int:
     """A seed from the global generator; in a distributed run the first process's."""
-    seed = [int(torch.randint(2**62, ()))]
+    seed = [int(torch.randint(2**62, (), device="cpu"))]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(seed)
     return seed[0]

@@ -71,6 +71,7 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         (kernel, copies)
         for kernel, copies in majority_copies(model)
         if id(copies) in held and type(kernel) is MajorityKernel and updates_in_chunks(copies)
+        if type(copies) in (nn.Parameter, FusedParameter)
     ]
     if not kernels or any(group.get(option) for group in optimizer.param_groups for option in _UNSUPPORTED):
         return optimizer
@@ -322,7 +323,8 @@ class FusedKernel:
         elements, count = self.copies[0].numel(), len(self.copies) - 1
         if elements > _KEPT or count == 0 or self.kernel.clock.source != "independent":
             return []
-        return [torch.empty(count, len(part), dtype=torch.int16) for part in torch.empty(elements).split(length)]
+        lengths = [min(length, elements - start) for start in range(0, elements, length)]
+        return [torch.empty(count, part, dtype=torch.int16, device="cpu") for part in lengths]
 
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None
@@ -356,7 +358,7 @@ def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list
             state["momentum_buffer"], state["first"] = torch.zeros_like(copies), True
         return [state["momentum_buffer"]]
     if not state:
-        state["step"] = torch.tensor(0.0, dtype=torch.float32)
+        state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(copies), torch.zeros_like(copies)
     state["step"] += 1
     return [state["exp_avg"], state["exp_avg_sq"]]

@@ -141,7 +141,7 @@ class MajorityKernel(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Seed, step and whether its p has been used, so that a loaded model goes on with the same draws."""
         step = (self.clock.step + 2**63) % 2**64 - 2**63  # p depends on it modulo 2^64
-        return torch.tensor((self.clock.seed, step, self.clock.drawn))
+        return torch.tensor((self.clock.seed, step, self.clock.drawn), device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore them. Warns where they have been rounded, as by converting a whole state_dict to half precision."""

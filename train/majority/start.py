@@ -93,7 +93,7 @@ def initialize(copies: Tensor, init: Init, spread: float, generator: torch.Gener
         return
     for k in range(1, len(copies)):
         if init == "independent":
-            order = torch.randperm(copies[0].numel(), generator=generator).to(copies.device)
+            order = torch.randperm(copies[0].numel(), generator=generator, device="cpu").to(copies.device)
             copies[k].copy_(copies[0].reshape(-1)[order].view_as(copies[0]))
         else:
             made = init(copies[0].clone(), k, generator)
@@ -109,5 +109,6 @@ def _perturb(copies: Tensor, spread: float, generator: torch.Generator) -> None:
         return
     weight = copies[0] if copies.dtype == torch.float64 else copies[0].float()
     size = weight.square().mean().sqrt() * (spread * math.sqrt(expansion / (expansion - 1)))
-    noise = torch.stack([torch.randn(weight.shape, generator=generator) for _ in range(expansion)]).to(weight)
+    rows = [torch.randn(weight.shape, generator=generator, device="cpu") for _ in range(expansion)]
+    noise = torch.stack(rows).to(weight)
     copies.copy_(weight + size * (noise - noise.mean(0)))

@@ -11,7 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from collegium import expand, fuse
 from collegium.train.majority import draw as drawing
 from collegium.train.majority.draw import CHUNK, Draw, mix, probabilities, spread
 from collegium.train.majority.generators import philox
@@ -299,3 +301,31 @@ def test_a_gpu_spreads_what_it_mixes_and_repeats_itself(built, monkeypatch, comp
     assert torch.equal(p, spread(torch.ones_like(copies[0]), draw, 3))
     tolerance = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 0.05}[dtype]
     torch.testing.assert_close(mix(copies, draw), (p * copies).sum(0), rtol=0, atol=tolerance)
+
+
+def test_memory_that_inference_mode_has_made_is_written_outside_of_it():
+    def first_in_its_thread():
+        with torch.inference_mode():
+            found = probabilities(Draw(0, 0, 0), 4, (5,))
+        return found.clone(), probabilities(Draw(0, 0, 0), 4, (5,))
+
+    with ThreadPoolExecutor(1) as pool:
+        one, other = pool.submit(first_in_its_thread).result()
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("source", ["independent", "compiled", "table"])
+def test_tensors_without_memory_draw_nothing(source):
+    def first_in_its_thread():
+        with FakeTensorMode():
+            model = expand(torch.nn.Linear(4, 2), 3, seed=0, draws=source)
+            optimizer = fuse(torch.optim.Adam(model.parameters()), model)
+            for _ in range(2):
+                model(torch.ones(1, 4)).sum().backward()
+                optimizer.step()
+            assert model.parametrizations.weight.original.grad.shape == (3, 2, 4)
+        return probabilities(Draw(0, 0, 0, source), 3, (5,))
+
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(first_in_its_thread).result()
+    assert torch.equal(found, probabilities(Draw(0, 0, 0, source), 3, (5,)))

@@ -25,7 +25,7 @@ def keys(*draws: Draw, count: int) -> Tensor:
     """Two words for each pair of ``count`` numbers of an element, in each of ``draws``: int32, ``(draws, words)``."""
     words = [draw.words(0, (count + 1) // 2) for draw in draws]
     halves = [[signed32(word >> shift) for word in row for shift in (0, 32)] for row in words]
-    return torch.tensor(halves, dtype=torch.int32)
+    return torch.tensor(halves, dtype=torch.int32, device="cpu")
 
 
 def points(element: Tensor, key: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:

@@ -194,14 +194,15 @@ def scratch(name: Hashable, elements: int, dtype: torch.dtype) -> Tensor:
     kept: dict[Any, Tensor] = _local.__dict__.setdefault("tensors", {})
     found = kept.get((name, dtype))
     if found is None or found.shape[0] < elements:
-        found = kept[name, dtype] = torch.empty(elements, dtype=dtype)
+        with torch.inference_mode(False):  # memory of that mode could not be written outside of it
+            found = kept[name, dtype] = torch.empty(elements, dtype=dtype, device="cpu")
         _local.__dict__.pop("memories", None)  # which would keep what this replaces
     return found.narrow(0, 0, elements)
 
 
 @cache
 def _centre(dtype: torch.dtype) -> Tensor:
-    return torch.tensor(CENTRE, dtype=dtype)
+    return torch.tensor(CENTRE, dtype=dtype, device="cpu")
 
 
 @cache
@@ -215,7 +216,7 @@ def _tables() -> tuple[Tensor, Tensor, Tensor]:
 
 def hashed_counters(stream: int) -> Tensor:
     """The splitmix64 hash of PERIOD counters, int64; the masks make torch's arithmetic shifts logical ones."""
-    counter = torch.arange(1, PERIOD + 1, dtype=torch.int64) + stream * PERIOD
+    counter = torch.arange(1, PERIOD + 1, dtype=torch.int64, device="cpu") + stream * PERIOD
     z = counter * _signed64(_GAMMA)
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed64(0xBF58476D1CE4E5B9)
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed64(0x94D049BB133111EB)

@@ -23,7 +23,7 @@ from torch._utils import _rebuild_parameter
 from torch.autograd.graph import increment_version
 
 from collegium.train.majority.clock import WRITTEN, Clock, is_distributed
-from collegium.train.majority.draw import Draw, mix
+from collegium.train.majority.draw import Draw, is_fake, mix
 from collegium.train.majority.operators import spread_differentiably
 
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", None)  # no public name
@@ -67,6 +67,11 @@ class FusedParameter(nn.Parameter):
     def _touch(self) -> None:
         if self.leaf is not None:
             self.leaf.forget()
+
+    def leave(self: Any) -> None:
+        """Become a plain parameter again, which keeps neither a mixture nor the optimizer's state."""
+        vars(self).pop("leaf", None)
+        self.__class__ = nn.Parameter
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
         """A plain parameter: the copied model has no fused optimizer."""
@@ -275,4 +280,9 @@ def uses(tensor: Tensor) -> int:
 
 def updates_in_chunks(copies: Tensor) -> bool:
     """Whether an update chunk by chunk pays for ``copies`` and is what torch's optimizers would compute."""
-    return copies.device.type == "cpu" and copies.dtype in (torch.float32, torch.float64) and copies.is_contiguous()
+    return (
+        copies.device.type == "cpu"
+        and copies.dtype in (torch.float32, torch.float64)
+        and copies.is_contiguous()
+        and not is_fake(copies)
+    )

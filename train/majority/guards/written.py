@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from collegium.train.majority.guards.gradient import FusedParameter
-
 Average = Callable[[Tensor], Tensor]
 _plain_data: Any = Tensor.data
 
@@ -32,11 +30,7 @@ def readable(weight: Tensor, copies: Tensor, average: Average) -> Tensor:
 
     Where ``copies`` are not the parameter itself (functional calls, shards, inference mode), ``weight`` as it is.
     """
-    if (
-        type(copies) not in (nn.Parameter, FusedParameter)
-        or weight.is_inference()
-        or type(weight) not in (Tensor, PassWeight)
-    ):
+    if not issubclass(type(copies), nn.Parameter) or weight.is_inference() or type(weight) not in (Tensor, PassWeight):
         return weight
     found = _link(weight, weight, copies, average, whole=True)
     found.origin = Origin(copies._version)
@@ -54,7 +48,7 @@ class Origin:
 def within_pass(weight: Tensor, copies: Tensor) -> Tensor:
     """``weight``, mixed from ``copies``, as code within a pass may use it; plain where tensors are traced."""
     if (
-        type(copies) in (nn.Parameter, FusedParameter)
+        issubclass(type(copies), nn.Parameter)
         and type(weight) is Tensor
         and not weight.is_inference()
         and _get_current_dispatch_mode() is None
