@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium import collapse, expand, set_step
+from collegium import collapse, expand, fuse, set_step
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import MajorityKernel, majority_kernels, mixing
 from collegium.train.majority.targets.choice import kernel_names
@@ -339,3 +339,56 @@ def test_any_step_has_a_state(step):
     set_step(model, step)
     other.load_state_dict(model.state_dict())
     assert torch.equal(model.weight, other.weight)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True)])
+def test_gradients_from_before_expand_are_dropped(kind):
+    layer, x = nn.Linear(4, 2), torch.ones(1, 4)
+    layer(x).sum().backward()
+    expand(layer, 3, seed=0)
+    assert layer.weight.grad is None
+    copies = layer.parametrizations.weight.original
+    before = copies.detach().clone()
+    optimizer = kind(layer.parameters(), lr=0.1)
+    optimizer.step()
+    assert torch.equal(copies, before)
+    layer(x).sum().backward()
+    torch.testing.assert_close(copies.grad.sum(0), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("init", ["perturbed", "independent"])
+def test_the_default_device_is_not_that_of_random_numbers(init):
+    layers = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    expand(layers[0], 3, init=init, seed=0)
+    expected = layers[0].weight.clone()
+    with torch.device("meta"):
+        expand(layers[1], 3, init=init, seed=0)
+        assert torch.equal(layers[1].weight, expected)
+        assert layers[1].state_dict()["parametrizations.weight.0._extra_state"].device.type == "cpu"
+        assert expand(nn.Linear(2, 2, device="cpu"), 2).weight.device.type == "cpu"
+        optimizer = fuse(torch.optim.Adam(layers[1].parameters()), layers[1])
+        for _ in range(2):
+            layers[1](torch.ones(1, 4, device="cpu")).sum().backward()
+            optimizer.step()
+
+
+class Marked(nn.Parameter):
+    """A parameter of a class of one's own."""
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_parameters_of_another_class_stay_of_it_and_are_written_to(fused):
+    layer = nn.Linear(4, 2)
+    layer.weight = Marked(layer.weight.detach())
+    expand(layer, 3, seed=0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    if fused:
+        fuse(optimizer, layer)
+    layer(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        layer.weight.fill_(0.5)
+    assert bool((layer.parametrizations.weight.original == 0.5).all())
+    assert type(layer.parametrizations.weight.original) is Marked
+    assert type(collapse(layer).weight) is Marked

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from collegium.train.majority.guards.gradient import FusedParameter
 from collegium.train.majority.guards.watch import is_expanded, watch
 from collegium.train.majority.guards.written import assign
 from collegium.train.majority.targets.choice import KernelTarget, is_parametrized
@@ -57,8 +58,8 @@ def remove(model: nn.Module, kind: type[nn.Module], where: Callable[[Any], bool]
             lists: Any = module.parametrizations
             original, order = lists[name].original, lists.order
             original.grad = None
-            if isinstance(original, nn.Parameter):
-                original.__class__ = nn.Parameter  # no longer one whose gradient is formed on demand
+            if type(original) is FusedParameter:
+                original.leave()
             # The first target computes the tensor into the shared parameter, the others keep it.
             parametrize.remove_parametrizations(module, name, leave_parametrized=id(original) not in done)
             done.add(id(original))
@@ -101,6 +102,8 @@ def _complete(own: Any) -> None:
     own.register_parameter = _keeping(plain)
     own._load_from_state_dict = _loading(plain)
     own.__reduce_ex__ = _reduce
+    if issubclass(plain, nn.RNNBase):
+        own._apply = _converting(plain)
 
 
 def _read_directly(own: Any, name: str) -> None:
@@ -170,6 +173,18 @@ def _loading(plain: Any) -> Callable[..., None]:
         plain._load_from_state_dict(self, state, prefix, *arguments)
 
     return _load_from_state_dict
+
+
+def _converting(plain: Any) -> Callable[..., nn.Module]:
+    """``_apply`` of the class ``plain``, a recurrent layer, which then reads its weights: no pass of a step."""
+
+    def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        with torch.no_grad():
+            plain._apply(self, fn, recurse)
+        _drop_weights(self)
+        return self
+
+    return _apply
 
 
 def _own_class(module: nn.Module) -> None:

@@ -255,3 +255,31 @@ def test_expanding_a_copy_further_leaves_the_original():
     expand(other, include="weight_hh_l0", seed=0)
     assert torch.equal(model(x)[0], before)
     assert other(x)[0].shape == before.shape
+
+
+@pytest.mark.parametrize("by", [saved_and_loaded, lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy])
+def test_a_collapsed_model_keeps_nothing_of_the_optimizer_that_was_fused(by):
+    model = everything()
+    optimizer = fuse(torch.optim.Adam(model.parameters(), lr=0.1), model)
+    for number in range(2):
+        model(sequences(number)).square().mean().backward()
+        optimizer.step()
+    weight = model.first.parametrizations.weight.original
+    collapse(model.eval())
+    assert weight is model.first.weight
+    assert type(weight) is nn.Parameter
+    assert not vars(weight)
+    torch.testing.assert_close(by(model)(sequences(5)), model(sequences(5)))
+
+
+@pytest.mark.parametrize("convert", [nn.Module.double, lambda model: model.to("cpu")])
+def test_converting_a_recurrent_layer_uses_no_p_and_keeps_no_weight(convert):
+    model = expand(nn.LSTM(4, 4, batch_first=True), 3, include=[nn.LSTM], seed=0, spread=1.0)
+    convert(model)
+    kernel = next(iter(majority_kernels(model).values()))
+    assert not kernel.clock.drawn
+    assert model._flat_weights == [None] * 4
+    x = sequences(0).to(next(model.parameters()).dtype)
+    with torch.no_grad():
+        mean = model(x)[0]
+    torch.testing.assert_close(mean, collapse(model)(x)[0])
