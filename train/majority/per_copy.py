@@ -64,6 +64,8 @@ class PerCopy(Optimizer):
         for parameter, parts in self._parts.items():
             self._give_gradients(parameter, parts)
         self.inner.step()
+        for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            own.update({name: value for name, value in inner.items() if name != "params"})  # some count steps there
         for parts in self._parts.values():
             for part in parts:
                 part.grad = None

@@ -120,3 +120,44 @@ def test_a_copy_trains_its_own_model():
 def test_optimizers_that_need_a_closure_are_refused():
     with pytest.raises(ValueError, match="LBFGS"):
         PerCopy(expand(nn.Linear(4, 2)).parameters(), torch.optim.LBFGS)
+
+
+class Counting(torch.optim.Optimizer):
+    """Steps of size lr over the number of the step, which its groups hold."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr, "number": 0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["number"] += 1
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad, alpha=group["lr"] / group["number"])
+
+
+def test_what_an_optimizer_counts_in_its_groups_goes_on():
+    def run(steps, states=None):
+        model = network()
+        optimizer = PerCopy(model.parameters(), Counting, lr=0.5)
+        if states is not None:
+            model.load_state_dict(states[0])
+            optimizer.load_state_dict(states[1])
+        for step in steps:
+            backward(model, step)
+            optimizer.step()
+            optimizer.zero_grad()
+        return model, optimizer
+
+    model, optimizer = run(range(4))
+    plain = network()
+    rates = Counting(plain.parameters(), lr=0.5)
+    for step in range(4):
+        backward(plain, step)
+        rates.step()
+        rates.zero_grad()
+    torch.testing.assert_close(list(model.parameters()), list(plain.parameters()))
+    assert optimizer.param_groups[0]["number"] == 4
+    half, halfway = run(range(2))
+    resumed, _ = run(range(2, 4), copy.deepcopy((half.state_dict(), halfway.state_dict())))
+    torch.testing.assert_close(list(resumed.parameters()), list(model.parameters()))
