@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_leaves
 
@@ -168,7 +169,7 @@ class Clock:
     @property
     def samples(self) -> bool:
         """Whether training mode samples: in a pass that is differentiated, or one more of a step that has begun."""
-        return self.present.samples if self.in_pass else torch.is_grad_enabled()
+        return self.present.samples if self.in_pass else torch.is_grad_enabled() or _in_function()
 
     def enter(self, module: nn.Module, inputs: Any = None) -> None:
         """``module`` is called: begin a pass, unless one is under way."""
@@ -272,7 +273,22 @@ def _in_backward() -> bool:
 
 def _to_be_differentiated(inputs: Any) -> bool:
     """Whether a pass without gradients is one of a checkpointed function, which is computed again with gradients."""
-    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs))
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs)) or _in_function()
+
+
+def _in_function() -> bool:
+    """Whether the ``forward`` of an autograd function that is to be differentiated is under way, as of a reentrant
+    checkpoint: what it has computed before this pass requires no gradients.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_argcount and code.co_varnames[0] != "self":
+            context = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(context, BackwardCFunction) and any(context.needs_input_grad):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def detach_clocks(module: nn.Module) -> None:

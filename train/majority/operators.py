@@ -14,6 +14,9 @@ from collegium.train.majority.clock import clock_by_number
 from collegium.train.majority.draw import Draw, mix, spread
 from collegium.train.majority.generators.uniforms import SOURCES
 
+#: Of ``torch.autograd.grad(is_grads_batched=True)``, which knows no rule of an autograd function.
+_is_batched: Any = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)  # type: ignore[attr-defined]
+
 
 def mixed(copies: Tensor, draw: Draw) -> Tensor:
     """Σ_k p_k ∘ copies_k, differentiable."""
@@ -23,7 +26,14 @@ def mixed(copies: Tensor, draw: Draw) -> Tensor:
 
 def spread_differentiably(gradient: Tensor, draw: Draw, expansion: int) -> Tensor:
     """(p_k ∘ gradient)_k."""
+    if _is_batched(gradient):
+        return _shares(gradient, draw, expansion) * gradient
     return Spread.apply(gradient, draw, expansion)  # type: ignore[return-value]
+
+
+def _shares(like: Tensor, draw: Draw, expansion: int) -> Tensor:
+    """p itself, of the type of ``like`` and for its shape."""
+    return spread(torch.ones(like.shape, dtype=like.dtype, device=like.device), draw, expansion)
 
 
 class Mix(torch.autograd.Function):
@@ -43,7 +53,7 @@ class Mix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """Spread."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _is_batched(gradient):
             return spread_differentiably(gradient, ctx.draw, ctx.expansion), None
         return spread(gradient, ctx.draw, ctx.expansion), None
 
@@ -93,6 +103,8 @@ class Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         """Mix."""
+        if _is_batched(gradients):
+            return (_shares(gradients[0], ctx.draw, ctx.expansion) * gradients).sum(0), None, None
         return mixed(gradients, ctx.draw), None, None
 
     @staticmethod
@@ -114,7 +126,7 @@ def mix_compiled(copies: Tensor, clock: int, index: int, always: bool) -> tuple[
     Unless ``always``, the mean where this step's p has not been used yet.
     """
     found = clock_by_number(clock)
-    key = torch.tensor((found.seed, found.step, SOURCES.index(found.source)))
+    key = torch.tensor((found.seed, found.step, SOURCES.index(found.source)), device="cpu")
     if not always and not found.drawn:
         return copies.mean(0), key
     found.note_draw(index, copies)
@@ -130,7 +142,7 @@ def spread_compiled(gradient: Tensor, key: Tensor, index: int, expansion: int) -
 
 @mix_compiled.register_fake
 def _(copies: Tensor, clock: int, index: int, always: bool) -> tuple[Tensor, Tensor]:
-    return copies.new_empty(copies.shape[1:]), torch.empty(3, dtype=torch.int64)
+    return copies.new_empty(copies.shape[1:]), torch.empty(3, dtype=torch.int64, device="cpu")
 
 
 @spread_compiled.register_fake

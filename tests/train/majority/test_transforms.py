@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from collegium import expand, fuse
+from collegium import expand, fuse, set_step
 
 
 def mlp(*widths):
@@ -143,3 +143,86 @@ def test_transforms_of_a_fused_model_before_its_first_pass(transform):
     fuse(torch.optim.SGD(fused.parameters(), lr=0.1), fused)
     x = torch.randn(2, 4) if transform is torch.func.vmap else torch.randn(4)
     torch.testing.assert_close(transform(fused)(x), transform(plain)(x))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_of_several_losses_in_one_batch(create_graph):
+    model, x = expand(mlp(4, 8, 3).double(), 3, seed=0), torch.randn(5, 4, dtype=torch.float64)
+    losses, parameters = model(x).square().sum(0), list(model.parameters())
+    together = torch.autograd.grad(
+        losses,
+        parameters,
+        torch.eye(3, dtype=x.dtype),
+        is_grads_batched=True,
+        retain_graph=True,
+        create_graph=create_graph,
+    )
+    one_by_one = [torch.autograd.grad(loss, parameters, create_graph=True) for loss in losses]
+    for gradient, *rows in zip(together, *one_by_one, strict=True):
+        torch.testing.assert_close(gradient, torch.stack(rows))
+    if create_graph:
+        second = torch.autograd.grad(sum(g.pow(3).sum() for g in together), parameters, retain_graph=True)
+        expected = torch.autograd.grad(sum(g.pow(3).sum() for row in one_by_one for g in row), parameters)
+        torch.testing.assert_close(second, expected)
+
+
+def test_jacobians_of_parameters_in_one_batch():
+    layer, x = expand(nn.Linear(4, 2), 3, seed=0), torch.randn(4)
+    names, values = zip(*layer.named_parameters(), strict=True)
+
+    def output(*values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    expected = torch.autograd.functional.jacobian(output, values)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(output, values, vectorize=True), expected)
+
+
+class Reversible(torch.autograd.Function):
+    """A function that computes ``run`` without gradients, and again with them in its backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, run):
+        ctx.run = run
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return run(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            again = x.detach().requires_grad_()
+            torch.autograd.backward(ctx.run(again), gradient)
+        return again.grad, None
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda layer, x: layer(input=x),
+        lambda layer, x: layer(x.relu()),
+        lambda layer, x: nn.functional.linear(x, layer.weight, layer.bias),
+    ],
+    ids=["by keyword", "after another operation", "without the layer"],
+)
+@pytest.mark.parametrize(
+    "by", [lambda run, x: checkpoint(run, x, use_reentrant=True), lambda run, x: Reversible.apply(x, run)]
+)
+def test_what_a_backward_pass_computes_again_is_what_the_forward_pass_has_computed(run, by):
+    layer, x = expand(nn.Linear(4, 3), 3, spread=1.0, seed=0), torch.rand(2, 4, requires_grad=True)
+    expected = run(layer, x)
+    expected.square().sum().backward()
+    gradient = layer.parametrizations.weight.original.grad.clone()
+    set_step(layer, 0)  # of which no p has been used
+    layer.zero_grad()
+    found = by(lambda x: run(layer, x), x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(layer.parametrizations.weight.original.grad, gradient)
+
+
+def test_a_checkpoint_of_what_is_not_differentiated_takes_the_mean():
+    layer, x = expand(nn.Linear(4, 3), 3, spread=1.0, seed=0), torch.rand(2, 4)
+    with pytest.warns(UserWarning, match="None of the inputs"):
+        found = checkpoint(layer, x, use_reentrant=True)
+    torch.testing.assert_close(found, layer.eval()(x), check_stride=False)
