@@ -176,7 +176,7 @@ class Clock:
         if torch.compiler.is_compiling():
             return
         own = self.present
-        if own.outermost is None or own.outermost is module or not own.is_open():  # the latter after an interrupt
+        if own.outermost is None or not own.is_open():  # the latter after an interrupt
             own.weights.clear()
             own.outermost, own.frame = module, None
             self.modules.add(module)
@@ -229,6 +229,10 @@ class Pass(threading.local):
             self.end()
         return frame is not None
 
+    def calls_itself(self) -> bool:
+        """Whether it goes on although its module returns: a call of that within its own."""
+        return self.frame is not None and self.is_open()
+
     def end(self) -> None:
         """Nothing of it is kept."""
         self.outermost = self.frame = None
@@ -248,12 +252,19 @@ class _PassHooks:
             self.clock.modules.add(state["root"])
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         self.clock.enter(module, inputs)
-        if self.clock.present.outermost is module:
-            self.clock.present.frame = sys._getframe(1)
+        own = self.clock.present
+        if own.outermost is module and own.frame is None:
+            own.frame = sys._getframe(1)
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.clock.leave(module)
+        if torch.compiler.is_compiling():
+            return
+        own = self.clock.present
+        if own.outermost is module and (own.frame is sys._getframe(1) or not own.calls_itself()):
+            self.clock.leave(module)
 
 
 def is_distributed() -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from collegium import expand, fuse, set_step
+from collegium import collapse, expand, fuse, set_step
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import majority_clocks, majority_kernels, mixing
 
@@ -384,3 +384,46 @@ def test_an_optimizer_may_take_its_step_within_a_pass():
     for model in (plain, fused):
         losses.append([model(torch.ones(2, 4)).item() for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1])
+
+
+class Recursive(nn.Module):
+    """A module that calls itself, and then reads a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.write = None
+
+    def forward(self, x, depth=2):
+        before = self.inner.weight
+        x = torch.tanh(self(x, depth - 1) if depth else self.inner(x))
+        assert before is self.inner.weight  # one pass
+        if self.write is not None and depth == 2:
+            self.write(self.inner)
+        return nn.functional.linear(x, self.inner.weight)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_calls_of_a_module_by_itself_are_one_pass(fused):
+    model, x = expand(Recursive(), 3, spread=1.0, seed=0), torch.randn(2, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if fused:
+        fuse(optimizer, model)
+    for _ in range(3):
+        weight, bias = model.inner.weight.detach().clone(), model.inner.bias.detach().clone()
+        expected = nn.functional.linear(x, weight, bias)
+        for _ in range(3):
+            expected = nn.functional.linear(torch.tanh(expected), weight)
+        found = model(x)
+        torch.testing.assert_close(found, expected)
+        with torch.no_grad():  # of a step whose p has been used
+            torch.testing.assert_close(model(x), expected)
+        found.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.write = lambda layer: layer.weight.detach().zero_()
+    with pytest.raises(RuntimeError, match="within a forward pass"):
+        model(x)
+    model.write = None
+    assert not model.inner.parametrizations.weight[0].clock.in_pass
+    torch.testing.assert_close(model.eval()(x), collapse(model)(x))
