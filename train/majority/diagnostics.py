@@ -114,6 +114,6 @@ def kernel_spread(model: nn.Module) -> dict[str, float]:
     for _, copies in majority_copies(model):
         mean = copies.mean(0)
         apart, size = float((copies - mean).norm()) / math.sqrt(len(copies)), float(mean.norm())
-        name = names[id(copies)].replace("parametrizations.", "").removesuffix(".original")
+        name = f".{names[id(copies)]}".replace(".parametrizations.", ".").removesuffix(".original")[1:]
         found[name] = apart / size if size else (math.inf if apart else 0.0)
     return found

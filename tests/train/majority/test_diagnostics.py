@@ -143,3 +143,10 @@ def test_measuring_leaves_frozen_norms_frozen():
     model[1].eval()
     stochastic_sharpness(model, [torch.ones(8, 4)], lambda model, x: (model(x).sum(), None), draws=2)
     assert [module.training for module in model] == [True, False]
+
+
+def test_spread_is_listed_by_the_names_of_the_plain_model():
+    model = nn.ModuleDict({"my_parametrizations": nn.ModuleList([nn.Linear(2, 2)]), "original": nn.Linear(2, 2)})
+    names = [name for name, _ in model.named_parameters() if name.endswith("weight")]
+    assert list(kernel_spread(expand(model, 3, seed=0))) == names
+    assert list(kernel_spread(expand(nn.Linear(2, 2), 3, seed=0))) == ["weight"]
