@@ -80,3 +80,9 @@ export function bytes(count) {
   while (count >= 1000 && power < units.length - 1) { count /= 1000; power += 1; }
   return `${number(count)} ${units[power]}`;
 }
+
+// Memory in MiB and KiB, as messages and the plots of costs have it.
+export function memory(count) {
+  if (count === null || count === undefined) return "–";
+  return count >= 2 ** 20 ? `${number(count / 2 ** 20, 4)} MiB` : `${number(count / 2 ** 10, 4)} KiB`;
+}

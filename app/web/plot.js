@@ -8,7 +8,7 @@ function scale(values, log, from, to, margin) {
   const usable = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
   let low = Math.min(...usable), high = Math.max(...usable);
   if (!usable.length) { low = log ? 1 : 0; high = log ? 10 : 1; }
-  if (low === high) { low = log ? low / 1.5 : low - (Math.abs(low) * 0.1 || 1); high = log ? high * 1.5 : high + (Math.abs(high) * 0.1 || 1); }
+  if (low === high) { const aside = Math.abs(low) || 1; low = log ? low / 1.5 : low - aside; high = log ? high * 1.5 : high + aside; }
   let [a, b] = log ? [Math.log10(low), Math.log10(high)] : [low, high];
   const pad = margin * (b - a);
   a -= pad; b += pad;

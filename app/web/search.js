@@ -1,6 +1,6 @@
 // The result of a search: the two ensembles, their uncertainty, and the estimates that they follow from.
 
-import { bytes, counted, details, duration, h, number, percent, table, whole, widths } from "./dom.js";
+import { counted, details, duration, h, memory, number, percent, table, whole, widths } from "./dom.js";
 import { chart } from "./plot.js";
 
 const MEASURES = { parameters: "parameters", flops: "FLOPs", latency: "time", memory: "memory" };
@@ -50,7 +50,7 @@ function ensembleCard(name, purpose, found, result, primal, kind = primal ? "pri
       row("parameters", whole(found.parameters), share(found.parameters, base.parameters)),
       row("FLOPs", whole(found.flops), share(found.flops, base.flops)),
       found.latency_ms ? row("time", `${number(found.latency_ms)} ms`, share(found.latency_ms, measured.latency_ms)) : null,
-      found.memory_bytes ? row("memory", bytes(found.memory_bytes), share(found.memory_bytes, measured.memory_bytes)) : null,
+      found.memory_bytes ? row("memory", memory(found.memory_bytes), share(found.memory_bytes, measured.memory_bytes)) : null,
       found.budget_share ? row("cost", percent(found.budget_share, 4), result.budget_tolerance ? "of the baseline’s" : "of the budget") : null,
       row("efficiency ρ", number(found.efficiency), `in ${MEASURES[result.measure]}`),
       found.gap > 1e-5 ? row("gap", percent(found.gap, 2), "by which another choice could at most be better") : null,
@@ -107,7 +107,7 @@ function costs(result) {
   const sorted = [...found.rows].sort((a, b) => a.relative_variance - b.relative_variance);
   return h("section", {}, h("h2", {}, "Variance against cost"), h("p", {}, `${counted(found.rows.length, "ensemble")}: ${found.workload}${where}`), h("div.charts", {}, figures),
     details(`All ${counted(found.rows.length, "ensemble")}`, table(["m × n", "of the baseline’s variance", "ms", "parameters", "memory", "best for"], sorted.map((line) => ({
-      attributes: line.fronts.length ? { class: "best" } : {}, cells: [line.label, percent(line.relative_variance), time(line.latency_ms, line.latency_error_ms), whole(line.parameters), bytes(line.memory_bytes), line.fronts.join(", ")] })))),
+      attributes: line.fronts.length ? { class: "best" } : {}, cells: [line.label, percent(line.relative_variance), time(line.latency_ms, line.latency_error_ms), whole(line.parameters), memory(line.memory_bytes), line.fronts.join(", ")] })))),
     found.checks.length ? table(["measured whole", "ms", "sum of its parts", "deviation"], found.checks.map((one) => [one.label || `${one.multiplicity}×${widths(one)}`, time(one.whole_ms, one.whole_error_ms), time(one.sum_ms, one.sum_error_ms), percent(one.deviation, 2)])) : null);
 }
 

@@ -16,11 +16,7 @@ export function metricCharts(place) {
   place.append(charts, latest);
   function draw() {
     waiting = null;
-    charts.replaceChildren(...PANELS.map(([title, pattern, log]) => {
-      const chosen = [...series].filter(([name, points]) => pattern.test(name) && points.length > 1)
-        .map(([name, points], index) => ({ name: name.replaceAll("_", " "), color: 1 + index % 5, points }));
-      return chosen.length ? h("figure", {}, chart({ series: chosen, xLabel: "step", yLabel: title, yLog: log && chosen.every((one) => one.points.every((p) => p[1] > 0)), width: 460, height: 210 })) : null;
-    }).filter(Boolean));
+    charts.replaceChildren(...panels([...series]));
   }
   return (data) => {
     const { at: _, ...rest } = data;
@@ -34,6 +30,15 @@ export function metricCharts(place) {
     latest.textContent = [...flat(rest)].filter(([, value]) => typeof value === "number").map(([name, value]) => labelled(name, value)).join(" · ");
     waiting ??= setTimeout(draw, 400);
   };
+}
+
+// The figures of [name, [[step, value, phase], …]]: a chart takes a third number for an error, which a phase is not.
+export function panels(series) {
+  return PANELS.map(([title, pattern, log]) => {
+    const chosen = series.filter(([name, points]) => pattern.test(name) && points.length > 1)
+      .map(([name, points], index) => ({ name: name.replaceAll("_", " "), color: 1 + index % 5, points: points.map(([x, y]) => [x, y]) }));
+    return chosen.length ? h("figure", {}, chart({ series: chosen, xLabel: "step", yLabel: title, yLog: log && chosen.every((one) => one.points.every((p) => p[1] > 0)), width: 460, height: 210 })) : null;
+  }).filter(Boolean);
 }
 
 export function labelled(name, value) {

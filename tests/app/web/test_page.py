@@ -179,6 +179,11 @@ def test_large_and_small_numbers_are_powers_of_ten(page: Page, value: float, tex
     assert page("dom.js", "number", value) == [text]
 
 
+@pytest.mark.parametrize(("count", "text"), [(113_954_928, "108.7 MiB"), (2**20, "1 MiB"), (1_000_000, "976.6 KiB")])
+def test_memory_has_the_unit_of_its_messages_and_plots(page: Page, count: int, text: str):
+    assert page("dom.js", "memory", count) == [text]
+
+
 def test_nouns_agree_with_their_numbers(page: Page):
     assert [page("dom.js", "counted", count, "width")[0] for count in (0, 1, 2)] == ["0 widths", "1 width", "2 widths"]
     assert page("job.js", "jobName", {"kind": "study", "spec": {"architectures": [{}]}}) == ["study of 1 architecture"]
@@ -189,6 +194,25 @@ def test_every_number_of_a_running_training_has_a_label(page: Page):
     assert found == ["running for 1.86 min"]
     assert page("training.js", "labelled", "eta_seconds", 55.7) == ["55.7 s left"]
     assert page("training.js", "labelled", "epoch_seconds", 2) == ["epoch 2 s"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "ticks"),
+    [
+        ("loss", (3.0, 0.05), ["0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        ("top1", (0.1, 0.98), ["0.2", "0.4", "0.6", "0.8", "1"]),
+        ("sharpness", (0.002, 0.004), ["0.002", "0.003", "0.004"]),
+        ("learning_rate", (0.0001, 0.0001), ["0", "5 · 10⁻⁵", "0.0001", "0.00015", "0.0002"]),
+    ],
+)
+def test_the_axes_of_a_training_are_those_of_its_values(
+    page: Page, name: str, values: tuple[float, ...], ticks: list[str]
+):
+    """Not those of a chart without values, out of which the curves fall."""
+    points = [[8 * place, value, "training"] for place, value in enumerate(values)]
+    lines = page("training.js", "panels", [[name, points]])
+    assert lines[: len(ticks)] == ticks
+    assert lines[-2:] == ["step", name.replace("_", " ") if name != "top1" else "accuracy"]
 
 
 def test_a_pick_with_stages_of_its_own_is_named_once(page: Page):
