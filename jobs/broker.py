@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from celery import Celery
 from kombu.exceptions import KombuError
@@ -46,14 +46,16 @@ class BrokerDown(ConnectionError):
 def broker_settings(broker_url: str, **socket_options: float) -> dict[str, Any]:
     """Celery's settings for ``redis://HOST:6379/0`` or ``filesystem:///FOLDER``, whose folders are created.
 
+    FOLDER is what stands there, with ``%23`` and the like for ``#``; a ``#`` or ``?`` as it is belongs to its name.
+
     ``socket_options`` (seconds) are those of Redis' transport.
     """
-    parts = urlsplit(broker_url)
-    if parts.scheme == FOLDER_SCHEME:
+    if urlsplit(broker_url).scheme == FOLDER_SCHEME:
+        folder = "/" + broker_url.partition("://")[2].partition("/")[2]
         return {
             "broker_url": "filesystem://localhost//",
             "broker_transport": f"{__name__}:{FolderTransport.__name__}",
-            "broker_transport_options": _folder_options(Path(parts.path)),
+            "broker_transport_options": _folder_options(Path(unquote(folder))),
         }
     return {
         "broker_url": broker_url,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "COLLEGIUM_"
@@ -39,15 +40,25 @@ class SharedSettings(BaseSettings):
     @classmethod
     def _below_home(cls, values: dict[str, Any]) -> dict[str, Any]:
         home = Path(values.get("home") or DEFAULT_HOME).expanduser().absolute()
+        # What ends a URL's path, or is an escape in it, may be in a folder's name; a file store's URL has no such parts.
+        written = "".join(quote(each) if each in "%?#" else each for each in str(home))
         derived = {
-            "database_url": f"sqlite:///{home / 'collegium.db'}",
-            "broker_url": f"filesystem://{home / 'broker'}",
+            "database_url": f"sqlite:///{written}/collegium.db",
+            "broker_url": f"filesystem://{written}/broker",
             "artifact_url": f"file://{home / 'artifacts'}",
             "data_dir": home / "data",
             "datasets_dir": home / "datasets",
         }
         given = {key: value for key, value in values.items() if value != "" or key not in derived}
         return derived | given | {"home": home}
+
+
+    @field_validator("broker_url")
+    @classmethod
+    def _of_a_whole_path(cls, value: str) -> str:
+        if value.startswith("filesystem://") and not value.startswith("filesystem:///"):
+            raise ValueError("a folder is named by its whole path: filesystem:///FOLDER")
+        return value
 
 
 S = TypeVar("S", bound=SharedSettings)

@@ -20,7 +20,7 @@ from collegium.app.settings import Settings
 from collegium.counted import counted
 from collegium.jobs.broker import BrokerDown, Publisher
 from collegium.jobs.database import migrate
-from collegium.jobs.database.engine import UNAVAILABLE, open_engine
+from collegium.jobs.database.engine import UNAVAILABLE, open_engine, sqlite_file
 from collegium.jobs.errors import SchemaMismatch
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.store import JobStore
@@ -143,7 +143,7 @@ def _home(settings: Settings) -> Finding:
 def _database(settings: Settings) -> Iterator[Finding]:
     try:
         shown = make_url(settings.database_url).render_as_string(hide_password=True)
-        path = make_url(settings.database_url).database
+        path = sqlite_file(settings.database_url)
         if shown.startswith("sqlite") and path and not os.path.exists(path):
             yield Finding("note", "database", f"{shown} does not exist yet", "`collegium serve` makes it")
             return

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import BigInteger, Connection, Engine, Table, Text, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -106,11 +107,22 @@ def open_engine(url: str) -> Engine:
         raise ValueError("not a database URL; use sqlite:///FILE or postgresql://USER@HOST/NAME") from None
     match parsed.get_backend_name():
         case "sqlite":
-            return _sqlite_engine(parsed)
+            return _sqlite_engine(parsed.set(database=sqlite_file(url)))
         case "postgresql" | "postgres":
             return _postgresql_engine(parsed)
         case other:
             raise ValueError(f"{other} is not supported; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def sqlite_file(url: str) -> str | None:
+    """FILE of ``sqlite:///FILE``, where ``%3F`` stands for a ``?`` and ``%25`` for a percent; None without one.
+
+    Releases of SQLAlchemy differ in whether they read the escapes.
+
+    >>> sqlite_file("sqlite:////data/50%25 of it/jobs.db"), sqlite_file("sqlite://")
+    ('/data/50% of it/jobs.db', None)
+    """
+    return unquote(url.partition(":///")[2].partition("?")[0]) or None
 
 
 def _postgresql_engine(url: URL) -> Engine:

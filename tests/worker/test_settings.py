@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from collegium.jobs.broker import broker_settings
+from collegium.jobs.database.engine import open_engine, sqlite_file
+from collegium.jobs.files.artifacts import ArtifactStore
+from collegium.jobs.store import JobStore
 from collegium.worker.settings import SettingsError, WorkerSettings, load_settings
 
 
@@ -23,6 +27,30 @@ def test_everything_is_kept_below_home(monkeypatch, tmp_path):
     assert settings.broker_url == f"filesystem://{tmp_path}/broker"
     assert settings.artifact_url == f"file://{tmp_path}/artifacts"
     assert (settings.data_dir, settings.datasets_dir) == (tmp_path / "data", tmp_path / "datasets")
+
+
+@pytest.mark.parametrize("name", ["c# code", "what?mode=memory", "50%20off", "100%", "a@b:c", "%23", "über uns"])
+def test_everything_is_kept_below_a_home_of_any_name(tmp_path, name):
+    """What means something in a URL may be in the name of a folder; nothing is left beside it."""
+    settings = load_settings(home=tmp_path / name / "home")
+    engine = open_engine(settings.database_url)
+    JobStore(engine).ping()
+    engine.dispose()
+    broker_settings(settings.broker_url)
+    ArtifactStore(settings.artifact_url).ping()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in (tmp_path / name / "home").iterdir()} >= {"collegium.db", "broker", "artifacts"}
+
+
+def test_the_file_of_a_database_is_read_alike_by_every_release_of_sqlalchemy():
+    assert sqlite_file("sqlite:////data/50%25 off%3F/jobs.db?timeout=3") == "/data/50% off?/jobs.db"
+    assert sqlite_file("sqlite:///c#/jobs.db") == "c#/jobs.db"
+    assert sqlite_file("sqlite://") is None
+
+
+def test_a_broker_folder_without_its_whole_path_is_refused():
+    with pytest.raises(SettingsError, match="COLLEGIUM_BROKER_URL='filesystem://broker': a folder is named by its"):
+        load_settings(broker_url="filesystem://broker")
 
 
 def test_the_api_reads_the_same_places(monkeypatch, tmp_path):
