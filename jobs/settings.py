@@ -40,7 +40,7 @@ class SharedSettings(BaseSettings):
     @classmethod
     def _below_home(cls, values: dict[str, Any]) -> dict[str, Any]:
         home = Path(values.get("home") or DEFAULT_HOME).expanduser().absolute()
-        # What ends a URL's path, or is an escape in it, may be in a folder's name; a file store's URL has no such parts.
+        # A folder's name may have what ends a URL's path, or is an escape in it; the URL of files has no such parts.
         written = "".join(quote(each) if each in "%?#" else each for each in str(home))
         derived = {
             "database_url": f"sqlite:///{written}/collegium.db",
@@ -51,7 +51,6 @@ class SharedSettings(BaseSettings):
         }
         given = {key: value for key, value in values.items() if value != "" or key not in derived}
         return derived | given | {"home": home}
-
 
     @field_validator("broker_url")
     @classmethod

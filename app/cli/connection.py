@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,17 @@ Home = Annotated[
     typer.Option("--home", metavar="DIR", help="The service's folder. Default: COLLEGIUM_HOME, or ~/.collegium."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def with_home(text: str, home: Path | None) -> str:
+    """The text, in which commands on the service's folder name the one that ``--home`` has named.
+
+    >>> with_home("run `collegium migrate`", Path("/my data"))
+    "run `collegium migrate --home '/my data'`"
+    """
+    if home is None:
+        return text
+    return re.sub(r"`(collegium (?:serve|migrate|keys create NAME))`", rf"`\1 --home {shlex.quote(str(home))}`", text)
 
 
 def connect(server: str | None, key: str | None) -> Client:

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -24,6 +23,7 @@ from rich.console import Console
 
 from collegium.app.client.client import Damaged, Refused, Unreachable
 from collegium.app.settings import SettingsError
+from collegium.streams import reason, silence
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +47,11 @@ class Stop(Exception):
         super().__init__(message)
 
 
+def unusable(error: OSError) -> Stop:
+    """The end of a command that cannot use the folder of the settings."""
+    return Stop(USAGE, reason(error), "name another folder with --home or COLLEGIUM_HOME")
+
+
 def exit_with_status(command: Callable[P, T]) -> Callable[P, T]:
     """A command whose expected errors become one or two lines and an exit status, never a traceback."""
 
@@ -68,8 +73,10 @@ def exit_with_status(command: Callable[P, T]) -> Callable[P, T]:
             raise _end(INTERRUPTED, "interrupted") from error
         except BrokenPipeError:
             # The reader has closed the pipe; nothing more can be written, not even at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence()
             raise typer.Exit(DONE) from None
+        except OSError as error:
+            raise _end(FAILED, reason(error)) from error
 
     return run
 

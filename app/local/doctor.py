@@ -26,6 +26,7 @@ from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.store import JobStore
 from collegium.jobs.subprocesses import python
 from collegium.search.networks.family import FAMILIES, usable_families
+from collegium.streams import reason
 from collegium.train.data.catalog import DATA_FORMATS
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods import METHODS
@@ -80,10 +81,10 @@ def _extensions() -> Iterator[Finding]:
     """Other packages' families, methods and formats; nothing where none is installed."""
     registries = (FAMILIES, METHODS, DATA_FORMATS, EXPORT_FORMATS)
     broken = list(usable_families()[1].values())
-    broken += [reason for registry in registries[1:] for reason in registry.broken().values()]
+    broken += [why for registry in registries[1:] for why in registry.broken().values()]
     added = [f"{registry.kind} {name}" for registry in registries for name in registry.added]
-    for reason in broken:
-        yield Finding("wrong", "extensions", reason, "update or remove that package")
+    for why in broken:
+        yield Finding("wrong", "extensions", why, "update or remove that package")
     if added and not broken:
         yield Finding("ok", "extensions", ", ".join(added))
 
@@ -134,10 +135,12 @@ def _device() -> Finding:
 
 
 def _home(settings: Settings) -> Finding:
-    place = settings.home if settings.home.exists() else settings.home.parent
-    if not os.access(place, os.W_OK):
-        return Finding("wrong", "home", f"{settings.home} cannot be written", "set COLLEGIUM_HOME to another folder")
-    return Finding("ok", "home", f"{settings.home}{'' if settings.home.exists() else ' (made by `collegium serve`)'}")
+    there = os.path.exists(settings.home)
+    place = next(folder for folder in (settings.home, *settings.home.parents) if os.path.exists(folder))
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        problem = "cannot be written" if os.path.isdir(place) else f"cannot be made: {place} is a file"
+        return Finding("wrong", "home", f"{settings.home} {problem}", "name another folder: --home or COLLEGIUM_HOME")
+    return Finding("ok", "home", f"{settings.home}{'' if there else ' (made by `collegium serve`)'}")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -201,7 +204,11 @@ def _artifacts(settings: Settings) -> Finding:
 def _broker(settings: Settings) -> Iterator[Finding]:
     parts = urlsplit(settings.broker_url)
     shown = settings.broker_url if parts.password is None else settings.broker_url.replace(parts.password, "***")
-    publisher = Publisher(settings.broker_url)
+    try:
+        publisher = Publisher(settings.broker_url)
+    except OSError as error:
+        yield Finding("wrong", "broker", f"{shown}: {reason(error)}", "correct COLLEGIUM_BROKER_URL")
+        return
     try:
         publisher.check()
         yield Finding("ok", "broker", shown)
@@ -221,7 +228,10 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _data(settings: Settings) -> Finding:
-    folders = sorted(path.name for path in settings.data_dir.iterdir()) if settings.data_dir.is_dir() else []
+    try:
+        folders = sorted(os.listdir(settings.data_dir)) if os.path.isdir(settings.data_dir) else []
+    except OSError as error:
+        return Finding("wrong", "data", reason(error), "let this user read it, or correct COLLEGIUM_DATA_DIR")
     if folders:
         return Finding("ok", "data", f"{settings.data_dir}: {', '.join(folders[:12])}")
     return Finding("ok", "data", f"built-in data only; published data sets go to {settings.data_dir}")

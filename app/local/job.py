@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import tempfile
 from collections import deque
@@ -44,12 +45,15 @@ def compute(
 ) -> dict[str, Any]:
     """The result of a job computed here.
 
-    ``keep`` is called with the folder of the files that the job wrote, before it is removed. Raises ``LocalFailure``,
-    and passes ``KeyboardInterrupt`` on after the process has ended.
+    ``keep`` is called with the folder of the files that the job wrote, before it is removed. Samples are kept for
+    later searches below ``home``, where that can be written. Raises ``LocalFailure``, and passes ``KeyboardInterrupt``
+    on after the process has ended.
     """
     cache = settings.home / "estimates"
-    cache.mkdir(parents=True, exist_ok=True)
-    command = python("-m", "collegium.worker.compute", "--once", "--cache", str(cache), "--preload", "")
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    kept = ("--cache", str(cache)) if os.path.isdir(cache) else ()
+    command = python("-m", "collegium.worker.compute", "--once", *kept, "--preload", "")
     with tempfile.TemporaryDirectory(prefix="collegium-") as place:
         workdir, checkpoints = Path(place, "work"), Path(place, "checkpoints")
         workdir.mkdir()

@@ -1,7 +1,6 @@
 """``python -m collegium.search.describe``: what of a module can be split."""
 
-import sys
-
 from collegium.search.describe.command import main
+from collegium.streams import run
 
-sys.exit(main())
+run(main)

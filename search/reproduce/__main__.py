@@ -1,7 +1,6 @@
 """``python -m collegium.search.reproduce``: the figures and tables of the papers on architecture search."""
 
-import sys
-
 from collegium.search.reproduce.experiments import main
+from collegium.streams import run
 
-sys.exit(main())
+run(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from collegium.search.progress import Report, discard
 from collegium.search.reproduce.reproduction import Reproduction
+from collegium.streams import reason, writable
 
 #: Name → (module, one line about it).
 EXPERIMENTS: dict[str, tuple[str, str]] = {
@@ -65,17 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help=f"time of what is measured for a given time: {', '.join(TIMED)}")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
+    try:
+        writable(given.output)
+    except OSError as error:
+        parser.error(f"argument --output: {reason(error)}")
     report = _print_progress if sys.stderr.isatty() else discard
     try:
         found = reproduce(given.name, seed=given.seed, report=report, seconds=given.seconds)
     except ValueError as error:
         parser.error(str(error))
-    given.output.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(found.data(), indent=1) if given.json else found.text())
     path = given.output / found.name
-    path.with_suffix(".md").write_text(found.markdown() + "\n")
-    path.with_suffix(".json").write_text(json.dumps(found.data(), indent=1, ensure_ascii=False))
+    path.with_suffix(".md").write_text(found.markdown() + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(found.data(), indent=1, ensure_ascii=False), encoding="utf-8")
     path.with_suffix(".svg").write_bytes(found.plot("svg"))
-    print(json.dumps(found.data(), indent=1, ensure_ascii=False) if given.json else found.text())
     if not given.json:
         print(f"\nplot: {path.with_suffix('.svg')}")
     return 0 if found.agrees else 1

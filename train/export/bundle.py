@@ -39,7 +39,7 @@ def export(package: Package, folder: Path) -> tuple[Artifact, ...]:
         _write_test_data(package.data, folder)
     (folder / "metrics.json").write_text(json.dumps(package.metrics, indent=1))
     described = {**package.description, "torchvision": package.torchvision}
-    (folder / "README.md").write_text(model_card(described, package.metrics, sorted(_files(folder))))
+    (folder / "README.md").write_text(model_card(described, package.metrics, sorted(_files(folder))), encoding="utf-8")
     return write_manifest(folder, package.description)
 
 

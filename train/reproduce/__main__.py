@@ -1,7 +1,6 @@
 """``python -m collegium.train.reproduce``: the papers' experiments that need training."""
 
-import sys
-
+from collegium.streams import run
 from collegium.train.reproduce.experiments import main
 
-sys.exit(main())
+run(main)

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from collegium.search.reproduce.reproduction import Reproduction
+from collegium.streams import reason, writable
 from collegium.train.data.catalog import missing_files
 from collegium.train.result import StudyResult
 from collegium.train.spec.study import StudySpec
@@ -123,15 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options(
         given.data, given.seeds, given.processes, given.effort, given.device, given.data_dir, given.output
     )
-    given.output.mkdir(parents=True, exist_ok=True)
+    try:
+        writable(given.output)
+    except OSError as error:
+        parser.error(f"argument --output: {reason(error)}")
     found = reproduce(given.name, options)
+    print(found.text(), flush=True)
     write(found, given.output / f"{found.name}-{given.data}")
-    print(found.text())
     return 0
 
 
 def write(found: Reproduction, path: Path) -> None:
     """``path`` with the endings ``.md``, ``.json`` and ``.svg``."""
-    path.with_suffix(".md").write_text(found.markdown() + "\n")
-    path.with_suffix(".json").write_text(json.dumps(found.data(), indent=1))
+    path.with_suffix(".md").write_text(found.markdown() + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(found.data(), indent=1), encoding="utf-8")
     path.with_suffix(".svg").write_bytes(found.plot("svg"))

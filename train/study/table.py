@@ -20,7 +20,7 @@ def write_tables(result: StudyResult, folder: Path) -> list[Path]:
         "table.csv": comma_separated(result),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "plot.svg").write_bytes(plot(result))
     return [folder / name for name in (*texts, "plot.svg")]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,15 +44,20 @@ class LocalContext(Context):
             return None
 
     def put_estimate(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep an estimate in the folder."""
+        """Keep an estimate in the folder, where that can be written: a job does not fail for it."""
         self._estimates[key] = dict(value)
         if self._cache is None:
             return
-        self._cache.mkdir(parents=True, exist_ok=True)
         path = _estimate_path(self._cache, key)
         written = path.with_suffix(f".{os.getpid()}.part")
-        written.write_text(json.dumps(protocol.finite(dict(value))))
-        written.replace(path)
+        text = json.dumps(protocol.finite(dict(value)))
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            written.write_text(text)
+            written.replace(path)
+        except OSError:
+            with suppress(OSError):
+                written.unlink()
 
     def settle(self) -> None:
         """Nothing: there is no second attempt."""

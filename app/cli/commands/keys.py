@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from collegium.app.cli.connection import AsJson, Home
-from collegium.app.cli.errors import REFUSED, UNREACHABLE, USAGE, Stop, err, exit_with_status, out
+from collegium.app.cli.connection import AsJson, Home, with_home
+from collegium.app.cli.errors import REFUSED, UNREACHABLE, USAGE, Stop, err, exit_with_status, out, unusable
 from collegium.app.cli.root import EPILOG
 from collegium.app.cli.tables.formatting import ago, grid
 from collegium.app.settings import load_settings
@@ -87,13 +87,16 @@ def _store(home: Path | None) -> Iterator[JobStore]:
     from collegium.jobs.store import JobStore
 
     settings = load_settings(home=home)
-    engine = open_engine(settings.database_url)
+    try:
+        engine = open_engine(settings.database_url)
+    except OSError as error:
+        raise unusable(error) from error
     try:
         check(engine)
         yield JobStore(engine)
     except UNAVAILABLE as error:
         raise Stop(UNREACHABLE, "the database does not answer", "see COLLEGIUM_DATABASE_URL") from error
     except SchemaMismatch as error:
-        raise Stop(USAGE, str(error)) from error
+        raise Stop(USAGE, with_home(str(error), home)) from error
     finally:
         engine.dispose()

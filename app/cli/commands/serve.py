@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from collegium.app.cli.connection import AsJson, Home
-from collegium.app.cli.errors import FAILED, UNREACHABLE, USAGE, Stop, exit_with_status, out
+from collegium.app.cli.connection import AsJson, Home, with_home
+from collegium.app.cli.errors import FAILED, UNREACHABLE, USAGE, Stop, exit_with_status, out, unusable
 from collegium.app.settings import Settings, load_settings
 
 _SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
@@ -31,8 +32,11 @@ def serve(
     are started elsewhere with `celery -A collegium.worker worker`.
     """
     settings = load_settings(host=host, port=port, home=home)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _prepare_database(settings)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise unusable(error) from error
+    _prepare_database(settings, home)
 
     from collegium.app.local.embedded import PortBusy, WorkerProcess, listen, run_server
 
@@ -70,7 +74,8 @@ def doctor(home: Home = None, as_json: AsJson = False) -> None:
     from collegium.app.local.doctor import examine
 
     findings = []
-    for finding in examine(load_settings(home=home)):
+    for found in examine(load_settings(home=home)):
+        finding = replace(found, message=with_home(found.message, home), remedy=with_home(found.remedy, home))
         findings.append(finding)
         if not as_json:
             out.print(
@@ -95,7 +100,7 @@ def migrate(home: Home = None) -> None:
     out.print(f"the database is at revision {head()}")
 
 
-def _prepare_database(settings: Settings) -> None:
+def _prepare_database(settings: Settings, home: Path | None) -> None:
     from collegium.app.http.auth import NoKeys, check_bind
     from collegium.jobs.database.engine import open_engine
     from collegium.jobs.store import JobStore
@@ -105,7 +110,7 @@ def _prepare_database(settings: Settings) -> None:
     try:
         check_bind(settings, JobStore(engine))
     except NoKeys as error:
-        raise Stop(USAGE, str(error)) from error
+        raise Stop(USAGE, with_home(str(error), home)) from error
     finally:
         engine.dispose()
 
@@ -122,5 +127,7 @@ def _upgrade(settings: Settings) -> None:
         raise Stop(UNREACHABLE, f"the database does not answer: {reason}", "see COLLEGIUM_DATABASE_URL") from error
     except SchemaMismatch as error:
         raise Stop(USAGE, str(error), "install a newer collegium, or use another database") from error
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise unusable(error) from error
+    except ValueError as error:
         raise Stop(USAGE, f"COLLEGIUM_DATABASE_URL: {error}") from error

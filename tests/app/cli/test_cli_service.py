@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from importlib.metadata import EntryPoint
@@ -21,8 +22,8 @@ from collegium.registry import Registry
 pytestmark = pytest.mark.usefixtures("environment")
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_keys_are_made_listed_and_revoked(sqlite_url: str) -> None:
@@ -52,6 +53,59 @@ def test_a_database_that_is_not_ready_is_reported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLLEGIUM_DATABASE_URL", "mysql://host/name")
     wrong = run("migrate")
     assert (wrong.exit_code, "COLLEGIUM_DATABASE_URL" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("serve",), ("migrate",), ("keys", "list"), ("keys", "create", "me")])
+def test_a_home_that_cannot_be_used_is_named(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLLEGIUM_DATABASE_URL")
+    (tmp_path / "file").touch()
+    for home in (tmp_path / "file" / "home", *([tmp_path / "file"] if command == ("serve",) else [])):
+        result = run(*command, "--home", str(home))
+        assert (result.exit_code, str(tmp_path / "file") in result.stderr) == (2, True), result.output
+        assert "name another folder with --home or COLLEGIUM_HOME" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("home", "state", "word"),
+    [
+        (".", "ok", ""),
+        ("new/and/below", "ok", "made by `collegium serve --home"),
+        ("file", "wrong", "is a file"),
+        ("file/home", "wrong", "is a file"),
+        ("closed", "wrong", "cannot be written"),
+        ("closed/new/home", "wrong", "cannot be written"),
+    ],
+)
+def test_the_doctor_says_whether_a_home_can_be_used(
+    home: str, state: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it can not, the other checks go on."""
+    monkeypatch.setattr("collegium.app.local.doctor._device", lambda: Finding("ok", "device", "not looked at"))
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path).name == "closed")
+    )
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir()
+    if state == "ok":
+        monkeypatch.setattr("collegium.app.local.doctor._broker", lambda settings: iter(()))
+    monkeypatch.setattr("collegium.app.local.doctor.Publisher.workers", lambda *given, **more: [])
+    monkeypatch.delenv("COLLEGIUM_DATABASE_URL")
+    found = {each["subject"]: each for each in json.loads(run("doctor", "--json", "--home", tmp_path / home).stdout)}
+    assert (found["home"]["state"], word in found["home"]["message"]) == (state, True)
+    assert {"database", "artifacts", "data"} <= set(found)
+    if "file" in home:
+        assert (found["broker"]["state"], "Not a directory" in found["broker"]["message"]) == ("wrong", True)
+
+
+def test_what_is_to_be_run_names_the_home_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a key would be made in another database."""
+    monkeypatch.delenv("COLLEGIUM_DATABASE_URL")
+    run("migrate", "--home", tmp_path / "my home")
+    result = run("serve", "--host", "1.2.3.4", "--home", tmp_path / "my home")
+    assert f"`collegium keys create NAME --home '{tmp_path / 'my home'}'`" in result.stderr
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
+from collegium.jobs.subprocesses import environment, python
 from collegium.search.reproduce.experiments import EXPERIMENTS, main, reproduce
 
 
@@ -66,6 +68,25 @@ def test_an_unknown_experiment_is_refused():
     assert len(EXPERIMENTS) == 8
     with pytest.raises(KeyError):
         reproduce("figure9")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "collegium.search.reproduce.experiments.reproduce", lambda *given, **more: pytest.fail("computed")
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["table2", "--output", str(tmp_path / "file")])
+    assert (ended.value.code, f"--output: {tmp_path / 'file'}: File exists" in capsys.readouterr().err) == (2, True)
+
+
+def test_what_is_written_is_utf8_whatever_the_locale(tmp_path):
+    command = python("-m", "collegium.search.reproduce", "table1", "--output", str(tmp_path))
+    plain = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    done = subprocess.run(command, env=plain, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "α = 1.6" in (tmp_path / "table1.md").read_text(encoding="utf-8")
+    assert b"? = 1.6" in done.stdout
 
 
 def test_the_program_prints_and_writes(tmp_path, capsys):

@@ -64,6 +64,14 @@ def test_data_that_is_not_there_is_named_before_anything_is_trained(data, folder
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["figure4", "majority"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--output", str(tmp_path / "file")])
+    assert (ended.value.code, "--output: " in capsys.readouterr().err) == (2, True)
+
+
 def test_the_other_experiments_are_studies_that_can_be_posted():
     options = Options(seeds=10)
     table5 = reproduce_table5.study_of(options)

@@ -53,6 +53,12 @@ def test_estimates_are_kept_in_a_folder(once, tmp_path):
     assert once({"do": "estimate", "key": "k"}, *cache)[-1].result["before"] is None
 
 
+def test_a_job_does_not_fail_for_estimates_that_cannot_be_kept(once, tmp_path):
+    (tmp_path / "file").touch()
+    cache = ["--cache", str(tmp_path / "file" / "cache")]
+    assert once({"do": "estimate", "key": "k", "value": {"r": 2.0}}, *cache)[-1].result["after"] == {"r": 2.0}
+
+
 def test_without_a_folder_nothing_is_kept(once):
     assert once({"do": "estimate", "key": "k"})[-1].result == {"before": None, "after": None}
 

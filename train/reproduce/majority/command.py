@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from collegium.streams import reason, writable
 from collegium.train.data.catalog import missing_files
 from collegium.train.reproduce.majority.cells import DATA
 from collegium.train.reproduce.majority.outlook import outlook
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
+        writable(given.output)
+    except OSError as error:
+        parser.error(f"argument --output: {reason(error)}")
+    try:
         planned = units(given.only, shard=given.shard, seeds=given.seeds, tuning_seeds=given.tuning_seeds)
     except ValueError as error:
         parser.error(f"argument --only: {error}")
@@ -51,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = Records(given.records, "shard-{}-of-{}.jsonl".format(*given.shard))
     except (InUse, ValueError) as error:
         parser.error(f"argument --records: {error}")
+    except OSError as error:
+        parser.error(f"argument --records: {reason(error)}")
     print(outlook(planned, records, processes=given.processes), file=sys.stderr, flush=True)
     told = _Told(planned, records, given.processes)
     try:

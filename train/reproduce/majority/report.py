@@ -124,7 +124,7 @@ def write_report(units: Sequence[Unit], records: Records, folder: Path) -> str:
     """``majority.md``, ``majority-curves.svg`` and ``majority-sharpness.svg`` in ``folder``; the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(units, records)
-    (folder / "majority.md").write_text(text + "\n")
+    (folder / "majority.md").write_text(text + "\n", encoding="utf-8")
     found = lines(units, records)
     for name, figure in (("curves", curves_figure(found)), ("sharpness", sharpness_figure(found))):
         (folder / f"majority-{name}.svg").write_bytes(render(figure, "svg"))
