@@ -12,7 +12,7 @@ import numpy as np
 from collegium.search.attention.search import search_block
 from collegium.search.curve.source import Curve, Exact, Smooth
 from collegium.search.curve.surface import Surface
-from collegium.search.estimate.alpha import exact_points, fit_alpha
+from collegium.search.estimate.alpha import NO_ALPHA, exact_points, fit_alpha
 from collegium.search.estimate.sampled_curve import baseline_known, sample_correlations, sample_curve
 from collegium.search.estimate.verification import spot_check, verify
 from collegium.search.latency.bench import Bench
@@ -246,7 +246,7 @@ def _result(
     near = _band(evidence) if grouped else None
     tied = evidence.costed.tied if evidence.costed is not None and evidence.costed.tied is not None else evidence.tied
     recommended = near.recommended.primal or near.recommended.dual if near and near.recommended else None
-    return SearchResult(
+    result = SearchResult(
         title=problem.network.title,
         space="widths" if spec.space.widths is not None else spec.space.mode,
         method="exact" if source == "closed_form" else evidence.alpha.method,
@@ -280,6 +280,14 @@ def _result(
         costs=None if evidence.costed is None else evidence.costed.front,
         gains=_gains(problem),
     )
+    return result if problem.network.has_subject else _without_subject(result)
+
+
+def _without_subject(result: SearchResult) -> SearchResult:
+    """The result without the numbers of a chain that stands for nothing of the network."""
+    baseline = result.baseline.model_copy(update={"variance": None})
+    nothing = {"alpha": NO_ALPHA, "curve": (), "check": None, "verification": None, "gains": ()}
+    return result.model_copy(update={"baseline": baseline, "correlations": (), "samples": 0, "reused": 0, **nothing})
 
 
 def _gains(problem: GroupingProblem) -> tuple[LayerGain, ...]:

@@ -124,3 +124,7 @@ def _described(points: Sequence[Point], residuals: Sequence[float], used: Sequen
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+#: That of a network of which nothing was studied.
+NO_ALPHA = Alpha(method="exact")

@@ -302,6 +302,11 @@ class Network(ABC):
         return "the whole network's kernel at initialization"
 
     @property
+    def has_subject(self) -> bool:
+        """False where the chain stands for nothing, as no branch of a described network can be searched."""
+        return True
+
+    @property
     def grouping_matters(self) -> bool:
         """False for a single hidden layer: m members of width n *are* one layer of width m·n."""
         return len(self.chain.layers) > 2

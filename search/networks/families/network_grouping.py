@@ -67,6 +67,8 @@ class DescribedNetwork(GraphNetwork):
     @property
     def subject(self) -> str:
         """Branches alone: what stands around them is not in it, where anything does."""
+        if not self.has_subject:
+            return "no branch, as none can be searched"
         names = ", ".join(self.names[:4]) + (", …" if len(self.names) > 4 else "")
         if (
             sum(branch.count for branch in self.branches) == 1
@@ -76,6 +78,11 @@ class DescribedNetwork(GraphNetwork):
                 f"the kernel at initialization of the one branch ({names}), which has all of the network's parameters"
             )
         return f"the kernel of one branch at initialization ({names}), not of the network"
+
+    @property
+    def has_subject(self) -> bool:
+        """Whether there is a branch to be searched."""
+        return bool(self.branches)
 
     @property
     def grouping_matters(self) -> bool:

@@ -17,6 +17,7 @@ from collegium.search.networks.build import build_network
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_layers import Layers, placed
 from collegium.search.parse import parse_spec
+from collegium.search.result import SearchResult
 from collegium.search.spec import PresetBaseline
 
 RELU = {"kind": "activation", "function": "relu"}
@@ -187,6 +188,15 @@ def test_nothing_to_gain_says_why():
     assert found.outcome.kind == "nothing_to_gain"
     assert "ffn: a single hidden layer" in found.outcome.message
     assert found.primal is None
+
+
+def test_a_network_without_a_branch_to_search_has_no_numbers_of_one():
+    """Not those of the chain of width 1 that stood in the place of a branch: variance 3, α = ln 2, a check."""
+    found = find_ensemble(described(WHY), verify=True)
+    assert (found.baseline.parameters, found.baseline.variance, found.alpha.value) == (found.budget, None, None)
+    assert (found.curve, found.check, found.verification, found.samples, found.gains) == ((), None, None, 0, ())
+    assert found.subject == "no branch, as none can be searched"
+    assert SearchResult.model_validate_json(found.model_dump_json()) == found
 
 
 def test_a_function_that_is_not_known_is_not_called_nothing_to_gain():
