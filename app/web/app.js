@@ -18,6 +18,7 @@ function route() {
   navigation = new AbortController();
   const id = /^#\/jobs\/([A-Za-z0-9_-]+)$/.exec(location.hash)?.[1];
   const wanted = new URLSearchParams(/^#\/new\?(.*)$/.exec(location.hash)?.[1] ?? "");
+  document.title = "collegium";
   main.replaceChildren(h("p.muted", {}, "Loading…"));
   const shown = id ? showJob(main, id, navigation.signal, refresh) : showForm(main, wanted, (job) => { location.hash = `#/jobs/${job.id}`; refresh(); });
   shown.catch((error) => { if (error.name !== "AbortError") main.replaceChildren(h("p.notice.bad", { role: "alert" }, error.message)); });
@@ -46,7 +47,9 @@ async function refresh() {
     const text = JSON.stringify(page.items.map((job) => [job.id, job.status, job.progress.fraction, ago(job.created_at)]));
     if (text !== tag) {
       tag = text;
+      const focused = list.contains(document.activeElement) ? document.activeElement.closest("li").dataset.id : null;
       list.replaceChildren(...page.items.map(entry));
+      if (focused) list.querySelector(`[data-id="${focused}"] a`)?.focus({ preventScroll: true });
       if (!page.items.length) list.append(h("li.muted.empty", {}, "No jobs."));
     }
     more.hidden = !page.next_cursor || pages >= 8;
@@ -59,7 +62,8 @@ async function refresh() {
 kind.addEventListener("change", refresh);
 status.addEventListener("change", refresh);
 more.addEventListener("click", () => { pages += 1; refresh(); });
-addEventListener("hashchange", route);
+addEventListener("hashchange", () => { route(); main.focus({ preventScroll: true }); scrollTo(0, 0); });
+document.getElementById("skip").addEventListener("click", () => main.focus());
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 setInterval(() => { if (!document.hidden) refresh(); }, 4000);
 refresh();

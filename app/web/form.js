@@ -131,14 +131,27 @@ export async function showForm(main, wanted, posted) {
     wrong.replaceChildren(complaints(errors));
   }
 
-  const cards = h("div.cards", {},
+  // One stop of the keyboard: arrow keys move within, and the chosen one is where it is entered.
+  const cards = h("div.cards", { role: "group", "aria-label": "Presets; arrow keys move", onkeydown: (event) => {
+    const all = [...cards.children], columns = getComputedStyle(cards).gridTemplateColumns.split(" ").length;
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -all.length, End: all.length }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    enter(all[Math.min(all.length - 1, Math.max(0, all.indexOf(document.activeElement) + step))]).focus();
+  } },
     presets.map((preset) => card(preset.name, `${whole(preset.parameters)} parameters`, preset.about, () => load({ baseline: { preset: preset.name } }))));
   const own = h("div.own", {}, h("span.muted", {}, "Start from"),
     Object.values(TEMPLATES).map((one) => card(one.title, "", "", () => load(one.spec, one.to))));
 
+  function enter(chosen) {
+    for (const each of cards.children) each.tabIndex = each === chosen ? 0 : -1;
+    return chosen;
+  }
+
   function card(title, line, hint, chosen) {
     return h("button.card", { type: "button", title: hint, onclick: (event) => {
       for (const other of [...cards.children, ...own.querySelectorAll("button")]) other.classList.toggle("chosen", other === event.currentTarget);
+      if (cards.contains(event.currentTarget)) enter(event.currentTarget);
       chosen();
     } }, h("strong", {}, title), h("span", {}, line));
   }
@@ -159,6 +172,7 @@ export async function showForm(main, wanted, posted) {
   main.replaceChildren(h("form.new", { onsubmit: send },
     title, purpose,
     cards, own, options, h("p.where", {}, "POST ", where, h("span.muted", {}, " · Ctrl + Enter starts")), editor, wrong, parts, h("p.actions", {}, submit)));
+  enter(cards.firstChild);
   if (wanted.get("from")) {
     const job = await get(`/v1/jobs/${encodeURIComponent(wanted.get("from"))}`);
     load(job.spec, WHERE[job.kind] ?? WHERE.search);

@@ -49,6 +49,7 @@ export async function showJob(main, id, signal, changed) {
   const history = h("ol.history", {});
   const charts = job.kind === "training" ? metricCharts(live) : null;
 
+  document.title = `${jobName(job)} · collegium`;
   main.replaceChildren(h("article.job-page", {},
     h("header", {}, h("div.title", {}, h("h1", {}, jobName(job)), chip),
       h("p.facts", {}, job.kind, " ", h("code", {}, job.id), " · ", clock, job.parent_id ? [" · part of ", h("a", { href: `#/jobs/${job.parent_id}` }, job.parent_id)] : null),
