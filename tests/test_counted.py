@@ -37,6 +37,21 @@ def test_tables_of_the_command_line_count_in_words_that_agree() -> None:
     assert job_name({"kind": "study", "spec": {"architectures": [{}]}}) == "1 architecture"
 
 
+@pytest.mark.parametrize(
+    ("baseline", "name"),
+    [
+        ({"preset": "resnet50"}, "resnet50"),
+        ({"family": "network", "name": "my net"}, "my net"),
+        ({"family": "network", "name": "n" * 200}, "n" * 80),
+        ({"family": "mlp"}, "mlp"),
+        ({}, ""),
+    ],
+)
+def test_a_job_is_named_as_its_network(baseline: dict[str, str], name: str) -> None:
+    assert job_name({"kind": "search", "spec": {"baseline": baseline}}) == name
+    assert job_name({"kind": "training", "spec": {"architecture": {"baseline": baseline}}}) == f" {name} "
+
+
 def test_descriptions_and_refusals_count_in_words_that_agree(tmp_path: Path) -> None:
     printed = str(describe(nn.Sequential(nn.Linear(1, 1, bias=False)), torch.zeros(1, 1), name="one"))
     assert printed.splitlines()[0] == "one: 1 parameter, 1 FLOP for one sample of 1, 1 output"

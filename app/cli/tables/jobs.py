@@ -14,6 +14,8 @@ from collegium.app.cli.tables.search import search_table
 from collegium.app.cli.tables.training import study_table, training_table
 from collegium.counted import counted
 
+_LONGEST = 80
+
 
 def job_name(job: dict[str, Any]) -> str:
     """A job's subject in a few words."""
@@ -22,7 +24,8 @@ def job_name(job: dict[str, Any]) -> str:
         return spec.get("title") or counted(len(spec.get("architectures", [])), "architecture")
     architecture = spec.get("architecture") or {}
     baseline = spec.get("baseline") or architecture.get("baseline") or {}
-    name = baseline.get("preset") or baseline.get("family") or architecture.get("transformer") or ""
+    named = (*map(baseline.get, ("preset", "name", "family")), architecture.get("transformer"), "")
+    name = next(each for each in named if each is not None)[:_LONGEST]
     if job["kind"] == "training":
         return f"{spec.get('method', '')} {name} {(spec.get('data') or {}).get('name', '')[:16]}"
     return name
