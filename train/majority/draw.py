@@ -30,9 +30,9 @@ from collegium.train.majority.generators.uniforms import (
     Draw,
     Points,
     chunk_length,
-    points_of,
     scratch,
     sorted_uniforms,
+    spare_row,
 )
 
 __all__ = ["CHUNK", "Draw", "length_of_chunks", "mix", "mix_chunk", "probabilities", "shares_of_chunk", "spread"]
@@ -110,17 +110,15 @@ def length_of_chunks(draw: Draw, elements: int) -> int:
     return CHUNK if draw.source == "compiled" else PERIOD
 
 
-def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor, numbers: Tensor | None = None) -> None:
+def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor, kept: Points | None = None) -> None:
     """Write Σ_k p_k ∘ copies_k of chunk number ``chunk`` into ``out``; all tensors flat and of equal length.
 
-    ``numbers``, int16 of shape ``(expansion − 1, elements)``, receives the numbers of independent draws.
+    ``kept``, where it is given, receives the points of an independent draw.
     """
     wide = copies if copies[0].dtype.itemsize >= 4 else [copy.float() for copy in copies]
     if draw.source == "independent":
-        found = _points(draw, len(copies), chunk, wide[0])
-        if numbers is not None:
-            numbers.copy_(found.sorted)
-        _interpolate(wide, found.rows, out, found.work)
+        found = _points(draw, len(copies), chunk, wide[0], kept)
+        _interpolate(wide, found.rows, out, _spare(found))
     elif draw.source == "compiled":
         out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
     else:
@@ -134,12 +132,12 @@ def _spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor
 
 
 def shares_of_chunk(
-    gradient: Tensor, draw: Draw, chunk: int, expansion: int, numbers: Tensor | None = None
+    gradient: Tensor, draw: Draw, chunk: int, expansion: int, kept: Points | None = None
 ) -> Sequence[Tensor]:
     """(p_k ∘ gradient)_k of chunk number ``chunk``, float32 or float64: scratch memory, until the thread draws again.
 
-    They take the place of the points, so that as little memory as can be passes through the cache. ``numbers`` are
-    those that ``mix_chunk`` gave for this draw.
+    They take the place of the points, so that as little memory as can be passes through the cache; that of ``kept``,
+    where ``mix_chunk`` has left them for this draw.
     """
     if expansion == 1:
         return (gradient,)
@@ -147,12 +145,13 @@ def shares_of_chunk(
         rows = [scratch(("share", row), gradient.shape[0], gradient.dtype) for row in range(expansion)]
         _spread_chunk(gradient, draw, chunk, rows)
         return rows
-    found = _points(draw, expansion, chunk, gradient) if numbers is None else points_of(numbers, gradient.dtype)
+    found = kept or _points(draw, expansion, chunk, gradient)
+    first = _spare(found)
     torch.mul(found.block, gradient, out=found.block)
-    torch.sub(gradient, found.rows[0], out=found.work)
+    torch.sub(gradient, found.rows[0], out=first)
     for row, following in pairwise(found.rows):
         row.sub_(following)
-    return (found.work, *found.rows)
+    return (first, *found.rows)
 
 
 def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Tensor]:
@@ -166,8 +165,13 @@ def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Ten
     return _points(draw, expansion, chunk, like).rows
 
 
-def _points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Points:
-    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype)
+def _points(draw: Draw, expansion: int, chunk: int, like: Tensor, into: Points | None = None) -> Points:
+    return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype, into)
+
+
+def _spare(points: Points) -> Tensor:
+    count, elements = points.block.shape
+    return spare_row(count, elements, points.block.dtype)
 
 
 def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor, work: Tensor | None = None) -> None:

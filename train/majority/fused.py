@@ -21,7 +21,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority import compiled
 from collegium.train.majority.clock import is_distributed
-from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
+from collegium.train.majority.draw import CHUNK, Draw, length_of_chunks, mix_chunk, shares_of_chunk
+from collegium.train.majority.generators.uniforms import Points
 from collegium.train.majority.guards.gradient import (
     FusedParameter,
     MixedLeaf,
@@ -35,7 +36,7 @@ __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
 _untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
-_KEPT = 1 << 19  # elements of a kernel, at most, whose random numbers are kept between its update and the next
+_KEPT = CHUNK  # elements of a kernel, at most, whose points are kept between its update and the next: one chunk
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -51,8 +52,8 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch, and
     ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
 
-    Kernels of up to 2^19 weights keep the random numbers of the next step, 2 (e − 1) bytes a weight; larger ones draw
-    them again.
+    Kernels of up to 2^19 weights keep the random numbers of the next step, e − 1 a weight and of its type; larger
+    ones draw them again.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -250,7 +251,7 @@ class FusedKernel:
     copies: nn.Parameter
     leaf: MixedLeaf
     beside: Sequence[Tensor] = ()  # the other parameters of its layer
-    numbers: Sequence[Tensor] = ()  # of the draw ``drawn``, for each chunk, where they are kept
+    points: Points | None = None  # of the draw ``drawn``, where they are kept
     drawn: Draw | None = None
     _kept: tuple[Any, Any] = (None, None)
 
@@ -280,10 +281,9 @@ class FusedKernel:
         chunks = zip(parts, self.views(step.tensors, length), strict=True)
         known, self.drawn = self.drawn == step.draw, None  # none, if this is interrupted
         for index, (part, (target, weights, *moments)) in enumerate(chunks):
-            numbers = self.numbers[index] if self.numbers else None
-            shares = shares_of_chunk(part, step.draw, index, expansion, numbers if known else None)
+            shares = shares_of_chunk(part, step.draw, index, expansion, self.points if known else None)
             apply(group, state, weights, shares, moments)
-            mix_chunk(weights, step.following, index, target, numbers)
+            mix_chunk(weights, step.following, index, target, self.points)
         self.drawn = step.following
         self.end(step)
 
@@ -315,16 +315,15 @@ class FusedKernel:
             del blocks
             self._kept = memory, list(zip(self.leaf.tensor.detach().view(-1).split(length), *rows, strict=True))
             self.leaf.aliases = uses(self.copies) - before
-            self.numbers, self.drawn = self._room(length), None
+            self.points, self.drawn = self._room(), None
         return self._kept[1]
 
-    def _room(self, length: int) -> list[Tensor]:
-        """Memory for the numbers of each chunk, which the next step reads in the place of drawing them again."""
+    def _room(self) -> Points | None:
+        """Memory for the points of the next step, which takes them in the place of drawing them again."""
         elements, count = self.copies[0].numel(), len(self.copies) - 1
-        if elements > _KEPT or count == 0 or self.kernel.clock.source != "independent":
-            return []
-        lengths = [min(length, elements - start) for start in range(0, elements, length)]
-        return [torch.empty(count, part, dtype=torch.int16, device="cpu") for part in lengths]
+        if not 0 < elements <= _KEPT or count == 0 or self.kernel.clock.source != "independent":
+            return None
+        return Points(torch.empty(count, elements, dtype=self.copies.dtype, device="cpu"))
 
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None

@@ -13,7 +13,7 @@ in the cache, where hashing the counter itself takes a dozen. m alone makes the 
 and the lower but for its last bit. Two chunks read the same words, shifted, if their r, s and t are equally far apart
 and their m agree: a chance of 2^−65. One word or two do not tell the three places and m, hence no other word.
 
-The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads 4,200 to 7,600 entries of each, which
+The windows of a chunk's rows of COLUMNS words overlap, so that all of it reads 6,400 to 13,000 entries of each, which
 stay in the cache. Two words of a chunk share an entry of one table at most, since the three strides differ.
 ``tests/train/majority/test_independence.py`` has pairs, triples, sums and repetitions.
 """
@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18  # elements, at most: large enough to hide an operator's cost, small enough for the cores' caches
+CHUNK = 1 << 19  # elements, at most: large enough to hide an operator's cost, small enough for the cores' caches
 PERIOD = 1 << 17  # entries of a table
 COLUMNS = 1 << 11  # words in a row of a chunk
 STRIDES = (17, 29, 43)  # between the windows of rows in b, a and c
@@ -75,26 +75,38 @@ def chunk_length(elements: int) -> int:
     """Into chunks of how many elements a tensor of so many is split: alike, but for the last, and CHUNK at most.
 
     >>> chunk_length(100), chunk_length(CHUNK + 1)
-    (100, 133120)
+    (100, 264192)
     """
     parts = -(-elements // CHUNK)
     return elements if parts <= 1 else COLUMNS * -(-elements // (parts * COLUMNS))
 
 
-@dataclass(frozen=True)
 class Points:
-    """The sorted numbers of one chunk: scratch memory of the thread, written again by its next draw."""
+    """The sorted numbers of one chunk: ``block``, ``(count, elements)``, and its rows."""
 
-    block: Tensor  # (count, elements)
-    rows: tuple[Tensor, ...]
-    work: Tensor  # one row more, scratch memory of the caller
+    def __init__(self, block: Tensor) -> None:
+        self.block, self.rows = block, block.unbind()
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Scratch memory of a thread for draws of one size."""
+
+    points: Points
+    work: Tensor  # one row more
     words: tuple[Tensor, ...]  # int32, (…, COLUMNS), one for each two rows; the first are where ``work`` is
     exchanges: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]  # int16: two rows, their minimum, their maximum
     sorted: Tensor  # int16, (count, elements)
 
 
-def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype) -> Points:
-    """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element."""
+def sorted_uniforms(
+    draw: Draw, chunk: int, count: int, elements: int, dtype: torch.dtype, into: Points | None = None
+) -> Points:
+    """``count`` rows of ``elements`` independent numbers in (0, 1) for chunk ``chunk``, descending at every element.
+
+    They are ``into``, if it is given, of that size and type; otherwise scratch memory, which the thread's next draw
+    takes.
+    """
     found = _memory(count, elements, dtype)
     shift, first, second = _tables()
     one, two, three = STRIDES
@@ -111,19 +123,15 @@ def sorted_uniforms(draw: Draw, chunk: int, count: int, elements: int, dtype: to
     for one_row, other, least, greatest in found.exchanges:
         torch.minimum(one_row, other, out=least)
         torch.maximum(one_row, other, out=greatest)
-    return _scaled(found, found.sorted, dtype)
+    points = into or found.points
+    points.block.copy_(found.sorted)
+    torch.add(_centre(dtype), points.block, alpha=SCALE, out=points.block)
+    return points
 
 
-def points_of(numbers: Tensor, dtype: torch.dtype) -> Points:
-    """The points of ``numbers``, the ``sorted`` of an earlier draw."""
-    count, elements = numbers.shape
-    return _scaled(_memory(count, elements, dtype), numbers, dtype)
-
-
-def _scaled(found: Points, numbers: Tensor, dtype: torch.dtype) -> Points:
-    found.block.copy_(numbers)
-    torch.add(_centre(dtype), found.block, alpha=SCALE, out=found.block)
-    return found
+def spare_row(count: int, elements: int, dtype: torch.dtype) -> Tensor:
+    """Scratch memory for a row more than a draw of ``count`` rows has, until the thread's next draw."""
+    return _memory(count, elements, dtype).work
 
 
 def comparisons(count: int) -> tuple[tuple[int, int], ...]:
@@ -144,9 +152,9 @@ def comparisons(count: int) -> tuple[tuple[int, int], ...]:
 _local = threading.local()
 
 
-def _memory(count: int, elements: int, dtype: torch.dtype) -> Points:
+def _memory(count: int, elements: int, dtype: torch.dtype) -> _Memory:
     """Views of the thread's scratch memory, made once for each length of chunk."""
-    kept: dict[Any, Points] = _local.__dict__.setdefault("memories", {})
+    kept: dict[Any, _Memory] = _local.__dict__.setdefault("memories", {})
     found = kept.get((count, elements, dtype))
     if found is None:
         if len(kept) >= _MOST_LENGTHS:
@@ -155,7 +163,7 @@ def _memory(count: int, elements: int, dtype: torch.dtype) -> Points:
     return found
 
 
-def _laid_out(count: int, elements: int, dtype: torch.dtype) -> Points:
+def _laid_out(count: int, elements: int, dtype: torch.dtype) -> _Memory:
     needed = [elements] * (count // 2) + [(elements + 1) // 2] * (count % 2)
     rows = -(-elements // COLUMNS)
     work = scratch("work", rows * COLUMNS, dtype)
@@ -163,10 +171,8 @@ def _laid_out(count: int, elements: int, dtype: torch.dtype) -> Points:
     words = [work.view(torch.int32)[: rows * COLUMNS], *words][: len(needed)]
     halves = [half for word in words for half in word.view(torch.int16)[: 2 * elements].view(2, elements)][:count]
     ordered = scratch(("sorted", count), count * elements, torch.int16).view(count, elements)
-    block = scratch(("points", count), count * elements, dtype).view(count, elements)
-    return Points(
-        block,
-        block.unbind(),
+    return _Memory(
+        Points(scratch(("points", count), count * elements, dtype).view(count, elements)),
         work[:elements],
         tuple(word.view(rows, COLUMNS)[: -(-n // COLUMNS)] for word, n in zip(words, needed, strict=True)),
         _exchanges(halves, ordered),
@@ -207,7 +213,7 @@ def _centre(dtype: torch.dtype) -> Tensor:
 
 @cache
 def _tables() -> tuple[Tensor, Tensor, Tensor]:
-    """b, a and c, the start repeated at the end: 1.6 MB."""
+    """b, a and c, the start repeated at the end: 1.7 MB."""
     tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (102, 101, 103)]
     longest = CHUNK // COLUMNS * max(STRIDES) + COLUMNS
     shift, first, second = (torch.cat((table, table[:longest])) for table in tables)
