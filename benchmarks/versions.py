@@ -43,7 +43,8 @@ def compare(checkouts: list[Path], seconds: float, threads: int, hidden: list[in
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline or len(turns[-1]) <= LEFT_OUT:
         for own, worker in zip(turns, workers, strict=True):
-            assert worker.stdin is not None and worker.stdout is not None
+            assert worker.stdin is not None
+            assert worker.stdout is not None
             try:
                 print("go", file=worker.stdin, flush=True)
             except BrokenPipeError:  # it says why on its standard error

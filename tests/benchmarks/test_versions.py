@@ -22,7 +22,8 @@ def test_a_checkout_beside_itself():
     figures = [[float(number) for number in re.findall(r"[+-]?\d+\.\d+", row)] for row in rows]
     assert len(figures) == 2
     for plain, majority, ratio, added, _ in figures:
-        assert plain > 0 and majority > 0
+        assert plain > 0
+        assert majority > 0
         assert abs(added - (majority - plain)) < 0.02
         assert abs(ratio - 100 * (majority / plain - 1)) < 100 * 0.02 * (1 + ratio / 100) / plain  # two digits
     assert figures[0][4] == 0
