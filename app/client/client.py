@@ -244,10 +244,11 @@ class Client:
     def _once(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            problem = f"{self.url!r} is not the address of a service, as http://127.0.0.1:8321 is: {error}"
+            raise Unreachable(problem) from error
         except httpx.TransportError as error:
             raise Unreachable(f"no connection to {self.url}: {error or type(error).__name__}") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise Unreachable(f"{self.url!r} is not the address of a service: {error}") from error
         _raise_refusal(response)
         return response
 
@@ -342,5 +343,7 @@ def _raise_refusal(response: httpx.Response) -> None:
         if not isinstance(problem, dict):
             raise ValueError
     except ValueError:
-        problem = {"detail": f"{response.status_code} {response.reason_phrase}"}
+        place = response.url.copy_with(path="/", query=None)
+        said = f"{response.status_code} {response.reason_phrase}"
+        problem = {"detail": f"{said}, without a reason: is what answers at {place} the service?"}
     raise Refused({"status": response.status_code, **problem})

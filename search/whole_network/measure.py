@@ -135,5 +135,6 @@ def statement(rows: Sequence[MeasuredNetwork], spec: NetworkKernelSpec, normed: 
     if not missed:
         return said
     reached = max((row.ratio_standard_error or 0) / row.ratio for row in rows if row.ratio) if rows[0].ratio else None
-    end = "" if reached is None else f"; its ratios are known to {100 * reached:.0f} %"
-    return f"{said} Draws ended before {', '.join(missed)} reached {100 * spec.relative_error:g} %{end}."
+    end = "" if reached is None else f"; the ratios are known to {100 * reached:.0f} %"
+    errors = f"the error of {missed[0]}" if len(missed) == 1 else f"the errors of {', '.join(missed)}"
+    return f"{said} Draws ended before {errors} reached {100 * spec.relative_error:g} %{end}."

@@ -82,6 +82,12 @@ def test_a_refused_connection_is_unreachable_at_once(monkeypatch: pytest.MonkeyP
             client.jobs()
 
 
+@pytest.mark.parametrize("url", ["nonsense", "ftp://host", "127.0.0.1:8321", "localhost:8321"])
+def test_an_address_without_http_is_said_to_be_none(url: str) -> None:
+    with pytest.raises(Unreachable, match=r"is not the address of a service, as http://127\.0\.0\.1:8321 is"):
+        Client(url).jobs()
+
+
 def test_a_refusal_carries_the_problem(live: Live) -> None:
     url, _ = live()
     with Client(url) as client:
@@ -95,8 +101,9 @@ def test_a_refusal_carries_the_problem(live: Live) -> None:
 
 def test_an_error_without_a_problem_document_is_a_refusal() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(502, text="<html>bad gateway</html>"))
-    with Client("http://service", transport=transport) as client, pytest.raises(Refused, match="502 Bad Gateway"):
+    with Client("http://service", transport=transport) as client, pytest.raises(Refused) as caught:
         client.jobs()
+    assert str(caught.value) == "502 Bad Gateway, without a reason: is what answers at http://service/ the service?"
 
 
 def test_a_busy_service_is_retried() -> None:

@@ -18,8 +18,8 @@ def training(architecture, epochs=2, **fields):
     return TrainingSpec.model_validate({"architecture": architecture, "data": SEQUENCES, "recipe": recipe, **fields})
 
 
-def build(architecture, data_dir=None, seed=0):
-    spec = training(architecture)
+def build(architecture, data_dir=None, seed=0, **fields):
+    spec = training(architecture, **fields)
     return build_transformer(spec.architecture, load(spec.data), seed=seed, data_dir=data_dir)
 
 
@@ -80,6 +80,19 @@ def test_a_wrong_configuration_is_named(architecture, path, tmp_path):
     with pytest.raises(InvalidSpec) as raised:
         build(architecture, tmp_path)
     assert raised.value.path == path
+
+
+def test_a_head_for_other_classes_is_refused_by_name_and_one_that_is_missing_is_new(tmp_path):
+    from transformers import AutoModel, BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=32, num_labels=3, max_position_embeddings=12, **BERT)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "whole")
+    AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "headless")
+    with pytest.raises(InvalidSpec, match="a folder without a head is given a new one") as raised:
+        build({"transformer": "bert", "pretrained": "whole"}, tmp_path, data=CLASSES)
+    assert raised.value.path == ("architecture", "pretrained")
+    model = build({"transformer": "bert", "pretrained": "headless"}, tmp_path, data=CLASSES)
+    assert model.classifier.out_features not in (0, 3)
 
 
 CLASSES = {"name": "synthetic-text", "synthetic": {"samples": 60, "length": 12, "labels": "classes", "task": "maximum"}}
