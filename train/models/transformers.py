@@ -172,15 +172,13 @@ def _pretrained(factory: Any, architecture: TransformerArchitecture, data: Datas
         raise
     except Exception as error:
         if "ignore_mismatched_sizes" in str(error):  # which the library advises, and no specification can say
+            headless = (
+                f", as the head of a classifier of {data.classes} classes: a folder without a head is given a new one "
+                "(`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)` leaves one)"
+            )
             raise InvalidSpec(
                 ("architecture", "pretrained"),
-                "the folder has weights of other sizes than these data want"
-                + (
-                    f", as the head of a classifier of {data.classes} classes: a folder without a head is given a new one "
-                    "(`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)` leaves one)"
-                    if data.classes
-                    else ""
-                ),
+                f"the folder has weights of other sizes than these data want{headless if data.classes else ''}",
             ) from error
         raise _unreadable(error) from error
 
