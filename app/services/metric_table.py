@@ -36,11 +36,19 @@ class _Restart:
 
 
 def metric_rows(store: JobStore, job: Job, after: int, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """Up to ``limit`` rows behind the event ``after`` without those that were measured again, and where to read on."""
+    """Up to ``limit`` rows behind the event ``after`` without those that were measured again, and where to read on.
+
+    There are none at the end alone.
+    """
     events = store.events(job.id, after, limit, types=("metric",))
     restarts = _restarts(store, job.id) if events and job.attempt > 1 else []
-    rows = [event.data for event in events if not any(restart.replaces(event) for restart in restarts)]
-    return rows, events[-1].seq if events else after
+    while events:
+        after = events[-1].seq
+        rows = [event.data for event in events if not any(restart.replaces(event) for restart in restarts)]
+        if rows:
+            return rows, after
+        events = store.events(job.id, after, limit, types=("metric",))
+    return [], after
 
 
 def _restarts(store: JobStore, job_id: str) -> list[_Restart]:

@@ -239,9 +239,7 @@ def test_a_resumed_training_has_each_step_once(
         row[:2] for row in expected
     ]
     paged, after = [], 0
-    while (page := api.get(f"/v1/jobs/{job.id}/metrics", params={"after": after, "limit": 2}).json())[
-        "next_after"
-    ] != after:
+    while (page := api.get(f"/v1/jobs/{job.id}/metrics", params={"after": after, "limit": 2}).json())["rows"]:
         paged += [dict(zip(page["columns"], row, strict=True)) for row in page["rows"]]
         after = page["next_after"]
     assert [[row["phase"], row["scope"], row["step"], row["attempt"]] for row in paged] == expected
