@@ -64,11 +64,15 @@ S = TypeVar("S", bound=SharedSettings)
 
 
 def load(settings: type[S], overrides: dict[str, Any]) -> S:
-    """Settings from the environment, with ``overrides`` that are not None first. Raises ``SettingsError``."""
+    """Settings from the environment, with ``overrides`` that are not None first. Raises ``SettingsError``.
+
+    It names the variable, or the override.
+    """
     try:
         return settings(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = PREFIX + ("_".join(str(part) for part in first["loc"]) or "*").upper()
+        field = "_".join(str(part) for part in first["loc"]) or "*"
+        name = field if overrides.get(field) is not None else PREFIX + field.upper()
         shown = f"={first['input']!r}" if first["loc"] else ""
         raise SettingsError(f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}") from error

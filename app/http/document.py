@@ -86,7 +86,7 @@ def _scanned(text: str, bounds: Bounds | None) -> bool:
     """Whether the text means the same where integral numbers are not made integers. Raises a 422 problem."""
     scan = Scan(text, bounds)
     fault = scan.first_fault()
-    if fault is not None:
+    if fault is not None and text.lstrip()[:1] in ("{", "["):  # or it is no JSON, which the parser says at once
         raise spec_problem([fault])
     return scan.is_plain
 

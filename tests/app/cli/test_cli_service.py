@@ -112,6 +112,8 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLEGIUM_PORT", "many")
     result = run("jobs")
     assert (result.exit_code, "COLLEGIUM_PORT='many'" in result.stderr) == (2, True)
+    result = run("serve", "--port", "99999")
+    assert (result.exit_code, result.stderr.startswith("error port=99999: ")) == (2, True)
 
 
 @pytest.mark.slow

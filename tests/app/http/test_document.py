@@ -106,7 +106,17 @@ def test_a_number_that_is_not_finite_is_refused_at_its_place(literal: str, field
 
 
 @pytest.mark.parametrize(
-    "text", ["[1.5", '{"rate": 01}', '{"rate": 1.}', '{"name": "\t"}', '{"rate": 0.5,}', "", "{} {}"]
+    "text",
+    [
+        "[1.5",
+        '{"rate": 01}',
+        '{"rate": 1.}',
+        '{"name": "\t"}',
+        '{"rate": 0.5,}',
+        "",
+        "{} {}",
+        '<a style={"b": 1, "b": 2}>',
+    ],
 )
 def test_what_is_no_json_is_refused_as_such(text: str) -> None:
     with pytest.raises(Problem) as caught:
