@@ -96,7 +96,7 @@ def foreign_options(spec: DataSpec, data_format: DataFormat | None = None) -> li
 
 def recipe_for(name: str) -> str:
     """The recipe of the named data set's format, or the generic one."""
-    data_format = named_data().get(name)
+    data_format = next((each for each in data_formats() if name in each.names), None)
     return GENERIC_RECIPE if data_format is None else data_format.recipe(name)
 
 
