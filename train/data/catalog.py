@@ -72,13 +72,18 @@ def missing_files(name: str, folder: Path | None) -> tuple[str, ...]:
 
 def known_sample(spec: DataSpec, folders: Folders | None = None) -> Sample | None:
     """A sample of the data, as far as it is known without reading any; ``folders`` also identifies what has no name."""
-    data_format = named_data().get(spec.name) if folders is None else format_of(spec.name, folders)
+    data_format = _named(spec.name) if folders is None else format_of(spec.name, folders)
     return None if data_format is None else data_format.sample(spec)
 
 
 def format_of(name: str, folders: Folders) -> DataFormat | None:
     """The format of the data set ``name``, whether or not its files are there; None where nothing says it."""
-    return named_data().get(name) or _found(name, folders)
+    return _named(name) or _found(name, folders)
+
+
+def _named(name: str) -> DataFormat | None:
+    """What ``named_data`` has for one name."""
+    return next((each for each in data_formats() if name in each.names), None)
 
 
 def foreign_options(spec: DataSpec, data_format: DataFormat | None = None) -> list[str]:
@@ -86,17 +91,18 @@ def foreign_options(spec: DataSpec, data_format: DataFormat | None = None) -> li
 
     The format is ``data_format``, or that of the data's name.
     """
-    data_format = data_format or named_data().get(spec.name)
+    data_format = data_format or _named(spec.name)
     if data_format is None:
         return []
     others = {found.options_name: found.options for found in data_formats() if found.options is not None}
     others.pop(data_format.options_name, None)
-    return [name for name, options in others.items() if getattr(spec, name, None) not in (None, options())]
+    given = {name: options for name, options in others.items() if name in spec.model_fields_set}
+    return [name for name, options in given.items() if getattr(spec, name) not in (None, options())]
 
 
 def recipe_for(name: str) -> str:
     """The recipe of the named data set's format, or the generic one."""
-    data_format = next((each for each in data_formats() if name in each.names), None)
+    data_format = _named(name)
     return GENERIC_RECIPE if data_format is None else data_format.recipe(name)
 
 
