@@ -213,7 +213,8 @@ def check_study_cost(spec: StudySpec, *, sample: Sample | None = None) -> None:
             own = {("recipe", field): ("methods", rank) for field in method.recipe.model_dump(exclude_none=True)}
             for column, recipe in enumerate(spec.recipes):
                 with _at({**places, ("recipe",): ("recipes", column), **own}):
-                    _check_points(spec, architecture, method, recipe)
+                    if spec.sweep is not None:
+                        _check_points(spec, architecture, method, recipe)
                     first = spec.points_of(architecture, method, recipe)[0]
                     _check(spec.training(architecture, method, recipe, **first), size, MAX_BYTES, known=sample)
 
