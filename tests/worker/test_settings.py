@@ -48,9 +48,12 @@ def test_the_file_of_a_database_is_read_alike_by_every_release_of_sqlalchemy():
     assert sqlite_file("sqlite://") is None
 
 
-def test_a_broker_folder_without_its_whole_path_is_refused():
-    with pytest.raises(SettingsError, match="COLLEGIUM_BROKER_URL='filesystem://broker': a folder is named by its"):
+def test_a_broker_folder_without_its_whole_path_is_refused(monkeypatch):
+    with pytest.raises(SettingsError, match="^broker_url='filesystem://broker': a folder is named by its"):
         load_settings(broker_url="filesystem://broker")
+    monkeypatch.setenv("COLLEGIUM_BROKER_URL", "filesystem://broker")
+    with pytest.raises(SettingsError, match="^COLLEGIUM_BROKER_URL='filesystem://broker': a folder is named by its"):
+        load_settings()
 
 
 def test_the_api_reads_the_same_places(monkeypatch, tmp_path):
