@@ -49,10 +49,10 @@ def test_the_file_of_a_database_is_read_alike_by_every_release_of_sqlalchemy():
 
 
 def test_a_broker_folder_without_its_whole_path_is_refused(monkeypatch):
-    with pytest.raises(SettingsError, match="^broker_url='filesystem://broker': a folder is named by its"):
+    with pytest.raises(SettingsError, match="broker_url='filesystem://broker': a folder is named by its"):
         load_settings(broker_url="filesystem://broker")
     monkeypatch.setenv("COLLEGIUM_BROKER_URL", "filesystem://broker")
-    with pytest.raises(SettingsError, match="^COLLEGIUM_BROKER_URL='filesystem://broker': a folder is named by its"):
+    with pytest.raises(SettingsError, match="COLLEGIUM_BROKER_URL='filesystem://broker': a folder is named by its"):
         load_settings()
 
 
