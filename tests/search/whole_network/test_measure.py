@@ -111,7 +111,7 @@ def test_when_time_is_up_what_was_reached_is_said(mlps):
     assert found.outcome == "not_converged"
     assert not any(row.converged for row in found.networks)
     assert all(2 <= row.draws < 20_000 for row in found.networks)
-    assert "before baseline, primal, dual reached 1 %; its ratios are known to" in found.statement
+    assert "before the errors of baseline, primal, dual reached 1 %; the ratios are known to" in found.statement
 
 
 def test_the_least_time_still_gives_an_answer(mlps):
