@@ -118,7 +118,7 @@ def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor, kep
     wide = copies if copies[0].dtype.itemsize >= 4 else [copy.float() for copy in copies]
     if draw.source == "independent":
         found = _points(draw, len(copies), chunk, wide[0], kept)
-        _interpolate(wide, found.rows, out, _spare(found))
+        _interpolate(wide, found.rows, out, spare_row(found))
     elif draw.source == "compiled":
         out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
     else:
@@ -146,7 +146,7 @@ def shares_of_chunk(
         _spread_chunk(gradient, draw, chunk, rows)
         return rows
     found = kept or _points(draw, expansion, chunk, gradient)
-    first = _spare(found)
+    first = spare_row(found)
     torch.mul(found.block, gradient, out=found.block)
     torch.sub(gradient, found.rows[0], out=first)
     for row, following in pairwise(found.rows):
@@ -167,11 +167,6 @@ def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Ten
 
 def _points(draw: Draw, expansion: int, chunk: int, like: Tensor, into: Points | None = None) -> Points:
     return sorted_uniforms(draw, chunk, expansion - 1, like.shape[0], like.dtype, into)
-
-
-def _spare(points: Points) -> Tensor:
-    count, elements = points.block.shape
-    return spare_row(count, elements, points.block.dtype)
 
 
 def _interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor], out: Tensor, work: Tensor | None = None) -> None:

@@ -10,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from collegium import expand, fuse, set_step
 
+# torch compiles what forward derivatives need when they are first asked for, in whichever test of a process that is.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning:torch")
+
 
 def mlp(*widths):
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 19  # elements, at most: large enough to hide an operator's cost, small enough for the cores' caches
+CHUNK = 1 << 19  # elements, at most: large enough to hide an operator's cost, small enough for the cores' common cache
 PERIOD = 1 << 17  # entries of a table
 COLUMNS = 1 << 11  # words in a row of a chunk
 STRIDES = (17, 29, 43)  # between the windows of rows in b, a and c
@@ -129,9 +129,10 @@ def sorted_uniforms(
     return points
 
 
-def spare_row(count: int, elements: int, dtype: torch.dtype) -> Tensor:
-    """Scratch memory for a row more than a draw of ``count`` rows has, until the thread's next draw."""
-    return _memory(count, elements, dtype).work
+def spare_row(points: Points) -> Tensor:
+    """Scratch memory for a row more than ``points`` has, until the thread's next draw."""
+    count, elements = points.block.shape
+    return _memory(count, elements, points.block.dtype).work
 
 
 def comparisons(count: int) -> tuple[tuple[int, int], ...]:
