@@ -21,7 +21,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from collegium.train.majority import compiled
 from collegium.train.majority.clock import is_distributed
-from collegium.train.majority.draw import CHUNK, Draw, length_of_chunks, mix_chunk, shares_of_chunk
+from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
 from collegium.train.majority.generators.uniforms import Points
 from collegium.train.majority.guards.gradient import (
     FusedParameter,
@@ -36,7 +36,7 @@ __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
 _untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
-_KEPT = CHUNK  # elements of a kernel, at most, whose points are kept between its update and the next: one chunk
+_KEPT = 1 << 24  # points, at most, that a model keeps between an update and the next: 64 MiB of float32
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -52,8 +52,8 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch, and
     ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
 
-    Kernels of up to 2^19 weights keep the random numbers of the next step, e − 1 a weight and of its type; larger
-    ones draw them again.
+    Kernels keep the random numbers of the next step, e − 1 a weight and of its type, as long as a model's are no more
+    than 2^24; others draw them again.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -78,11 +78,14 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         return optimizer
     if any(kernel.clock.source == "compiled" for kernel, _ in kernels) and not compiled.has_compiler():
         raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
-    beside = _beside(model)
+    beside, room = _beside(model), _KEPT
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:
             kernel.leaf = MixedLeaf(copies, within_pass)
             kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, beside.get(id(copies), ()))
+        points = copies.numel() - copies[0].numel()
+        kernel.leaf.update.keeps = points <= room
+        room -= points if points <= room else 0
     hooks: Any = optimizer._optimizer_step_pre_hooks
     if type(optimizer) is not kind or _set_aside not in hooks.values():  # a copied optimizer has no hooks
         optimizer.__class__ = kind
@@ -251,7 +254,8 @@ class FusedKernel:
     copies: nn.Parameter
     leaf: MixedLeaf
     beside: Sequence[Tensor] = ()  # the other parameters of its layer
-    points: Points | None = None  # of the draw ``drawn``, where they are kept
+    keeps: bool = False  # whether the points of the next step, so that it need not draw them again
+    points: Sequence[Points | None] = ()  # those of the draw ``drawn`` for each chunk
     drawn: Draw | None = None
     _kept: tuple[Any, Any] = (None, None)
 
@@ -278,12 +282,13 @@ class FusedKernel:
         elements = step.gradient.shape[0]
         length = length_of_chunks(step.draw, elements)
         parts = step.gradient.split(length) if length < elements else [step.gradient]
-        chunks = zip(parts, self.views(step.tensors, length), strict=True)
+        views = self.views(step.tensors, length)
+        chunks = zip(parts, views, self.points, strict=True)
         known, self.drawn = self.drawn == step.draw, None  # none, if this is interrupted
-        for index, (part, (target, weights, *moments)) in enumerate(chunks):
-            shares = shares_of_chunk(part, step.draw, index, expansion, self.points if known else None)
+        for index, (part, (target, weights, *moments), points) in enumerate(chunks):
+            shares = shares_of_chunk(part, step.draw, index, expansion, points if known else None)
             apply(group, state, weights, shares, moments)
-            mix_chunk(weights, step.following, index, target, self.points)
+            mix_chunk(weights, step.following, index, target, points)
         self.drawn = step.following
         self.end(step)
 
@@ -315,13 +320,13 @@ class FusedKernel:
             del blocks
             self._kept = memory, list(zip(self.leaf.tensor.detach().view(-1).split(length), *rows, strict=True))
             self.leaf.aliases = uses(self.copies) - before
-            self.points, self.drawn = self._room(), None
+            self.points, self.drawn = [self._room(target) for target, *_ in self._kept[1]], None
         return self._kept[1]
 
-    def _room(self) -> Points | None:
-        """Memory for the points of the next step, which takes them in the place of drawing them again."""
-        elements, count = self.copies[0].numel(), len(self.copies) - 1
-        if not 0 < elements <= _KEPT or count == 0 or self.kernel.clock.source != "independent":
+    def _room(self, chunk: Tensor) -> Points | None:
+        """Memory for the points of ``chunk``, of the mixed weight."""
+        elements, count = chunk.shape[0], len(self.copies) - 1
+        if not self.keeps or elements * count == 0 or self.kernel.clock.source != "independent":
             return None
         return Points(torch.empty(count, elements, dtype=self.copies.dtype, device="cpu"))
 
