@@ -36,7 +36,7 @@ __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
 _untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
-_KEPT = 1 << 24  # points, at most, that a model keeps between an update and the next: 64 MiB of float32
+_KEPT = 1 << 22  # points, at most, that a model keeps between an update and the next: 16 MiB of float32
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -53,7 +53,7 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
 
     Kernels keep the random numbers of the next step, e − 1 a weight and of its type, as long as a model's are no more
-    than 2^24; others draw them again.
+    than 2^22; others draw them again.
 
     >>> import torch
     >>> from collegium import expand, fuse
