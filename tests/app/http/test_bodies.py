@@ -29,7 +29,7 @@ from collegium.train.spec.training import TrainingSpec
 PROGRAM = Path(__file__).with_name("measure_bodies.py")
 #: Processor time, in what the machine takes to write and read 100,000 small objects.
 UNITS, ACCEPTED_UNITS = 10, 8
-#: Memory beyond what the process had: of any body, and for each byte of its own (a number of three, 32 bytes as a list).
+#: Memory beyond what the process had: of any body, and for each byte of its own ("1.5," is 32 bytes in a list).
 BYTES, TIMES = 20e6, 22
 ANSWER = 10_000
 
