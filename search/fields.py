@@ -62,6 +62,14 @@ def wrong_fields(messages: Mapping[Location, str], *, missing: bool = False) -> 
     return ValidationError.from_exception_data("fields", details)
 
 
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Validator of a list in which a second mention has no meaning. Raises ``ValidationError`` at its index."""
+    twice = {(index,): f"{value!r} is there already" for index, value in enumerate(values) if value in values[:index]}
+    if twice:
+        raise wrong_fields(twice)
+    return values
+
+
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=MAX_LAYERS, strict=False)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

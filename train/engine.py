@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from collegium.search.progress import Report, discard
+from collegium.train.effects import remarks
 from collegium.train.export.bundle import export
 from collegium.train.export.package import Package
 from collegium.train.limits import check_processes
@@ -109,7 +110,23 @@ def _without_effect(context: TrainingContext, trained: Trained) -> list[Note]:
     if recipe.augment and context.data.kind != "image":
         message = f"{context.data.name} has no images: augment of the recipe {spec.recipe_name} has no effect."
         notes.append(Note(kind="not_augmented", message=message))
+    notes += [Note(kind="without_effect", message=message) for message in remarks(recipe)]
+    notes += [Note(kind="without_effect", message=message) for message in _of_this_run(context, trained)]
     return notes
+
+
+def _of_this_run(context: TrainingContext, trained: Trained) -> Iterator[str]:
+    """What is known without effect once the samples are counted and the device is there."""
+    recipe, data = context.runtime.recipe, context.spec.data
+    if recipe.warmup_epochs > 0 and round(recipe.warmup_epochs * trained.loop.batches.steps) < 2:
+        yield f"A warm-up of {recipe.warmup_epochs:g} epochs has less than two steps: the rate is the full one at once."
+    if recipe.precision == "tf32" and context.runtime.device.type == "cpu":
+        yield "A processor has no TF32: products were those of fp32."
+    samples = len(context.data.train) + (0 if context.data.validation is None else len(context.data.validation))
+    if data.limit is not None and samples < data.limit:
+        yield f"A limit of {data.limit} keeps all of the {samples} training samples."
+    if data.test_limit is not None and len(context.data.test) < data.test_limit:
+        yield f"A test_limit of {data.test_limit} keeps all of the {len(context.data.test)} test samples."
 
 
 def _leave_last_good(context: TrainingContext) -> None:

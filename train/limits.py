@@ -12,6 +12,7 @@ from collegium.search.networks.family import FAMILIES
 from collegium.train.data.catalog import foreign_options, known_sample
 from collegium.train.data.format import DataFormat, Sample
 from collegium.train.data.formats.text import TextFolder, TextSpec, require_tokenizers
+from collegium.train.effects import StudyEffects
 from collegium.train.errors import MissingExtra
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.majority.targets.names import Names
@@ -19,7 +20,7 @@ from collegium.train.methods.method import Method
 from collegium.train.models.grouping import GroupedNetwork, group_network
 from collegium.train.models.names import module_names
 from collegium.train.models.norms import needs_two_samples
-from collegium.train.samples import check_data, check_held_out, check_recipe, sample_of
+from collegium.train.samples import check_data, check_held_out, check_recipe, most_steps, sample_of
 from collegium.train.spec.architecture import BaselineArchitecture, TransformerArchitecture
 from collegium.train.spec.data import DataSpec
 from collegium.train.spec.recipes import Recipe, merge_recipe
@@ -82,6 +83,9 @@ def _check(
     method = spec.new_method()
     recipe = spec.merged_recipe()
     method.check(recipe)
+    steps = most_steps(spec.data, spec.data.validation, recipe, known)
+    if steps is not None:
+        method.check_steps(steps)
     if recipe.dropout:
         _check_dropout(spec, size)
     sample = known or known_sample(spec.data)
@@ -202,6 +206,7 @@ def check_study_cost(spec: StudySpec, *, sample: Sample | None = None) -> None:
     """
     if spec.sweep is not None and not spec.data.validation:
         check_held_out(spec.data, spec.sweep.validation, ("sweep", "validation"), sample)
+    effects = StudyEffects()
     for index, architecture in enumerate(spec.architectures):
         places: dict[Location, Location] = {("architecture",): ("architectures", index)}
         with _at(places):  # once for each architecture: counting a large network takes longer than everything else
@@ -212,21 +217,32 @@ def check_study_cost(spec: StudySpec, *, sample: Sample | None = None) -> None:
             places["expansion",] = () if method.expansion is None else ("methods", rank)
             own = {("recipe", field): ("methods", rank) for field in method.recipe.model_dump(exclude_none=True)}
             for column, recipe in enumerate(spec.recipes):
-                with _at({**places, ("recipe",): ("recipes", column), **own}):
+                within = {**places, ("recipe",): ("recipes", column), **own}
+                points = spec.points_of(architecture, method, recipe)
+                with _at(within):
                     if spec.sweep is not None:
-                        _check_points(spec, architecture, method, recipe)
-                    first = spec.points_of(architecture, method, recipe)[0]
-                    _check(spec.training(architecture, method, recipe, **first), size, MAX_BYTES, known=sample)
+                        _check_points(spec, architecture, method, recipe, sample)
+                    _check(spec.training(architecture, method, recipe, **points[0]), size, MAX_BYTES, known=sample)
+                longest = max(points, key=lambda point: point.get("epochs", 0))
+                parts = (architecture, method, recipe)
+                effects.add(spec.training(*parts, validation=spec.sweep_validation, **longest), sample, within)
+    effects.check()
 
 
-def _check_points(spec: StudySpec, architecture: StudyArchitecture, method: StudyMethod, recipe: StudyRecipe) -> None:
+def _check_points(
+    spec: StudySpec, architecture: StudyArchitecture, method: StudyMethod, recipe: StudyRecipe, sample: Sample | None
+) -> None:
     """Refuse points of a sweep with which the method does not go, at a swept field that decides it."""
     points, default = spec.points_of(architecture, method, recipe), spec.default_recipe_of(architecture)
     made = spec.training(architecture, method, recipe, **points[0]).new_method()
     refused: dict[int, InvalidSpec] = {}
     for index, point in enumerate(points):
         try:
-            made.check(merge_recipe(spec.recipe_for(method, recipe, **point), default))
+            merged = merge_recipe(spec.recipe_for(method, recipe, **point), default)
+            made.check(merged)
+            steps = most_steps(spec.data, spec.sweep_validation, merged, sample)
+            if steps is not None:
+                made.check_steps(steps)
         except InvalidSpec as error:
             refused[index] = error
     if not refused:

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from collegium.search.parse import parse_spec
 from collegium.search.progress import Report, discard
+from collegium.train.data.catalog import known_sample
+from collegium.train.data.format import Folders
 from collegium.train.loop.callback import Event, discard_event
 from collegium.train.result import StudyResult, TrainingResult
 from collegium.train.spec.architecture import BaselineArchitecture
@@ -55,9 +57,11 @@ def run_training(
     >>> result.accuracy.test > 0.5
     True
     """
+    from collegium.train.effects import check_effects
     from collegium.train.engine import run
 
     parsed = spec if isinstance(spec, TrainingSpec) else parse_spec(TrainingSpec, spec)
+    check_effects(parsed, known_sample(parsed.data, Folders(_path(data_dir))))
     found = run(
         parsed,
         report=report or discard,

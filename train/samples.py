@@ -5,7 +5,7 @@ from __future__ import annotations
 from collegium.counted import counted
 from collegium.search.errors import InvalidSpec, Location
 from collegium.train.data.catalog import known_sample
-from collegium.train.data.format import Sample
+from collegium.train.data.format import Sample, steps_per_epoch
 from collegium.train.data.formats.text import TextFolder
 from collegium.train.spec.architecture import TransformerArchitecture
 from collegium.train.spec.data import DataSpec
@@ -24,6 +24,10 @@ def sample_of(spec: TrainingSpec, known: Sample | None = None) -> Sample | None:
 def check_data(spec: TrainingSpec, known: Sample | None = None) -> None:
     """Refuse labels and fractions that leave a training nothing to do. Raises ``InvalidSpec`` with the field's path."""
     check_held_out(spec.data, spec.data.validation, ("data", "validation"), known)
+    samples = training_samples(spec.data, spec.data.validation, known)
+    if spec.data.label_noise and samples is not None and round(spec.data.label_noise * samples) == 0:
+        message = f"this replaces none of {samples} training labels: give more, or leave it out"
+        raise InvalidSpec(("data", "label_noise"), message)
     sample = sample_of(spec, known)
     if sample is None:
         return
@@ -36,17 +40,29 @@ def check_data(spec: TrainingSpec, known: Sample | None = None) -> None:
 
 def check_held_out(data: DataSpec, fraction: float, path: Location, known: Sample | None = None) -> None:
     """Refuse a fraction for validation that leaves no samples on one side. Raises ``InvalidSpec`` with ``path``."""
-    sample = known or known_sample(data)
-    counts = [count for count in (data.limit, sample and sample.training) if count is not None]
-    if not fraction or not counts:
+    count = training_samples(data, 0.0, known)
+    if not fraction or count is None:
         return
-    held_out = round(fraction * min(counts))
-    if not 0 < held_out < min(counts):
+    held_out = round(fraction * count)
+    if not 0 < held_out < count:
         message = (
-            f"this leaves {held_out} of {min(counts)} training samples for validation: choose a fraction that leaves "
+            f"this leaves {held_out} of {count} training samples for validation: choose a fraction that leaves "
             "samples on both sides"
         )
         raise InvalidSpec(path, message)
+
+
+def training_samples(data: DataSpec, validation: float, known: Sample | None = None) -> int | None:
+    """The most that there can be to train on beside a fraction for ``validation``; None where nothing bounds it."""
+    sample = known or known_sample(data)
+    counts = [count for count in (data.limit, sample and sample.training) if count is not None]
+    return min(counts) - round(validation * min(counts)) if counts else None
+
+
+def most_steps(data: DataSpec, validation: float, recipe: Recipe, known: Sample | None = None) -> int | None:
+    """The most optimizer steps that a training can have; None where the samples are not counted."""
+    samples = training_samples(data, validation, known)
+    return None if samples is None else recipe.epochs * steps_per_epoch(samples, recipe.batch_size)
 
 
 def check_recipe(spec: TrainingSpec, recipe: Recipe, sample: Sample) -> None:

@@ -15,6 +15,7 @@ from collegium.app.services.services import ServicesDep
 from collegium.app.services.submission import SUBMISSION_RESPONSES, Fresh, IdempotencyKey, submit
 from collegium.app.services.views import View
 from collegium.train.data.catalog import describe_formats
+from collegium.train.effects import check_effects
 from collegium.train.export import describe_export_formats
 from collegium.train.limits import check_study_cost, check_training_cost
 from collegium.train.methods import describe_methods
@@ -121,7 +122,9 @@ def create_training(
     fresh: Fresh = False,
 ) -> Response:
     definite = resolved_training(services.store, spec, services.settings)
-    check_training_cost(definite, sample=sample_of(services.store, definite.data, services.settings))
+    sample = sample_of(services.store, definite.data, services.settings)
+    check_training_cost(definite, sample=sample)
+    check_effects(definite, sample)
     return submit(services, "training", definite, "train", key, fresh)
 
 

@@ -210,7 +210,7 @@ def test_augmentations_of_a_named_recipe_without_images_are_noted():
     document = {
         "architecture": {"baseline": {"family": "mlp", "inputs": 8, "hidden": [8], "outputs": 10}},
         "data": {"name": "synthetic", "synthetic": {"inputs": 8, "samples": 64}},
-        "recipe": {"name": "ce-cifar", "epochs": 1},
+        "recipe": {"name": "ce-cifar", "epochs": 1, "schedule": "constant"},
     }
     assert [note["kind"] for note in run(TrainingSpec.model_validate(document))["notes"]] == ["not_augmented"]
 

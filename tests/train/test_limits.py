@@ -107,7 +107,7 @@ def test_an_option_that_the_method_does_not_have_is_refused(method, field, value
     assert [error["loc"] for error in raised.value.errors()] == [("expansion", field)]
     study = {
         "architectures": [{"name": "A", "architecture": {"baseline": MLP}}],
-        "methods": [method, "learned"],
+        "methods": [method, "learned", "soup"],
         "expansion": {field: value},
         "data": "digits",
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collegium.train.data.dataset import Augment, Batch, Preprocessing, Split
+from collegium.train.data.format import steps_per_epoch
 from collegium.train.data.mixing import Mixing
 
 
@@ -21,15 +22,6 @@ def permutation(count: int, seed: int, epoch: int) -> Tensor:
 def derive_seed(*numbers: int) -> int:
     """A seed below 2⁶³ that depends on all of ``numbers``; neighbouring inputs give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def steps_per_epoch(count: int, batch_size: int, world: int = 1) -> int:
-    """Batches in an epoch. A last one with less than two samples for each of ``world`` processes is left out.
-
-    Batch norm has no variance over one sample.
-    """
-    full, rest = divmod(count, batch_size)
-    return max(1, full + (rest >= 2 * world))
 
 
 class TrainingBatches:

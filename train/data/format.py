@@ -59,6 +59,15 @@ class Sample:
     training: int | None = None
 
 
+def steps_per_epoch(count: int, batch_size: int, world: int = 1) -> int:
+    """Batches in an epoch. A last one with less than two samples for each of ``world`` processes is left out.
+
+    Batch norm has no variance over one sample.
+    """
+    full, rest = divmod(count, batch_size)
+    return max(1, full + (rest >= 2 * world))
+
+
 class DataFormat(ABC):
     """One way in which data is stored. An instance has no state.
 

@@ -78,6 +78,8 @@ def replace_labels(y: np.ndarray, classes: int, fraction: float, generator: np.r
     if y.ndim != 1 or classes < 2:
         raise DataError("label noise needs labels that are classes", "leave label_noise at 0 for this data")
     chosen = generator.permutation(len(y))[: round(fraction * len(y))]
+    if not len(chosen):
+        raise DataError(f"a label noise of {fraction} replaces none of {len(y)} labels", "give more, or leave it out")
     noisy = y.copy()
     noisy[chosen] = (y[chosen] + generator.integers(1, classes, len(chosen))) % classes
     return noisy

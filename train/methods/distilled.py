@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from collegium.search.fields import wrong_fields
 from collegium.train.methods.ensemble import EnsembleOptions
 from collegium.train.methods.method import Evaluate, Method
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
@@ -27,6 +28,13 @@ class DistilledOptions(EnsembleOptions):
     temperature: Annotated[float, Field(gt=0, le=1e6)] = Field(
         1.0, description="T, by which the logits of teachers and student are divided"
     )
+
+    @model_validator(mode="after")
+    def _teaches(self) -> Self:
+        if not self.alpha:
+            message = "with 0 the teachers have no part in the loss, which is plain training: choose 'vanilla'"
+            raise wrong_fields({("alpha",): message})
+        return self
 
 
 class Distilled(Method):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from collegium.search.errors import InvalidSpec
-from collegium.search.fields import wrong_fields
+from collegium.search.fields import each_once, wrong_fields
 from collegium.train.majority.targets.names import Names, covers, listed, unmatched, without_kernel
 from collegium.train.methods.method import Copies, Method, MethodOptions
 from collegium.train.methods.step import ComputeLoss, Execution, StepOutput, run_microbatches
@@ -26,7 +26,9 @@ LEAST_SPREAD = 1e-6
 """Copies that are closer to each other than this, relative to the weight, are equal to float32's rounding."""
 
 Patterns = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=64, strict=False)
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+    Field(max_length=64, strict=False),
+    AfterValidator(each_once),
 ]
 
 

@@ -124,6 +124,12 @@ class Method:
     def check(self, recipe: Recipe) -> None:
         """Raise ``InvalidSpec`` where an option does not go with ``recipe``; asked when a training is posted."""
 
+    def check_steps(self, steps: int) -> None:
+        """Raise ``InvalidSpec`` where an option has no effect in a training of ``steps`` optimizer steps.
+
+        Asked with the most that there can be when a training is posted, as far as they are known, and before it begins.
+        """
+
     def check_names(self, names: Callable[[], Names | None]) -> None:
         """Raise ``InvalidSpec`` where an option names what the network lacks; asked when a training is posted.
 

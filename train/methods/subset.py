@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from collegium.search.errors import InvalidSpec
+from collegium.search.fields import wrong_fields
 from collegium.train.errors import Mismatch
 from collegium.train.majority.targets.names import Names, covers, listed
 from collegium.train.methods.majority import Patterns, check_pattern_names, check_patterns
@@ -35,6 +36,22 @@ class SubsetOptions(MethodOptions):
     )
     alpha: Weight = Field(1.0, description="weight of the neurons' utility")
     beta: Weight = Field(1.0, description="weight of their redundancy")
+
+    @model_validator(mode="after")
+    def _chooses(self) -> Self:
+        given = {name for name in ("neighbours", "alpha", "beta") if getattr(self, name) != _default(self, name)}
+        if self.copies == 1 and given:
+            message = "a single candidate leaves nothing to choose: leave it out, or give more copies"
+            raise wrong_fields({(name,): message for name in sorted(given)})
+        if not self.alpha and not self.beta:
+            raise wrong_fields({("beta",): "without utility and redundancy there is nothing to choose by: give either"})
+        if not self.beta and "neighbours" in given:
+            raise wrong_fields({("neighbours",): "only beta, the weight of redundancy, uses it: leave it out"})
+        return self
+
+
+def _default(options: SubsetOptions, name: str) -> Any:
+    return type(options).model_fields[name].default
 
 
 class Subset(Method):

@@ -66,16 +66,24 @@ class Swa(Method):
                 "'learning_rate'",
             )
 
-    def rates(self, rate: Callable[[int], float], *, steps: int) -> Callable[[int], float]:
-        """The recipe's rates, and a constant from ``start`` on.
-
-        Raises ``InvalidSpec`` where ``every`` would leave one model of those that are averaged.
-        """
-        # A product such as 0.7 · 90 is rounded to below the 63 that it is, where the rate may still be another one.
-        first = self._first = int(round(self.options.start * steps, 6))
-        if self.options.every >= steps - first > 1:
-            message = f"the averaged part has {steps - first} steps, of which this leaves the first: give fewer"
+    def check_steps(self, steps: int) -> None:
+        """Refuse an average of one model, which is plain training."""
+        averaged = steps - self._begin(steps)
+        if steps > 1 and averaged == 1:
+            message = f"of {steps} steps this averages the last one alone: begin earlier, or train for longer"
+            raise InvalidSpec(("expansion", "start"), message)
+        if self.options.every >= averaged > 1:
+            message = f"the averaged part has {averaged} steps, of which this leaves the first: give fewer"
             raise InvalidSpec(("expansion", "every"), message)
+
+    def _begin(self, steps: int) -> int:
+        # A product such as 0.7 · 90 is rounded to below the 63 that it is, where the rate may still be another one.
+        return int(round(self.options.start * steps, 6))
+
+    def rates(self, rate: Callable[[int], float], *, steps: int) -> Callable[[int], float]:
+        """The recipe's rates, and a constant from ``start`` on. Raises ``InvalidSpec`` as ``check_steps`` does."""
+        self.check_steps(steps)
+        first = self._first = self._begin(steps)
         constant = rate(first) if self.options.learning_rate is None else self.options.learning_rate
         return lambda step: rate(step) if step < first else constant
 

@@ -74,19 +74,25 @@ def take_options(method: str, shared: Mapping[str, Any]) -> MethodOptions:
     return read_options(method, {name: value for name, value in shared.items() if name in fields})
 
 
-def check_shared_options(value: Any, methods: Iterable[str]) -> dict[str, Any]:
-    """Options for ``methods`` together. Raises ``ValidationError`` for one that is wrong, or that no method has."""
+def check_shared_options(value: Any, methods: Iterable[str] | None) -> dict[str, Any]:
+    """Options for ``methods`` together; None where these are wrong themselves.
+
+    Raises ``ValidationError`` for an option that is wrong, or that none of the methods has.
+    """
     given = as_object(value)
     owners = {name: [n for n, method in METHODS.usable() if name in method.Options.model_fields] for name in given}
     unknown = [name for name, found in owners.items() if not found]
     if unknown:
         raise wrong_fields({(name,): "no method has this option: leave it out" for name in unknown})
+    if methods is None:
+        return given
     used = set(methods)
     for method in used:
         take_options(method, given)
-    for name, found in owners.items():
-        if not used & set(found):
-            take_options(found[0], {name: given[name]})
+    unused = {name: found for name, found in owners.items() if not used & set(found)}
+    if unused:
+        message = "no method of this study takes it, which {} would without an expansion of its own: leave it out"
+        raise wrong_fields({(name,): message.format(" or ".join(found)) for name, found in unused.items()})
     return given
 
 

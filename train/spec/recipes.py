@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from collegium.search.errors import Location
-from collegium.search.fields import Strict, wrong_fields
+from collegium.search.fields import Strict, each_once, wrong_fields
 from collegium.train.data.catalog import recipe_for
 from collegium.train.data.format import GENERIC_RECIPE
 
@@ -38,7 +38,7 @@ def _off_or_mixing(alpha: float) -> float:
 LEAST_ALPHA = 0.001
 Alpha = Annotated[float, Field(ge=0, le=1000), AfterValidator(_off_or_mixing)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=64, strict=False)]
-Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=8, strict=False)]
+Augmentations = Annotated[tuple[Augmentation, ...], Field(max_length=8, strict=False), AfterValidator(each_once)]
 Operations = Annotated[int, Field(ge=1, le=15)]
 Magnitude = Annotated[int, Field(ge=1, le=29)]
 Count = Annotated[int, Field(ge=0, le=10_000)]

@@ -22,7 +22,7 @@ from collegium.train.spec.expansion import (
     take_options,
 )
 from collegium.train.spec.recipes import PAPER_RATES, RECIPES, RecipeSpec, default_recipe, merge_recipe
-from collegium.train.spec.training import Diagnostic, TrainingSpec
+from collegium.train.spec.training import ChosenDiagnostics, TrainingSpec
 
 Label = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._×+-]*$")]
 
@@ -94,6 +94,15 @@ class SweepSpec(Strict):
         if self.learning_rate is None and self.epochs is None and self.weight_decay is None:
             message = "name at least one of 'learning_rate', 'epochs' and 'weight_decay'"
             raise wrong_fields({("learning_rate",): message}, missing=True)
+        twice: dict[Location, str] = {
+            (field, index): f"{values[index]:g} is there already"
+            for field in self.swept
+            if (values := getattr(self, field)) != "paper"
+            for index in range(len(values))
+            if values[index] in values[:index]
+        }
+        if twice:
+            raise wrong_fields(twice)
         return self
 
     @property
@@ -142,7 +151,7 @@ class StudySpec(Strict):
     sweep: SweepSpec | None = None
     retrain: bool = True
     resplit: bool = False
-    diagnostics: Annotated[tuple[Diagnostic, ...], Field(max_length=3, strict=False)] = ()
+    diagnostics: ChosenDiagnostics = ()
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -152,7 +161,9 @@ class StudySpec(Strict):
     @field_validator("expansion", mode="plain")
     @classmethod
     def _of_some_method(cls, value: Any, info: ValidationInfo) -> dict[str, Any]:
-        return check_shared_options(value, [method.method for method in info.data.get("methods", ())])
+        methods: tuple[StudyMethod, ...] | None = info.data.get("methods")
+        taking = None if methods is None else [method.method for method in methods if method.expansion is None]
+        return check_shared_options(value, taking)
 
     @field_validator("data", mode="before")
     @classmethod
@@ -183,6 +194,8 @@ class StudySpec(Strict):
             raise wrong_fields(twice)
         if self.resplit and self.sweep is not None:
             raise wrong_fields({("resplit",): "a sweep is chosen on one split of the data: leave resplit off"})
+        if not self.retrain and self.sweep is None:
+            raise wrong_fields({("retrain",): "only what a sweep has chosen is trained again: leave it out"})
         if self.trainings() > MAX_TRAININGS:
             points = {} if self.sweep is None else {"sweep": self.sweep.grid("adam") * self.sweep.seeds}
             longest = max(lists | points, key=lambda name: len((lists | points)[name]))
@@ -295,6 +308,11 @@ class StudySpec(Strict):
             formats=(),
             diagnostics=self.diagnostics,
         )
+
+    @property
+    def sweep_validation(self) -> float:
+        """The fraction that is held out while points are tried, or, without a sweep, throughout."""
+        return self.data.validation or (0.0 if self.sweep is None else self.sweep.validation)
 
     def options_for(self, method: StudyMethod) -> MethodOptions:
         """The options of one method: its own, or those of the study's that it has."""

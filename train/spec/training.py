@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from collegium.search.fields import Strict
+from collegium.search.fields import Strict, each_once
 from collegium.train.export import EXPORT_FORMATS
 from collegium.train.methods import METHODS
 from collegium.train.methods.method import Method, MethodOptions
@@ -22,8 +22,10 @@ from collegium.train.spec.extension import NameIn
 from collegium.train.spec.recipes import Recipe, RecipeSpec, default_recipe, merge_recipe
 
 FormatName = Annotated[str, NameIn(EXPORT_FORMATS)]
-Formats = Annotated[tuple[FormatName, ...], Field(max_length=len(EXPORT_FORMATS.names), strict=False)]
+_AT_MOST = Field(max_length=len(EXPORT_FORMATS.names), strict=False)
+Formats = Annotated[tuple[FormatName, ...], _AT_MOST, AfterValidator(each_once)]
 Diagnostic = Literal["sharpness", "gap", "spread"]
+ChosenDiagnostics = Annotated[tuple[Diagnostic, ...], Field(max_length=3, strict=False), AfterValidator(each_once)]
 
 
 class TrainingSpec(Strict):
@@ -45,10 +47,8 @@ class TrainingSpec(Strict):
     data: DataSpec
     recipe: RecipeSpec = Field(default=RecipeSpec(), validate_default=True)
     seed: Seed = 0
-    formats: Annotated[tuple[FormatName, ...], Field(max_length=len(EXPORT_FORMATS.names), strict=False)] = (
-        "safetensors",
-    )
-    diagnostics: Annotated[tuple[Diagnostic, ...], Field(max_length=3, strict=False)] = ()
+    formats: Formats = ("safetensors",)
+    diagnostics: ChosenDiagnostics = ()
 
     @field_validator("data", "recipe", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -67,6 +67,7 @@ def run(
     total = spec.trainings()
     trainings = counted(total, "training")
     done = 0
+    tried: dict[str, dict[str, Any]] = {}
 
     def progress(stage: str) -> Progress:
         return lambda finished, _: report((done + finished) / total, f"{stage}: {done + finished} of {trainings}")
@@ -74,7 +75,8 @@ def run(
     if spec.sweep is not None:
         children = [child for cell in cells for child in _sweep_children(spec, cell)]
         report(0.0, f"sweep: {counted(len(children), 'training')}")
-        _choose(spec, cells, _by_key(fan_out(children, progress("sweep"))))
+        tried = _by_key(fan_out(children, progress("sweep")))
+        _choose(spec, cells, tried)
         done += len(children)
     children = [child for cell in cells if cell.chosen is not None for child in _seed_children(spec, cell)]
     report(done / total, f"seeds: {counted(len(children), 'training')}")
@@ -90,7 +92,7 @@ def run(
         trainings=total,
         failed=sum(run.status != "succeeded" for row in rows for run in _all_runs(row)),
         seconds=time.monotonic() - started,
-        notes=tuple(_notes(rows)),
+        notes=(*_notes(rows), *_in_vain(cells, tried | outcomes)),
     )
     if artifact_dir is not None:
         paths = write_tables(result, artifact_dir)
@@ -112,12 +114,11 @@ def _child(key: str, spec: TrainingSpec) -> dict[str, Any]:
 
 def _sweep_children(spec: StudySpec, cell: _Cell) -> list[dict[str, Any]]:
     assert spec.sweep is not None
-    held_out = spec.data.validation or spec.sweep.validation
     parts = (cell.architecture, cell.method, cell.recipe)
     return [
         _child(
             f"sweep:{cell.index}:{point}:{seed}",
-            spec.training(*parts, seed=SWEEP_SEED + seed, validation=held_out, **fields),
+            spec.training(*parts, seed=SWEEP_SEED + seed, validation=spec.sweep_validation, **fields),
         )
         for point, fields in enumerate(cell.grid)
         for seed in range(spec.sweep.seeds)
@@ -246,10 +247,30 @@ def _notes(cells: Sequence[Cell]) -> list[Note]:
     return notes
 
 
-#: Points of a sweep that one note names.
-NAMED_POINTS = 3
+def _in_vain(cells: Sequence[_Cell], outcomes: Mapping[str, dict[str, Any]]) -> list[Note]:
+    """What trainings were asked for and had not: each sentence once, with the cells that it is about."""
+    about: dict[str, dict[int, str]] = {}
+    for key, outcome in outcomes.items():
+        cell = cells[int(key.split(":")[1])]
+        name = f"{cell.architecture.name} / {cell.method.label} / {cell.recipe.name}"
+        for note in (outcome.get("result") or {}).get("notes") or ():
+            if note["kind"] in IN_VAIN:
+                about.setdefault(note["message"], {})[cell.index] = name
+    return [
+        Note(kind="without_effect", message=f"{_first(list(names.values()))}: {message}")
+        for message, names in about.items()
+    ]
+
+
+#: Points of a sweep, or cells, that one note names.
+NAMED = 3
+#: Notes of trainings that are notes of their study as well.
+IN_VAIN = ("without_effect", "not_augmented")
 
 
 def _listed(points: Sequence[SweepPoint]) -> str:
-    named = ["(" + ", ".join(f"{k} {v:g}" for k, v in point.fields.items()) + ")" for point in points[:NAMED_POINTS]]
-    return ", ".join(named + ["…"] * (len(points) > NAMED_POINTS))
+    return _first(["(" + ", ".join(f"{k} {v:g}" for k, v in point.fields.items()) + ")" for point in points])
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:NAMED], *["…"] * (len(names) > NAMED)])

@@ -68,7 +68,7 @@ def test_the_decay_of_an_ema_rises_with_its_age(task, decay):
 
 
 @pytest.mark.parametrize(
-    ("start", "every", "taken"), [(0.0, 1, range(8)), (0.75, 1, (6, 7)), (0.4, 2, (3, 5, 7)), (0.99, 1, (7,))]
+    ("start", "every", "taken"), [(0.0, 1, range(8)), (0.75, 1, (6, 7)), (0.4, 2, (3, 5, 7)), (0.76, 1, (6, 7))]
 )
 def test_swa_is_the_plain_mean_of_the_steps_from_its_start_on(task, start, every, taken):
     method = create("swa", start=start, every=every)
@@ -79,7 +79,7 @@ def test_swa_is_the_plain_mean_of_the_steps_from_its_start_on(task, start, every
 
 
 def test_before_it_begins_swa_is_the_model_of_the_last_step(task):
-    method = create("swa", start=0.9)
+    method = create("swa", start=0.8)
     method.rates(lambda step: 0.1, steps=10)
     model, visited = walk(method, task, 5)
     x = task.batch()[0]
@@ -87,9 +87,12 @@ def test_before_it_begins_swa_is_the_model_of_the_last_step(task):
     assert_average(method.finish(model), weighted(visited[-1:], [1.0]))
 
 
+HALF = {"swa": {"start": 0.5}}
+
+
 @pytest.mark.parametrize("name", ["ema", "swa"])
 def test_counts_of_batches_are_the_newest_and_training_sees_no_average(task, name):
-    method = create(name)
+    method = create(name, **HALF.get(name, {}))
     method.rates(lambda step: 0.1, steps=4)
     model, visited = walk(method, task, 4, norm=True)
     x = task.batch()[0]
@@ -105,7 +108,7 @@ def test_the_averages_of_frozen_weights_are_frozen_and_of_tied_ones_tied(task, n
     plain[1].weight = plain[0].weight
     plain[2].requires_grad_(False)
     before = plain[2].weight.clone()
-    method = create(name)
+    method = create(name, **HALF.get(name, {}))
     method.rates(lambda step: 0.1, steps=3)
     model = method.prepare(plain, seed=0)
     assert sum(parameter.requires_grad for parameter in model.parameters()) == 3
@@ -154,15 +157,26 @@ def test_swa_does_not_take_a_rate_of_the_warm_up_for_its_own():
     assert raised.value.path == ("expansion", "start")
 
 
-@pytest.mark.parametrize(("every", "steps", "refused"), [(10, 20, True), (9, 20, False), (99, 20, True), (5, 2, False)])
-def test_swa_that_would_average_one_model_of_several_is_refused(every, steps, refused):
-    method = create("swa", start=0.5, every=every)
-    if not refused:
+@pytest.mark.parametrize(
+    ("start", "every", "steps", "path"),
+    [
+        (0.5, 10, 20, ("expansion", "every")),
+        (0.5, 9, 20, None),
+        (0.5, 99, 20, ("expansion", "every")),
+        (0.5, 5, 2, ("expansion", "start")),
+        (0.99, 1, 90, ("expansion", "start")),
+        (0.97, 1, 90, None),
+        (0.75, 1, 1, None),
+    ],
+)
+def test_swa_that_would_average_one_model_of_several_is_refused(start, every, steps, path):
+    method = create("swa", start=start, every=every)
+    if path is None:
         method.rates(lambda step: 1.0, steps=steps)
         return
-    with pytest.raises(InvalidSpec, match="has 10 steps") as raised:
+    with pytest.raises(InvalidSpec, match=r"has 10 steps|the last one alone") as raised:
         method.rates(lambda step: 1.0, steps=steps)
-    assert raised.value.path == ("expansion", "every")
+    assert raised.value.path == path
 
 
 def test_swa_needs_the_number_of_steps(task):
