@@ -30,7 +30,7 @@ STARTS = {
 
 def accuracy(architecture: dict, seed: int, **method: object) -> float:
     """Test accuracy in percent."""
-    recipe = {"epochs": 15, "evaluate_every": 15}
+    recipe = {"epochs": 15}
     asked = {"architecture": architecture, "data": "digits", "recipe": recipe, "seed": seed, **method}
     found = run_training(asked).accuracy
     assert found is not None

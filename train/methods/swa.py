@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from collegium.train.spec.recipes import Recipe
 
 
+USUAL_START = 0.75
+
+
 class SwaOptions(MethodOptions):
     """Which weights are averaged, and the learning rate that moves them meanwhile."""
 
     start: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.75, description="share of the training's steps after which averaging begins"
+        USUAL_START, description="share of the training's steps after which averaging begins"
     )
     learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         None,
@@ -69,7 +72,7 @@ class Swa(Method):
     def check_steps(self, steps: int) -> None:
         """Refuse an average of one model, which is plain training."""
         averaged = steps - self._begin(steps)
-        if steps > 1 and averaged == 1:
+        if averaged == 1 and self.options.start > USUAL_START:  # which leaves one of four steps: a trial's
             message = f"of {steps} steps this averages the last one alone: begin earlier, or train for longer"
             raise InvalidSpec(("expansion", "start"), message)
         if self.options.every >= averaged > 1:
