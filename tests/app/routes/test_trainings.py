@@ -305,3 +305,22 @@ def test_a_study_is_resolved_in_every_architecture(api: TestClient, services: Se
     study["architectures"] = [{"name": "a", "architecture": {"baseline": {"preset": "none"}}}]
     refused = api.post("/v1/studies", json=study)
     assert refused.json()["errors"][0]["path"] == "architectures[0].architecture.baseline.preset"
+
+
+def test_fields_that_would_do_nothing_are_refused_with_their_place(api: TestClient) -> None:
+    for recipe, path in (
+        ({"evaluate_every": 5}, "recipe.evaluate_every"),
+        ({"channels_last": True}, "recipe.channels_last"),
+        ({"schedule": "multistep", "milestones": [5, 60]}, "recipe.milestones[1]"),
+    ):
+        refused = api.post("/v1/trainings", json=TRAINING | {"recipe": recipe})
+        assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, path)
+        study = {
+            "architectures": [{"name": "A", "architecture": TRAINING["architecture"]}],
+            "methods": [{"method": "vanilla", "recipe": recipe}],
+            "data": "digits",
+        }
+        refused = api.post("/v1/studies", json=study)
+        assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, f"methods[0].{path}")
+    twice = api.post("/v1/trainings", json=TRAINING | {"formats": ["onnx", "onnx"]})
+    assert (twice.status_code, twice.json()["errors"][0]["path"]) == (422, "formats[1]")
