@@ -117,8 +117,10 @@ def _without_effect(context: TrainingContext, trained: Trained) -> list[Note]:
 
 def _of_this_run(context: TrainingContext, trained: Trained) -> Iterator[str]:
     """What is known without effect once the samples are counted and the device is there."""
-    recipe, data = context.runtime.recipe, context.spec.data
-    if recipe.warmup_epochs > 0 and round(recipe.warmup_epochs * trained.loop.batches.steps) < 2:
+    recipe, data, loop = context.runtime.recipe, context.spec.data, trained.loop
+    best = loop.position.best_epoch if recipe.patience else None
+    yield from trained.method.remarks(loop.step if best is None else best * loop.batches.steps)
+    if recipe.warmup_epochs > 0 and round(recipe.warmup_epochs * loop.batches.steps) < 2:
         yield f"A warm-up of {recipe.warmup_epochs:g} epochs has less than two steps: the rate is the full one at once."
     if recipe.precision == "tf32" and context.runtime.device.type == "cpu":
         yield "A processor has no TF32: products were those of fp32."

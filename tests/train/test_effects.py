@@ -147,6 +147,11 @@ def test_points_of_a_sweep_that_lose_a_milestone_are_run_and_noted():
         ({"recipe": {"epochs": 1}, "data": {"name": "digits", "test_limit": 5000}}, ["all of the 899 test"]),
         ({"recipe": {"epochs": 1}, "data": {"name": "digits", "limit": 200, "validation": 0.1}}, []),
         ({"recipe": {"epochs": 3, "schedule": "multistep", "milestones": [1]}}, []),
+        ({"method": "swa", "recipe": {"epochs": 4, "batch_size": 898}}, ["those of one step, 4, with the first"]),
+        ({"method": "swa", "recipe": {"epochs": 4}}, []),
+        ({"method": "ema", "expansion": {"decay": 0.9999}, "recipe": {"epochs": 1}}, ["rose to 0.471 in 8 steps"]),
+        ({"method": "ema", "recipe": {"epochs": 1}}, []),
+        ({"method": "ema", "expansion": {"decay": 0.3}, "recipe": {"epochs": 1}}, []),
     ],
 )
 def test_what_a_training_has_without_effect_is_noted(fields, said):
@@ -227,3 +232,12 @@ def test_noise_that_replaces_no_label_is_refused():
         check_training_cost(training(data={"name": "digits", "limit": 100, "label_noise": 0.004}))
     assert raised.value.path == ("data", "label_noise")
     check_training_cost(training(data={"name": "digits", "limit": 100, "label_noise": 0.006}))
+
+
+def test_early_stopping_before_averaging_begins_is_noted():
+    fields = {"data": HELD_OUT, "method": "swa"}
+    recipe = {"epochs": 40, "patience": 1, "learning_rate": 1.0, "optimizer": "sgd", "momentum": 0.99}
+    result = run(training(**fields, recipe=recipe))
+    assert result["best_epoch"] < 30
+    assert [note["message"].partition(",")[0] for note in result["notes"]] == ["The weights are those of one step"]
+    assert "before averaging began" in result["notes"][0]["message"]

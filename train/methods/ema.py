@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -56,6 +57,13 @@ class Ema(Method):
         if self.options.warmup:
             return 1 - min(decay, (1 + models) / (10 + models))
         return (1 - decay) / (1 - decay ** (models + 1))
+
+    def remarks(self, steps: int) -> Sequence[str]:
+        """Whether a decay of one's own was never reached, so that any larger one gives the same weights."""
+        decay, most = self.options.decay, steps / (9 + steps)  # of the last step: t = steps − 1
+        if not self.options.warmup or decay <= most or decay == type(self.options).model_fields["decay"].default:
+            return ()
+        return (f"The decay rose to {most:.3g} in {steps} steps, and {decay:g} was not reached: see 'warmup'.",)
 
     def prepare(self, model: nn.Module, *, seed: int) -> nn.Module:
         """``model`` beside its average."""

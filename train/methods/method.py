@@ -130,6 +130,10 @@ class Method:
         Asked with the most that there can be when a training is posted, as far as they are known, and before it begins.
         """
 
+    def remarks(self, steps: int) -> Sequence[str]:
+        """Sentences on options that had no effect, for the notes of a result that ``steps`` optimizer steps led to."""
+        return ()
+
     def check_names(self, names: Callable[[], Names | None]) -> None:
         """Raise ``InvalidSpec`` where an option names what the network lacks; asked when a training is posted.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -78,6 +78,13 @@ class Swa(Method):
         if self.options.every >= averaged > 1:
             message = f"the averaged part has {averaged} steps, of which this leaves the first: give fewer"
             raise InvalidSpec(("expansion", "every"), message)
+
+    def remarks(self, steps: int) -> Sequence[str]:
+        """Whether it is no average."""
+        if self._first is None or steps - self._first > 1:
+            return ()
+        begun = "before averaging began" if steps <= self._first else "with the first step that is averaged"
+        return (f"The weights are those of one step, {steps}, {begun}: this is plain training.",)
 
     def _begin(self, steps: int) -> int:
         # A product such as 0.7 · 90 is rounded to below the 63 that it is, where the rate may still be another one.
