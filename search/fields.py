@@ -64,7 +64,9 @@ def wrong_fields(messages: Mapping[Location, str], *, missing: bool = False) -> 
 
 def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Validator of a list in which a second mention has no meaning. Raises ``ValidationError`` at its index."""
-    twice = {(index,): f"{value!r} is there already" for index, value in enumerate(values) if value in values[:index]}
+    twice: dict[Location, str] = {
+        (index,): f"{value!r} is there already" for index, value in enumerate(values) if value in values[:index]
+    }
     if twice:
         raise wrong_fields(twice)
     return values
