@@ -12,6 +12,7 @@ In reading order:
 ``guards``           what is written into a weight, what looks for gradients, what optimizers get wrong
 ``operators``        mixing as a differentiable operator, also for ``torch.compile`` and ``torch.func``
 ``fused``            gradient, optimizer update and the next mixture in one pass, for CPUs
+``updates``          the optimizer's own arithmetic on a chunk
 ``compiled``         the same made by ``torch.compile``
 ``per_copy``         optimizers for matrices
 ``diagnostics``      how much mixing changes the loss, how far copies are apart

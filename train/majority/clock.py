@@ -58,7 +58,6 @@ class Clock:
         if not _hooks:
             _hooks.append(register_optimizer_step_post_hook(_advance_clocks))
         self.number = _count
-        _clocks[self.number] = self
         self.present = Pass()  # the pass that is under way, of each thread its own
         self._draws: dict[int, Draw] = {}
         # The expanded module, and modules in it that are called on their own: their optimizers end steps.
@@ -67,6 +66,7 @@ class Clock:
         self.ended = 0  # steps that an optimizer has ended
         self._ends = False  # whether one has, in a backward pass that still goes on
         self._begin()
+        _clocks[self.number] = self  # from now on optimizers of other threads see it too
 
     def _begin(self) -> None:
         self._passes, self._versions, self._warned = 0, {}, getattr(self, "_warned", False)
@@ -104,7 +104,7 @@ class Clock:
 
     @step.setter
     def step(self, step: int) -> None:
-        self._step, self._ends = step, False
+        self._step, self._ends = (step + 2**63) % 2**64 - 2**63, False  # p depends on it modulo 2^64
 
     def set_step(self, step: int) -> None:
         """Begin optimizer step ``step``."""
@@ -134,8 +134,10 @@ class Clock:
 
     def end_step(self, optimizer: Any) -> None:
         """Begin the next step if ``optimizer``, which has taken one, holds parameters of the model."""
+        if not self.belongs_to(optimizer):
+            return  # of another thread, perhaps, which may be in a backward pass of its own
         self._settle()
-        if self.belongs_to(optimizer) and self.drawn and not self._ends:
+        if self.drawn and not self._ends:
             if _in_backward():  # which computes checkpointed blocks again, with the p of this step
                 self._ends = True
             else:
@@ -148,8 +150,7 @@ class Clock:
         """Whether ``optimizer`` holds a parameter of a module that was called with this clock's kernels."""
         if optimizer not in self._optimizers:
             held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            modules = list(self.modules)
-            if not any(id(parameter) in held for module in modules for parameter in module.parameters()):
+            if not any(id(parameter) in held for parameter in _parameters(self.modules)):
                 return False
             self._optimizers.add(optimizer)
         return True
@@ -322,10 +323,25 @@ def one_pass(clocks: list[Clock], module: nn.Module) -> Iterator[None]:
             clock.leave(module)
 
 
+def _parameters(modules: Any) -> Iterator[nn.Parameter | None]:
+    """Those of ``modules``, which other threads may be changing: what is iterated over are copies."""
+    left: list[Any] = [reference() for reference in list(modules.data)]
+    done: set[int] = set()
+    while left:
+        module = left.pop()
+        if module is not None and id(module) not in done:
+            done.add(id(module))
+            yield from list(module._parameters.values())
+            left += list(module._modules.values())
+
+
 @_untraced
 def _advance_clocks(optimizer: Any, *_: Any) -> None:
     """After a step of any optimizer of ``torch.optim``: the next p for the models whose parameters it holds."""
-    for clock in list(_clocks.values()):
+    for reference in _clocks.valuerefs():
+        clock = reference()
+        if clock is None:
+            continue
         if clock.drawn or 0 < clock.ended < _ROUNDS:  # not of models that only evaluate
             clock.end_step(optimizer)
 

@@ -79,6 +79,8 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     It is the gradient of each copy when ``gradient`` is that of the mixed weight; over the copies it sums to
     ``gradient``.
     """
+    if gradient.layout != torch.strided:
+        gradient = gradient.to_dense()  # of an embedding that reads the weight
     if out is None:
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
     if is_fake(gradient):

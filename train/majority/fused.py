@@ -10,14 +10,17 @@ plain model's size. The optimizer stays the same object with the same ``param_gr
 Where something has asked for the gradient of the copies before the step, they have one, and the plain update is taken.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from collegium.train.majority import compiled
 from collegium.train.majority.clock import is_distributed
@@ -31,12 +34,16 @@ from collegium.train.majority.guards.gradient import (
 )
 from collegium.train.majority.guards.written import within_pass
 from collegium.train.majority.kernel import MajorityKernel, majority_copies
+from collegium.train.majority.updates import adam as _adam
+from collegium.train.majority.updates import sgd as _sgd
+from collegium.train.majority.updates import state_tensors
 
 __all__ = ["clip_gradient_norm", "fuse"]
 
 _torch: Any = torch  # what torch's own optimizers call has no public name
 _untraced: Any = _torch._disable_dynamo  # of what graphs of ``torch.compile(optimizer.step)`` leave out
 _KEPT = 1 << 22  # points, at most, that a model keeps between an update and the next: 16 MiB of float32
+_hooks: list[Any] = []
 _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
@@ -78,19 +85,34 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         return optimizer
     if any(kernel.clock.source == "compiled" for kernel, _ in kernels) and not compiled.has_compiler():
         raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
-    beside, room = _beside(model), _KEPT
+    beside = _beside(model)
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:
             kernel.leaf = MixedLeaf(copies, within_pass)
             kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, beside.get(id(copies), ()))
-        points = copies.numel() - copies[0].numel()
-        kernel.leaf.update.keeps = points <= room
-        room -= points if points <= room else 0
+    _share_room(model)
     hooks: Any = optimizer._optimizer_step_pre_hooks
     if type(optimizer) is not kind or _set_aside not in hooks.values():  # a copied optimizer has no hooks
         optimizer.__class__ = kind
         _hook_last(optimizer)
+    if "step" in vars(optimizer):  # wrapped by a schedule that was there before
+        optimizer.step = _putting_back(optimizer, vars(optimizer)["step"])  # type: ignore[method-assign]
+    if not _hooks:
+        _hooks.append(register_optimizer_step_post_hook(_forget))
     return optimizer
+
+
+def _share_room(model: nn.Module) -> None:
+    """Decide which kernels keep their points: the first ones that fit, whichever optimizers hold them."""
+    room = _KEPT
+    for kernel, copies in majority_copies(model):
+        if kernel.leaf is not None and kernel.leaf.update is not None:
+            points = copies.numel() - copies[0].numel()
+            keeps, update = points <= room, kernel.leaf.update
+            room -= points if keeps else 0
+            if keeps != update.keeps:
+                update.keeps = keeps
+                update.release()
 
 
 def _beside(model: nn.Module) -> dict[int, list[Tensor]]:
@@ -179,6 +201,31 @@ class FusedAdamW(_Fused, AdamW):
 
 _FUSED: dict[type, type] = {kind: kind for kind in (FusedSGD, FusedAdam, FusedAdamW)}
 _FUSED |= {SGD: FusedSGD, Adam: FusedAdam, AdamW: FusedAdamW}
+
+
+def _putting_back(optimizer: Any, step: Any) -> Any:
+    """``step``, which knows the method of the plain class, with what that of ``_Fused`` adds."""
+    held = weakref.ref(optimizer)
+
+    @wraps(step)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return step(*arguments, **named)
+        except BaseException:
+            for item, _ in _kernels_of(held()):
+                item.leaf.put_back()
+            raise
+
+    call.puts_back = True  # type: ignore[attr-defined]
+    return step if hasattr(step, "puts_back") else call
+
+
+@_untraced
+def _forget(optimizer: Any, *_: Any) -> None:
+    """After a step of any optimizer of ``torch.optim`` that does not mix: its fused updates leave no trace."""
+    if _update_kernels not in optimizer._optimizer_step_post_hooks.values():
+        for item, _group in _kernels_of(optimizer):
+            item.leaf.forget()
 
 
 def _hook_last(optimizer: Any) -> None:
@@ -298,7 +345,9 @@ class FusedKernel:
         self.leaf.forget()
         draw, gradient = self._draw(), self.leaf.pending.contiguous().view(-1)
         following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
-        return _Step(self, group, state, gradient, [self.copies, *_state(group, state, self.copies)], draw, following)
+        return _Step(
+            self, group, state, gradient, [self.copies, *state_tensors(group, state, self.copies)], draw, following
+        )
 
     def end(self, step: "_Step") -> None:
         """Record that it has been taken, and the next weight mixed."""
@@ -323,12 +372,17 @@ class FusedKernel:
             self.points, self.drawn = [self._room(target) for target, *_ in self._kept[1]], None
         return self._kept[1]
 
+    def release(self) -> None:
+        """Keep nothing of the memory of copies and state, and no points."""
+        self._kept, self.points, self.drawn, self.leaf.aliases = (None, None), (), None, 0
+
     def _room(self, chunk: Tensor) -> Points | None:
         """Memory for the points of ``chunk``, of the mixed weight."""
         elements, count = chunk.shape[0], len(self.copies) - 1
         if not self.keeps or elements * count == 0 or self.kernel.clock.source != "independent":
             return None
-        return Points(torch.empty(count, elements, dtype=self.copies.dtype, device="cpu"))
+        with torch.inference_mode(False):  # memory of that mode could not be written outside of it
+            return Points(torch.empty(count, elements, dtype=self.copies.dtype, device="cpu"))
 
     def _draw(self) -> Draw:
         assert self.leaf.draw is not None
@@ -351,55 +405,3 @@ class _Step:
         """The step as a compiled update."""
         ((target, *rows),) = self.item.views(self.tensors, max(1, self.gradient.shape[0]))
         return compiled.Work.of(self.group, self.state, self.gradient, target, rows, self.draw, self.following)
-
-
-def _state(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:
-    """The state tensors of a parameter, made as torch's own optimizers make them; the step is counted."""
-    if "dampening" in group:
-        if group["momentum"] == 0:
-            return []
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"], state["first"] = torch.zeros_like(copies), True
-        return [state["momentum_buffer"]]
-    if not state:
-        state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(copies), torch.zeros_like(copies)
-    state["step"] += 1
-    return [state["exp_avg"], state["exp_avg_sq"]]
-
-
-Columns = Sequence[Sequence[Tensor]]
-
-
-def _adam(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequence[Tensor], moments: Columns) -> None:
-    update = _torch._fused_adamw_ if group.get("decoupled_weight_decay") else _torch._fused_adam_
-    beta1, beta2 = group["betas"]
-    update(
-        weights,
-        rows,
-        *moments,
-        [],
-        [state["step"]] * len(rows),
-        lr=float(group["lr"]),
-        beta1=float(beta1),
-        beta2=float(beta2),
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        amsgrad=False,
-        maximize=group["maximize"],
-    )
-
-
-def _sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequence[Tensor], moments: Columns) -> None:
-    _torch._fused_sgd_(
-        weights,
-        rows,
-        moments[0] if moments else [],
-        weight_decay=group["weight_decay"],
-        momentum=group["momentum"],
-        lr=float(group["lr"]),
-        dampening=group["dampening"],
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
-        is_first_step=state.get("first", False),
-    )

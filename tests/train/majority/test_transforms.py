@@ -229,3 +229,17 @@ def test_a_checkpoint_of_what_is_not_differentiated_takes_the_mean():
     with pytest.warns(UserWarning, match="None of the inputs"):
         found = checkpoint(layer, x, use_reentrant=True)
     torch.testing.assert_close(found, layer.eval()(x), check_stride=False)
+
+
+@pytest.mark.parametrize("step", [2**63, 2**64 + 3, -(2**70) + 5])
+def test_compiled_graphs_take_steps_of_any_size(step):
+    """p depends on the step modulo 2^64."""
+    model, other = (expand(nn.Linear(4, 2), 3, seed=0) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    set_step(model, step)
+    set_step(other, step % 2**64)
+    x = torch.randn(3, 4)
+    found = torch.compile(model, backend="aot_eager")(x)
+    found.sum().backward()
+    torch.testing.assert_close(found, other(x))
+    assert model.parametrizations.weight.original.grad is not None

@@ -63,6 +63,8 @@ class FusedParameter(nn.Parameter):
     def data(self, value: Tensor) -> None:
         self._touch()
         _data.__set__(self, value)
+        if self.leaf is not None:
+            self.leaf.move()
 
     def _touch(self) -> None:
         if self.leaf is not None:
@@ -87,7 +89,8 @@ class FusedParameter(nn.Parameter):
 
 def _touching(name: str) -> Any:
     """The method ``name``, whose result shares the memory of the copies, as ``data`` does."""
-    method = getattr(nn.Parameter, name)
+    found: Any = getattr(nn.Parameter, name)
+    method = found if callable(found) else found.__get__
 
     @wraps(method)
     def call(self: FusedParameter, *arguments: Any, **named: Any) -> Any:
@@ -99,11 +102,15 @@ def _touching(name: str) -> Any:
 
 _ALIASING = (
     "detach", "numpy", "untyped_storage", "storage", "view", "view_as", "reshape", "flatten", "ravel", "unflatten",
-    "unbind", "chunk", "split", "narrow", "select", "squeeze", "unsqueeze", "transpose", "t", "permute", "movedim",
-    "swapaxes", "diagonal", "expand", "expand_as", "as_strided", "__getitem__", "__iter__", "__array__", "__dlpack__",
+    "unbind", "chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit", "unsafe_chunk",
+    "unsafe_split", "unfold", "narrow", "select", "squeeze", "unsqueeze", "transpose", "t", "permute", "movedim",
+    "moveaxis", "swapaxes", "swapdims", "adjoint", "diagonal", "expand", "expand_as", "as_strided",
+    "__getitem__", "__iter__", "__array__", "__dlpack__",
 )  # fmt: skip
 for _name in _ALIASING:
     setattr(FusedParameter, _name, _touching(_name))
+for _name in ("T", "mT", "H", "mH"):
+    setattr(FusedParameter, _name, property(_touching(_name)))
 
 
 class MixedLeaf:
@@ -118,12 +125,23 @@ class MixedLeaf:
         self.pending: Tensor | None = None  # g, while the optimizer takes its step
         self.update: Any = None  # the ``FusedKernel`` of the optimizer
         self.aliases = 0  # tensors of the update that share the copies' memory
+        self.foreign = False  # whether that is written to by others than tensors of this process
         self.unreached = False  # whether it has been read since a gradient came
         self._token: Any = None
         self._memory: Tensor | None = None  # that of ``tensor``, outside of any graph
         copies.__class__ = FusedParameter
         copies.leaf = self  # type: ignore[attr-defined]
         self._copies = weakref.ref(copies)
+        self.move()
+
+    def move(self) -> None:
+        """The copies have come into other memory, perhaps an array's, a file's or one that processes share."""
+        self.aliases = 0
+        if self.update is not None:
+            self.update.release()
+        if updates_in_chunks(self.copies):
+            storage = Tensor.untyped_storage(self.copies)
+            self.foreign = storage.is_shared() or not storage.resizable()
 
     @property
     def copies(self) -> FusedParameter:
@@ -205,7 +223,7 @@ class MixedLeaf:
     def _present(self, draw: Draw) -> Any:
         """For what a mixture is valid: its draw and the copies' version, while no other tensor shares their memory."""
         copies = self.copies
-        if uses(copies) > 2 + self.aliases:
+        if self.foreign or uses(copies) > 2 + self.aliases:
             return None
         return draw, copies._version, copies.data_ptr(), self.tensor._version  # type: ignore[union-attr]
 
@@ -217,6 +235,7 @@ class MixedLeaf:
     def gather(self, gradient: Tensor, draw: Draw) -> None:
         """Add to g, the gradient by the p of ``draw``."""
         self.unreached = False
+        gradient = gradient.to_dense() if gradient.layout != torch.strided else gradient
         if self.gradient is not None and self.draw == draw:
             self.gradient = self.gradient + gradient
             return
@@ -232,7 +251,7 @@ class MixedLeaf:
         before = _grad.__get__(copies)
         has_graph = gradient.requires_grad or (before is not None and before.requires_grad)
         with torch.set_grad_enabled(has_graph):  # of ``backward(create_graph=True)``
-            expanded = spread_differentiably(gradient, self.draw, len(copies))
+            expanded = spread_differentiably(gradient, self.draw, len(copies)).to(copies.dtype)
             _grad.__set__(copies, expanded if before is None else before + expanded)
 
     def clear(self) -> None:
@@ -254,10 +273,17 @@ class MixedLeaf:
     def take(self) -> bool:
         """Set g aside for the update, so that the optimizer passes the copies over; whether there is any."""
         self.put_back()
+        if self.gradient is not None and not self._fits(self.gradient):
+            self.expand_gradient()
         if self.gradient is None or _grad.__get__(self.copies) is not None:
             return False
         self.pending, self.gradient = self.gradient, None
         return True
+
+    def _fits(self, gradient: Tensor) -> bool:
+        """Whether g and the mixture are of the type that the copies have by now."""
+        copies, memory = self.copies, self._memory
+        return memory is not None and memory.dtype == copies.dtype == gradient.dtype and updates_in_chunks(copies)
 
 
 class _Gather:

@@ -56,7 +56,8 @@ def remove(model: nn.Module, kind: type[nn.Module], where: Callable[[Any], bool]
             _own_class(module)
         for name in names:
             lists: Any = module.parametrizations
-            original, order = lists[name].original, lists.order
+            original = lists[name].original
+            order = getattr(lists, "order", (*lists, *module._parameters))  # none where torch has put it elsewhere
             original.grad = None
             if type(original) is FusedParameter:
                 original.leave()
@@ -221,7 +222,10 @@ class _Copies(parametrize.ParametrizationList):
                 found = torch.stack([fn(copy) for copy in tensor])
             return found.contiguous() if tensor.is_contiguous() and not found.is_contiguous() else found
 
-        return super()._apply(convert, recurse)
+        before = self._parameters.get("original")
+        found = super()._apply(convert, recurse)
+        self._keep_watch(before)
+        return found
 
     def append(self, module: nn.Module) -> Any:
         """Refused: ``collapse`` could not keep it, and it would be taken for a part of the kernel."""
@@ -236,8 +240,12 @@ class _Copies(parametrize.ParametrizationList):
         """As of ``load_state_dict(assign=True)``."""
         before = self._parameters.get(name)
         super().register_parameter(name, param)
-        if before is not None and param is not None and is_expanded(before):
-            watch(param, expanded=True)
+        self._keep_watch(before, name)
+
+    def _keep_watch(self, before: Any, name: str = "original") -> None:
+        after = self._parameters.get(name)
+        if before is not None and after is not None and after is not before and is_expanded(before):
+            watch(after, expanded=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "watched": [parameter for parameter in self.parameters() if is_expanded(parameter)]}

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.ao import quantization
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -283,3 +284,29 @@ def test_converting_a_recurrent_layer_uses_no_p_and_keeps_no_weight(convert):
     with torch.no_grad():
         mean = model(x)[0]
     torch.testing.assert_close(mean, collapse(model)(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("first", ["expand", "prepare"])
+def test_training_that_quantizes_is_collapsed_and_converted(first):
+    """``prepare_qat`` moves parametrizations into modules of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    names, x = list(model.state_dict()), torch.randn(5, 6)
+    model.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+    if first == "expand":
+        expand(model, 3, seed=0)
+    model = quantization.prepare_qat(model)
+    if first == "prepare":
+        expand(model, 3, seed=0)
+    optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.05), model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    assert majority_clocks(model)[0].step == 3
+    model.eval().apply(quantization.disable_observer)
+    expected = model(x)
+    torch.testing.assert_close(collapse(model)(x), expected)
+    assert [name for name, _ in model.named_parameters()] == names
+    assert "Quantized" in str(quantization.convert(model))
