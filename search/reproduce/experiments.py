@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from collegium.arguments import positive
 from collegium.search.progress import Report, discard
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.streams import reason, writable
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=list(EXPERIMENTS), help=about)
     parser.add_argument("--seed", type=int, default=0, help="seed of what is sampled")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
-    parser.add_argument("--seconds", type=float, help=f"time of what is measured for a given time: {', '.join(TIMED)}")
+    parser.add_argument("--seconds", type=positive, help=f"time of what is measured for a given time: {', '.join(TIMED)}")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     try:

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from collegium.arguments import count, positive
+from collegium.counted import counted
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.streams import reason, writable
 from collegium.train.data.catalog import missing_files
+from collegium.train.loop.runtime import DeviceLayout
 from collegium.train.result import StudyResult
 from collegium.train.spec.study import StudySpec
 from collegium.train.study.pool import Pool, PoolOptions
@@ -43,6 +46,10 @@ ALIASES = {"label-noise": "noise", "table2": "t5"}
 
 #: Inputs of the data sets that fully connected networks are trained on.
 INPUTS = {"digits": 64, "synthetic": 16, "mnist": 784, "fashion-mnist": 784, "cifar10": 3072, "cifar100": 3072}
+
+
+class NoResult(Exception):
+    """Nothing of a row of the table could be trained: there is nothing to compare."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,22 @@ class Options:
         return INPUTS[self.data]
 
     def study(self, spec: StudySpec, *, data_dir: Path | None = None) -> StudyResult:
-        """Run a study here, ``processes`` trainings at a time; progress goes to standard error."""
+        """Run a study here, ``processes`` trainings at a time; progress and what was lost go to standard error.
+
+        Raises ``NoResult`` where all trainings of one row failed.
+        """
         pool_options = PoolOptions(self.device, data_dir or self.data_dir)
         progress = _Progress(spec.title)
         with Pool(self.processes, pool_options) as pool:
-            return StudyResult.model_validate(run(spec, fan_out=pool, report=progress))
+            result = StudyResult.model_validate(run(spec, fan_out=pool, report=progress))
+        for note in result.notes:
+            print(f"{spec.title}: {note.message}", file=sys.stderr, flush=True)
+        for cell in result.cells:
+            if not cell.succeeded:
+                failures = [each.failure for each in (*cell.runs, *(each for at in cell.sweep for each in at.runs))]
+                why = next((each for each in failures if each), "nothing was trained")
+                raise NoResult(f"{cell.architecture} / {cell.method} / {cell.recipe} has no training that ended: {why}")
+        return result
 
 
 class _Progress:
@@ -109,10 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data-dir", type=Path, default=os.environ.get("COLLEGIUM_DATA_DIR"), help="folder of published data sets"
     )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--seeds", type=count, default=10)
+    parser.add_argument("--processes", type=count, default=1, help="trainings at a time")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--effort", type=float, default=1.0, help="below 1: shorter sweeps and trainings")
+    parser.add_argument("--effort", type=positive, default=1.0, help="below 1: shorter sweeps and trainings")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
     given = parser.parse_args(words)
     if given.data not in INPUTS:
@@ -121,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         folder = given.data_dir or "no folder"
         parser.error(f"argument --data-dir: {given.data} is not in {folder}: put {missing} there")
+    if problem := _device_problem(given.device):
+        parser.error(f"argument --device: {problem}")
     options = Options(
         given.data, given.seeds, given.processes, given.effort, given.device, given.data_dir, given.output
     )
@@ -128,10 +148,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writable(given.output)
     except OSError as error:
         parser.error(f"argument --output: {reason(error)}")
-    found = reproduce(given.name, options)
+    try:
+        found = reproduce(given.name, options)
+    except NoResult as error:
+        print(f"error {error}", file=sys.stderr)
+        return 1
     print(found.text(), flush=True)
     write(found, given.output / f"{found.name}-{given.data}")
     return 0
+
+
+def _device_problem(device: str) -> str | None:
+    """What is wrong with it, before anything is trained."""
+    from torch import cuda
+
+    try:
+        layout = DeviceLayout.parse(device)
+    except ValueError as error:
+        return str(error)
+    devices = layout.devices if isinstance(layout.devices, list) else []
+    missing = [index for index in devices if index >= cuda.device_count()]
+    return f"torch finds {counted(cuda.device_count(), 'GPU')} here, and no cuda:{missing[0]}" if missing else None
 
 
 def write(found: Reproduction, path: Path) -> None:

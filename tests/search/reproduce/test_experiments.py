@@ -99,3 +99,11 @@ def test_the_program_prints_and_writes(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["agrees"]
     with pytest.raises(SystemExit):
         main(["figure9"])
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "inf"])
+def test_a_time_that_is_none_is_refused(seconds, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["network", "--seconds", seconds, "--output", str(tmp_path)])
+    assert ended.value.code == 2
+    assert f"--seconds: '{seconds}' is no number above 0" in capsys.readouterr().err

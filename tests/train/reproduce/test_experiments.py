@@ -5,6 +5,7 @@ import pytest
 from collegium.search.engine import run as search
 from collegium.search.spec import SearchSpec
 from collegium.train.limits import check_study_cost
+from collegium.train.reproduce import experiments
 from collegium.train.reproduce import noise as reproduce_noise
 from collegium.train.reproduce import t5 as reproduce_t5
 from collegium.train.reproduce import table5 as reproduce_table5
@@ -46,6 +47,48 @@ def test_table5_runs_on_cifar_from_the_data_folder(cifar10, tmp_path, capsys):
     rows = json.loads((tmp_path / "table5-cifar10.json").read_text())["rows"]
     assert len(rows) == 15
     assert not any("–" in row[optimizer] for row in rows for optimizer in ("Adam", "SGD"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "--seeds: '0' is no whole number above 0"),
+        (["--processes", "0"], "--processes: '0' is no whole number above 0"),
+        (["--effort", "0"], "--effort: '0' is no number above 0"),
+        (["--effort", "nan"], "--effort: 'nan' is no number above 0"),
+        (["--effort", "inf"], "--effort: 'inf' is no number above 0"),
+        (["--device", "tpu"], "--device: device 'tpu' is neither"),
+        (["--device", "cuda:99"], "--device: torch finds "),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_before_anything_is_trained(words, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["figure4", "--output", str(tmp_path), *words])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", [{"failure": {"message": "the disk is full"}}, {"failure": None}])
+def test_no_table_is_printed_of_trainings_that_failed(lost, tmp_path, capsys, monkeypatch):
+    class Failing:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return lambda children, progress: [
+                {"key": child["key"], "id": None, "status": "failed", "result": None, **lost} for child in children
+            ]
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(experiments, "Pool", Failing)
+    assert main(["figure4", "--seeds", "1", "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    why = "the disk is full" if lost["failure"] else "it did not finish"
+    assert f"error baseline / vanilla / default has no training that ended: {why}" in printed.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from collegium.arguments import amount, count
 from collegium.streams import reason, writable
 from collegium.train.data.catalog import missing_files
 from collegium.train.reproduce.majority.cells import DATA
@@ -78,17 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--records", type=Path, default=Path("reproduced/majority"), help="folder of all trainings")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORD",
-        help="settings and methods to run, such as: A1 Adam 1000 20%% ensemble; any of one kind, all kinds together",
+        help="settings and methods to run, such as: A1 Adam 1000 20%% 'majority, independent'; any of one kind, all kinds "
+        "together",
     )  # fmt: skip
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="the K-th of N parts")
-    parser.add_argument("--processes", type=_positive, default=1, help="trainings at a time, each on one thread")
-    parser.add_argument("--seeds", type=_positive, default=10, help="trainings that are compared, of each method")
-    parser.add_argument("--tuning-seeds", type=_positive, default=2, help="trainings of each point of a search")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no training after so many")
+    parser.add_argument("--processes", type=count, default=1, help="trainings at a time, each on one thread")
+    parser.add_argument("--seeds", type=count, default=10, help="trainings that are compared, of each method")
+    parser.add_argument("--tuning-seeds", type=count, default=2, help="trainings of each point of a search")
+    parser.add_argument("--minutes", type=amount, default=math.inf, help="begin no training after so many")
     parser.add_argument("--report", action="store_true", help="train nothing: tables and figures of what there is")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for tables and figures")
     parser.add_argument(
-        "--data-dir", type=Path, default=os.environ.get("COLLEGIUM_DATA_DIR"), help="folder that holds fashion-mnist"
+        "--data-dir", type=Path, help=f"folder that holds {DATA}; else that of COLLEGIUM_DATA_DIR, else {DEBIAN}"
     )
     return parser
 
@@ -100,18 +102,15 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def _data_dir(parser: argparse.ArgumentParser, named: Path | None) -> Path:
-    for folder in (named, DEBIAN):
-        if folder is not None and not missing_files(DATA, folder):
+    """The folder with the images: that of --data-dir alone where it is given, else the usual ones."""
+    usual = os.environ.get("COLLEGIUM_DATA_DIR")
+    folders = [named] if named is not None else [*([Path(usual)] if usual else []), DEBIAN]
+    for folder in folders:
+        if not missing_files(DATA, folder):
             return folder
     parser.error(
-        f"argument --data-dir: the images are neither in {named or 'a data folder'}/{DATA} nor in {DEBIAN / DATA}: "
+        f"argument --data-dir: the images are not in {' or '.join(str(folder / DATA) for folder in folders)}: "
         "install Debian's package dataset-fashion-mnist, or put the four published IDX files into such a folder"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -219,7 +220,8 @@ def units(
     for word in only:
         kind = next((index for index, names in enumerate(kinds) if word in names), None)
         if kind is None:
-            raise ValueError(f"no setting is called {word!r}; there are {', '.join(n for k in kinds for n in k)}")
+            known = "; ".join(", ".join(map(shlex.quote, names)) for names in kinds)
+            raise ValueError(f"no setting is called {word!r}; there are, each as one word, {known}")
         chosen[kind].add(kinds[kind][word])
     *of_cells, methods = chosen
 

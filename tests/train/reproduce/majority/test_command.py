@@ -97,7 +97,12 @@ def test_shards_and_processes_give_the_rows_of_one_process(images, tmp_path):
         (["--shard", "3/2"], "'3/2' is not K/N"),
         (["--only", "A1", "Adam", "1000", "20%", "--shard", "2/2"], "--shard: there are fewer settings than parts"),
         (["--report", "--shard", "161/161"], "--shard: there are fewer settings than parts"),
+        (["--only", "A1", "majority"], "no setting is called 'majority'; there are, each as one word, A1, "),
+        (["--only", "A1", "majority"], "0%, 20%, 40%, 10%; vanilla, 'majority, independent', "),
         (["--processes", "0"], "no whole number above 0"),
+        (["--minutes", "nan"], "--minutes: 'nan' is no number from 0 on"),
+        (["--minutes", "-3"], "--minutes: '-3' is no number from 0 on"),
+        (["--minutes", "soon"], "--minutes: 'soon' is no number from 0 on"),
         (["--seeds", "1001"], "--seeds: at most 1000"),
         (["--report"], "has no file of records"),
     ],
@@ -114,6 +119,16 @@ def test_missing_images_say_where_they_can_be_had(tmp_path, capsys, monkeypatch)
     with pytest.raises(SystemExit):
         main(["majority", "--data-dir", str(tmp_path), "--records", str(tmp_path / "records")])
     assert "Debian's package dataset-fashion-mnist" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_named_and_has_no_images_is_not_passed_over(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "DEBIAN", images)
+    words = ["majority", "--records", str(tmp_path / "records"), "--output", str(tmp_path), "--minutes", "0", *SMALL]
+    with pytest.raises(SystemExit):
+        main([*words, "--data-dir", str(tmp_path / "empty")])
+    assert f"the images are not in {tmp_path / 'empty' / 'fashion-mnist'}: install" in capsys.readouterr().err
+    monkeypatch.setenv("COLLEGIUM_DATA_DIR", str(tmp_path / "empty"))
+    assert main(words) == 0
 
 
 def test_records_of_another_run_are_not_written_to(images, tmp_path, capsys):
