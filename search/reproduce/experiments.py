@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=list(EXPERIMENTS), help=about)
     parser.add_argument("--seed", type=int, default=0, help="seed of what is sampled")
     parser.add_argument("--output", type=Path, default=Path("reproduced"), help="folder for the table and the plot")
-    parser.add_argument("--seconds", type=positive, help=f"time of what is measured for a given time: {', '.join(TIMED)}")
+    parser.add_argument("--seconds", type=positive, help=f"time for what is measured by time: {', '.join(TIMED)}")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     try:

@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--records", type=Path, default=Path("reproduced/majority"), help="folder of all trainings")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORD",
-        help="settings and methods to run, such as: A1 Adam 1000 20%% 'majority, independent'; any of one kind, all kinds "
-        "together",
+        help="settings and methods to run, such as: A1 Adam 1000 20%% 'majority, independent'; "
+        "any of one kind, all kinds together",
     )  # fmt: skip
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="the K-th of N parts")
     parser.add_argument("--processes", type=count, default=1, help="trainings at a time, each on one thread")

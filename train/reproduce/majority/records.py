@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -96,9 +97,23 @@ def read(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line)
             key_of(row)
-        except (ValueError, KeyError, TypeError) as error:
+            _check(row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}, is no row of a training: {error!r}") from error
         yield row
+
+
+def _check(row: Row) -> None:
+    """Raises ``ValueError`` for a value of another type: it has the key of a row, and counts for no seed."""
+    numbers = [row["seed"], row["epochs"], row["images"], row["rate"], row["noise"]]
+    whole = all(type(number) is int for number in numbers[:3])
+    if not whole or not all(type(number) in (int, float) for number in numbers) or not 0 < row["rate"] < math.inf:
+        raise ValueError(f"seed, epochs, images, rate and noise are {numbers}")
+    if "failure" in row:
+        return
+    found = list(row["validation"].values()) if row["tuning"] else [row["accuracy"]]
+    if not all(type(number) in (int, float) for numbers in found for number in numbers):
+        raise ValueError(f"its result is {found}")
 
 
 def _open(path: Path) -> int:

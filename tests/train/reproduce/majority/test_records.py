@@ -90,3 +90,18 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text(json.dumps(row(0)) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2"):
         Records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"seed": "0"}, {"epochs": 8.0}, {"images": True}, {"rate": -1e-3}, {"rate": float("nan")}, {"noise": "0.2"},
+        {"accuracy": None}, {"accuracy": [1.0, 0.9, "0.8"]}, {"tuning": True},
+        {"tuning": True, "validation": [[0.8, 0.5]]}, {"tuning": True, "validation": {"8": ["0.8", 0.5]}},
+    ],
+)  # fmt: skip
+def test_a_row_with_a_value_of_another_kind_is_named_by_file_and_line(damage, tmp_path):
+    lines = [json.dumps(row(1)), json.dumps(row(0) | damage)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is no row of a training"):
+        Records(tmp_path)
