@@ -36,7 +36,7 @@ def test_words_choose_settings_and_methods_and_plain_training_stays():
     chosen = units(["A1", "A2", "SGD", "1000", "20%", "ensemble"])
     assert {unit.cell for unit in chosen} == {Cell(name, "SGD", 1000, 0.2) for name in ("A1", "A2")}
     assert {unit.name for unit in chosen} == {REFERENCE, "ensemble"}
-    with pytest.raises(ValueError, match="no setting is called 'A9'; there are, each as one word, A1, .* 'majority, independent', "):
+    with pytest.raises(ValueError, match=r"no setting is called 'A9'; there are, .* 'majority, independent', "):
         units(["A9"])
 
 
