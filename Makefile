@@ -41,7 +41,7 @@ dev: $(VENV)/.dev  ## the same with the development tools
 demo: $(VENV)/.runtime  ## search ResNet-50 and two MLPs, train on digits, download and evaluate, all over HTTP
 	@$(BIN)/python -m collegium.app.cli.demo
 
-test: $(VENV)/.dev  ## run the tests in four minutes, with a real PostgreSQL and a real Redis
+test: $(VENV)/.dev  ## run the fast tests, with a real PostgreSQL and a real Redis
 	@$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev  ## run the others: whole services, several processes, compilers, exports
