@@ -1,9 +1,10 @@
 """A training step of majority kernels beside one of plain training, in turn on one device.
 
 ``obvious`` is what one would write first (``benchmarks/majority.py``): exponentials drawn, normalised, a weighted sum,
-autograd. ``without Triton`` is majority kernels as a machine without a C compiler runs them. Memory is the most that
-the first steps of each take. Fully connected networks train in float32. For the first of them a last row a contender
-says where a step's time goes: what the device was launched, how long it computed, and how long the host took.
+autograd. ``not fused`` leaves the copies to torch's own optimizer; ``without Triton`` is majority kernels as a machine
+without a C compiler runs them. Memory is the most that the first steps of each take. Fully connected networks train in
+float32. For the first of them a last row a contender says where a step's time goes: what the device was launched, how
+long it computed, and how long the host took.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from unittest import mock
 
 import torch
 from majority import EXPANSION, Obvious, first_tokens, forward, perceptron, residual, t5_small
+from torch import nn
 
 from accelerator.section import Bench
 from accelerator.timing import gibibytes, peak_bytes, seconds_of
@@ -38,6 +40,13 @@ class WithoutTriton(Majority):
     def step(self, *arguments: Any, **named: Any) -> Any:
         with mock.patch.object(philox, "runs_triton", return_value=False):
             return super().step(*arguments, **named)
+
+
+class Unfused(Majority):
+    """Majority kernels whose copies torch's own optimizer updates."""
+
+    def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        return optimizer
 
 
 def run(bench: Bench) -> None:
@@ -103,6 +112,7 @@ def measure(
     methods = {
         "plain": create("vanilla"),
         "majority": create("majority", copies=EXPANSION),
+        "not fused": Unfused(MajorityOptions(copies=EXPANSION)),
         "obvious": Obvious(EXPANSION),
     }
     if workload.title.startswith("fully connected"):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from collegium.train.majority.generators import hashed
 from collegium.train.majority.generators.uniforms import Draw
+from collegium.train.majority.updates import adam_numbers, sgd_numbers
 
 _TOGETHER = 4  # kernels in one call, at most
 
@@ -49,9 +50,10 @@ class Work:
         ``rows`` are those of the copies and of each state tensor, e each; ``draws`` are this step's and the next's. All
         tensors are flat.
         """
-        function, numbers = (_sgd, _sgd_numbers) if "dampening" in group else (_adam, _adam_numbers)
+        is_sgd = "dampening" in group
+        numbers = sgd_numbers(group, state) if is_sgd else adam_numbers(group, float(state["step"]))
         keys = hashed.keys(*draws, count=len(rows[0]) - 1)
-        return cls(function, tuple(numbers(group, state)), (gradient, target, rows, keys))
+        return cls(_sgd if is_sgd else _adam, tuple(numbers), (gradient, target, rows, keys))
 
 
 def update(works: Sequence[Work]) -> None:
@@ -84,22 +86,6 @@ def _adam(kernels: Sequence[Kernel], scalars: Tensor) -> None:
         _mix(copies, keys[1], target)
 
 
-def _adam_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
-    """Rate over its bias correction, 1 / √ of the other, 1 − β1, 1 − β2, weight decay, 1 − decoupled one, ε, sign."""
-    (beta1, beta2), rate, step = map(float, group["betas"]), float(group["lr"]), float(state["step"])
-    decay, decoupled = float(group["weight_decay"]), bool(group.get("decoupled_weight_decay"))
-    return [
-        rate / (1 - beta1**step),
-        (1 - beta2**step) ** -0.5,
-        1 - beta1,
-        1 - beta2,
-        0.0 if decoupled else decay,
-        1 - rate * decay if decoupled else 1.0,
-        float(group["eps"]),
-        -1.0 if group["maximize"] else 1.0,
-    ]
-
-
 def _sgd(kernels: Sequence[Kernel], scalars: Tensor) -> None:
     rate, momentum, kept, taken, own, decay, sign = scalars.unbind()
     for gradient, target, (copies, *buffers), keys in kernels:
@@ -111,22 +97,6 @@ def _sgd(kernels: Sequence[Kernel], scalars: Tensor) -> None:
                 slope = buffers[0][k] * momentum + slope * own
             copy.copy_(copy - rate * slope)
         _mix(copies, keys[1], target)
-
-
-def _sgd_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
-    """Rate, factor of the buffer in the step, of the buffer and the gradient in the buffer, of the gradient in the
-    step, weight decay, sign. The first buffer is the gradient itself.
-    """
-    momentum, nesterov, first = float(group["momentum"]), bool(group["nesterov"]), bool(state.get("first"))
-    return [
-        float(group["lr"]),
-        momentum if nesterov else 1.0,
-        0.0 if first else momentum,
-        1.0 if first else 1 - float(group["dampening"]),
-        1.0 if nesterov else 0.0,
-        float(group["weight_decay"]),
-        -1.0 if group["maximize"] else 1.0,
-    ]
 
 
 def _shares(gradient: Tensor, keys: Tensor, copies: Sequence[Tensor]) -> list[Tensor]:

@@ -29,6 +29,7 @@ from collegium.train.majority.generators.uniforms import (
     PERIOD,
     Draw,
     Points,
+    Source,
     chunk_length,
     scratch,
     sorted_uniforms,
@@ -58,7 +59,7 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     if is_fake(copies):
         return out
     expansion = copies.shape[0]
-    if expansion > 1 and draw.source != "table" and philox.runs_triton(copies.device):
+    if expansion > 1 and in_one_launch(draw.source, copies.device):
         philox.mix(copies.contiguous(), draw.state, out)
         return out
     flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
@@ -85,7 +86,7 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
         out = torch.empty((expansion, *gradient.shape), dtype=gradient.dtype, device=gradient.device)
     if is_fake(gradient):
         return out
-    if expansion > 1 and draw.source != "table" and philox.runs_triton(gradient.device):
+    if expansion > 1 and in_one_launch(draw.source, gradient.device):
         philox.spread(gradient.contiguous(), draw.state, out)
         return out
     flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
@@ -98,6 +99,11 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
     else:
         _divide(_wide(flat), _whole_points(draw, expansion, flat), rows.unbind())
     return out
+
+
+def in_one_launch(source: Source, device: torch.device) -> bool:
+    """Whether drawing and mixing a whole tensor is one launch of a GPU's kernel."""
+    return source != "table" and philox.runs_triton(device)
 
 
 def is_fake(tensor: Tensor) -> bool:

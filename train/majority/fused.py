@@ -12,7 +12,7 @@ Where something has asked for the gradient of the copies before the step, they h
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -22,14 +22,14 @@ from torch.autograd.graph import increment_version
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from collegium.train.majority import compiled
+from collegium.train.majority import compiled, launched
 from collegium.train.majority.clock import is_distributed
 from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
 from collegium.train.majority.generators.uniforms import Points
 from collegium.train.majority.guards.gradient import (
     FusedParameter,
     MixedLeaf,
-    updates_in_chunks,
+    is_fusable,
     uses,
 )
 from collegium.train.majority.guards.written import within_pass
@@ -78,17 +78,18 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     kernels = [
         (kernel, copies)
         for kernel, copies in majority_copies(model)
-        if id(copies) in held and type(kernel) is MajorityKernel and updates_in_chunks(copies)
+        if id(copies) in held and type(kernel) is MajorityKernel and is_fusable(copies, kernel.clock.source)
         if type(copies) in (nn.Parameter, FusedParameter)
     ]
     if not kernels or any(group.get(option) for group in optimizer.param_groups for option in _UNSUPPORTED):
         return optimizer
-    if any(kernel.clock.source == "compiled" for kernel, _ in kernels) and not compiled.has_compiler():
+    compiles = any(kernel.clock.source == "compiled" and copies.device.type == "cpu" for kernel, copies in kernels)
+    if compiles and not compiled.has_compiler():
         raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
     beside = _beside(model)
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:
-            kernel.leaf = MixedLeaf(copies, within_pass)
+            kernel.leaf = MixedLeaf(copies, kernel.clock.source, within_pass)
             kernel.leaf.update = FusedKernel(kernel, copies, kernel.leaf, beside.get(id(copies), ()))
     _share_room(model)
     hooks: Any = optimizer._optimizer_step_pre_hooks
@@ -145,7 +146,8 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     formed = {id(item.copies) for item in fused}
     gradients = [p.grad for p in parameters if id(p) not in formed and p.grad is not None]
     norms = list(_torch._foreach_norm(gradients)) if gradients else []
-    total = _norm_of(norms + [item.norm() for item in fused])
+    norms += launched.norms([item.summand() for item in fused if not item.in_chunks])
+    total = _norm_of(norms + [item.norm() for item in fused if item.in_chunks])
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
     _torch._foreach_mul_(gradients + [item.leaf.gradient for item in fused], factor)
     return total
@@ -265,17 +267,20 @@ def _take_gradients(optimizer: Any) -> None:
 def _update_kernels(optimizer: Any, *_: Any) -> None:
     """Post-hook of ``step``: it has updated everything else."""
     with torch.no_grad():
-        steps = []
+        together: list[_Step] = []
         for item, group in _kernels_of(optimizer):
             if item.leaf.pending is None:
                 item.leaf.forget()  # torch's fused updates leave no trace
-            elif item.kernel.clock.source == "compiled":
-                steps.append((item, item.begin(optimizer.state[item.copies], group)))
-            else:
+            elif item.in_chunks and item.kernel.clock.source != "compiled":
                 item.update(optimizer.state[item.copies], group)
-        compiled.update([step.work() for _, step in steps])
-        for item, step in steps:
-            item.end(step)
+            else:
+                together.append(item.begin(optimizer.state[item.copies], group))
+        compiled.update([step.to_compile() for step in together if step.item.in_chunks])
+        launch = [step for step in together if not step.item.in_chunks]
+        counts = launched.count_steps([step.state for step in launch], [step.item.count for step in launch])
+        launched.update(step.to_launch(taken) for step, taken in zip(launch, counts, strict=True))
+        for step in together:
+            step.item.end(step)
 
 
 def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
@@ -304,6 +309,7 @@ class FusedKernel:
     keeps: bool = False  # whether the points of the next step, so that it need not draw them again
     points: Sequence[Points | None] = ()  # those of the draw ``drawn`` for each chunk
     drawn: Draw | None = None
+    count: launched.Count = field(default_factory=launched.Count)
     _kept: tuple[Any, Any] = (None, None)
 
     @property
@@ -311,10 +317,19 @@ class FusedKernel:
         """Whether there is a g, and no gradient of the copies beside it."""
         return self.leaf.gradient is not None and Tensor.grad.__get__(self.copies) is None  # type: ignore[attr-defined]
 
+    @property
+    def in_chunks(self) -> bool:
+        """Whether its update proceeds in chunks, on a processor, instead of being a part of one launch."""
+        return self.copies.device.type == "cpu"
+
+    def summand(self) -> tuple[Tensor, Draw, int]:
+        """g, its draw and the expansion: what makes the norm of the gradient of the copies."""
+        assert self.leaf.gradient is not None
+        return self.leaf.gradient, self._draw(), len(self.copies)
+
     def norm(self) -> Tensor:
         """√ Σ_k |p_k ∘ g|²."""
-        gradient, draw = self.leaf.gradient, self._draw()
-        assert gradient is not None
+        gradient, draw, _ = self.summand()
         norms: list[Tensor] = []
         flat = gradient.contiguous().view(-1)
         for index, part in enumerate(flat.split(length_of_chunks(draw, flat.shape[0]))):
@@ -401,7 +416,15 @@ class _Step:
     draw: Draw
     following: Draw
 
-    def work(self) -> compiled.Work:
+    def to_launch(self, taken: float) -> launched.Work:
+        """The step as a part of one launch, ``taken`` steps in all."""
+        target = self.item.leaf.tensor
+        assert target is not None
+        return launched.Work(
+            self.group, self.state, self.gradient, target, self.tensors, self.draw, self.following, taken
+        )
+
+    def to_compile(self) -> compiled.Work:
         """The step as a compiled update."""
         ((target, *rows),) = self.item.views(self.tensors, max(1, self.gradient.shape[0]))
         return compiled.Work.of(self.group, self.state, self.gradient, target, rows, self.draw, self.following)

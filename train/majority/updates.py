@@ -11,7 +11,7 @@ Columns = Sequence[Sequence[Tensor]]
 
 
 def state_tensors(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:
-    """The state tensors of a parameter, made as torch's own optimizers make them; the step is counted."""
+    """The state tensors of a parameter, made as torch's own optimizers make them; the host counts the step."""
     if "dampening" in group:
         if group["momentum"] == 0:
             return []
@@ -19,9 +19,11 @@ def state_tensors(group: dict[str, Any], state: dict[str, Any], copies: Tensor) 
             state["momentum_buffer"], state["first"] = torch.zeros_like(copies), True
         return [_like(copies, state, "momentum_buffer")]
     if not state:
-        state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
+        device = copies.device if group.get("fused") else "cpu"
+        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(copies), torch.zeros_like(copies)
-    state["step"] += 1
+    if state["step"].device.type == "cpu":  # others are counted together
+        state["step"] += 1
     return [_like(copies, state, "exp_avg"), _like(copies, state, "exp_avg_sq")]
 
 
@@ -67,3 +69,35 @@ def sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequen
         maximize=group["maximize"],
         is_first_step=state.get("first", False),
     )
+
+
+def adam_numbers(group: dict[str, Any], step: float) -> list[float]:
+    """Rate over its bias correction, 1 / √ of the other, 1 − β1, 1 − β2, weight decay, 1 − decoupled one, ε, sign."""
+    (beta1, beta2), rate = map(float, group["betas"]), float(group["lr"])
+    decay, decoupled = float(group["weight_decay"]), bool(group.get("decoupled_weight_decay"))
+    return [
+        rate / (1 - beta1**step),
+        (1 - beta2**step) ** -0.5,
+        1 - beta1,
+        1 - beta2,
+        0.0 if decoupled else decay,
+        1 - rate * decay if decoupled else 1.0,
+        float(group["eps"]),
+        -1.0 if group["maximize"] else 1.0,
+    ]
+
+
+def sgd_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
+    """Rate, factor of the buffer in the step, of the buffer and the gradient in the buffer, of the gradient in the
+    step, weight decay, sign. The first buffer is the gradient itself.
+    """
+    momentum, nesterov, first = float(group["momentum"]), bool(group["nesterov"]), bool(state.get("first"))
+    return [
+        float(group["lr"]),
+        momentum if nesterov else 1.0,
+        0.0 if first else momentum,
+        1.0 if first else 1 - float(group["dampening"]),
+        1.0 if nesterov else 0.0,
+        float(group["weight_decay"]),
+        -1.0 if group["maximize"] else 1.0,
+    ]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK = 1024  # counters a Triton program takes: part of which element gets which number
+BLOCK = 1024  # counters a Triton program takes: part of which element gets which number
 _KEY = (1 << 62) - 1
 
 
@@ -50,17 +50,29 @@ def spread(gradient: Tensor, state: int, out: Tensor) -> None:
 
 
 def _launch(name: str, given: Tensor, out: Tensor, state: int, expansion: int, elements: int) -> None:
-    share = max(1, 4 // (expansion - 1))
-    programs = -(-elements // (_BLOCK * share))
-    if not programs:
+    if not elements:
         return
-    # A fixed bit on top keeps the type of the key, for which Triton would compile again.
-    key = state & _KEY | _KEY + 1
     elsewhere = given.is_cuda and given.device.index != torch.cuda.current_device()
     with torch.cuda.device(given.device) if elsewhere else nullcontext():
-        _kernels()[name][(programs,)](
-            given, out, key, elements, E=expansion, SHARE=share, BLOCK=_BLOCK, WIDE=given.dtype == torch.float64
-        )
+        _kernels()[name][(programs(elements, expansion),)](
+            given, out, key(state), elements, E=expansion, SHARE=share(expansion), BLOCK=BLOCK,
+            WIDE=given.dtype == torch.float64, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def key(state: int) -> int:
+    """The key of a draw: a fixed bit on top keeps its type, for which Triton would compile again."""
+    return state & _KEY | _KEY + 1
+
+
+def share(expansion: int) -> int:
+    """How many elements the four words of a counter suffice for."""
+    return max(1, 4 // max(1, expansion - 1))
+
+
+def programs(elements: int, expansion: int) -> int:
+    """How many Triton programs work on so many elements of ``expansion`` copies."""
+    return -(-elements // (BLOCK * share(expansion)))
 
 
 @cache

@@ -50,13 +50,14 @@ def mix(copies, out, key, elements, E: tl.constexpr, SHARE: tl.constexpr, BLOCK:
     for share in tl.static_range(SHARE):
         element = (block * SHARE + share) * BLOCK + lane
         inside = element < elements
-        rest = tl.load(copies + (E - 1) * row + element, mask=inside)
-        rest = rest.to(tl.float64 if WIDE else tl.float32)
-        for back in tl.static_range(2, E + 1):  # the copy E − back; the annotation of a constant cannot be repeated
-            q = fraction(key, counter, share * (E - 1) + E - back, back - 1, WIDE)
-            copy = tl.load(copies + (E - back) * row + element, mask=inside).to(rest.dtype)
-            rest = copy + q * (rest - copy)
-        tl.store(out + element, rest, mask=inside)
+        before = tl.load(copies + element, mask=inside).to(tl.float64 if WIDE else tl.float32)
+        mixed, level = before, tl.full((BLOCK,), 1.0, before.dtype)
+        for k in tl.static_range(1, E):
+            copy = tl.load(copies + k * row + element, mask=inside).to(before.dtype)
+            level = level * fraction(key, counter, share * (E - 1) + k - 1, E - k, WIDE)
+            mixed = mixed + level * (copy - before)
+            before = copy
+        tl.store(out + element, mixed, mask=inside)
 
 
 @triton.jit(do_not_specialize=["key"])

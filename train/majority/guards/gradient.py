@@ -23,9 +23,11 @@ from torch._utils import _rebuild_parameter
 from torch.autograd.graph import increment_version
 
 from collegium.train.majority.clock import WRITTEN, Clock, is_distributed
-from collegium.train.majority.draw import Draw, is_fake, mix
+from collegium.train.majority.draw import Draw, in_one_launch, is_fake, mix
+from collegium.train.majority.generators.uniforms import Source
 from collegium.train.majority.operators import spread_differentiably
 
+_WIDE = (torch.float32, torch.float64)
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", None)  # no public name
 _data: Any = Tensor.data
 _grad: Any = Tensor.grad
@@ -116,7 +118,8 @@ for _name in ("T", "mT", "H", "mH"):
 class MixedLeaf:
     """The tensor that layers read in training in place of a function of ``copies``, and its gradient."""
 
-    def __init__(self, copies: nn.Parameter, usable: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, copies: nn.Parameter, source: Source, usable: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.source: Source = source  # of the draws
         self.usable = usable  # makes of a mixture what layers read
         self.tensor: Tensor | None = None
         self.gradient: Tensor | None = None  # g, as far as it has not been spread over the copies
@@ -139,9 +142,10 @@ class MixedLeaf:
         self.aliases = 0
         if self.update is not None:
             self.update.release()
-        if updates_in_chunks(self.copies):
+        if is_fusable(self.copies, self.source):
             storage = Tensor.untyped_storage(self.copies)
-            self.foreign = storage.is_shared() or not storage.resizable()
+            shared = self.copies.device.type == "cpu" and storage.is_shared()  # others always say so
+            self.foreign = shared or not storage.resizable()
 
     @property
     def copies(self) -> FusedParameter:
@@ -156,7 +160,7 @@ class MixedLeaf:
             self._copies() is copies
             and copies.requires_grad
             and torch.is_grad_enabled()
-            and updates_in_chunks(copies)
+            and is_fusable(copies, self.source)
             and not copies._backward_hooks
             and not getattr(copies, "_post_accumulate_grad_hooks", None)
             and not is_distributed()
@@ -283,7 +287,12 @@ class MixedLeaf:
     def _fits(self, gradient: Tensor) -> bool:
         """Whether g and the mixture are of the type that the copies have by now."""
         copies, memory = self.copies, self._memory
-        return memory is not None and memory.dtype == copies.dtype == gradient.dtype and updates_in_chunks(copies)
+        return (
+            memory is not None
+            and memory.dtype == copies.dtype == gradient.dtype
+            and memory.device == copies.device == gradient.device
+            and is_fusable(copies, self.source)
+        )
 
 
 class _Gather:
@@ -304,11 +313,10 @@ def uses(tensor: Tensor) -> int:
     return 1 << 30 if _use_count is None else _use_count(Tensor.untyped_storage(tensor)._cdata)
 
 
-def updates_in_chunks(copies: Tensor) -> bool:
-    """Whether an update chunk by chunk pays for ``copies`` and is what torch's optimizers would compute."""
-    return (
-        copies.device.type == "cpu"
-        and copies.dtype in (torch.float32, torch.float64)
-        and copies.is_contiguous()
-        and not is_fake(copies)
-    )
+def is_fusable(copies: Tensor, source: Source) -> bool:
+    """Whether a fused update pays for ``copies``, drawn from ``source``, and is what torch's optimizers compute."""
+    if copies.device.type == "cpu":
+        known = copies.dtype in _WIDE
+    else:
+        known = copies.dtype in (*_WIDE, torch.bfloat16) and in_one_launch(source, copies.device)
+    return known and copies.is_contiguous() and not is_fake(copies)
