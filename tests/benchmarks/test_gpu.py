@@ -139,13 +139,13 @@ def test_steps_of_all_contenders_have_times(report):
     every = rows_of(report, "steps")
     rows, profiles = [row for row in every if "precision" in row], [row for row in every if "contender" in row]
     assert len(rows) + len(profiles) == len(every)
-    assert [row["contender"] for row in profiles] == ["plain", "majority", "obvious", "without Triton"]
+    assert [row["contender"] for row in profiles] == ["plain", "majority", "not fused", "obvious", "without Triton"]
     assert all(row["ms a step"] > 0 and row["operators"] > 0 for row in profiles)
     assert [(row["network"].split()[0], row["precision"]) for row in rows] == [
         ("ResNet-50", "bf16"), ("T5-small,", "bf16"), ("fully", "fp32"), ("fully", "fp32"),
     ]  # fmt: skip
     for row in rows:
-        assert all(row[f"{name} ms"] > 0 for name in ("plain", "majority", "obvious"))
+        assert all(row[f"{name} ms"] > 0 for name in ("plain", "majority", "not fused", "obvious"))
         assert row["majority %"] == pytest.approx(100 * (row["majority ms"] / row["plain ms"] - 1))
 
 

@@ -2,8 +2,9 @@
 
 Plainly, a step of majority kernels writes the gradients p_k ∘ g of e copies, reads them again in the optimizer, and
 reads the updated copies once more to mix the next weight. ``fuse`` makes a ``torch.optim`` SGD, Adam or AdamW do
-all three chunk by chunk while the chunk is in the cache: redraw p, form p_k ∘ g for the chunk, update the e copies and
-their state, mix them with the p of the next step. What is left is the floor: weights and state read and written once.
+all three at once: redraw p, form p_k ∘ g, update the e copies and their state, mix them with the p of the next step.
+On a processor that is done chunk by chunk while the chunk is in the cache, on a GPU in one launch for all kernels
+(``launched`` beside this). What is left is the floor: weights and state read and written once.
 
 The layers read a leaf tensor for that (``collegium.train.majority.guards.gradient``); its gradient is g itself, of the
 plain model's size. The optimizer stays the same object with the same ``param_groups`` and the same ``state_dict``.
@@ -48,19 +49,20 @@ _UNSUPPORTED = ("amsgrad", "capturable", "differentiable")
 
 
 def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
-    """Let ``optimizer`` update the majority kernels of ``model`` chunk by chunk, where that pays; return it.
+    """Let ``optimizer`` update the majority kernels of ``model`` in one pass over them, where that pays; return it.
 
-    It pays on a CPU in one process, for SGD (with momentum), Adam and AdamW as torch defines them and float32 or
-    float64 copies. Elsewhere nothing changes: a GPU's optimizer already is one launch over all tensors, and a
-    distributed wrapper needs the gradients of the parameters themselves.
+    It pays in one process, for SGD (with momentum), Adam and AdamW as torch defines them: on a CPU, for float32 or
+    float64 copies, and on a GPU with Triton and a C compiler, for bfloat16 ones too. Elsewhere nothing changes: a
+    distributed wrapper needs the gradients of the parameters themselves. Weights are those of the plain update but for
+    the order of rounding.
 
     Whatever reads ``parameter.grad`` sees the gradients of the copies: a gradient scaler, ``clip_grad_norm_``,
     ``model.zero_grad()``. They are then formed, and that step costs what a plain one does; ``clip_gradient_norm`` and
     the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch, and
     ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
 
-    Kernels keep the random numbers of the next step, e − 1 a weight and of its type, as long as a model's are no more
-    than 2^22; others draw them again.
+    On a CPU, kernels keep the random numbers of the next step, e − 1 a weight and of its type, as long as a model's are
+    no more than 2^22; others draw them again.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -258,8 +260,11 @@ def _set_aside(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _take_gradients(optimizer: Any) -> None:
+    known: tuple[Any, bool] = (None, False)
     for item, group in _kernels_of(optimizer):
-        if not any(group.get(option) for option in _UNSUPPORTED) and not item.leaf.take():
+        if known[0] is not group:
+            known = group, any(group.get(option) for option in _UNSUPPORTED)
+        if not known[1] and not item.leaf.take():
             item.leaf.check_reached(item.beside)
 
 
@@ -271,16 +276,29 @@ def _update_kernels(optimizer: Any, *_: Any) -> None:
         for item, group in _kernels_of(optimizer):
             if item.leaf.pending is None:
                 item.leaf.forget()  # torch's fused updates leave no trace
+                item.count.forget()
             elif item.in_chunks and item.kernel.clock.source != "compiled":
                 item.update(optimizer.state[item.copies], group)
             else:
                 together.append(item.begin(optimizer.state[item.copies], group))
         compiled.update([step.to_compile() for step in together if step.item.in_chunks])
-        launch = [step for step in together if not step.item.in_chunks]
-        counts = launched.count_steps([step.state for step in launch], [step.item.count for step in launch])
-        launched.update(step.to_launch(taken) for step, taken in zip(launch, counts, strict=True))
+        _launch([step for step in together if not step.item.in_chunks])
+        if together:  # neither launches nor compiled loops do so
+            increment_version([tensor for step in together for tensor in (step.item.copies, step.item.leaf.memory)])
         for step in together:
             step.item.end(step)
+
+
+def _launch(steps: "list[_Step]") -> None:
+    """The updates of kernels on a GPU."""
+    counts = launched.count_steps([step.state for step in steps], [step.item.count for step in steps])
+    works, known = [], {}
+    for step, taken in zip(steps, counts, strict=True):
+        alike = id(step.group), taken, "first" in step.state
+        if alike not in known:
+            known[alike] = launched.numbers(step.group, step.state, taken)
+        works.append(step.to_launch(known[alike]))
+    launched.update(works)
 
 
 def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
@@ -352,24 +370,29 @@ class FusedKernel:
             apply(group, state, weights, shares, moments)
             mix_chunk(weights, step.following, index, target, points)
         self.drawn = step.following
+        increment_version(self.copies)  # torch's fused updates do not
         self.end(step)
 
     def begin(self, state: dict[str, Any], group: dict[str, Any]) -> "_Step":
         """Count the step; what it needs. Until it ends, no mixture is valid."""
         assert self.leaf.pending is not None
         self.leaf.forget()
-        draw, gradient = self._draw(), self.leaf.pending.contiguous().view(-1)
+        draw, gradient = self._draw(), self.leaf.pending.contiguous()
+        tensors = [self.copies, *state_tensors(group, state, self.copies)]
+        if self.in_chunks:
+            gradient = gradient.view(-1)
+            if "step" in state:
+                state["step"] += 1  # those of one launch are counted together
         following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
-        return _Step(
-            self, group, state, gradient, [self.copies, *state_tensors(group, state, self.copies)], draw, following
-        )
+        return _Step(self, group, state, gradient, tensors, draw, following)
 
     def end(self, step: "_Step") -> None:
-        """Record that it has been taken, and the next weight mixed."""
+        """Record that it has been taken, and the next weight mixed; versions have been counted."""
         step.state.pop("first", None)
-        increment_version(self.copies)  # torch's fused updates do not
-        self.kernel.clock.forget(self.copies)
-        self.leaf.renew_in_place(step.following)
+        clock = self.kernel.clock
+        clock.forget(self.copies)
+        clock.expect(step.following)
+        self.leaf.renew(self.leaf.memory, step.following)
         self.leaf.put_back()
 
     def views(self, tensors: list[Tensor], length: int) -> list[tuple[Any, ...]]:
@@ -411,18 +434,15 @@ class _Step:
     item: FusedKernel
     group: dict[str, Any]
     state: dict[str, Any]
-    gradient: Tensor  # flat
+    gradient: Tensor  # flat, where the update is one of chunks
     tensors: list[Tensor]  # copies and state
     draw: Draw
     following: Draw
 
-    def to_launch(self, taken: float) -> launched.Work:
-        """The step as a part of one launch, ``taken`` steps in all."""
-        target = self.item.leaf.tensor
-        assert target is not None
-        return launched.Work(
-            self.group, self.state, self.gradient, target, self.tensors, self.draw, self.following, taken
-        )
+    def to_launch(self, numbers: tuple[float, ...]) -> launched.Work:
+        """The step as a part of one launch."""
+        is_adam, target = "dampening" not in self.group, self.item.leaf.memory
+        return launched.Work(is_adam, self.gradient, target, self.tensors, self.draw, self.following, numbers)
 
     def to_compile(self) -> compiled.Work:
         """The step as a compiled update."""

@@ -8,9 +8,8 @@ each type of number, expansion and optimizer that there is); it needs nothing fr
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from collegium.train.majority.draw import Draw
 from collegium.train.majority.generators import philox
 from collegium.train.majority.updates import adam_numbers, sgd_numbers
 
-__all__ = ["Work", "norms", "update"]
+__all__ = ["Count", "Work", "count_steps", "norms", "numbers", "update"]
 
 _ROW = struct.Struct("=9q8d")
 _WORDS = _ROW.size // 8
@@ -28,35 +27,36 @@ _WARPS = 8  # of a program: with fewer, registers leave room for few programs
 _torch: Any = torch  # what torch's own optimizers call has no public name
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """One kernel's update: ``gradient`` and ``target``, the mixed weight, of its shape; copies and state, e of that."""
 
-    group: dict[str, Any]
-    state: dict[str, Any]
+    is_adam: bool
     gradient: Tensor
     target: Tensor
     tensors: Sequence[Tensor]
     draw: Draw
     following: Draw
-    taken: float  # steps, with this one
+    numbers: tuple[float, ...]
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What kernels of one launch have in common."""
         copies = self.tensors[0]
-        return copies.device, copies.dtype, len(copies), "dampening" not in self.group, len(self.tensors) - 1
+        return copies.device, copies.dtype, len(copies), self.is_adam, len(self.tensors) - 1
 
     def row(self, first: int) -> bytes:
         """The kernel's row of the table, if program ``first`` is the first that works on it."""
-        if "dampening" in self.group:
-            rate, momentum, kept, taken, own, decay, sign = sgd_numbers(self.group, self.state)
-            numbers = (rate, decay, sign, kept, taken, momentum, own)
-        else:
-            rate, root, rest1, rest2, decay, shrink, epsilon, sign = adam_numbers(self.group, self.taken)
-            numbers = (rate, decay, sign, shrink, root, epsilon, rest1, rest2)
         addresses = [tensor.data_ptr() for tensor in (self.gradient, self.target, *self.tensors)]
-        return _row(self.gradient.numel(), first, self.draw, self.following, addresses, numbers)
+        return _row(self.gradient.numel(), first, self.draw, self.following, addresses, self.numbers)
+
+
+def numbers(group: dict[str, Any], state: dict[str, Any], taken: float) -> tuple[float, ...]:
+    """What the kernel needs of the options, in its order; ``taken`` are the steps with this one."""
+    if "dampening" in group:
+        rate, momentum, kept, added, own, decay, sign = sgd_numbers(group, state)
+        return rate, decay, sign, kept, added, momentum, own
+    rate, root, rest1, rest2, decay, shrink, epsilon, sign = adam_numbers(group, taken)
+    return rate, decay, sign, shrink, root, epsilon, rest1, rest2
 
 
 def update(works: Iterable[Work]) -> None:
@@ -91,13 +91,18 @@ def norms(gradients: Sequence[tuple[Tensor, Draw, int]]) -> list[Tensor]:
 
 
 def count_steps(states: Sequence[dict[str, Any]], known: Sequence["Count"]) -> list[float]:
-    """Count a step in each of ``states`` of Adam whose count is on a device; return all counts, without waiting."""
+    """Count a step of Adam in each of ``states``; return all counts, 0 for SGD, without waiting for a device."""
     steps = [state.get("step") for state in states]
-    before = [count.of(step) for step, count in zip(steps, known, strict=True)]
+    taken = [0.0 if step is None else count.of(step) + 1 for step, count in zip(steps, known, strict=True)]
     there = [step for step in steps if step is not None and step.device.type != "cpu"]
     if there:
         _torch._foreach_add_(there, 1)
-    return [count.noted(step, value) for step, count, value in zip(steps, known, before, strict=True)]
+    for step, count, value in zip(steps, known, taken, strict=True):
+        if step is not None and step.device.type == "cpu":
+            step += 1
+        elif step is not None:
+            count.note(step, value)
+    return taken
 
 
 class Count:
@@ -106,22 +111,20 @@ class Count:
     def __init__(self) -> None:
         self._known: tuple[Tensor, int, float] | None = None
 
-    def of(self, step: Tensor | None) -> float:
+    def of(self, step: Tensor) -> float:
         """Steps by now; read from the device, which waits for it, where it has changed or is another tensor."""
-        if step is None:
-            return 0.0
         known = self._known
-        if known is None or known[0] is not step or step.is_inference() or known[1] != step._version:
+        if known is None or known[0] is not step or known[1] != step._version:
             return float(step)
         return known[2]
 
-    def noted(self, step: Tensor | None, before: float) -> float:
-        """Steps after one more, if the device counts it; on a processor it has been counted."""
-        if step is None or step.device.type == "cpu":
-            return before
-        if not step.is_inference():
-            self._known = step, step._version, before + 1
-        return before + 1
+    def note(self, step: Tensor, value: float) -> None:
+        """``step`` has just been set to ``value``."""
+        self._known = None if step.is_inference() else (step, step._version, value)
+
+    def forget(self) -> None:
+        """Others have counted, perhaps without a trace."""
+        self._known = None
 
 
 def _row(

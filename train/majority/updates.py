@@ -11,7 +11,7 @@ Columns = Sequence[Sequence[Tensor]]
 
 
 def state_tensors(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:
-    """The state tensors of a parameter, made as torch's own optimizers make them; the host counts the step."""
+    """The state tensors of a parameter, made as torch's own optimizers make them."""
     if "dampening" in group:
         if group["momentum"] == 0:
             return []
@@ -22,8 +22,6 @@ def state_tensors(group: dict[str, Any], state: dict[str, Any], copies: Tensor) 
         device = copies.device if group.get("fused") else "cpu"
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(copies), torch.zeros_like(copies)
-    if state["step"].device.type == "cpu":  # others are counted together
-        state["step"] += 1
     return [_like(copies, state, "exp_avg"), _like(copies, state, "exp_avg_sq")]
 
 

@@ -91,7 +91,7 @@ def test_one_launch_takes_the_steps_of_torchs_optimizers(device, name, e):
     assert all(kernel.leaf is not None for kernel, _ in majority_copies(one))
     train(one, fast)
     train(other, plain)
-    assert_alike(one, other, rtol=2e-4, atol=2e-6)
+    assert_alike(one, other, rtol=2e-4, atol=3e-5)  # Adam's step of a gradient near zero is that of its rounding
     for index, found in fast.state_dict()["state"].items():
         expected = plain.state_dict()["state"].get(index, {})
         assert found.keys() == expected.keys()

@@ -21,7 +21,7 @@ stay in the cache. Two words of a chunk share an entry of one table at most, sin
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -57,12 +57,15 @@ class Draw:
     kernel: int
     source: Source = "independent"
 
-    @cached_property
+    @property
     def state(self) -> int:
         """A hash of the key, 64 bits."""
-        state = 0
-        for word in (self.seed, self.step, self.kernel):
-            state = hashed((state ^ word & _MASK64) + _GAMMA & _MASK64)
+        state: int | None = self.__dict__.get("_state")  # a cached property of functools takes a lock
+        if state is None:
+            state = 0
+            for word in (self.seed, self.step, self.kernel):
+                state = hashed((state ^ word & _MASK64) + _GAMMA & _MASK64)
+            self.__dict__["_state"] = state
         return state
 
     def words(self, chunk: int, count: int) -> list[int]:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._utils import _rebuild_parameter
-from torch.autograd.graph import increment_version
 
 from collegium.train.majority.clock import WRITTEN, Clock, is_distributed
 from collegium.train.majority.draw import Draw, in_one_launch, is_fake, mix
@@ -74,7 +73,9 @@ class FusedParameter(nn.Parameter):
 
     def leave(self: Any) -> None:
         """Become a plain parameter again, which keeps neither a mixture nor the optimizer's state."""
-        vars(self).pop("leaf", None)
+        leaf = vars(self).pop("leaf", None)
+        if leaf is not None:
+            leaf.close()
         self.__class__ = nn.Parameter
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
@@ -128,6 +129,7 @@ class MixedLeaf:
         self.pending: Tensor | None = None  # g, while the optimizer takes its step
         self.update: Any = None  # the ``FusedKernel`` of the optimizer
         self.aliases = 0  # tensors of the update that share the copies' memory
+        self.moved = False  # whether the copies have come into other memory since the mixture was made
         self.foreign = False  # whether that is written to by others than tensors of this process
         self.unreached = False  # whether it has been read since a gradient came
         self._token: Any = None
@@ -139,7 +141,7 @@ class MixedLeaf:
 
     def move(self) -> None:
         """The copies have come into other memory, perhaps an array's, a file's or one that processes share."""
-        self.aliases = 0
+        self.aliases, self.moved = 0, True
         if self.update is not None:
             self.update.release()
         if is_fusable(self.copies, self.source):
@@ -211,14 +213,14 @@ class MixedLeaf:
         """
         leaf: Any = self.usable(mixed.detach().requires_grad_(), self.copies)
         leaf._post_accumulate_grad_hooks = {0: _Gather(self, draw)}  # registering it takes ten times as long
-        self._memory, self.tensor = mixed, leaf
+        self._memory, self.tensor, self.moved = mixed, leaf, False
         self._token = self._present(draw)
 
-    def renew_in_place(self, draw: Draw) -> None:
-        """``renew`` where the mixture has been written into the memory of ``tensor``."""
+    @property
+    def memory(self) -> Tensor:
+        """That of ``tensor``, into which the next mixture is written before ``renew``."""
         assert self._memory is not None
-        increment_version(self._memory)  # compiled updates do not
-        self.renew(self._memory, draw)
+        return self._memory
 
     def forget(self) -> None:
         """The copies may be changed from now on."""
@@ -230,6 +232,12 @@ class MixedLeaf:
         if self.foreign or uses(copies) > 2 + self.aliases:
             return None
         return draw, copies._version, copies.data_ptr(), self.tensor._version  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """The copies are a weight again: what has been computed with the mixture can no longer be differentiated."""
+        hooks: Any = getattr(self.tensor, "_post_accumulate_grad_hooks", None)
+        for hook in (hooks or {}).values():
+            hook.closed = True
 
     def put_back(self) -> None:
         """g is no longer set aside: the step has ended, or been interrupted."""
@@ -286,6 +294,8 @@ class MixedLeaf:
 
     def _fits(self, gradient: Tensor) -> bool:
         """Whether g and the mixture are of the type that the copies have by now."""
+        if not self.moved:
+            return True
         copies, memory = self.copies, self._memory
         return (
             memory is not None
@@ -299,9 +309,14 @@ class _Gather:
     """Hook of a leaf: hands its gradient to the ``MixedLeaf`` that it belongs to, if there still is one."""
 
     def __init__(self, leaf: MixedLeaf, draw: Draw) -> None:
-        self.leaf, self.draw = weakref.ref(leaf), draw
+        self.leaf, self.draw, self.closed = weakref.ref(leaf), draw, False
 
     def __call__(self, tensor: Tensor) -> None:
+        if self.closed:
+            raise RuntimeError(
+                "the copies of this weight have been collapsed since the loss was computed, so that their gradient "
+                "would be lost: call backward() before collapse()"
+            )
         leaf, gradient = self.leaf(), tensor.grad
         tensor.grad = None
         if leaf is not None and gradient is not None:

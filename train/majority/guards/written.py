@@ -10,6 +10,7 @@ into that, hooks, and memory that is handed out for writing where it cannot be f
 """
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -108,8 +109,10 @@ class WrittenWeight(Tensor):
                 for weight in weights
             ]
             result = func(*args, **named)
+            lists = args[:1] if _OF_LISTS.match(getattr(func, "__name__", "")) else ()  # a GPU leaves no trace of all
+            written = [id(leaf) for leaf in tree_leaves(lists)]
             for weight, (version, history, values) in zip(weights, before, strict=True):
-                if weight._version == version:
+                if weight._version == version and id(weight) not in written:
                     continue
                 alone = len(weights) == 1 and bool(args) and args[0] is weight
                 if alone and weight._is_all() and func.__name__ in _OF_EACH_COPY:
@@ -277,6 +280,8 @@ def _refuse_hook(weight: WrittenWeight, *_: Any) -> None:
     )
 
 
+_OF_LISTS = re.compile(r"_(amp_foreach|foreach|fused)_.*_$")
+"""Names of functions that write to the tensors of their first argument, which is a list."""
 _GRADIENT = (
     "the gradient of a majority kernel is that of its copies, and this is its sum over them: change "
     "layer.parametrizations.weight.original.grad"
