@@ -6,6 +6,7 @@ of the table: the uploaded data sets, folders of labelled images, folders of lab
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collegium.train.data.dataset import Dataset
     from collegium.train.spec.data import DataSpec
 
+DEBIAN = Path("/usr/share/datasets")
+"""Where Debian's packages of data sets put them, each as a folder of its name."""
 DATA_FORMATS: Registry[type[DataFormat]] = Registry(
     "data format",
     "collegium.data_formats",
@@ -68,6 +71,14 @@ def missing_files(name: str, folder: Path | None) -> tuple[str, ...]:
     files = named[name].files(name) if name in named else ()
     found = folder is not None and any((folder / file).exists() for file in files)
     return () if found else files
+
+
+def usual_folders(named: Path | None) -> tuple[Path, ...]:
+    """Where commands look for published data: ``named`` alone if it is given, else COLLEGIUM_DATA_DIR and Debian's."""
+    if named is not None:
+        return (named,)
+    usual = os.environ.get("COLLEGIUM_DATA_DIR")
+    return (*([Path(usual)] if usual else []), DEBIAN)
 
 
 def known_sample(spec: DataSpec, folders: Folders | None = None) -> Sample | None:

@@ -12,8 +12,6 @@ Where something has asked for the gradient of the copies before the step, they h
 """
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -25,19 +23,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from collegium.train.majority import compiled, launched
 from collegium.train.majority.clock import is_distributed
-from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
-from collegium.train.majority.generators.uniforms import Points
-from collegium.train.majority.guards.gradient import (
-    FusedParameter,
-    MixedLeaf,
-    is_fusable,
-    uses,
-)
+from collegium.train.majority.fused_kernel import FusedKernel, FusedStep, launch, norm_of
+from collegium.train.majority.guards.gradient import FusedParameter, MixedLeaf, is_fusable
 from collegium.train.majority.guards.written import within_pass
 from collegium.train.majority.kernel import MajorityKernel, majority_copies
-from collegium.train.majority.updates import adam as _adam
-from collegium.train.majority.updates import sgd as _sgd
-from collegium.train.majority.updates import state_tensors
 
 __all__ = ["clip_gradient_norm", "fuse"]
 
@@ -149,18 +138,10 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     gradients = [p.grad for p in parameters if id(p) not in formed and p.grad is not None]
     norms = list(_torch._foreach_norm(gradients)) if gradients else []
     norms += launched.norms([item.summand() for item in fused if not item.in_chunks])
-    total = _norm_of(norms + [item.norm() for item in fused if item.in_chunks])
+    total = norm_of(norms + [item.norm() for item in fused if item.in_chunks])
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
     _torch._foreach_mul_(gradients + [item.leaf.gradient for item in fused], factor)
     return total
-
-
-def _norm_of(norms: list[Tensor]) -> Tensor:
-    """The joint norm, float32 at least; squares of large gradients would overflow."""
-    if not norms:
-        return torch.zeros(())
-    wide = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, wide) for norm in norms]))
 
 
 class _Fused:
@@ -176,6 +157,14 @@ class _Fused:
             for item, _ in _kernels_of(self):
                 item.leaf.put_back()
             raise
+
+    def _patch_step_function(self) -> None:
+        """The plain class's step calls the hooks; torch, loading a state, would have this one's call them too."""
+        plain: Any = next(kind for kind in type(self).__mro__ if kind in _FUSED and not issubclass(kind, _Fused))
+        if not hasattr(plain.step, "hooked"):
+            step: Any = Optimizer.profile_hook_step(plain.step)
+            plain.step, step.hooked = step, True
+        self._zero_grad_profile_name = f"Optimizer.zero_grad#{plain.__name__}.zero_grad"
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients, g included; zeros in their place are formed for every copy."""
@@ -272,7 +261,7 @@ def _take_gradients(optimizer: Any) -> None:
 def _update_kernels(optimizer: Any, *_: Any) -> None:
     """Post-hook of ``step``: it has updated everything else."""
     with torch.no_grad():
-        together: list[_Step] = []
+        together: list[FusedStep] = []
         for item, group in _kernels_of(optimizer):
             if item.leaf.pending is None:
                 item.leaf.forget()  # torch's fused updates leave no trace
@@ -282,26 +271,14 @@ def _update_kernels(optimizer: Any, *_: Any) -> None:
             else:
                 together.append(item.begin(optimizer.state[item.copies], group))
         compiled.update([step.to_compile() for step in together if step.item.in_chunks])
-        _launch([step for step in together if not step.item.in_chunks])
+        launch([step for step in together if not step.item.in_chunks])
         if together:  # neither launches nor compiled loops do so
             increment_version([tensor for step in together for tensor in (step.item.copies, step.item.leaf.memory)])
         for step in together:
             step.item.end(step)
 
 
-def _launch(steps: "list[_Step]") -> None:
-    """The updates of kernels on a GPU."""
-    counts = launched.count_steps([step.state for step in steps], [step.item.count for step in steps])
-    works, known = [], {}
-    for step, taken in zip(steps, counts, strict=True):
-        alike = id(step.group), taken, "first" in step.state
-        if alike not in known:
-            known[alike] = launched.numbers(step.group, step.state, taken)
-        works.append(step.to_launch(known[alike]))
-    launched.update(works)
-
-
-def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
+def _kernels_of(optimizer: Any) -> list[tuple[FusedKernel, dict[str, Any]]]:
     """The fused kernels that ``optimizer`` holds now, each with its group: ``load_state_dict`` replaces these."""
     return [
         (parameter.leaf.update, group)
@@ -311,140 +288,6 @@ def _kernels_of(optimizer: Any) -> list[tuple["FusedKernel", dict[str, Any]]]:
     ]
 
 
-def _fused_kernel(parameter: Any) -> "FusedKernel | None":
+def _fused_kernel(parameter: Any) -> FusedKernel | None:
     leaf = parameter.leaf if type(parameter) is FusedParameter else None
     return None if leaf is None else leaf.update
-
-
-@dataclass
-class FusedKernel:
-    """One kernel whose copies a fused optimizer updates."""
-
-    kernel: MajorityKernel
-    copies: nn.Parameter
-    leaf: MixedLeaf
-    beside: Sequence[Tensor] = ()  # the other parameters of its layer
-    keeps: bool = False  # whether the points of the next step, so that it need not draw them again
-    points: Sequence[Points | None] = ()  # those of the draw ``drawn`` for each chunk
-    drawn: Draw | None = None
-    count: launched.Count = field(default_factory=launched.Count)
-    _kept: tuple[Any, Any] = (None, None)
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether there is a g, and no gradient of the copies beside it."""
-        return self.leaf.gradient is not None and Tensor.grad.__get__(self.copies) is None  # type: ignore[attr-defined]
-
-    @property
-    def in_chunks(self) -> bool:
-        """Whether its update proceeds in chunks, on a processor, instead of being a part of one launch."""
-        return self.copies.device.type == "cpu"
-
-    def summand(self) -> tuple[Tensor, Draw, int]:
-        """g, its draw and the expansion: what makes the norm of the gradient of the copies."""
-        assert self.leaf.gradient is not None
-        return self.leaf.gradient, self._draw(), len(self.copies)
-
-    def norm(self) -> Tensor:
-        """√ Σ_k |p_k ∘ g|²."""
-        gradient, draw, _ = self.summand()
-        norms: list[Tensor] = []
-        flat = gradient.contiguous().view(-1)
-        for index, part in enumerate(flat.split(length_of_chunks(draw, flat.shape[0]))):
-            rows = shares_of_chunk(part, draw, index, len(self.copies))
-            norms += _torch._foreach_norm(rows)
-        return _norm_of(norms)
-
-    def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
-        step, expansion = self.begin(state, group), len(self.copies)
-        apply = _sgd if "dampening" in group else _adam
-        elements = step.gradient.shape[0]
-        length = length_of_chunks(step.draw, elements)
-        parts = step.gradient.split(length) if length < elements else [step.gradient]
-        views = self.views(step.tensors, length)
-        chunks = zip(parts, views, self.points, strict=True)
-        known, self.drawn = self.drawn == step.draw, None  # none, if this is interrupted
-        for index, (part, (target, weights, *moments), points) in enumerate(chunks):
-            shares = shares_of_chunk(part, step.draw, index, expansion, points if known else None)
-            apply(group, state, weights, shares, moments)
-            mix_chunk(weights, step.following, index, target, points)
-        self.drawn = step.following
-        increment_version(self.copies)  # torch's fused updates do not
-        self.end(step)
-
-    def begin(self, state: dict[str, Any], group: dict[str, Any]) -> "_Step":
-        """Count the step; what it needs. Until it ends, no mixture is valid."""
-        assert self.leaf.pending is not None
-        self.leaf.forget()
-        draw, gradient = self._draw(), self.leaf.pending.contiguous()
-        tensors = [self.copies, *state_tensors(group, state, self.copies)]
-        if self.in_chunks:
-            gradient = gradient.view(-1)
-            if "step" in state:
-                state["step"] += 1  # those of one launch are counted together
-        following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
-        return _Step(self, group, state, gradient, tensors, draw, following)
-
-    def end(self, step: "_Step") -> None:
-        """Record that it has been taken, and the next weight mixed; versions have been counted."""
-        step.state.pop("first", None)
-        clock = self.kernel.clock
-        clock.forget(self.copies)
-        clock.expect(step.following)
-        self.leaf.renew(self.leaf.memory, step.following)
-        self.leaf.put_back()
-
-    def views(self, tensors: list[Tensor], length: int) -> list[tuple[Any, ...]]:
-        """For each chunk of ``length``: its part of the mixed weight, the rows of each of ``tensors``; made once."""
-        assert self.leaf.tensor is not None
-        memory = [length, *(tensor.data_ptr() for tensor in (self.leaf.tensor, *tensors))]
-        if self._kept[0] != memory:
-            self._kept, self.leaf.aliases = (None, None), 0
-            before = uses(self.copies)
-            blocks = [Tensor.detach(tensor).view(len(tensor), -1).split(length, dim=1) for tensor in tensors]
-            rows = [[block.unbind() for block in column] for column in blocks]
-            del blocks
-            self._kept = memory, list(zip(self.leaf.tensor.detach().view(-1).split(length), *rows, strict=True))
-            self.leaf.aliases = uses(self.copies) - before
-            self.points, self.drawn = [self._room(target) for target, *_ in self._kept[1]], None
-        return self._kept[1]
-
-    def release(self) -> None:
-        """Keep nothing of the memory of copies and state, and no points."""
-        self._kept, self.points, self.drawn, self.leaf.aliases = (None, None), (), None, 0
-
-    def _room(self, chunk: Tensor) -> Points | None:
-        """Memory for the points of ``chunk``, of the mixed weight."""
-        elements, count = chunk.shape[0], len(self.copies) - 1
-        if not self.keeps or elements * count == 0 or self.kernel.clock.source != "independent":
-            return None
-        with torch.inference_mode(False):  # memory of that mode could not be written outside of it
-            return Points(torch.empty(count, elements, dtype=self.copies.dtype, device="cpu"))
-
-    def _draw(self) -> Draw:
-        assert self.leaf.draw is not None
-        return self.leaf.draw
-
-
-@dataclass
-class _Step:
-    """One step of one kernel."""
-
-    item: FusedKernel
-    group: dict[str, Any]
-    state: dict[str, Any]
-    gradient: Tensor  # flat, where the update is one of chunks
-    tensors: list[Tensor]  # copies and state
-    draw: Draw
-    following: Draw
-
-    def to_launch(self, numbers: tuple[float, ...]) -> launched.Work:
-        """The step as a part of one launch."""
-        is_adam, target = "dampening" not in self.group, self.item.leaf.memory
-        return launched.Work(is_adam, self.gradient, target, self.tensors, self.draw, self.following, numbers)
-
-    def to_compile(self) -> compiled.Work:
-        """The step as a compiled update."""
-        ((target, *rows),) = self.item.views(self.tensors, max(1, self.gradient.shape[0]))
-        return compiled.Work.of(self.group, self.state, self.gradient, target, rows, self.draw, self.following)

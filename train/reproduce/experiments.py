@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from collegium.arguments import count, positive
 from collegium.counted import counted
 from collegium.search.reproduce.reproduction import Reproduction
 from collegium.streams import reason, writable
-from collegium.train.data.catalog import missing_files
+from collegium.train.data.catalog import DEBIAN, missing_files, usual_folders
 from collegium.train.loop.runtime import DeviceLayout
 from collegium.train.result import StudyResult
 from collegium.train.spec.study import StudySpec
@@ -125,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=[*EXPERIMENTS, *ALIASES], help=about)
     parser.add_argument("--data", default="digits", help="data set to train on")
     parser.add_argument(
-        "--data-dir", type=Path, default=os.environ.get("COLLEGIUM_DATA_DIR"), help="folder of published data sets"
+        "--data-dir", type=Path, help=f"folder of published data sets; else that of COLLEGIUM_DATA_DIR, else {DEBIAN}"
     )
     parser.add_argument("--seeds", type=count, default=10)
     parser.add_argument("--processes", type=count, default=1, help="trainings at a time")
@@ -135,15 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     if given.data not in INPUTS:
         parser.error(f"argument --data: these experiments run on {', '.join(INPUTS)}, not on {given.data!r}")
-    missing = " or ".join(missing_files(given.data, given.data_dir))
-    if missing:
-        folder = given.data_dir or "no folder"
-        parser.error(f"argument --data-dir: {given.data} is not in {folder}: put {missing} there")
+    folders = usual_folders(given.data_dir)
+    data_dir = next((folder for folder in folders if not missing_files(given.data, folder)), None)
+    if data_dir is None:
+        missing = " or ".join(missing_files(given.data, None))
+        where = " or ".join(map(str, folders))
+        parser.error(f"argument --data-dir: {given.data} is not in {where}: put {missing} there")
     if problem := _device_problem(given.device):
         parser.error(f"argument --device: {problem}")
-    options = Options(
-        given.data, given.seeds, given.processes, given.effort, given.device, given.data_dir, given.output
-    )
+    options = Options(given.data, given.seeds, given.processes, given.effort, given.device, data_dir, given.output)
     try:
         writable(given.output)
     except OSError as error:

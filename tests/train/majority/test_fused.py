@@ -1,6 +1,7 @@
 """A fused optimizer takes the same steps as the plain one, without the expanded gradient."""
 
 import copy
+import subprocess
 from itertools import pairwise
 
 import pytest
@@ -9,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from collegium import clip_gradient_norm, expand, fuse, set_step
-from collegium.train.majority import fused
+from collegium.jobs.subprocesses import python
+from collegium.train.majority import fused, fused_kernel
 from collegium.train.majority.draw import CHUNK, probabilities
-from collegium.train.majority.kernel import majority_kernels
+from collegium.train.majority.kernel import majority_copies, majority_kernels
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -82,7 +84,7 @@ def test_numbers_that_are_kept_are_those_that_would_be_drawn_again(monkeypatch, 
         set_step(model, 7)
         train(model, optimizer, steps=2)
         with monkeypatch.context() as context:
-            context.setattr(fused, "_sgd", interrupt)
+            context.setattr(fused_kernel, "_sgd", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 train(model, optimizer, steps=1)
         train(model, optimizer, steps=2)
@@ -262,7 +264,7 @@ def test_closures_and_double_precision():
 def interrupted(monkeypatch, model, optimizer, name):
     """A step that ends where the function ``name`` would be called."""
     with monkeypatch.context() as context:
-        context.setattr(fused, name, interrupt)
+        context.setattr(fused_kernel, name, interrupt)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
 
@@ -348,3 +350,35 @@ def test_a_copied_optimizer_is_fused_again():
     plain(torch.ones(1, 5)).sum().backward()
     one.step()
     assert_same(plain, model)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_loaded_state_leaves_hooks_and_mixing_ahead_as_they_are(kind):
+    for _ in range(2):  # torch changes the class where a state is loaded: the second optimizer begins with that
+        _, model = models(5, 7, 5)
+        optimizer = fuse(OPTIMIZERS[kind](model.parameters()), model)
+        called = []
+        optimizer.register_step_pre_hook(lambda *_, called=called: called.append("before"))
+        optimizer.register_step_post_hook(lambda *_, called=called: called.append("after"))
+        for loads in (False, True):
+            if loads:
+                optimizer.load_state_dict(optimizer.state_dict())
+            train(model, optimizer, steps=3)
+            assert called == ["before", "after"] * 3
+            called.clear()
+            for kernel, copies in majority_copies(model):
+                leaf = kernel.leaf
+                assert leaf.ready(copies, kernel.clock) is leaf.tensor  # mixed by the update
+
+
+def test_an_optimizer_that_is_unpickled_calls_its_hooks_where_none_has_been_made(tmp_path):
+    """Torch wraps the step of a class as its first optimizer is made; an unpickled one is not made."""
+    _, model = models(5, 7)
+    optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    torch.save((model, optimizer), tmp_path / "both.pt")
+    code = (
+        f"import sys, torch; model, optimizer = torch.load({str(tmp_path / 'both.pt')!r}, weights_only=False)\n"
+        "called = []; optimizer.register_step_post_hook(lambda *_: called.append(1))\n"
+        "model(torch.ones(2, 5)).sum().backward(); optimizer.step(); sys.exit(called != [1])"
+    )
+    subprocess.run(python("-c", code), check=True)

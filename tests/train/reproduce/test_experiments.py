@@ -95,7 +95,7 @@ def test_no_table_is_printed_of_trainings_that_failed(lost, tmp_path, capsys, mo
     ("data", "folder", "message"),
     [
         ("cifar10", "nowhere", "put cifar-10-binary.tar.gz"),
-        ("cifar10", None, "is not in no folder"),
+        ("cifar10", None, "is not in /usr/share/datasets: put cifar-10-binary.tar.gz"),
         ("flowers", "nowhere", "not on 'flowers'"),
     ],
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from collegium.arguments import amount, count
 from collegium.streams import reason, writable
-from collegium.train.data.catalog import missing_files
+from collegium.train.data.catalog import DEBIAN, missing_files, usual_folders
 from collegium.train.reproduce.majority.cells import DATA
 from collegium.train.reproduce.majority.outlook import outlook
 from collegium.train.reproduce.majority.plan import TUNING_SEED, Unit, units
@@ -26,8 +25,6 @@ from collegium.train.reproduce.majority.report import write_report
 from collegium.train.reproduce.majority.running import run_all
 from collegium.train.reproduce.majority.training import Training
 
-#: Where Debian's package dataset-fashion-mnist has the images, as a folder of that name.
-DEBIAN = Path("/usr/share/datasets")
 OUTLOOK_EVERY = 10
 
 
@@ -104,8 +101,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _data_dir(parser: argparse.ArgumentParser, named: Path | None) -> Path:
     """The folder with the images: that of --data-dir alone where it is given, else the usual ones."""
-    usual = os.environ.get("COLLEGIUM_DATA_DIR")
-    folders = [named] if named is not None else [*([Path(usual)] if usual else []), DEBIAN]
+    folders = usual_folders(named)
     for folder in folders:
         if not missing_files(DATA, folder):
             return folder

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from collegium import PerCopy, expand, fuse
-from collegium.train.majority import fused
+from collegium.train.majority import fused, fused_kernel
 from collegium.train.majority.kernel import majority_copies, majority_kernels
 
 X = torch.linspace(-1, 1, 30).view(6, 5)
@@ -237,7 +237,7 @@ def test_a_schedule_that_was_there_before_loses_no_gradient_when_a_step_is_inter
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(fused, "_sgd", interrupt)
+        context.setattr(fused_kernel, "_sgd", interrupt)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
     assert model.parametrizations.weight.original.grad is not None
