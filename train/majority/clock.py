@@ -30,6 +30,9 @@ WRITTEN = (
     "the weight of a majority kernel was written to within a forward pass, where that is lost: write to "
     "layer.weight.data there, which all copies take, or outside of the pass"
 )
+CAPTURED = (
+    "a CUDA graph would replay one draw of the majority kernels for ever: capture a collapsed model, or model.eval()"
+)
 _SEED_MASK = (1 << 63) - 1
 _PASSES = 1000  # of one draw, after which there is a warning
 _CHANGES = 64  # of a kernel's copies within one draw, after which there is a warning
@@ -188,7 +191,8 @@ class Clock:
             self._settle()
             own.samples = torch.is_grad_enabled() or self.drawn or _to_be_differentiated(inputs)
             self._passes += module.training and own.samples
-            own.quick = own.samples and self._passes <= _PASSES and not is_distributed() and not is_traced()
+            recorded = is_distributed() or is_traced() or is_captured()
+            own.quick = own.samples and self._passes <= _PASSES and not recorded
 
     def leave(self, module: nn.Module) -> None:
         """``module`` returns: end the pass that it began."""
@@ -281,6 +285,11 @@ def is_distributed() -> bool:
 def is_traced() -> bool:
     """Whether ``torch.jit.trace`` records what is computed."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_captured() -> bool:
+    """Whether a CUDA graph records what is computed."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _in_backward() -> bool:

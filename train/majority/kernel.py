@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn.utils import parametrize
 
-from collegium.train.majority.clock import Clock, is_traced
+from collegium.train.majority.clock import CAPTURED, Clock, is_captured, is_traced
 from collegium.train.majority.draw import Draw
 from collegium.train.majority.guards.gradient import MixedLeaf
 from collegium.train.majority.guards.watch import is_collapsed
@@ -89,6 +89,8 @@ class MajorityKernel(nn.Module):
             raise RuntimeError(
                 "a trace would hold one sample of the majority kernels: call model.eval(), or collapse the model, first"
             )
+        if is_captured():
+            raise RuntimeError(CAPTURED)
         self.clock.note_draw(self.index, copies)
         if self.leaf is not None and self.leaf.replaces(copies) and not torch._C._are_functorch_transforms_active():  # type: ignore[attr-defined]
             return self.leaf.read(self.draw)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collegium.train.majority.clock import clock_by_number
+from collegium.train.majority.clock import CAPTURED, clock_by_number, is_captured
 from collegium.train.majority.draw import Draw, mix, spread
 from collegium.train.majority.generators.uniforms import SOURCES
 
@@ -129,6 +129,8 @@ def mix_compiled(copies: Tensor, clock: int, index: int, always: bool) -> tuple[
     key = torch.tensor((found.seed, found.step, SOURCES.index(found.source)), device="cpu")
     if not always and not found.drawn:
         return copies.mean(0), key
+    if is_captured():
+        raise RuntimeError(CAPTURED)
     found.note_draw(index, copies)
     return mix(copies, found.draw(index)), key
 

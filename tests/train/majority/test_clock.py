@@ -427,3 +427,19 @@ def test_calls_of_a_module_by_itself_are_one_pass(fused):
     model.write = None
     assert not model.inner.parametrizations.weight[0].clock.in_pass
     torch.testing.assert_close(model.eval()(x), collapse(model)(x))
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+def test_a_graph_that_a_gpu_replays_is_refused(monkeypatch, fuses):
+    model = expand(nn.Sequential(nn.Linear(4, 3)), 3, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if fuses:
+        fuse(optimizer, model)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for read in (lambda: model(torch.ones(2, 4)), lambda: model[0].weight):
+        with pytest.raises(RuntimeError, match="would replay one draw"):
+            read()
+    assert torch.isfinite(model.eval()(torch.ones(2, 4))).all()

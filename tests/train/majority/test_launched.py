@@ -275,3 +275,24 @@ def test_a_large_kernel_and_many_small_ones_are_spread_as_one_by_one(device):
     expected = torch.stack([spread(g, draw, e).double().norm() for g, draw, e in gradients]).norm()
     torch.testing.assert_close(found, expected.to(found), rtol=1e-6, atol=0)
     assert fused_kernel.launched is launched
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+def test_a_cuda_graph_is_not_given_one_draw_for_ever(device, fuses):
+    if device.type == "cpu":
+        pytest.skip("needs a GPU")
+    model = network(device)
+    if fuses:
+        optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.1), model)
+        train(model, optimizer, 2)
+    x = torch.ones(4, 70, device=device)
+    model(x)
+    with pytest.raises(RuntimeError, match="one draw"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        model(x)
+    model.eval()
+    with torch.no_grad():
+        expected, graph = model(x), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = model(x)
+    graph.replay()
+    torch.testing.assert_close(found, expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from collegium import clip_gradient_norm, expand, fuse
+from collegium import clip_gradient_norm, collapse, expand, fuse
 from collegium.train.majority.guards.gradient import FusedParameter
 
 OPTIMIZERS = {
@@ -254,3 +254,11 @@ def test_fuse_takes_an_optimizer_and_a_model():
     for arguments in ((model, optimizer), (optimizer, model.parameters())):
         with pytest.raises(ValueError, match="an optimizer and the model whose parameters it holds"):
             fuse(*arguments)
+
+
+def test_a_loss_from_before_collapse_is_not_differentiated_without_a_word():
+    for model, _ in pair()[0]:
+        loss = model(torch.ones(2, 5)).square().sum()
+        collapse(model)
+        with pytest.raises(RuntimeError):
+            loss.backward()
