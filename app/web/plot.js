@@ -26,9 +26,10 @@ function linearTicks(a, b) {
 }
 
 function logTicks(a, b) {
+  const every = Math.max(1, Math.ceil((b - a) / 6)); // decades from one tick to the next
   const mantissas = b - a > 2.2 ? [1] : b - a > 0.9 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   const ticks = [];
-  for (let power = Math.floor(a); power <= Math.ceil(b); power += 1)
+  for (let power = Math.floor(a / every) * every; power <= Math.ceil(b); power += every)
     for (const m of mantissas) { const value = m * 10 ** power; if (Math.log10(value) >= a && Math.log10(value) <= b) ticks.push(value); }
   return ticks.length >= 2 ? ticks : linearTicks(10 ** a, 10 ** b).filter((value) => value > 0);
 }

@@ -71,7 +71,7 @@ export function showTraining(job) {
     ...notes(result),
     h("div.facts-row", {}, [["test accuracy", rate(result.accuracy?.test)], ["grouping", shape(result)], ["parameters", whole(result.parameters)], ["recipe", result.recipe_name ?? "–"],
       ["samples per second", number(result.samples_per_second)], ["training time", duration(result.seconds)]].map(fact)),
-    table(["collapsed model", ...splits], rows),
+    table(["trained model", ...splits], rows),
     known.length ? h("p", {}, known.map(([name, value]) => `${words(name)} ${number(value)}`).join(" · ")) : null,
   ].filter(Boolean);
 }

@@ -14,8 +14,8 @@ _SPLITS = ("train", "validation", "test")
 
 
 def training_table(result: dict[str, Any]) -> RenderableType:
-    """Accuracy and loss of the collapsed model on each split, its size and its diagnostics."""
-    table = grid("collapsed model", *_SPLITS)
+    """Accuracy and loss of the trained model on each split, its size and its diagnostics."""
+    table = grid("trained model", *_SPLITS)
     for name, shown in (("accuracy", lambda value: percent(value, 4)), ("loss", number)):
         values = result.get(name) or {}
         table.add_row(name, *(shown(values.get(split)) for split in _SPLITS))

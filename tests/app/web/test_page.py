@@ -246,3 +246,12 @@ def test_columns_of_the_page_may_be_narrower_than_what_they_hold():
     assert tables == ["dom.js"]
     assert 'h("div.scroll", {}, h("table"' in (WEB / "dom.js").read_text(encoding="utf-8")
     assert re.search(r"\.scroll \{ overflow-x: auto; \}", style)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.4, 3.0), (0.5, 400.0), (0.1, 1e6), (2.3, 1e27), (1e-300, 1e300)])
+def test_an_axis_of_many_decades_has_labels_that_can_be_read(page: Page, low: float, high: float):
+    series = [{"name": "loss", "kind": "line", "color": 1, "points": [[1, high], [2, low]]}]
+    lines = page("plot.js", "chart", {"series": series, "xLabel": "step", "yLabel": "loss", "yLog": True})
+    *labels, one, _, two, step, loss = lines
+    assert (one, two, step, loss) == ("1", "2", "step", "loss")
+    assert 3 <= len(labels) <= 8
