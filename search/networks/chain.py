@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, assert_never
 
 from collegium.counted import counted
@@ -91,9 +92,13 @@ class WeightLayer:
 
     def along(self, axis: int) -> Axis:
         """A convolution's sizes along an axis of a map: its ``DEPTH``, ``ROWS`` or ``COLUMNS``."""
+        return self._axes[axis]
+
+    @cached_property
+    def _axes(self) -> tuple[Axis, ...]:
         sizes = (self.kernel, self.stride, self.padding, self.dilation, self.more)
-        own = zip(sizes, (1, 1, 0, 1, 0), strict=True)
-        return Axis(*(_along(size, axis, none) for size, none in own))
+        own = tuple(zip(sizes, (1, 1, 0, 1, 0), strict=True))
+        return tuple(Axis(*(_along(size, axis, none) for size, none in own)) for axis in (DEPTH, ROWS, COLUMNS))
 
     def computed_size(self, size: int, axis: int = ROWS) -> int:
         """Positions along an axis that this layer computes, from the extent ``size`` before it."""
@@ -196,7 +201,7 @@ class Chain:
         after = [1.0, *(layer.phi.gain_after for layer in self.layers[:-1])]
         return tuple(one * other for one, other in zip(before, after, strict=True))
 
-    @property
+    @cached_property
     def width_grains(self) -> tuple[int, ...]:
         """What each free width must be a multiple of, so that the groups of the layers below and above divide it."""
         grains = [1] * len(self.names)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 from collegium.counted import counted
@@ -119,6 +120,18 @@ class Network(ABC):
         """Parameters or FLOPs of the whole network with ``multiplicity`` members of the given widths."""
         fixed, per_member = self.affine(measure, widths)
         return fixed + multiplicity * per_member
+
+    def affine_costs(self, measure: Measure, members: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, int], ...]:
+        """``affine`` of each of ``members``; those asked for last are kept, as a search solves for them repeatedly."""
+        before, costs = self._last_costs.get(measure, ((), ()))
+        if before != members:
+            costs = tuple(self.affine(measure, member) for member in members)
+            self._last_costs[measure] = members, costs
+        return costs
+
+    @cached_property
+    def _last_costs(self) -> dict[Measure, tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]]:
+        return {}
 
     #: Whether it is the description of a module: its branches, and what is fixed around them.
     is_described: ClassVar[bool] = False

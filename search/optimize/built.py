@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from collegium.search.networks.network import Network, StageGrouping
+from collegium.search.networks.network import Measure, Network, StageGrouping
 from collegium.search.optimize.candidates import StageSolution
 from collegium.search.optimize.limits import ROUNDING_TOLERANCE
 from collegium.search.optimize.solve import ROUNDING_LOSS, Solved, lowest
@@ -100,7 +100,10 @@ def within_dual(answer: SolvedEnsemble) -> bool:
 def _described(solved: Solved, widths: tuple[int, ...], m: int, real: float, single: np.ndarray) -> SolvedEnsemble:
     constraints, network = solved.constraints, solved.constraints.network
     base = constraints.baseline_variances
-    cost = network.count(constraints.measure, widths, m)
+    costs: dict[Measure, int] = {
+        "parameters": network.count("parameters", widths, m),
+        "flops": network.count("flops", widths, m),
+    }
     stages = tuple(
         StageVariance(
             widths=tuple(scale * width for width in widths),
@@ -115,11 +118,11 @@ def _described(solved: Solved, widths: tuple[int, ...], m: int, real: float, sin
         multiplicity=m,
         multiplicity_real=real,
         variance=float(single[0]) / m,
-        parameters=network.count("parameters", widths, m),
-        flops=network.count("flops", widths, m),
-        efficiency=constraints.baseline_count / cost,
+        parameters=costs["parameters"],
+        flops=costs["flops"],
+        efficiency=constraints.baseline_count / costs[constraints.measure],
         relative_variance=float(worst_ratio(single / m, base)),
-        budget_share=network.count(constraints.budget.measure, widths, m) / constraints.budget.most,
+        budget_share=costs[constraints.budget.measure] / constraints.budget.most,
         stages=stages if len(stages) > 1 else (),
         label=f"{m}×{named_widths(widths)}",
     )

@@ -58,7 +58,7 @@ class AffineCosts:
     @classmethod
     def of(cls, network: Network, measure: Measure, widths: Sequence[tuple[int, ...]]) -> AffineCosts:
         """The counts of every member of ``widths``."""
-        table = np.array([network.affine(measure, member) for member in widths], float).reshape(-1, 2)
+        table = np.array(network.affine_costs(measure, tuple(widths)), float).reshape(-1, 2)
         return cls(table[:, 0], table[:, 1])
 
     def at(self, multiplicity: np.ndarray | float) -> np.ndarray:

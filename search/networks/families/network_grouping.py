@@ -118,11 +118,19 @@ class DescribedNetwork(GraphNetwork):
     @property
     def stage_scales(self) -> tuple[int, ...]:
         """By how much the branches' widths are multiples of the smallest one's, ascending."""
-        return tuple(sorted({self._scale(branch) for branch in self.branches})) or (1,)
+        return self._stage_scales
+
+    @cached_property
+    def _stage_scales(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self._scales))) or (1,)
 
     @property
     def width_grains(self) -> tuple[int, ...]:
         """Groups of layers and norms inside of a member divide its widths."""
+        return self._width_grains
+
+    @cached_property
+    def _width_grains(self) -> tuple[int, ...]:
         return width_grains(self.branches[0]) if self.branches else self.chain.width_grains
 
     @property
@@ -141,8 +149,19 @@ class DescribedNetwork(GraphNetwork):
 
     def fixed_cost(self, measure: Measure) -> int:
         """All but the members: other branches, and the biases of the group's last layers, which members share."""
-        whole = getattr(self.described, measure)
-        return whole - sum(branch.count * self._free(branch, measure) for branch in self.branches)
+        return self._fixed_costs[measure]
+
+    @cached_property
+    def _fixed_costs(self) -> dict[Measure, int]:
+        measures: tuple[Measure, ...] = ("parameters", "flops")
+        return {
+            measure: getattr(self.described, measure)
+            - sum(
+                branch.count * self._free(branch, scale, measure)
+                for branch, scale in zip(self.branches, self._scales, strict=True)
+            )
+            for measure in measures
+        }
 
     def affine(self, measure: Measure, widths: Sequence[int]) -> tuple[int, int]:
         """One member's share of every branch of the group; without any, one unit that stands for the whole network."""
@@ -159,22 +178,26 @@ class DescribedNetwork(GraphNetwork):
         scale = self.stage_scales[stage]
         return sum(
             branch.count * member_cost(branch, widths, measure)
-            for branch in self.branches
-            if self._scale(branch) == scale
+            for branch, own in zip(self.branches, self._scales, strict=True)
+            if own == scale
         )
 
-    def _free(self, branch: Branch, measure: Measure) -> int:
-        widths = [self._scale(branch) * width for width in self.baseline]
+    def _free(self, branch: Branch, scale: int, measure: Measure) -> int:
+        widths = [scale * width for width in self.baseline]
         return self.multiplicity * member_cost(branch, widths, measure)
 
-    def _scale(self, branch: Branch) -> int:
-        return member_widths(branch)[0] // self.baseline[0]
+    @cached_property
+    def _scales(self) -> tuple[int, ...]:
+        """Of each branch, by how much its widths are multiples of the smallest one's."""
+        return tuple(member_widths(branch)[0] // self.baseline[0] for branch in self.branches)
 
     def modules(self, stages: Sequence[StageGrouping]) -> tuple[tuple[Any, StageGrouping], ...]:
         """Of every branch of the group the paths of its modules, occurrence by occurrence, with its members."""
         at = dict(zip(self.stage_scales, stages, strict=True))
         return tuple(
-            (branch.paths, _of_layers(branch, at[self._scale(branch)])) for branch in self.branches if branch.paths
+            (branch.paths, _of_layers(branch, at[scale]))
+            for branch, scale in zip(self.branches, self._scales, strict=True)
+            if branch.paths
         )
 
     def title_at(self, widths: Sequence[int], multiplicity: int) -> str:

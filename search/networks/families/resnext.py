@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
@@ -203,7 +204,14 @@ class ResidualNetwork(Network):
 
     def fixed_cost(self, measure: Measure) -> int:
         """Stem, norms of the block outputs, projections and head."""
-        cost, stem = _COSTS[measure], self.layout.stem
+        return self._fixed_costs[measure]
+
+    @cached_property
+    def _fixed_costs(self) -> dict[Measure, int]:
+        return {measure: self._fixed(cost) for measure, cost in _COSTS.items()}
+
+    def _fixed(self, cost: _Cost) -> int:
+        stem = self.layout.stem
         fixed = cost.conv(3 * stem.kernel**2, self.stem_channels, self.layout.stem_size**2) + self._head(cost)
         for stage in self.stages:
             for count, inputs, stride in stage.runs():
@@ -214,21 +222,32 @@ class ResidualNetwork(Network):
 
     def stage_cost(self, measure: Measure, stage: int, widths: Sequence[int]) -> int:
         """One member's share of every block of a stage."""
-        cost, place = _COSTS[measure], self.stages[stage]
-        return sum(count * self._branch(cost, inputs, widths, place, stride) for count, inputs, stride in place.runs())
+        cost, outputs = _COSTS[measure], self.stages[stage].outputs
+        return sum(
+            count * self._branch(cost, inputs, widths, outputs, areas) for count, inputs, areas in self._runs[stage]
+        )
+
+    @cached_property
+    def _runs(self) -> list[list[tuple[int, int, list[int]]]]:
+        """Of every stage its runs of equal blocks: how many, their input channels and their layers' positions."""
+        return [
+            [
+                (count, inputs, self._block.areas(stage.extent_before(stride), stride))
+                for count, inputs, stride in stage.runs()
+            ]
+            for stage in self.stages
+        ]
 
     def _head(self, cost: _Cost) -> int:
         return self.stages[-1].outputs * self.classes + cost.bias * self.classes
 
-    def _branch(self, cost: _Cost, inputs: int, widths: Sequence[int], stage: Stage, stride: int) -> int:
+    def _branch(self, cost: _Cost, inputs: int, widths: Sequence[int], outputs: int, areas: Sequence[int]) -> int:
         """One member's share of a block; the norm of the block's outputs is not in it."""
-        block = self._block
         total, below = 0, inputs
-        areas = block.areas(stage.extent_before(stride), stride)
-        for kernel, out, area in zip(block.kernels, (*widths, stage.outputs), areas, strict=True):
+        for kernel, out, area in zip(self._block.kernels, (*widths, outputs), areas, strict=True):
             total += cost.conv(below * kernel**2, out, area)
             below = out
-        return total - cost.norm * stage.outputs
+        return total - cost.norm * outputs
 
     @property
     def _block(self) -> ResidualBlock:
