@@ -87,7 +87,7 @@ def test_rows_of_stopped_processes_are_recorded_once_each(digits_spec, tmp_path)
         if not next(left, True):
             raise Stop
 
-    run(spec, device="cpu:2", event=lambda kind, row: whole.append((row["scope"], row["step"])))
+    run(spec, event=lambda kind, row: whole.append((row["scope"], row["step"])))
     kept = {"checkpoint_dir": tmp_path, "pace": Pace(report=0, checkpoint=0)}
     with pytest.raises(Stop):
         run(spec, device="cpu:2", event=event, **kept)
