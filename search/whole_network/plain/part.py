@@ -51,8 +51,8 @@ class MeasuredPart(DescribedNetwork):
     def groupings(self, widths: Sequence[int], multiplicity: int) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
         """Of every branch of the group its name, m, and the widths of its members."""
         return tuple(
-            (branch.name, multiplicity, tuple(self._scale(branch) * width for width in widths))
-            for branch in self.branches
+            (branch.name, multiplicity, tuple(scale * width for width in widths))
+            for branch, scale in zip(self.branches, self._scales, strict=True)
         )
 
 
