@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from collegium.search.networks.chain import Chain, Free, WeightLayer
 from collegium.search.networks.families.network import Branch, NetworkBaseline
@@ -72,7 +72,7 @@ def measured_parts(described: NetworkBaseline) -> tuple[MeasuredPart, ...]:
         for group in tied_groups(branch for branch in described.branches if not_measured(branch) is None)
     ]
     whole = sum(part.own_cost("parameters") for part in found)
-    shared = [MeasuredPart(**{**part.__dict__, "share": part.own_cost("parameters") / whole}) for part in found]
+    shared = [replace(part, share=part.own_cost("parameters") / whole) for part in found]
     return tuple(sorted(shared, key=lambda part: -part.share))
 
 
