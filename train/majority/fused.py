@@ -181,15 +181,15 @@ class _Fused:
 
 
 class FusedSGD(_Fused, SGD):
-    """SGD that updates majority kernels chunk by chunk."""
+    """SGD that updates majority kernels in one pass."""
 
 
 class FusedAdam(_Fused, Adam):
-    """Adam that updates majority kernels chunk by chunk."""
+    """Adam that updates majority kernels in one pass."""
 
 
 class FusedAdamW(_Fused, AdamW):
-    """AdamW that updates majority kernels chunk by chunk."""
+    """AdamW that updates majority kernels in one pass."""
 
 
 _FUSED: dict[type, type] = {kind: kind for kind in (FusedSGD, FusedAdam, FusedAdamW)}

@@ -129,7 +129,6 @@ class MixedLeaf:
         self.pending: Tensor | None = None  # g, while the optimizer takes its step
         self.update: Any = None  # the ``FusedKernel`` of the optimizer
         self.aliases = 0  # tensors of the update that share the copies' memory
-        self.moved = False  # whether the copies have come into other memory since the mixture was made
         self.foreign = False  # whether that is written to by others than tensors of this process
         self.unreached = False  # whether it has been read since a gradient came
         self._token: Any = None
@@ -141,7 +140,7 @@ class MixedLeaf:
 
     def move(self) -> None:
         """The copies have come into other memory, perhaps an array's, a file's or one that processes share."""
-        self.aliases, self.moved = 0, True
+        self.aliases = 0
         if self.update is not None:
             self.update.release()
         if is_fusable(self.copies, self.source):
@@ -213,7 +212,7 @@ class MixedLeaf:
         """
         leaf: Any = self.usable(mixed.detach().requires_grad_(), self.copies)
         leaf._post_accumulate_grad_hooks = {0: _Gather(self, draw)}  # registering it takes ten times as long
-        self._memory, self.tensor, self.moved = mixed, leaf, False
+        self._memory, self.tensor = mixed, leaf
         self._token = self._present(draw)
 
     @property
@@ -294,8 +293,6 @@ class MixedLeaf:
 
     def _fits(self, gradient: Tensor) -> bool:
         """Whether g and the mixture are of the type that the copies have by now."""
-        if not self.moved:
-            return True
         copies, memory = self.copies, self._memory
         return (
             memory is not None

@@ -256,3 +256,19 @@ def test_copies_that_get_memory_after_expanding_are_known_as_such():
     optimizer = PerCopy(model.parameters(), torch.optim.Muon, lr=0.02)
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
+
+
+def test_copies_that_are_laid_out_otherwise_between_a_pass_and_its_step():
+    """``set_`` gives a tensor other memory without assigning its ``data``."""
+    models = pair()
+    for model, optimizer in models:
+        train(model, optimizer)
+        model(X).square().sum().backward()
+        with torch.no_grad():
+            copies = model[0].parametrizations.weight.original
+            copies.set_(transposed(copies.detach()).clone(memory_format=torch.preserve_format))
+        assert not copies.is_contiguous()
+        optimizer.step()
+        optimizer.zero_grad()
+        train(model, optimizer)
+    assert_same(models)
