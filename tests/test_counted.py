@@ -35,6 +35,7 @@ def test_tables_of_the_command_line_count_in_words_that_agree() -> None:
     costs = {"rows": [1], "workload": "1 sample", "machine": "cpu", "threads": 1, "measured": 1, "reused": 0}
     assert heading(costs) == "1 ensemble, 1 sample, on cpu, 1 thread; 1 part timed, 0 reused"
     assert job_name({"kind": "study", "spec": {"architectures": [{}]}}) == "1 architecture"
+    assert job_name({"kind": "study", "spec": {"title": 200 * "t"}}) == 80 * "t"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ EXPERIMENTS = {
 }
 #: Names with options of their own → the module of their command.
 COMMANDS = {"majority": "collegium.train.reproduce.majority.command"}
-ALIASES = {"label-noise": "noise", "table2": "t5"}
+ALIASES = {"label-noise": "noise"}
 
 #: Inputs of the data sets that fully connected networks are trained on.
 INPUTS = {"digits": 64, "synthetic": 16, "mnist": 784, "fashion-mnist": 784, "cifar10": 3072, "cifar100": 3072}

@@ -114,8 +114,7 @@ def _reproduction(options: Options, points: list[Point], cells: dict[str, Cell])
         f"The dual ensemble's error is {ties[0]:+.2f} ± {ties[1]:.2f} points below the baseline's "
         f"({ties[0] / ties[1]:.1f} standard errors) with {saving:.2f} times fewer parameters.",
         f"Correlation of error and Var/m over the ensembles of equal size: {correlation:.2f}.",
-        counted(options.seeds, "seed")
-        + (", each with its own split of the digits in halves." if options.data == "digits" else "."),
+        _seeds(options),
     )
     return Reproduction(
         name="figure4",
@@ -127,6 +126,12 @@ def _reproduction(options: Options, points: list[Point], cells: dict[str, Cell])
         agrees=wins[0] > 2 * wins[1] and ties[0] > -2 * ties[1] and correlation > 0,
         figure=_figure(options, points, cells),
     )
+
+
+def _seeds(options: Options) -> str:
+    each = "each " if options.seeds > 1 else ""
+    split = f", {each}with its own split of the digits in halves" if options.data == "digits" else ""
+    return f"{counted(options.seeds, 'seed')}{split}."
 
 
 def _figure(options: Options, points: list[Point], cells: dict[str, Cell]) -> Figure:

@@ -21,7 +21,8 @@ def job_name(job: dict[str, Any]) -> str:
     """A job's subject in a few words."""
     spec = job.get("spec") or {}
     if job["kind"] == "study":
-        return spec.get("title") or counted(len(spec.get("architectures", [])), "architecture")
+        title: str = spec.get("title") or counted(len(spec.get("architectures", [])), "architecture")
+        return title[:_LONGEST]
     architecture = spec.get("architecture") or {}
     baseline = spec.get("baseline") or architecture.get("baseline") or {}
     named = (*map(baseline.get, ("preset", "name", "family")), architecture.get("transformer"), "")
