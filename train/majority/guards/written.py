@@ -235,11 +235,12 @@ def assign(value: Any, reads: Sequence[WrittenWeight], copies: Tensor) -> bool:
         return True
     if origin is not None and origin.version == copies._version:
         return True
-    plain = isinstance(value, Tensor) and not isinstance(value, WrittenWeight)
-    if plain and value.requires_grad and torch.is_grad_enabled():
+    own = isinstance(value, WrittenWeight) and value.copies is copies
+    if not own and isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             "copies take the value of a tensor, and their gradient does not reach it: assign value.detach(); for "
-            "functional calls, give the copies by their name, which ends in parametrizations.weight.original"
+            "functional calls, give the copies by their name, which ends in parametrizations.weight.original; layers "
+            "that are to share a weight are tied before they are expanded"
         )
     origins = [read.origin for read in reads if read.origin is not None]
     present = [origin for origin in origins if origin.replaced is None and origin.version == copies._version]

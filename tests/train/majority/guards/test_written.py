@@ -427,3 +427,14 @@ def test_a_value_whose_gradient_would_be_lost_is_refused():
     layer = expand(nn.Linear(4, 3), 3)
     with pytest.raises(RuntimeError, match="gradient does not reach it"):
         torch.func.functional_call(layer, {"weight": torch.zeros(3, 4, requires_grad=True)}, (torch.ones(1, 4),))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_weight_of_another_kernel_is_no_tie(training):
+    first, second = expand(nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), 3).train(training)
+    copies = second.parametrizations.weight.original.detach().clone()
+    with pytest.raises(RuntimeError, match="tied before they are expanded"):
+        second.weight = first.weight
+    assert torch.equal(second.parametrizations.weight.original, copies)
+    second.weight = first.weight.detach()
+    torch.testing.assert_close(second.weight, first.weight)
