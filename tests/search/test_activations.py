@@ -85,8 +85,8 @@ def test_a_given_alpha_takes_any_activation_and_any_space():
 @pytest.mark.slow
 @pytest.mark.parametrize(("activation", "low", "high"), [("gelu", 32, 40), ("silu", 45, 53), ("tanh", 30, 36)])
 def test_the_mlp_of_figure_3(activation, low, high):
-    """Twice the interval that holds 90 % of the optima redrawn within the error of the samples."""
-    result = answer(mlp(activation, inputs=748, hidden=(500,) * 5), estimator={"relative_error": 0.01})
+    """Twice the interval that holds 90 % of the optima redrawn within an error of 0.01; these samples have more."""
+    result = answer(mlp(activation, inputs=748, hidden=(500,) * 5), estimator={"relative_error": 0.02})
     assert low <= result.primal.width <= high
     assert result.near_optimal.min_width <= result.primal.width <= result.near_optimal.max_width
     assert result.outcome.kind == "found"

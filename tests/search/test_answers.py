@@ -135,14 +135,13 @@ FAMILIES = {"mlp": mlps, "resnext": resnexts, "block": blocks(), "network": desc
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_hold(family):
-    check_answers(FAMILIES[family], 30)
+    check_answers(FAMILIES[family], 12)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_thousand_answers_hold(family):
-    check_answers(FAMILIES[family], 250)
+def test_hundreds_of_answers_hold(family):
+    check_answers(FAMILIES[family], 85)
 
 
 def check_answers(baselines, examples):

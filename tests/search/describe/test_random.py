@@ -31,7 +31,7 @@ ACTIVATIONS: list[Callable[[], nn.Module]] = [
     nn.Identity,
 ]
 #: Together they draw every kind of block, activation and layer.
-SEEDS = [*range(48), 63, 111]
+SEEDS = [*range(5), 10, 13, 17, 20, 26, 27, 28, 30, 31, 38, 41, 63, 111]
 
 
 class Network(nn.Module):
@@ -210,6 +210,13 @@ def made(seed: int) -> tuple[nn.Module, Tensor, Counter[tuple[int, ...]]]:
 def check(seed: int, described: Callable[..., Any]) -> None:
     model, example, expected = made(seed)
     baseline: NetworkBaseline = described(model, example)
+    check_described(model, example, expected, baseline)
+    check_regrouped(model, example, baseline, random.Random(seed))
+
+
+def check_described(
+    model: nn.Module, example: Tensor, expected: Counter[tuple[int, ...]], baseline: NetworkBaseline
+) -> None:
     found: Counter[tuple[int, ...]] = Counter()
     for branch in baseline.branches:
         if branch.splittable:
@@ -223,11 +230,8 @@ def check(seed: int, described: Callable[..., Any]) -> None:
     assert own == heads, str(baseline)
 
 
-def check_regrouped(seed: int, described: Callable[..., Any]) -> None:
+def check_regrouped(model: nn.Module, example: Tensor, baseline: NetworkBaseline, draw: random.Random) -> None:
     """Every branch as members by hand: the output's shape, the names that stay, and a step of training."""
-    model, example, _ = made(seed)
-    baseline: NetworkBaseline = described(model, example)
-    draw = random.Random(seed)
     wanted = {
         branch.name: (draw.randint(1, 3), [draw.randint(1, 4) for _ in branch.free])
         for branch in baseline.branches
@@ -290,23 +294,12 @@ def test_every_kind_is_drawn():
     assert of_chains == set(product([1, 3, 5], [1, 2], ["zeros", "circular"]))
 
 
-@pytest.mark.parametrize("seed", SEEDS[:4])
-def test_random_modules_are_regrouped(seed: int, described: Callable[..., Any]):
-    check_regrouped(seed, described)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS[4:])
-def test_more_random_modules_are_regrouped(seed: int, described: Callable[..., Any]):
-    check_regrouped(seed, described)
-
-
-@pytest.mark.parametrize("seed", SEEDS[:4])
-def test_random_modules_are_described_as_they_are(seed: int, described: Callable[..., Any]):
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_random_modules_are_described_as_they_are_and_regrouped(seed: int, described: Callable[..., Any]):
     check(seed, described)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS[4:])
-def test_more_random_modules_are_described_as_they_are(seed: int, described: Callable[..., Any]):
+@pytest.mark.parametrize("seed", SEEDS[3:])
+def test_more_random_modules_are_described_as_they_are_and_regrouped(seed: int, described: Callable[..., Any]):
     check(seed, described)
