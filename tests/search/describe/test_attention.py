@@ -47,8 +47,10 @@ def transformer(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["sdpa", "eager"])
-@pytest.mark.parametrize(("name", "tokens"), [("ViT", 17), ("BERT", 9), ("GPT-2", 9), ("LLaMA", 9)])
+@pytest.mark.parametrize(
+    ("name", "tokens", "how"),
+    [("ViT", 17, "sdpa"), ("BERT", 9, "eager"), ("GPT-2", 9, "sdpa"), ("LLaMA", 9, "sdpa"), ("LLaMA", 9, "eager")],
+)
 def test_transformers_have_the_heads_of_their_configuration(name: str, tokens: int, how: str):
     model, example = transformer(name)
     model.set_attn_implementation(how)  # type: ignore[operator]

@@ -24,7 +24,7 @@ from collegium.search.kernel.moments import Moments
 from collegium.search.networks.families.attention import AttentionBlock
 from collegium.search.networks.families.network import NetworkBaseline
 
-HEADS, WIDTH, TOKENS, DRAWS, CORRELATION = 4, 4, 9, 12_000, 0.3
+HEADS, WIDTH, TOKENS, DRAWS, CORRELATION = 4, 4, 9, 6_000, 0.3
 EMBEDDING = HEADS * WIDTH
 SIZES: dict[str, Any] = {
     "hidden_size": EMBEDDING,

@@ -169,7 +169,7 @@ def every():
     return of
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     workload=st.sampled_from([Workload(batch_size=8), Workload(mode="training", batch_size=4)]),
     shares=st.fixed_dictionaries(
@@ -222,11 +222,18 @@ def check_costs(answer, network, workload, limits):
     assert all(costs[name] <= most for name, most in limits.items())
 
 
+@pytest.fixture(scope="module")
+def timed(make_bench):
+    """The answer of the larger network, where time is proportional to parameters, and what was timed for it."""
+    bench = make_bench()
+    return run(spec_of(LARGER, efficiency="latency"), bench=bench), bench
+
+
 @pytest.mark.parametrize("baseline", [LARGER, SMALL | {"base_width": 16}])
-def test_where_time_is_proportional_to_parameters_both_give_the_same_answers(make_bench, baseline):
+def test_where_time_is_proportional_to_parameters_both_give_the_same_answers(make_bench, timed, baseline):
     parameters = validate_search(spec_of(baseline)).count("parameters", (baseline["base_width"],) * 2, 1)
     counted = run(spec_of(baseline, budget=parameters))
-    timed = run(spec_of(baseline, efficiency="latency"), bench=make_bench())
+    timed = timed[0] if baseline is LARGER else run(spec_of(baseline, efficiency="latency"), bench=make_bench())
     assert timed.primal.relative_variance <= 1.02 * counted.primal.relative_variance
     assert timed.primal.latency_ms <= 1e-6 * parameters * (1 + 1e-9)
     assert keeps(timed.dual)
@@ -239,7 +246,7 @@ def test_where_time_is_proportional_to_parameters_both_give_the_same_answers(mak
     assert sum(parameter.numel() for parameter in built.parameters()) == timed.dual.parameters
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     shares=st.fixed_dictionaries(
         {"latency": st.floats(0.4, 1.3)},
@@ -287,8 +294,8 @@ def test_limits_are_kept_whatever_the_times(make_bench, shares, saved, odd):
         assert result.recommended.latency_ms <= limits["latency"]
 
 
-def test_answers_of_own_stages_are_rows_and_are_checked_whole(make_bench):
-    result = run(spec_of(LARGER, efficiency="latency"), bench=make_bench())
+def test_answers_of_own_stages_are_rows_and_are_checked_whole(timed):
+    result, _ = timed
     rows = {row.label: row for row in result.costs.rows}
     assert len(rows) == len(result.costs.rows)
     for answer in (result.primal, result.dual, result.recommended, result.tied_primal, result.tied_dual):
@@ -330,16 +337,15 @@ def test_a_second_search_of_own_stages_measures_nothing(make_bench):
     assert second.costs.rows == first.costs.rows
 
 
-def test_networks_that_take_long_are_explored_in_fewer_stages(make_bench):
-    brief, long = make_bench(), make_bench()
-    run(spec_of(LARGER, efficiency="latency"), bench=brief)
+def test_networks_that_take_long_are_explored_in_fewer_stages(make_bench, timed):
+    (_, brief), long = timed, make_bench()
     plain = long.seconds
     long.seconds = lambda segment, workload: 2000 * plain(segment, workload)
     run(spec_of(LARGER, efficiency="latency"), bench=long)
     assert len(set(long.visits)) < 0.7 * len(set(brief.visits))
 
 
-@pytest.mark.parametrize("seconds", [1e-3, 1.0, 10.0, 60.0])
+@pytest.mark.parametrize("seconds", [1e-3, 10.0, 60.0])
 def test_a_device_that_takes_long_to_build_what_is_timed_builds_fewer_stages(make_bench, seconds):
     """What measuring takes is bounded; the answers are among what was measured, and keep their limits."""
 

@@ -51,7 +51,7 @@ def test_an_mlps_ratios_are_the_closed_forms(mlps):
 @pytest.mark.slow
 def test_errors_cover_the_closed_form_over_many_measurements(mlps):
     scores = []
-    for seed in range(40):
+    for seed in range(20):
         found = measure_networks(mlps, NTK.model_copy(update={"inputs": 1, "outputs": 1}), seed=seed)
         truth = [exact(candidate) / exact(mlps[0]) for candidate in mlps[1:]]
         rows = found.networks[1:]
