@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,12 +59,22 @@ def describe(
     >>> print(describe(ffn, zeros(1, 64)).branches[0].why)
     a single hidden layer has nothing to gain: m members of width n are one layer of width m·n
     """
-    found = _described(model, example_input, name)
-    if other_input is None or found.graph is None:
-        return found
-    other = _described(model, other_input, name)
+    with _as_written():
+        found = _described(model, example_input, name)
+        if other_input is None or found.graph is None:
+            return found
+        other = _described(model, other_input, name)
     moved = len(other.input) > 1 and other.input[0] == found.input[0] and other.input != found.input
     return found.model_copy(update={"any_extent": moved and other.graph == found.graph})
+
+
+def _as_written() -> AbstractContextManager[Any]:
+    """Context in which what ``torch.compile`` has compiled runs as its code says: a backend has operators of its own,
+    and would compile for each trial.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and importing it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _described(model: nn.Module, example_input: Any, name: str | None) -> NetworkBaseline:
