@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import itertools
 import json
@@ -73,7 +74,13 @@ def overlong(size: int, fillings: tuple[str, ...], turn: int | None = None) -> I
     for filling in fillings if turn is None else [fillings[turn % len(fillings)]]:
         yield "[" + ",".join([filling] * (size // (len(filling) + 1))) + "]"
     for member, length in members if turn is None else [members[turn % len(members)]]:
-        yield "{" + ",".join(f'"{index:x}":{member}' for index in range(size // length)) + "}"
+        yield unknown_names(member, size // length)
+
+
+@functools.cache
+def unknown_names(member: str, count: int) -> str:
+    """An object of members alike; made once, which takes longer than its refusal."""
+    return "{" + ",".join(f'"{index:x}":{member}' for index in range(count)) + "}"
 
 
 def allowed(schema: Schema, definitions: Schema, leaf: str, budget: int) -> str:
