@@ -17,7 +17,7 @@ if __name__ == "__main__":  # the processes of a study import this file
             "methods": ["vanilla", "majority"],
             "recipes": [{"name": "short", "recipe": {"epochs": 5}}],
             "data": "digits",
-            "seeds": 3,
+            "seeds": 2,
         },
         folder="study",
         processes=2,

@@ -16,7 +16,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
         "mode": "training", "batch_size": 64, "precision": "bf16", "channels_last": True
     },
 }  # fmt: skip
-TINY = {"family": "resnext", "layout": "cifar", "blocks": [1], "base_width": 8}
+TINY = {"family": "resnext", "layout": "cifar", "blocks": [1], "base_width": 6}
 
 
 def run(bench: Bench) -> None:

@@ -30,6 +30,6 @@ def test_a_checkout_beside_itself():
 
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path):
-    done = run(".", str(tmp_path))
+    done = run(str(tmp_path))
     assert done.returncode != 0
     assert f"{tmp_path} is no checkout of collegium" in done.stderr
