@@ -71,15 +71,13 @@ def compare(checkouts: list[Path], seconds: float, threads: int, hidden: list[in
 
 def work(checkout: Path, threads: int, hidden: list[int]) -> None:
     """Take a turn for each line that comes in."""
-    import collegium
-
-    assert Path(str(collegium.__file__)).is_relative_to(checkout), f"{checkout} is no checkout of collegium"
-
     import torch
     from torch import nn
 
+    import collegium
     from collegium import expand, fuse
 
+    assert Path(str(collegium.__file__)).is_relative_to(checkout), f"{checkout} is no checkout of collegium"
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x, y = torch.randn(256, 3072), torch.randint(10, (256,))
