@@ -2,8 +2,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collegium.train.engine import run
+from collegium.train.engine import execute, run
 from collegium.train.errors import Mismatch
+from collegium.train.loop.callback import TrainingCallback
+from collegium.train.loop.context import TrainingRequest
+from collegium.train.loop.launch import in_processes
 from collegium.train.loop.loop import Pace
 from collegium.train.loop.runtime import DeviceLayout, float32_as
 from collegium.train.result import TrainingResult
@@ -48,58 +51,62 @@ def test_a_training_in_full_precision_rounds_no_convolution(digits_spec):
     assert torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model_and_report_it(digits_spec, tmp_path):
-    fractions, rows = [], []
-    result = TrainingResult.model_validate(
-        run(
-            digits_spec({"epochs": 4, "learning_rate": 5e-3}),
-            device="cpu:2",
-            report=lambda fraction, message: fractions.append(fraction),
-            event=lambda kind, row: rows.append(row),
-            artifact_dir=tmp_path,
-            pace=Pace(report=0),
-        )
-    )
-    assert result.accuracy.test > 0.5
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    assert rows[-1]["validation"]["top1"] == pytest.approx(result.accuracy.validation)
-    assert fractions[-1] == 1
-    assert (tmp_path / "model.safetensors").is_file()
+@pytest.fixture
+def launched(digits_spec):
+    """A function that trains as processes do, with their queue and events, in a thread of this one."""
+
+    def train(recipe, callback=None, **fields):
+        request = TrainingRequest(digits_spec(recipe, **fields), pace=Pace(report=0))
+        return in_processes(execute, DeviceLayout.parse("cpu").fabric("fp32"), request, callback or TrainingCallback())
+
+    return train
 
 
-@pytest.mark.slow
-def test_processes_end_when_the_callback_raises(digits_spec):
+def test_the_training_ends_when_the_callback_raises(launched):
     def stop(fraction, message):
         raise Stop
 
     with pytest.raises(Stop):
-        run(digits_spec({"epochs": 2000}), device="cpu:2", report=stop, pace=Pace(report=0))
+        launched({"epochs": 2000}, TrainingCallback(stop))
+
+
+def test_an_error_of_a_process_is_raised_in_the_launching_one(launched):
+    wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
+    with pytest.raises(Mismatch, match="784"):
+        launched({}, architecture=wide)
 
 
 @pytest.mark.slow
-def test_rows_of_stopped_processes_are_recorded_once_each(digits_spec, tmp_path):
-    spec = digits_spec({"epochs": 6, "metric_steps": 2})
-    whole, recorded, left = [], [], iter([True, True, False])
+def test_two_processes_train_one_model_and_report_it_once_through_a_stop(digits_spec, tmp_path):
+    spec = digits_spec({"epochs": 6, "metric_steps": 2, "learning_rate": 5e-3})
+    whole, rows, fractions, left = [], [], [], iter([True, True, False])
 
     def event(kind, row):
-        recorded.append((row["scope"], row["step"]))
+        rows.append(row)
         if not next(left, True):
             raise Stop
 
     run(spec, event=lambda kind, row: whole.append((row["scope"], row["step"])))
-    kept = {"checkpoint_dir": tmp_path, "pace": Pace(report=0, checkpoint=0)}
+    kept = {"checkpoint_dir": tmp_path / "checkpoints", "pace": Pace(report=0, checkpoint=0)}
     with pytest.raises(Stop):
         run(spec, device="cpu:2", event=event, **kept)
-    run(spec, device="cpu:2", event=event, **kept)
-    assert recorded == whole
-
-
-@pytest.mark.slow
-def test_an_error_of_a_process_is_raised_in_the_launching_one(digits_spec):
-    wide = {"baseline": {"family": "mlp", "inputs": 784, "hidden": [8], "outputs": 10}}
-    with pytest.raises(Mismatch, match="784"):
-        run(digits_spec(architecture=wide), device="cpu:2")
+    assert len(rows) < len(whole)  # the processes wait for their rows to be settled, and learn of the stop
+    found = run(
+        spec,
+        device="cpu:2",
+        event=event,
+        report=lambda fraction, message: fractions.append(fraction),
+        artifact_dir=tmp_path / "left",
+        **kept,
+    )
+    assert [(row["scope"], row["step"]) for row in rows] == whole
+    result = TrainingResult.model_validate(found)
+    assert result.accuracy.test > 0.5
+    epochs = [row for row in rows if row["scope"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5, 6]
+    assert epochs[-1]["validation"]["top1"] == pytest.approx(result.accuracy.validation)
+    assert fractions[-1] == 1
+    assert (tmp_path / "left" / "model.safetensors").is_file()
 
 
 @pytest.mark.gpu

@@ -1,13 +1,21 @@
 """Parts of a batch: how large they are, what they weigh, and that a step over them is the step over the whole."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from collegium.train.engine import run
+from collegium.search.describe.describe import describe
+from collegium.search.errors import InvalidSpec
+from collegium.train.engine import execute, run
+from collegium.train.loop.callback import TrainingCallback
+from collegium.train.loop.context import TrainingRequest
+from collegium.train.loop.launch import in_processes
 from collegium.train.loop.metrics import IGNORED, MetricSum, loss_of
 from collegium.train.loop.microbatches import least_part, split
+from collegium.train.loop.runtime import DeviceLayout
 from collegium.train.methods import create
 from collegium.train.methods.step import Execution, run_microbatches
 from collegium.train.spec.training import TrainingSpec
@@ -126,9 +134,9 @@ def texts(tmp_path_factory):
     return folder.parent
 
 
-def one_step(texts, folder, *, parts=1, device="cpu"):
-    """Weights after one step of SGD over all rows, and the loss that was shown."""
-    spec = TrainingSpec.model_validate(
+def step_spec(parts=1):
+    """One step of SGD over all rows."""
+    return TrainingSpec.model_validate(
         {
             "architecture": {"transformer": "t5", "config": T5},
             "data": {"name": "words", "text": {"input_length": 12}},
@@ -139,8 +147,12 @@ def one_step(texts, folder, *, parts=1, device="cpu"):
             "formats": ["pretrained"],
         }
     )  # fmt: skip
+
+
+def one_step(texts, folder, parts=1):
+    """Weights after the step, and the loss that was shown."""
     rows = []
-    run(spec, data_dir=texts, artifact_dir=folder, event=lambda _, row: rows.append(row), device=device)
+    run(step_spec(parts), data_dir=texts, artifact_dir=folder, event=lambda _, row: rows.append(row))
     return load_file(folder / "model.safetensors"), rows[-1]["loss"]
 
 
@@ -154,11 +166,42 @@ def assert_alike(found, expected):
 def test_an_accumulated_step_on_texts_of_unequal_lengths_is_the_whole_one(texts, tmp_path):
     whole = one_step(texts, tmp_path / "whole")
     for parts in (2, 4, 16):
-        assert_alike(one_step(texts, tmp_path / str(parts), parts=parts), whole)
+        assert_alike(one_step(texts, tmp_path / str(parts), parts), whole)
+
+
+def digits(limit, *norms):
+    """A training of a small network on so many samples."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), *norms, nn.ReLU(), nn.Linear(12, 10))
+    baseline = describe(module, torch.zeros(2, 1, 8, 8), name="net").model_dump(mode="json", exclude_none=True)
+    data, recipe = {"name": "digits", "limit": limit}, {"epochs": 1, "batch_size": 4}
+    return TrainingSpec.model_validate({"architecture": {"baseline": baseline}, "data": data, "recipe": recipe})
+
+
+def execute_all(fabric, request, callback, *, others):
+    """One training after the other in the same processes; results are sent as events."""
+    for one in (request, *others):
+        callback.event("result", execute(fabric, one, callback))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 4])
-def test_a_step_of_two_processes_on_texts_of_unequal_lengths_is_that_of_one(texts, tmp_path, parts):
+def test_shares_of_two_processes_make_the_whole_batch(texts, tmp_path):
+    """Steps on texts of unequal lengths, a last batch of one sample each, and too few samples for two."""
+    parts = (1, 4)
+    requests = [TrainingRequest(step_spec(number), None, tmp_path / str(number), texts) for number in parts]
+    requests += [TrainingRequest(digits(14, nn.BatchNorm1d(12))), TrainingRequest(digits(1))]
+    losses, results = [], []
+
+    def event(kind, row):
+        if kind == "result":
+            results.append(row)
+        elif "loss" in row and len(losses) == len(results):
+            losses.append(row["loss"])
+
+    launching = DeviceLayout.parse("cpu:2").fabric("fp32")
+    with pytest.raises(InvalidSpec, match="1 training samples for 2 processes") as raised:
+        in_processes(partial(execute_all, others=requests[1:]), launching, requests[0], TrainingCallback(event=event))
+    assert raised.value.path == ("data", "limit")
     whole = one_step(texts, tmp_path / "whole")
-    assert_alike(one_step(texts, tmp_path / "two", parts=parts, device="cpu:2"), whole)
+    for number, loss in zip(parts, losses, strict=False):
+        assert_alike((load_file(tmp_path / str(number) / "model.safetensors"), loss), whole)
+    assert [result["steps"] for result in results] == [1, 1, 3]

@@ -119,16 +119,3 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_they_start():
     with pytest.raises(InvalidSpec) as raised:
         run(training("mlp", recipe={"batch_size": 1}), device="cpu:2")
     assert raised.value.path == ("recipe", "batch_size")
-
-
-@pytest.mark.slow
-def test_processes_without_a_sample_are_refused():
-    with pytest.raises(InvalidSpec, match="1 training samples for 2 processes") as raised:
-        run(training("mlp", data={"name": "digits", "limit": 1}), device="cpu:2")
-    assert raised.value.path == ("data", "limit")
-
-
-@pytest.mark.slow
-def test_processes_leave_out_a_last_batch_of_one_sample_each():
-    result = run(training("flat", recipe={"batch_size": 4}, data={"name": "digits", "limit": 14}), device="cpu:2")
-    assert result["steps"] == 3
