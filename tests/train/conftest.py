@@ -1,6 +1,7 @@
 """Small trainings that take a fraction of a second."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from safetensors.torch import load_file
 
 from collegium.train.engine import run
 from collegium.train.spec.training import TrainingSpec
+
+# torch.compile starts processes that import torch, to compile beside each other the little that is compiled here.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 MLP = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [24, 24], "outputs": 10}, "width": 8, "multiplicity": 3}
 
