@@ -35,10 +35,10 @@ def test_the_example_runs():
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_mixup_mixes_pairs_by_beta_shares_of_their_own(alpha):
     """With one-hot samples the mixed sample is its own label; shares pass a Kolmogorov–Smirnov test."""
-    x, y = torch.eye(2000), torch.arange(2000)
-    mixed, labels = Mixing(2000, mixup=alpha)((x, y), seed=1)
+    x, y = torch.eye(4000), torch.arange(4000)
+    mixed, labels = Mixing(4000, mixup=alpha)((x, y), seed=1)
     torch.testing.assert_close(mixed, labels, rtol=0, atol=1e-6)
-    torch.testing.assert_close(labels.sum(1), torch.ones(2000))
+    torch.testing.assert_close(labels.sum(1), torch.ones(4000))
     assert ((labels > 0).sum(1) <= 2).all()
     kept = labels.diagonal().double().numpy()
     apart = (labels > 0).sum(1) == 2  # λ is 1 where a sample meets itself, or rounds to it
