@@ -218,22 +218,30 @@ def check_study_cost(spec: StudySpec, *, sample: Sample | None = None) -> None:
             own = {("recipe", field): ("methods", rank) for field in method.recipe.model_dump(exclude_none=True)}
             for column, recipe in enumerate(spec.recipes):
                 within = {**places, ("recipe",): ("recipes", column), **own}
-                points = spec.points_of(architecture, method, recipe)
+                parts = (architecture, method, recipe)
+                points = spec.points_of(*parts)
                 with _at(within):
                     if spec.sweep is not None:
-                        _check_points(spec, architecture, method, recipe, sample)
-                    _check(spec.training(architecture, method, recipe, **points[0]), size, MAX_BYTES, known=sample)
-                longest = max(points, key=lambda point: point.get("epochs", 0))
-                parts = (architecture, method, recipe)
-                effects.add(spec.training(*parts, validation=spec.sweep_validation, **longest), sample, within)
+                        _check_points(spec, points, *parts, sample)
+                    training = spec.training(*parts, **points[0])
+                    _check(training, size, MAX_BYTES, known=sample)
+                if spec.sweep is not None:
+                    longest = max(points, key=lambda point: point.get("epochs", 0))
+                    training = spec.training(*parts, validation=spec.sweep_validation, **longest)
+                effects.add(training, sample, within)
     effects.check()
 
 
 def _check_points(
-    spec: StudySpec, architecture: StudyArchitecture, method: StudyMethod, recipe: StudyRecipe, sample: Sample | None
+    spec: StudySpec,
+    points: list[dict[str, Any]],
+    architecture: StudyArchitecture,
+    method: StudyMethod,
+    recipe: StudyRecipe,
+    sample: Sample | None,
 ) -> None:
     """Refuse points of a sweep with which the method does not go, at a swept field that decides it."""
-    points, default = spec.points_of(architecture, method, recipe), spec.default_recipe_of(architecture)
+    default = spec.default_recipe_of(architecture)
     made = spec.training(architecture, method, recipe, **points[0]).new_method()
     refused: dict[int, InvalidSpec] = {}
     for index, point in enumerate(points):

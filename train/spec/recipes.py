@@ -7,6 +7,7 @@ named recipe, or from the one that suits the data, and gives a complete :class:`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -92,8 +93,8 @@ class RecipeSpec(Strict):
         """
         base = RECIPES[self.name or default]
         own = {name: value for name, value in self if value is not None and name != "name"}
-        usual = {name: field.default for name, field in Recipe.model_fields.items()}
-        return {name: value for name, value in own.items() if value not in (usual[name], getattr(base, name))}
+        usual = Recipe.model_fields
+        return {name: value for name, value in own.items() if value not in (usual[name].default, getattr(base, name))}
 
     @field_validator("name")
     @classmethod
@@ -263,6 +264,7 @@ def default_recipe(data: str, *, transformer: bool = False) -> str:
     return name
 
 
+@lru_cache(maxsize=256)  # cells of a study have recipes in common
 def merge_recipe(spec: RecipeSpec, default: str) -> Recipe:
     """The complete recipe: ``spec``'s own fields over those of the recipe it names, or of ``default``.
 
