@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree
 
+from collegium.search.describe.as_written import as_written
 from collegium.search.describe.attention import attention_of
 from collegium.search.describe.graphs.attached import with_graph
 from collegium.search.describe.parts import Ledger, Part, branch_of, parts_of, printable
@@ -59,22 +58,13 @@ def describe(
     >>> print(describe(ffn, zeros(1, 64)).branches[0].why)
     a single hidden layer has nothing to gain: m members of width n are one layer of width m·n
     """
-    with _as_written():
+    with as_written():
         found = _described(model, example_input, name)
         if other_input is None or found.graph is None:
             return found
         other = _described(model, other_input, name)
     moved = len(other.input) > 1 and other.input[0] == found.input[0] and other.input != found.input
     return found.model_copy(update={"any_extent": moved and other.graph == found.graph})
-
-
-def _as_written() -> AbstractContextManager[Any]:
-    """Context in which what ``torch.compile`` has compiled runs as its code says: a backend has operators of its own,
-    and would compile for each trial.
-    """
-    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and importing it takes seconds
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
 
 
 def _described(model: nn.Module, example_input: Any, name: str | None) -> NetworkBaseline:

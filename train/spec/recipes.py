@@ -264,12 +264,17 @@ def default_recipe(data: str, *, transformer: bool = False) -> str:
     return name
 
 
-@lru_cache(maxsize=256)  # cells of a study have recipes in common
 def merge_recipe(spec: RecipeSpec, default: str) -> Recipe:
     """The complete recipe: ``spec``'s own fields over those of the recipe it names, or of ``default``.
 
     Raises ``ValidationError`` where the fields together make no sense, at one that ``spec`` gives.
     """
+    hashable: Any = spec  # frozen, which its type does not say
+    return _merged(hashable, default)
+
+
+@lru_cache(maxsize=256)  # cells of a study have recipes in common
+def _merged(spec: RecipeSpec, default: str) -> Recipe:
     own = {name: value for name, value in spec if value is not None and name != "name"}
     merged = RECIPES[spec.name or default].model_copy(update=own)
     wrong: dict[Location, str] = {(name,): message for name, message in without_effect(merged, spec.given(default))}

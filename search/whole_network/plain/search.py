@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from collegium.search.describe.as_written import as_written
 from collegium.search.errors import InvalidSpec
 from collegium.search.progress import Report, discard, scaled
 from collegium.search.result import SearchResult, SolvedEnsemble
@@ -40,6 +41,7 @@ SEARCHED = 0.8
 REFUSED = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError)
 
 
+@as_written()
 def search_module(
     spec: SearchSpec, model: nn.Module, example_input: Any = None, *, report: Report = discard, device: str = "cpu"
 ) -> SearchResult:

@@ -202,6 +202,18 @@ def test_groups_are_searched_within_their_shares_and_measured_together():
     assert plain.network.network("primal").parameters == plain.primal.parameters
 
 
+def test_a_compiled_module_is_measured_as_its_code_says():
+    def compiled(*_):
+        raise AssertionError("compiled")
+
+    torch.manual_seed(0)
+    module, x = torch.compile(mlp((4, 12, 12, 2), nn.Tanh), backend=compiled), torch.zeros(1, 4)
+    found = measured(module, collegium.describe(module, x), network={"relative_error": 0.5})
+    assert found.primal.multiplicity > 1
+    with pytest.raises(RuntimeError, match="AssertionError: compiled"):
+        module(x)
+
+
 def test_what_cannot_be_split_ends_as_nothing_to_gain():
     model = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
     baseline = collegium.describe(model, torch.randn(1, 4))
