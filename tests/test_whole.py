@@ -103,7 +103,7 @@ def test_a_study_on_uploaded_data_fans_out(client, tmp_path):
             "methods": ["vanilla", "majority"],
             "recipes": [{"name": "quick", "recipe": {"epochs": 5, "batch_size": 32, "learning_rate": 0.01}}],
             "data": data["id"],
-            "seeds": 1,
+            "seeds": 2,
         },
     )
     cells = {cell["method"]: cell for cell in study["result"]["cells"]}
