@@ -94,14 +94,22 @@ def test_wheels_are_those_that_the_other_machine_lacks(benchmark):
     assert {"scikit-learn", "joblib"} <= set(wheels.closure(project, ["torch"], "3.12"))
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """What the script wrote on a processor, and what it printed."""
-    output = tmp_path_factory.mktemp("gpu") / "gpu.json"
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_whole_script_runs_on_a_processor(tmp_path):
+    """One run of all sections, which takes a minute; ``report`` is what it wrote, and what it printed."""
+    output = tmp_path / "gpu.json"
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--tiny", "--output", str(output)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(output.read_text()), done.stdout
+    report = json.loads(output.read_text()), done.stdout
+    check_every_section_runs_on_a_processor(report)
+    check_both_ways_of_sampling_have_rates(report)
+    check_steps_of_all_contenders_have_times(report)
+    check_whole_networks_are_measured(report)
+    check_a_search_by_latency_measures_nothing_again(report)
+    check_ensembles_have_a_throughput(report)
+    check_jobs_end_as_they_must(report)
 
 
 def rows_of(report, name):
@@ -109,9 +117,7 @@ def rows_of(report, name):
     return report[0]["sections"][name]["rows"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_every_section_runs_on_a_processor(report):
+def check_every_section_runs_on_a_processor(report):
     found, printed = report
     assert found["tiny"]
     assert found["machine"]["memory_bytes"] is None
@@ -124,8 +130,7 @@ def test_every_section_runs_on_a_processor(report):
     assert all(f"## {section['title']}\n" in printed for section in found["sections"].values())
 
 
-@pytest.mark.slow
-def test_both_ways_of_sampling_have_rates(report):
+def check_both_ways_of_sampling_have_rates(report):
     rows = rows_of(report, "sampling")
     assert len(rows) == 2
     for row in rows:
@@ -134,8 +139,7 @@ def test_both_ways_of_sampling_have_rates(report):
     assert [row["law drawn /s"] is None for row in rows] == [True, False]
 
 
-@pytest.mark.slow
-def test_steps_of_all_contenders_have_times(report):
+def check_steps_of_all_contenders_have_times(report):
     every = rows_of(report, "steps")
     rows, profiles = [row for row in every if "precision" in row], [row for row in every if "contender" in row]
     assert len(rows) + len(profiles) == len(every)
@@ -149,16 +153,14 @@ def test_steps_of_all_contenders_have_times(report):
         assert row["majority %"] == pytest.approx(100 * (row["majority ms"] / row["plain ms"] - 1))
 
 
-@pytest.mark.slow
-def test_whole_networks_are_measured(report):
+def check_whole_networks_are_measured(report):
     rows = rows_of(report, "networks")
     assert [row["m × n"] for row in rows] == ["1×32", "9×8", "5×8"]
     assert [row["ratio"] == 1 for row in rows] == [True, False, False]
     assert all(row["draws"] >= 2 and row["ms a draw"] > 0 for row in rows)
 
 
-@pytest.mark.slow
-def test_a_search_by_latency_measures_nothing_again(report):
+def check_a_search_by_latency_measures_nothing_again(report):
     rows = rows_of(report, "latency")
     assert {"primal", "dual"} <= {name for row in rows for name in row["answer"].split(", ")}
     for row in rows:
@@ -166,8 +168,7 @@ def test_a_search_by_latency_measures_nothing_again(report):
         assert row["again s"] < row["cold s"]
 
 
-@pytest.mark.slow
-def test_ensembles_have_a_throughput(report):
+def check_ensembles_have_a_throughput(report):
     rows = rows_of(report, "throughput")
     assert [row["ensemble"] for row in rows] == ["1×64d", "12×10d", "15×8d", "32×4d"]
     assert all(math.isfinite(row["images/s"]) and row["images/s"] > 0 for row in rows)
@@ -175,8 +176,7 @@ def test_ensembles_have_a_throughput(report):
     assert parameters == sorted(parameters, reverse=True)
 
 
-@pytest.mark.slow
-def test_jobs_end_as_they_must(report):
+def check_jobs_end_as_they_must(report):
     rows = rows_of(report, "jobs")
     assert [row.get("status") for row in rows] == [None, "succeeded", "succeeded", "succeeded", "running", "cancelled"]
     assert [row["device"] for row in rows[1:3]] == ["cpu", "cpu"]
