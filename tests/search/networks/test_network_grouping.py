@@ -18,7 +18,6 @@ from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.families.network_layers import Layers, placed
 from collegium.search.parse import parse_spec
 from collegium.search.result import SearchResult
-from collegium.search.spec import PresetBaseline
 
 RELU = {"kind": "activation", "function": "relu"}
 NORM = {"kind": "norm", "norm": "batch"}
@@ -434,17 +433,6 @@ def test_a_branch_is_searched_in_pieces_around_what_is_not_known():
     assert [names for part in found.parts for names in part.names] == ["7 … 11", "0 … 5"]
     (why,) = found.unsearched
     assert "the activation 'softsign' is not searched yet; 0 … 5, 7 … 11 are searched alone" in why
-
-
-def test_what_reads_too_much_is_cut_so_that_most_widths_are_free():
-    """Of AlexNet the first convolution alone is left; VGG-16's thirteen are three pieces with ten free widths."""
-    vgg, alexnet = (build_network(PresetBaseline(preset=f"torchvision:{name}")) for name in ("vgg16", "alexnet"))
-    assert sorted(names for part in vgg.parts for names in part.names) == [
-        "classifier", "features.0 … features.7", "features.10 … features.17", "features.19 … features.28",
-    ]  # fmt: skip
-    assert sorted(len(part.baseline) for part in vgg.parts) == [2, 3, 3, 4]
-    assert sorted(names for part in alexnet.parts for names in part.names) == ["classifier", "features.3 … features.10"]
-    assert all(input_window(part.chain, "unit").positions <= 1024 for part in (*vgg.parts, *alexnet.parts))
 
 
 def test_the_most_branches_that_a_body_holds_are_grouped_in_a_moment():

@@ -13,6 +13,7 @@ from collegium.search.describe.describe import describe
 from collegium.search.describe.sources import Sample, load
 from collegium.search.errors import InvalidSpec, SampleMismatch
 from collegium.search.find import find_ensemble
+from collegium.search.kernel.receptive_field import input_window
 from collegium.search.networks.build import build_network, expand_preset
 from collegium.search.networks.families.network import NetworkBaseline
 from collegium.search.networks.presets import DESCRIBED, OWN, PRESETS, Presets
@@ -154,3 +155,14 @@ def check(found, model):
     without = {"graph", "no_graph", "any_extent"}
     expected = PRESETS[found.name][0].model_dump_json(exclude=without)
     assert json.loads(found.model_dump_json(exclude=without)) == json.loads(expected)
+
+
+def test_what_reads_too_much_is_cut_so_that_most_widths_are_free():
+    """Of AlexNet the first convolution alone is left; VGG-16's thirteen are three pieces with ten free widths."""
+    vgg, alexnet = (build_network(PresetBaseline(preset=f"torchvision:{name}")) for name in ("vgg16", "alexnet"))
+    assert sorted(names for part in vgg.parts for names in part.names) == [
+        "classifier", "features.0 … features.7", "features.10 … features.17", "features.19 … features.28",
+    ]  # fmt: skip
+    assert sorted(len(part.baseline) for part in vgg.parts) == [2, 3, 3, 4]
+    assert sorted(names for part in alexnet.parts for names in part.names) == ["classifier", "features.3 … features.10"]
+    assert all(input_window(part.chain, "unit").positions <= 1024 for part in (*vgg.parts, *alexnet.parts))
