@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from collegium.search.describe.as_written import as_written
 from collegium.search.describe.describe import describe
 from collegium.search.networks.families.network import SINGLE_HIDDEN, NetworkBaseline
 
@@ -401,6 +402,21 @@ def test_checkpointed_and_compiled_layers_are_what_they_are(described: Described
         compiled = torch.compile(mlp(3, 4, 5, 2), backend=backend)
         (branch,) = describe(compiled, torch.randn(3, 3)).branches  # pyright: ignore[reportArgumentType]
         assert branch.paths == (("_orig_mod.0", "_orig_mod.2", "_orig_mod.4"),)
+
+
+def test_what_is_compiled_runs_compiled_again_once_the_last_description_has_ended():
+    import torch._dynamo
+
+    def stance() -> str:
+        return torch._dynamo.eval_frame._stance.stance
+
+    first, second = as_written(), as_written()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert stance() == "force_eager"
+    second.__exit__(None, None, None)
+    assert stance() == "default"
 
 
 def test_attention_of_pytorch_is_counted_where_it_would_run_as_one_operation():
