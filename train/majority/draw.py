@@ -35,6 +35,7 @@ from collegium.train.majority.generators.uniforms import (
     sorted_uniforms,
     spare_row,
 )
+from collegium.train.majority.native import passes
 
 __all__ = ["CHUNK", "Draw", "length_of_chunks", "mix", "mix_chunk", "probabilities", "shares_of_chunk", "spread"]
 
@@ -62,6 +63,9 @@ def mix(copies: Tensor, draw: Draw, out: Tensor | None = None) -> Tensor:
     if expansion > 1 and in_one_launch(draw.source, copies.device):
         philox.mix(copies.contiguous(), draw.state, out)
         return out
+    if passes.takes(draw, expansion, copies, out):
+        passes.mix(copies, draw, out)
+        return out
     flat, target = copies.detach().reshape(expansion, -1), out.detach().view(-1)
     if expansion == 1:
         target.copy_(flat[0])
@@ -88,6 +92,9 @@ def spread(gradient: Tensor, draw: Draw, expansion: int, out: Tensor | None = No
         return out
     if expansion > 1 and in_one_launch(draw.source, gradient.device):
         philox.spread(gradient.contiguous(), draw.state, out)
+        return out
+    if passes.takes(draw, expansion, gradient, out):
+        passes.spread(gradient, draw, out)
         return out
     flat, rows = gradient.detach().reshape(-1), out.detach().view(expansion, -1)
     if expansion == 1:

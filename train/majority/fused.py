@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from collegium.train.majority import compiled, launched
 from collegium.train.majority.clock import is_distributed
-from collegium.train.majority.fused_kernel import FusedKernel, FusedStep, launch, norm_of
+from collegium.train.majority.fused_kernel import FusedKernel, FusedStep, norm_of, take
 from collegium.train.majority.guards.gradient import FusedParameter, MixedLeaf, is_fusable
 from collegium.train.majority.guards.written import within_pass
 from collegium.train.majority.kernel import MajorityKernel, majority_copies
@@ -137,8 +136,8 @@ def clip_gradient_norm(model: nn.Module, optimizer: Optimizer, max_norm: float) 
     formed = {id(item.copies) for item in fused}
     gradients = [p.grad for p in parameters if id(p) not in formed and p.grad is not None]
     norms = list(_torch._foreach_norm(gradients)) if gradients else []
-    norms += launched.norms([item.summand() for item in fused if not item.in_chunks])
-    total = norm_of(norms + [item.norm() for item in fused if item.in_chunks])
+    norms += launched.norms([item.summand() for item in fused if not item.on_processor])
+    total = norm_of(norms + [item.norm() for item in fused if item.on_processor])
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
     _torch._foreach_mul_(gradients + [item.leaf.gradient for item in fused], factor)
     return total
@@ -261,21 +260,14 @@ def _take_gradients(optimizer: Any) -> None:
 def _update_kernels(optimizer: Any, *_: Any) -> None:
     """Post-hook of ``step``: it has updated everything else."""
     with torch.no_grad():
-        together: list[FusedStep] = []
+        steps: list[FusedStep] = []
         for item, group in _kernels_of(optimizer):
             if item.leaf.pending is None:
                 item.leaf.forget()  # torch's fused updates leave no trace
                 item.count.forget()
-            elif item.in_chunks and item.kernel.clock.source != "compiled":
-                item.update(optimizer.state[item.copies], group)
             else:
-                together.append(item.begin(optimizer.state[item.copies], group))
-        compiled.update([step.to_compile() for step in together if step.item.in_chunks])
-        launch([step for step in together if not step.item.in_chunks])
-        if together:  # neither launches nor compiled loops do so
-            increment_version([tensor for step in together for tensor in (step.item.copies, step.item.leaf.memory)])
-        for step in together:
-            step.item.end(step)
+                steps.append(item.begin(optimizer.state[item.copies], group))
+        take(steps)
 
 
 def _kernels_of(optimizer: Any) -> list[tuple[FusedKernel, dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, sha
 from collegium.train.majority.generators.uniforms import Points
 from collegium.train.majority.guards.gradient import MixedLeaf, uses
 from collegium.train.majority.kernel import MajorityKernel
+from collegium.train.majority.native import passes
+from collegium.train.majority.updates import Work, numbers, state_tensors
 from collegium.train.majority.updates import adam as _adam
 from collegium.train.majority.updates import sgd as _sgd
-from collegium.train.majority.updates import state_tensors
 
+Way = Literal["launch", "compiled", "pass", "chunks"]
 _torch: Any = torch  # what torch's own optimizers call has no public name
 
 
@@ -40,8 +42,8 @@ class FusedKernel:
         return self.leaf.gradient is not None and Tensor.grad.__get__(self.copies) is None  # type: ignore[attr-defined]
 
     @property
-    def in_chunks(self) -> bool:
-        """Whether its update proceeds in chunks, on a processor, instead of being a part of one launch."""
+    def on_processor(self) -> bool:
+        """Whether its update runs on a processor, instead of being a part of one launch on a GPU."""
         return self.copies.device.type == "cpu"
 
     def summand(self) -> tuple[Tensor, Draw, int]:
@@ -52,6 +54,8 @@ class FusedKernel:
     def norm(self) -> Tensor:
         """√ Σ_k |p_k ∘ g|²."""
         gradient, draw, _ = self.summand()
+        if passes.takes(draw, len(self.copies), gradient):
+            return passes.norm(gradient, draw, len(self.copies))
         norms: list[Tensor] = []
         flat = gradient.contiguous().view(-1)
         for index, part in enumerate(flat.split(length_of_chunks(draw, flat.shape[0]))):
@@ -59,10 +63,9 @@ class FusedKernel:
             norms += _torch._foreach_norm(rows)
         return norm_of(norms)
 
-    def update(self, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Apply the optimizer, with the options of ``group``, to every copy, and mix the weight of the next step."""
-        step, expansion = self.begin(state, group), len(self.copies)
-        apply = _sgd if "dampening" in group else _adam
+    def proceed(self, step: "FusedStep") -> None:
+        """Apply the optimizer to every copy and mix the weight of the next step, chunk by chunk, with operators."""
+        apply, expansion = _sgd if "dampening" in step.group else _adam, len(self.copies)
         elements = step.gradient.shape[0]
         length = length_of_chunks(step.draw, elements)
         parts = step.gradient.split(length) if length < elements else [step.gradient]
@@ -71,7 +74,7 @@ class FusedKernel:
         known, self.drawn = self.drawn == step.draw, None  # none, if this is interrupted
         for index, (part, (target, weights, *moments), points) in enumerate(chunks):
             shares = shares_of_chunk(part, step.draw, index, expansion, points if known else None)
-            apply(group, state, weights, shares, moments)
+            apply(step.group, step.state, weights, shares, moments)
             mix_chunk(weights, step.following, index, target, points)
         self.drawn = step.following
         increment_version(self.copies)  # torch's fused updates do not
@@ -83,7 +86,7 @@ class FusedKernel:
         self.leaf.forget()
         draw, gradient = self._draw(), self.leaf.pending.contiguous()
         tensors = [self.copies, *state_tensors(group, state, self.copies)]
-        if self.in_chunks:
+        if self.on_processor:
             gradient = gradient.view(-1)
             if "step" in state:
                 state["step"] += 1  # those of one launch are counted together
@@ -138,15 +141,26 @@ class FusedStep:
     item: FusedKernel
     group: dict[str, Any]
     state: dict[str, Any]
-    gradient: Tensor  # flat, where the update is one of chunks
+    gradient: Tensor  # flat, on a processor
     tensors: list[Tensor]  # copies and state
     draw: Draw
     following: Draw
 
-    def to_launch(self, numbers: tuple[float, ...]) -> launched.Work:
-        """The step as a part of one launch."""
+    @property
+    def way(self) -> Way:
+        """How the step is taken: in a launch of a GPU; on a processor compiled, in a pass, or in chunks."""
+        copies = self.tensors[0]
+        if not self.item.on_processor:
+            return "launch"
+        if self.draw.source == "compiled":
+            return "compiled"
+        takes = passes.takes(self.draw, len(copies), self.gradient, self.item.leaf.memory, *self.tensors)
+        return "pass" if takes else "chunks"
+
+    def to_work(self, numbers: tuple[float, ...]) -> Work:
+        """The step as a part of one launch or pass."""
         is_adam, target = "dampening" not in self.group, self.item.leaf.memory
-        return launched.Work(is_adam, self.gradient, target, self.tensors, self.draw, self.following, numbers)
+        return Work(is_adam, self.gradient, target, self.tensors, self.draw, self.following, numbers)
 
     def to_compile(self) -> compiled.Work:
         """The step as a compiled update."""
@@ -154,16 +168,34 @@ class FusedStep:
         return compiled.Work.of(self.group, self.state, self.gradient, target, rows, self.draw, self.following)
 
 
-def launch(steps: "list[FusedStep]") -> None:
-    """The updates of kernels on a GPU."""
-    counts = launched.count_steps([step.state for step in steps], [step.item.count for step in steps])
+def take(steps: "list[FusedStep]") -> None:
+    """Take ``steps``, which have begun: those of one launch, compiled loop or pass together."""
+    ways: dict[Way, list[FusedStep]] = {}
+    for step in steps:
+        ways.setdefault(step.way, []).append(step)
+    for step in ways.pop("chunks", ()):
+        step.item.proceed(step)
+    for way, some in ways.items():
+        if way == "compiled":
+            compiled.update([step.to_compile() for step in some])
+        elif way == "pass":
+            passes.update(_works(some, [float(step.state.get("step", 0)) for step in some]))
+        else:
+            counts = launched.count_steps([step.state for step in some], [step.item.count for step in some])
+            launched.update(_works(some, counts))
+        increment_version([tensor for step in some for tensor in (step.item.copies, step.item.leaf.memory)])
+        for step in some:
+            step.item.end(step)
+
+
+def _works(steps: "list[FusedStep]", counts: Sequence[float]) -> list[Work]:
     works, known = [], {}
     for step, taken in zip(steps, counts, strict=True):
         alike = id(step.group), taken, "first" in step.state
         if alike not in known:
-            known[alike] = launched.numbers(step.group, step.state, taken)
-        works.append(step.to_launch(known[alike]))
-    launched.update(works)
+            known[alike] = numbers(step.group, step.state, taken)
+        works.append(step.to_work(known[alike]))
+    return works
 
 
 def norm_of(norms: list[Tensor]) -> Tensor:

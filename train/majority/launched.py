@@ -9,16 +9,16 @@ import struct
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from collegium.train.majority.draw import Draw
 from collegium.train.majority.generators import philox
-from collegium.train.majority.updates import adam_numbers, sgd_numbers
+from collegium.train.majority.updates import Work
 
-__all__ = ["Count", "Work", "count_steps", "norms", "numbers", "update"]
+__all__ = ["Count", "count_steps", "norms", "update"]
 
 _ROW = struct.Struct("=9q8d")
 _WORDS = _ROW.size // 8
@@ -27,47 +27,27 @@ _WARPS = 8  # of a program: with fewer, registers leave room for few programs
 _torch: Any = torch  # what torch's own optimizers call has no public name
 
 
-class Work(NamedTuple):
-    """One kernel's update: ``gradient`` and ``target``, the mixed weight, of its shape; copies and state, e of that."""
-
-    is_adam: bool
-    gradient: Tensor
-    target: Tensor
-    tensors: Sequence[Tensor]
-    draw: Draw
-    following: Draw
-    numbers: tuple[float, ...]
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What kernels of one launch have in common."""
-        copies = self.tensors[0]
-        return copies.device, copies.dtype, len(copies), self.is_adam, len(self.tensors) - 1
-
-    def row(self, first: int) -> bytes:
-        """The kernel's row of the table, if program ``first`` is the first that works on it."""
-        addresses = [tensor.data_ptr() for tensor in (self.gradient, self.target, *self.tensors)]
-        return _row(self.gradient.numel(), first, self.draw, self.following, addresses, self.numbers)
+def _kind(work: Work) -> tuple[Any, ...]:
+    """What kernels of one launch have in common."""
+    copies = work.tensors[0]
+    return copies.device, copies.dtype, len(copies), work.is_adam, len(work.tensors) - 1
 
 
-def numbers(group: dict[str, Any], state: dict[str, Any], taken: float) -> tuple[float, ...]:
-    """What the kernel needs of the options, in its order; ``taken`` are the steps with this one."""
-    if "dampening" in group:
-        rate, momentum, kept, added, own, decay, sign = sgd_numbers(group, state)
-        return rate, decay, sign, kept, added, momentum, own
-    rate, root, rest1, rest2, decay, shrink, epsilon, sign = adam_numbers(group, taken)
-    return rate, decay, sign, shrink, root, epsilon, rest1, rest2
+def _row_of(work: Work, first: int) -> bytes:
+    """The kernel's row of the table, if program ``first`` is the first that works on it."""
+    addresses = [tensor.data_ptr() for tensor in (work.gradient, work.target, *work.tensors)]
+    return _row(work.gradient.numel(), first, work.draw, work.following, addresses, work.numbers)
 
 
 def update(works: Iterable[Work]) -> None:
     """Do ``works``, each kernel's copies and state in place, and its mixture by the next draw into ``target``."""
     alike: dict[tuple[Any, ...], list[Work]] = {}
     for work in works:
-        alike.setdefault(work.kind, []).append(work)
+        alike.setdefault(_kind(work), []).append(work)
     for (device, dtype, expansion, adam, states), some in alike.items():
         programs = [philox.programs(work.gradient.numel(), expansion) for work in some]
         with _on(device):
-            table = _table((work.row(first) for work, first in zip(some, _firsts(programs), strict=True)), device)
+            table = _table((_row_of(work, first) for work, first in zip(some, _firsts(programs), strict=True)), device)
             _launch("update", table, programs, dtype, expansion, ADAM=adam, STATES=states)
 
 

@@ -1,13 +1,27 @@
 """The optimizer's own arithmetic on a chunk of the copies, and the state it keeps for them, as torch keeps it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from collegium.train.majority.generators.uniforms import Draw
+
 _torch: Any = torch  # what torch's own optimizers call has no public name
 Columns = Sequence[Sequence[Tensor]]
+
+
+class Work(NamedTuple):
+    """One kernel's update: ``gradient`` and ``target``, the mixed weight, of its shape; copies and state, e of that."""
+
+    is_adam: bool
+    gradient: Tensor
+    target: Tensor
+    tensors: Sequence[Tensor]
+    draw: Draw
+    following: Draw
+    numbers: tuple[float, ...]
 
 
 def state_tensors(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:
@@ -67,6 +81,15 @@ def sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequen
         maximize=group["maximize"],
         is_first_step=state.get("first", False),
     )
+
+
+def numbers(group: dict[str, Any], state: dict[str, Any], taken: float) -> tuple[float, ...]:
+    """What updates in one pass need of the options, in their order; ``taken`` are the steps with this one."""
+    if "dampening" in group:
+        rate, momentum, kept, added, own, decay, sign = sgd_numbers(group, state)
+        return rate, decay, sign, kept, added, momentum, own
+    rate, root, rest1, rest2, decay, shrink, epsilon, sign = adam_numbers(group, taken)
+    return rate, decay, sign, shrink, root, epsilon, rest1, rest2
 
 
 def adam_numbers(group: dict[str, Any], step: float) -> list[float]:

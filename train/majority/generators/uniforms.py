@@ -111,7 +111,7 @@ def sorted_uniforms(
     takes.
     """
     found = _memory(count, elements, dtype)
-    shift, first, second = _tables()
+    shift, first, second = tables()
     one, two, three = STRIDES
     keys = draw.words(chunk, 2 * len(found.words))
     for words, place, factor in zip(found.words, keys[::2], keys[1::2], strict=True):
@@ -216,7 +216,7 @@ def _centre(dtype: torch.dtype) -> Tensor:
 
 
 @cache
-def _tables() -> tuple[Tensor, Tensor, Tensor]:
+def tables() -> tuple[Tensor, Tensor, Tensor]:
     """b, a and c, the start repeated at the end: 1.7 MB."""
     tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (102, 101, 103)]
     longest = CHUNK // COLUMNS * max(STRIDES) + COLUMNS
