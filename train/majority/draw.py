@@ -18,6 +18,7 @@ Numbers are the same on every processor, and on every device of one kind; a proc
 """
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -162,10 +163,10 @@ def shares_of_chunk(
         return rows
     found = kept or _points(draw, expansion, chunk, gradient)
     first = spare_row(found)
-    torch.mul(found.block, gradient, out=found.block)
-    torch.sub(gradient, found.rows[0], out=first)
+    torch.sub(_one(gradient.dtype), found.rows[0], out=first).mul_(gradient)
     for row, following in pairwise(found.rows):
         row.sub_(following)
+    found.block.mul_(gradient)
     return (first, *found.rows)
 
 
@@ -202,16 +203,21 @@ def _divide(gradient: Tensor, levels: Sequence[Tensor], out: Sequence[Tensor]) -
     """(v_{k−1} − v_k) ∘ g into ``out[k]``, which may be of a narrower type."""
     narrow = out[0].dtype != gradient.dtype
     rows = [torch.empty_like(gradient) for _ in out] if narrow else out
-    rest = gradient  # v_k ∘ g, stored in the row of the piece that is cut off next
-    for row, following, level in zip(rows[:-1], rows[1:], levels, strict=True):
-        torch.mul(gradient, level, out=following)
-        torch.sub(rest, following, out=row)
-        rest = following
     if not levels:
         rows[0].copy_(gradient)
+    else:
+        torch.sub(_one(gradient.dtype), levels[0], out=rows[0]).mul_(gradient)
+        for row, level, following in zip(rows[1:], levels, levels[1:], strict=False):
+            torch.sub(level, following, out=row).mul_(gradient)
+        torch.mul(levels[-1], gradient, out=rows[-1])
     if narrow:
         for target, row in zip(out, rows, strict=True):
             target.copy_(row)
+
+
+@cache
+def _one(dtype: torch.dtype) -> Tensor:
+    return torch.ones((), dtype=dtype, device="cpu")
 
 
 def _remainders(fractions: Sequence[Tensor]) -> list[Tensor]:

@@ -50,8 +50,10 @@ def interpolate(copies: Sequence[Tensor], levels: Sequence[Tensor]) -> Tensor:
 
 def divide(gradient: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
     """(v_{k−1} − v_k) ∘ g for each k."""
-    rests = [gradient, *(level * gradient for level in levels)]
-    return [rest - following for rest, following in pairwise(rests)] + rests[-1:]
+    if not levels:
+        return [gradient]
+    pieces = [1 - levels[0], *(level - following for level, following in pairwise(levels)), levels[-1]]
+    return [piece * gradient for piece in pieces]
 
 
 def _word(element: Tensor, first: Tensor, second: Tensor) -> Tensor:

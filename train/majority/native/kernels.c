@@ -12,6 +12,8 @@
 
 #define BLOCK 1024        /* elements: the rows of a few copies of it fit into a core's own cache */
 #define PIECE (8 * BLOCK) /* elements that a thread takes at a time */
+#define STRIP 64          /* elements between which memory is called for */
+#define LANES 8           /* sums of squares beside one another */
 #define MOST 16           /* copies; passes.py knows it too */
 
 #define COLUMNS 2048 /* this and the following as in uniforms.py */
@@ -21,6 +23,7 @@
 #define STREAM 0xD1342543DE82EF95u
 #define GAMMA 0x9E3779B97F4A7C15u
 
+#define CALL_FOR(address) __builtin_prefetch(address, 1, 2)
 #define INLINE static inline __attribute__((always_inline))
 #if !defined(__x86_64__) || !defined(__GLIBC__)
 #define CLONES
