@@ -11,9 +11,10 @@ In reading order:
 ``targets``          which parameters are kernels, why others are not, and how copies take a parameter's place
 ``guards``           what is written into a weight, what looks for gradients, what optimizers get wrong
 ``operators``        mixing as a differentiable operator, also for ``torch.compile`` and ``torch.func``
-``fused``            gradient, optimizer update and the next mixture in one pass, for CPUs
-``updates``          the optimizer's own arithmetic on a chunk
-``compiled``         the same made by ``torch.compile``
+``fused``            gradient, optimizer update and the next mixture at once
+``native``           the same in one pass over memory, in C, for processors
+``launched``         the same in one launch, for GPUs
+``updates``          the optimizer's own arithmetic
 ``per_copy``         optimizers for matrices
 ``diagnostics``      how much mixing changes the loss, how far copies are apart
 ==================== =============================================================================================

@@ -24,7 +24,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from collegium.train.majority.generators import hashed, philox, table
+from collegium.train.majority.generators import philox, table
 from collegium.train.majority.generators.uniforms import (
     CHUNK,
     PERIOD,
@@ -121,9 +121,7 @@ def is_fake(tensor: Tensor) -> bool:
 
 def length_of_chunks(draw: Draw, elements: int) -> int:
     """How many elements of a flat tensor of ``elements`` each chunk has on a processor, but for a shorter last one."""
-    if draw.source == "independent":
-        return max(1, chunk_length(elements))
-    return CHUNK if draw.source == "compiled" else PERIOD
+    return PERIOD if draw.source == "table" else max(1, chunk_length(elements))
 
 
 def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor, kept: Points | None = None) -> None:
@@ -132,13 +130,11 @@ def mix_chunk(copies: Sequence[Tensor], draw: Draw, chunk: int, out: Tensor, kep
     ``kept``, where it is given, receives the points of an independent draw.
     """
     wide = copies if copies[0].dtype.itemsize >= 4 else [copy.float() for copy in copies]
-    if draw.source == "independent":
+    if draw.source == "table":
+        _interpolate(wide, points(draw, len(copies), chunk, wide[0]), out)
+    else:
         found = _points(draw, len(copies), chunk, wide[0], kept)
         _interpolate(wide, found.rows, out, spare_row(found))
-    elif draw.source == "compiled":
-        out.copy_(hashed.interpolate(wide, points(draw, len(copies), chunk, wide[0])))
-    else:
-        _interpolate(wide, points(draw, len(copies), chunk, wide[0]), out)
 
 
 def _spread_chunk(gradient: Tensor, draw: Draw, chunk: int, out: Sequence[Tensor]) -> None:
@@ -157,7 +153,7 @@ def shares_of_chunk(
     """
     if expansion == 1:
         return (gradient,)
-    if draw.source != "independent":
+    if draw.source == "table":
         rows = [scratch(("share", row), gradient.shape[0], gradient.dtype) for row in range(expansion)]
         _spread_chunk(gradient, draw, chunk, rows)
         return rows
@@ -174,10 +170,6 @@ def points(draw: Draw, expansion: int, chunk: int, like: Tensor) -> Sequence[Ten
     """v_1 ≥ … ≥ v_{e−1} of a chunk of the length, floating type and device of the flat ``like``: scratch memory."""
     if draw.source == "table":
         return _remainders(table.fractions(draw, expansion, chunk, like))
-    if draw.source == "compiled":
-        start = chunk * CHUNK
-        element = torch.arange(start, start + like.shape[0], device=like.device).to(torch.int32)
-        return hashed.points(element, hashed.keys(draw, count=expansion - 1)[0], expansion - 1, like.dtype)
     return _points(draw, expansion, chunk, like).rows
 
 

@@ -106,8 +106,7 @@ def expand(
     ``"evaluation"``. ``seed`` determines the initialization and all draws; by default it is drawn from
     torch's global generator, and in a distributed run the first process decides; parts of a model that are expanded
     one by one with the same seed draw the same p. ``kernel`` makes the parametrization.
-    ``draws``: ``"independent"``, as the paper has it; ``"compiled"``, the same by a generator for which ``fuse``
-    compiles its update, with ``torch.compile``; or ``"table"``, which reads p from tables of quantiles and is not
+    ``draws``: ``"independent"``, as the paper has it, or ``"table"``, which reads p from tables of quantiles and is not
     independent between elements (``collegium.train.majority.generators.table`` lists what that means).
 
     Raises ``ValueError``, and leaves the model as it was, where nothing is to be expanded, a rule matches nothing, or

@@ -3,8 +3,9 @@
 Plainly, a step of majority kernels writes the gradients p_k ∘ g of e copies, reads them again in the optimizer, and
 reads the updated copies once more to mix the next weight. ``fuse`` makes a ``torch.optim`` SGD, Adam or AdamW do
 all three at once: redraw p, form p_k ∘ g, update the e copies and their state, mix them with the p of the next step.
-On a processor that is done chunk by chunk while the chunk is in the cache, on a GPU in one launch for all kernels
-(``launched`` beside this). What is left is the floor: weights and state read and written once.
+On a processor that is one pass over memory in C (``native`` beside this), and without it a chunk at a time while that
+is in the cache; on a GPU it is one launch for all kernels (``launched``). What is left is the floor: weights and state
+read and written once.
 
 The layers read a leaf tensor for that (``collegium.train.majority.guards.gradient``); its gradient is g itself, of the
 plain model's size. The optimizer stays the same object with the same ``param_groups`` and the same ``state_dict``.
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from collegium.train.majority import compiled, launched
+from collegium.train.majority import launched
 from collegium.train.majority.clock import is_distributed
 from collegium.train.majority.fused_kernel import FusedKernel, FusedStep, norm_of, take
 from collegium.train.majority.guards.gradient import FusedParameter, MixedLeaf, is_fusable
@@ -49,8 +50,9 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     the optimizer's own ``zero_grad`` form none. ``torch.autograd.grad`` with respect to copies is refused by torch, and
     ``backward(inputs=…)`` does not reach them, since they are not in the graph: do not fuse where these are used.
 
-    On a CPU, kernels keep the random numbers of the next step, e − 1 a weight and of its type, as long as a model's are
-    no more than 2^22; others draw them again.
+    On a CPU it is a pass of C code where collegium was installed with a C compiler at hand, for 16 copies at most, and
+    otherwise takes a third longer, operator by operator. Kernels then keep the random numbers of the next step, e − 1
+    a weight and of its type, as long as a model's are no more than 2^22; others draw them again.
 
     >>> import torch
     >>> from collegium import expand, fuse
@@ -73,9 +75,6 @@ def fuse(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     ]
     if not kernels or any(group.get(option) for group in optimizer.param_groups for option in _UNSUPPORTED):
         return optimizer
-    compiles = any(kernel.clock.source == "compiled" and copies.device.type == "cpu" for kernel, copies in kernels)
-    if compiles and not compiled.has_compiler():
-        raise ValueError("draws='compiled' needs a C++ compiler: install g++, or expand with draws='independent'")
     beside = _beside(model)
     for kernel, copies in kernels:
         if kernel.leaf is None or kernel.leaf.copies is not copies:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from collegium.train.majority import compiled, launched
+from collegium.train.majority import launched
 from collegium.train.majority.draw import Draw, length_of_chunks, mix_chunk, shares_of_chunk
 from collegium.train.majority.generators.uniforms import Points
 from collegium.train.majority.guards.gradient import MixedLeaf, uses
@@ -18,7 +18,7 @@ from collegium.train.majority.updates import Work, numbers, state_tensors
 from collegium.train.majority.updates import adam as _adam
 from collegium.train.majority.updates import sgd as _sgd
 
-Way = Literal["launch", "compiled", "pass", "chunks"]
+Way = Literal["launch", "pass", "chunks"]
 _torch: Any = torch  # what torch's own optimizers call has no public name
 
 
@@ -148,12 +148,10 @@ class FusedStep:
 
     @property
     def way(self) -> Way:
-        """How the step is taken: in a launch of a GPU; on a processor compiled, in a pass, or in chunks."""
+        """How the step is taken: in a launch on a GPU; on a processor in a pass of ``native``, or in chunks."""
         copies = self.tensors[0]
         if not self.item.on_processor:
             return "launch"
-        if self.draw.source == "compiled":
-            return "compiled"
         takes = passes.takes(self.draw, len(copies), self.gradient, self.item.leaf.memory, *self.tensors)
         return "pass" if takes else "chunks"
 
@@ -162,23 +160,16 @@ class FusedStep:
         is_adam, target = "dampening" not in self.group, self.item.leaf.memory
         return Work(is_adam, self.gradient, target, self.tensors, self.draw, self.following, numbers)
 
-    def to_compile(self) -> compiled.Work:
-        """The step as a compiled update."""
-        ((target, *rows),) = self.item.views(self.tensors, max(1, self.gradient.shape[0]))
-        return compiled.Work.of(self.group, self.state, self.gradient, target, rows, self.draw, self.following)
-
 
 def take(steps: "list[FusedStep]") -> None:
-    """Take ``steps``, which have begun: those of one launch, compiled loop or pass together."""
+    """Take ``steps``, which have begun: those of one launch or pass together."""
     ways: dict[Way, list[FusedStep]] = {}
     for step in steps:
         ways.setdefault(step.way, []).append(step)
     for step in ways.pop("chunks", ()):
         step.item.proceed(step)
     for way, some in ways.items():
-        if way == "compiled":
-            compiled.update([step.to_compile() for step in some])
-        elif way == "pass":
+        if way == "pass":
             passes.update(_works(some, [float(step.state.get("step", 0)) for step in some]))
         else:
             counts = launched.count_steps([step.state for step in some], [step.item.count for step in some])

@@ -84,41 +84,24 @@ def sgd(group: dict[str, Any], state: dict[str, Any], weights: Any, rows: Sequen
 
 
 def numbers(group: dict[str, Any], state: dict[str, Any], taken: float) -> tuple[float, ...]:
-    """What updates in one pass need of the options, in their order; ``taken`` are the steps with this one."""
-    if "dampening" in group:
-        rate, momentum, kept, added, own, decay, sign = sgd_numbers(group, state)
-        return rate, decay, sign, kept, added, momentum, own
-    rate, root, rest1, rest2, decay, shrink, epsilon, sign = adam_numbers(group, taken)
-    return rate, decay, sign, shrink, root, epsilon, rest1, rest2
+    """What a step in one launch or pass needs of the options; ``taken`` are the steps with this one.
 
+    With the share p_k ∘ g of copy w, its state m and v, or b, and s = share · sign + w · decay, Adam is
 
-def adam_numbers(group: dict[str, Any], step: float) -> list[float]:
-    """Rate over its bias correction, 1 / √ of the other, 1 − β1, 1 − β2, weight decay, 1 − decoupled one, ε, sign."""
-    (beta1, beta2), rate = map(float, group["betas"]), float(group["lr"])
-    decay, decoupled = float(group["weight_decay"]), bool(group.get("decoupled_weight_decay"))
-    return [
-        rate / (1 - beta1**step),
-        (1 - beta2**step) ** -0.5,
-        1 - beta1,
-        1 - beta2,
-        0.0 if decoupled else decay,
-        1 - rate * decay if decoupled else 1.0,
-        float(group["eps"]),
-        -1.0 if group["maximize"] else 1.0,
-    ]
+        m += (s − m) · rest1,    v += (s² − v) · rest2,    w = w · shrink − rate · m / (√v · root + ε),
 
+    which takes (rate, decay, sign, shrink, root, ε, rest1, rest2); SGD is w −= rate · s, and with momentum
 
-def sgd_numbers(group: dict[str, Any], state: dict[str, Any]) -> list[float]:
-    """Rate, factor of the buffer in the step, of the buffer and the gradient in the buffer, of the gradient in the
-    step, weight decay, sign. The first buffer is the gradient itself.
+        b = b · kept + s · added,    w −= rate · (b · momentum + s · own),
+
+    which takes (rate, decay, sign, kept, added, momentum, own). The first b is the gradient itself.
     """
-    momentum, nesterov, first = float(group["momentum"]), bool(group["nesterov"]), bool(state.get("first"))
-    return [
-        float(group["lr"]),
-        momentum if nesterov else 1.0,
-        0.0 if first else momentum,
-        1.0 if first else 1 - float(group["dampening"]),
-        1.0 if nesterov else 0.0,
-        float(group["weight_decay"]),
-        -1.0 if group["maximize"] else 1.0,
-    ]
+    rate, decay, sign = float(group["lr"]), float(group["weight_decay"]), -1.0 if group["maximize"] else 1.0
+    if "dampening" in group:
+        momentum, nesterov, first = float(group["momentum"]), bool(group["nesterov"]), bool(state.get("first"))
+        kept, added = (0.0, 1.0) if first else (momentum, 1 - float(group["dampening"]))
+        return rate, decay, sign, kept, added, *((momentum, 1.0) if nesterov else (1.0, 0.0))
+    beta1, beta2 = map(float, group["betas"])
+    decay, shrink = (0.0, 1 - rate * decay) if group.get("decoupled_weight_decay") else (decay, 1.0)
+    rate, root = rate / (1 - beta1**taken), (1 - beta2**taken) ** -0.5
+    return rate, decay, sign, shrink, root, float(group["eps"]), 1 - beta1, 1 - beta2

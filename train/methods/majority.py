@@ -155,7 +155,7 @@ class Majority(Method):
             correct_scale=self.options.correct_scale,
             seed=seed,
             kernel=self._make_kernel,
-            draws="compiled" if self.compiles else self.draws,
+            draws=self.draws,
         )
         self._clock = next(iter(majority_kernels(model).values())).clock
         return model

@@ -2,7 +2,6 @@
 
 ==================  ==================================================================================================
 ``uniforms``        the key; independent numbers on a processor, sorted chunk by chunk
-``hashed``          independent numbers as arithmetic on the element's index, for compiled updates
 ``philox``          independent numbers on a GPU, inside the ``triton_kernels`` that mix and spread
 ``table``           numbers read from tables: an option that is not independent, and its limits
 ==================  ==================================================================================================

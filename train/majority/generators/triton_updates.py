@@ -31,7 +31,7 @@ def update(
 ):  # fmt: skip
     """Form p_k ∘ g, take the optimizer's step for every copy, and mix the copies by the next p.
 
-    Formulas are those of ``collegium.train.majority.compiled``; ADAM or SGD, with as many state tensors as STATES.
+    Formulas are those of ``updates.numbers``; ADAM or SGD, with as many state tensors as STATES.
     """
     program, lane = tl.program_id(0), tl.arange(0, BLOCK)
     row = table + tl.load(owner + program).to(tl.int64) * WORDS

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 CHUNK = 1 << 19  # elements, at most: large enough to hide an operator's cost, small enough for the cores' common cache
 PERIOD = 1 << 17  # entries of a table
@@ -39,8 +40,8 @@ SCALE = 2.0**-16
 CENTRE = 0.5 + 2.0**-17  # U of a half that is 0, with its sign
 
 
-Source = Literal["independent", "compiled", "table"]
-SOURCES: tuple[Source, ...] = ("independent", "compiled", "table")
+Source = Literal["independent", "table"]
+SOURCES: tuple[Source, ...] = ("independent", "table")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Draw:
     """One draw of p for a whole kernel: which random numbers, not the numbers themselves.
 
     ``seed`` and ``step`` are any integers (used modulo 2^64), ``kernel`` numbers the tensor within its model;
-    ``source`` is what makes the numbers on a processor: ``"independent"`` (this module), ``"compiled"`` (``hashed``
-    beside it, for updates that are compiled) or ``"table"`` (``table`` beside it, not independent).
+    ``source`` is what makes the numbers on a processor: ``"independent"`` (this module) or ``"table"`` (``table``
+    beside it, not independent).
     """
 
     seed: int
@@ -218,10 +219,11 @@ def _centre(dtype: torch.dtype) -> Tensor:
 @cache
 def tables() -> tuple[Tensor, Tensor, Tensor]:
     """b, a and c, the start repeated at the end: 1.7 MB."""
-    tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (102, 101, 103)]
-    longest = CHUNK // COLUMNS * max(STRIDES) + COLUMNS
-    shift, first, second = (torch.cat((table, table[:longest])) for table in tables)
-    return shift, first | 1, second | 1
+    with _disable_current_modes():  # under which they would have no memory, for ever
+        tables = [(hashed_counters(stream) >> 32).to(torch.int32) for stream in (102, 101, 103)]
+        longest = CHUNK // COLUMNS * max(STRIDES) + COLUMNS
+        shift, first, second = (torch.cat((table, table[:longest])) for table in tables)
+        return shift, first | 1, second | 1
 
 
 def hashed_counters(stream: int) -> Tensor:

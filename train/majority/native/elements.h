@@ -24,7 +24,7 @@ INLINE void NAME(fill_points)(const Tables *tables, uint64_t state, const Block 
     }
 }
 
-/* The steps of collegium.train.majority.compiled by (upper - lower) * gradient; numbers in the order of updates.numbers.
+/* The steps of collegium.train.majority.updates.numbers, in its order, for the share (upper - lower) * gradient.
  * Each row of a block begins a page of memory or two, which no processor foresees: those of the next block are called for.
  */
 INLINE void NAME(adam)(const double *numbers, const REAL *restrict gradient, const REAL *restrict upper,

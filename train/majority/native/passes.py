@@ -1,6 +1,7 @@
 """What ``kernels.c`` does, for tensors: see ``collegium.train.majority.native``."""
 
 import ctypes
+import math
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -54,13 +55,13 @@ def norm(gradient: Tensor, draw: Draw, expansion: int) -> Tensor:
     """√ Σ_k |p_k ∘ g|², of the type of ``gradient``; squares are summed in float64."""
     library, gradient = _library(), gradient.contiguous()
     assert library is not None
-    squares = torch.zeros(library.pieces(gradient.numel()), dtype=torch.float64)
-    places = gradient.data_ptr(), squares.data_ptr()
+    squares = (ctypes.c_double * library.pieces(gradient.numel()))()
+    places = gradient.data_ptr(), ctypes.addressof(squares)
     _run([_task(_SQUARES, gradient.numel(), gradient, draw, draw, places, expansion=expansion)])
-    return squares.sum().sqrt().to(gradient.dtype)
+    return torch.tensor(math.sqrt(sum(squares)), dtype=gradient.dtype)
 
 
-def update(works: Sequence[Work]) -> None:
+def update(works: Iterable[Work]) -> None:
     """Do ``works``, each kernel's copies and state in place, and its mixture by the next draw into ``target``."""
     _run(
         _task(
@@ -78,13 +79,16 @@ def update(works: Sequence[Work]) -> None:
 
 def _is_plain(tensor: Tensor) -> bool:
     """Whether the elements of ``tensor`` stand in this process's memory as they are: not sparse, not negated."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float64)
-        and tensor.layout == torch.strided
-        and not tensor.is_neg()
-        and tensor.data_ptr() != 0
-    )
+    try:
+        return (
+            tensor.device.type == "cpu"
+            and tensor.dtype in (torch.float32, torch.float64)
+            and tensor.layout == torch.strided
+            and not tensor.is_neg()
+            and tensor.data_ptr() != 0
+        )
+    except RuntimeError:  # of a transform of ``torch.func``
+        return False
 
 
 def _task(
