@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from collegium.train.engine import run
 from collegium.train.loop.checkpoint import Checkpoints
 from collegium.train.loop.loop import Pace
-from collegium.train.majority import compiled
+from collegium.train.majority import fused
 from collegium.train.majority.guards.gradient import MixedLeaf
 from collegium.train.methods import METHODS
 
@@ -162,10 +162,10 @@ def test_a_resumed_training_draws_the_same_units_and_samples(digits_spec, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's imports
-def test_a_compiled_training_resumes_with_compiled_updates(digits_spec, tmp_path, monkeypatch):
-    """``compile`` has the update compiled, too: copies never have a gradient of their own."""
+def test_a_compiled_training_resumes_with_fused_updates(digits_spec, tmp_path, monkeypatch):
+    """Graphs take the weights that updates have mixed: copies never have a gradient of their own."""
     updates, formed = [], []
-    monkeypatch.setattr(compiled, "update", lambda *given, update=compiled.update: updates.append(update(*given)))
+    monkeypatch.setattr(fused, "take", lambda steps, take=fused.take: updates.append(take(steps)))
     monkeypatch.setattr(MixedLeaf, "expand_gradient", lambda leaf: formed.append(leaf.gradient))
     recipe = {"epochs": 2, "batch_size": 256, "compile": True, "metric_steps": 1}
     small = {"baseline": {"family": "mlp", "inputs": 64, "hidden": [16], "outputs": 10}}

@@ -66,6 +66,7 @@ class FusedKernel:
     def proceed(self, step: "FusedStep") -> None:
         """Apply the optimizer to every copy and mix the weight of the next step, chunk by chunk, with operators."""
         apply, expansion = _sgd if "dampening" in step.group else _adam, len(self.copies)
+        step.count()
         elements = step.gradient.shape[0]
         length = length_of_chunks(step.draw, elements)
         parts = step.gradient.split(length) if length < elements else [step.gradient]
@@ -81,15 +82,13 @@ class FusedKernel:
         self.end(step)
 
     def begin(self, state: dict[str, Any], group: dict[str, Any]) -> "FusedStep":
-        """Count the step; what it needs. Until it ends, no mixture is valid."""
+        """What the step needs. Until it ends, no mixture is valid."""
         assert self.leaf.pending is not None
         self.leaf.forget()
         draw, gradient = self._draw(), self.leaf.pending.contiguous()
         tensors = [self.copies, *state_tensors(group, state, self.copies)]
         if self.on_processor:
             gradient = gradient.view(-1)
-            if "step" in state:
-                state["step"] += 1  # those of one launch are counted together
         following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
         return FusedStep(self, group, state, gradient, tensors, draw, following)
 
@@ -155,6 +154,14 @@ class FusedStep:
         takes = passes.takes(self.draw, len(copies), self.gradient, self.item.leaf.memory, *self.tensors)
         return "pass" if takes else "chunks"
 
+    def count(self) -> float:
+        """Count it where the optimizer counts, on a processor; the steps with this one."""
+        steps = self.state.get("step")
+        if steps is None:
+            return 0.0
+        steps += 1
+        return float(steps)
+
     def to_work(self, numbers: tuple[float, ...]) -> Work:
         """The step as a part of one launch or pass."""
         is_adam, target = "dampening" not in self.group, self.item.leaf.memory
@@ -170,7 +177,7 @@ def take(steps: "list[FusedStep]") -> None:
         step.item.proceed(step)
     for way, some in ways.items():
         if way == "pass":
-            passes.update(_works(some, [float(step.state.get("step", 0)) for step in some]))
+            passes.update(_works(some, [step.count() for step in some]))
         else:
             counts = launched.count_steps([step.state for step in some], [step.item.count for step in some])
             launched.update(_works(some, counts))

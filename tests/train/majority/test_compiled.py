@@ -1,4 +1,4 @@
-"""Majority kernels under torch.compile: one graph for all steps, another p in each; updates that are compiled."""
+"""Majority kernels under torch.compile: one graph for all steps, another p in each."""
 
 import copy
 
@@ -9,8 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 from collegium import collapse, expand, fuse
-from collegium.train.majority import compiled as updates
-from collegium.train.majority.kernel import majority_clocks, majority_kernels
+from collegium.train.majority.kernel import majority_clocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")]  # inductor's imports
 
@@ -44,72 +43,6 @@ def test_compiled_training_takes_the_same_steps(backend, options):
     assert counter.frame_count == 1
     x = torch.randn(2, 6)
     torch.testing.assert_close(collapse(compiled)(x), collapse(plain)(x))
-
-
-OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2, dampening=0.1),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=1e-2),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, maximize=True),
-}
-
-
-def compiled_model():
-    torch.manual_seed(0)
-    return expand(nn.Sequential(nn.Linear(6, 37), nn.ReLU(), nn.Linear(37, 3)), 4, seed=0, draws="compiled")
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_compiled_update_is_the_optimizer_s(kind):
-    plain = compiled_model()
-    fused = copy.deepcopy(plain)
-    for network in (plain, fused):
-        optimizer = OPTIMIZERS[kind](network.parameters())
-        if network is fused:
-            fuse(optimizer, network)
-        steps(network, optimizer, range(4))
-    for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", ["momentum", "adam"])
-def test_a_resumed_run_of_compiled_updates_ends_in_the_same_bits(kind):
-    """The weight that the update mixed is mixed again by plain operators when a run is resumed."""
-    whole = compiled_model()
-    steps(whole, fuse(OPTIMIZERS[kind](whole.parameters()), whole), range(6))
-    half = compiled_model()
-    optimizer = fuse(OPTIMIZERS[kind](half.parameters()), half)
-    steps(half, optimizer, range(3))
-    rest = compiled_model()
-    resumed = fuse(OPTIMIZERS[kind](rest.parameters()), rest)
-    rest.load_state_dict(half.state_dict())
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    steps(rest, resumed, range(3, 6))
-    for one, other in zip(rest.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_without_a_compiler_a_compiled_update_is_refused(monkeypatch, tmp_path):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    network = compiled_model()
-    optimizer = torch.optim.Adam(network.parameters())
-    assert not updates.has_compiler()
-    with pytest.raises(ValueError, match=r"draws='compiled' .* C\+\+ compiler"):
-        fuse(optimizer, network)
-
-
-def steps(network, optimizer, numbers):
-    for number in numbers:
-        for kernel in majority_kernels(network).values():
-            kernel.clock.step = number
-        generator = torch.Generator().manual_seed(number)
-        optimizer.zero_grad()
-        functional.cross_entropy(
-            network(torch.randn(5, 6, generator=generator)), torch.tensor([0, 1, 2, 0, 1])
-        ).backward()
-        optimizer.step()
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -281,7 +281,7 @@ def test_draws_from_the_table_are_a_choice():
     model.weight.sum().backward()
     torch.testing.assert_close(copies.grad, p)
     assert not torch.isclose(p, probabilities(dataclasses.replace(kernel.draw, source="independent"), 3, (4, 5))).any()
-    with pytest.raises(ValueError, match="draws must be one of 'independent', 'compiled', 'table', not 'tables'"):
+    with pytest.raises(ValueError, match="draws must be one of 'independent', 'table', not 'tables'"):
         expand(nn.Linear(2, 2), draws="tables")
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from collegium import clip_gradient_norm, expand, fuse, set_step
+from collegium import clip_gradient_norm, expand, fuse
 from collegium.jobs.subprocesses import python
-from collegium.train.majority import fused, fused_kernel
+from collegium.train.majority import fused_kernel
 from collegium.train.majority.draw import CHUNK, probabilities
 from collegium.train.majority.kernel import majority_copies, majority_kernels
+from collegium.train.majority.native import passes
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -23,6 +24,14 @@ OPTIMIZERS = {
     "fused adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
 }
+
+
+@pytest.fixture(autouse=True, params=["pass", "chunks"])
+def way(request):
+    """How a step is taken: in a pass of C code, or as where it has not been built."""
+    if request.param == "chunks":
+        request.getfixturevalue("without_native")
+    assert passes.is_built() == (request.param == "pass")
 
 
 def models(*widths, seed=0):
@@ -36,9 +45,10 @@ def train(model, optimizer, steps=4, parts=1, clip=None):
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         optimizer.zero_grad()
-        x = torch.randn(8, model[0].in_features, generator=generator)
+        x = torch.randn(8, model[0].in_features, generator=generator).to(model[0].bias.dtype)
         for part in x.chunk(parts):
-            (functional.mse_loss(model(part), torch.ones(len(part), model[-2].out_features)) / parts).backward()
+            out = model(part)
+            (functional.mse_loss(out, torch.ones_like(out)) / parts).backward()
         if clip:
             clip_gradient_norm(model, optimizer, clip)
         optimizer.step()
@@ -61,51 +71,10 @@ def test_same_steps_as_the_plain_optimizer(kind, parts):
 
 
 def test_kernels_of_several_chunks():
-    plain, fused = models(300, CHUNK // 300 + 50)
+    plain, fused = (model.double() for model in models(300, CHUNK // 300 + 50))
     train(plain, OPTIMIZERS["adam"](plain.parameters()), steps=2)
     train(fused, fuse(OPTIMIZERS["adam"](fused.parameters()), fused), steps=2)
     assert_same(plain, fused)
-
-
-@pytest.mark.parametrize("expansion", [2, 3, 5])
-@pytest.mark.parametrize("rows", [7, CHUNK // 300, CHUNK // 200])
-def test_numbers_that_are_kept_are_those_that_would_be_drawn_again(monkeypatch, expansion, rows):
-    """Bit for bit; also where the p of another step is used, or an update has been interrupted."""
-
-    def trained(most):
-        monkeypatch.setattr(fused, "_KEPT", most)
-        torch.manual_seed(0)
-        model = expand(nn.Sequential(nn.Linear(300, rows), nn.Tanh()), expansion, seed=0)
-        optimizer = fuse(torch.optim.SGD(model.parameters(), lr=0.05), model)
-        train(model, optimizer, steps=2)
-        (kernel,) = majority_kernels(model).values()
-        assert all((points is not None) == (most > 0) for points in kernel.leaf.update.points)
-        assert len(kernel.leaf.update.points) == (2 if rows * 300 > CHUNK else 1)
-        set_step(model, 7)
-        train(model, optimizer, steps=2)
-        with monkeypatch.context() as context:
-            context.setattr(fused_kernel, "_sgd", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                train(model, optimizer, steps=1)
-        train(model, optimizer, steps=2)
-        return model
-
-    kept, drawn = trained(1 << 22), trained(0)
-    assert all(torch.equal(one, other) for one, other in zip(kept.parameters(), drawn.parameters(), strict=True))
-
-
-def test_a_model_keeps_a_bounded_number_of_points(monkeypatch):
-    """Kernels that find no room draw again; smaller ones after them are kept nevertheless."""
-    monkeypatch.setattr(fused, "_KEPT", 120)
-    model = expand(nn.Sequential(nn.Linear(4, 10), nn.Linear(10, 8), nn.Linear(8, 2), nn.Tanh()), 3)
-    for _ in range(2):  # also for a second optimizer
-        train(model, fuse(torch.optim.Adam(model.parameters()), model), steps=1)
-        updates = [kernel.leaf.update for kernel in majority_kernels(model).values()]
-        assert [update.points[0] is not None for update in updates] == [True, False, True]
-
-
-def interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def test_draws_from_the_table_stay_so():
@@ -261,35 +230,52 @@ def test_closures_and_double_precision():
     assert_same(plain, fused)
 
 
-def interrupted(monkeypatch, model, optimizer, name):
-    """A step that ends where the function ``name`` would be called."""
+PLACES = {
+    "before the pass": ("pass", passes, "update"),
+    "after the pass": ("pass", fused_kernel, "increment_version"),
+    "before a chunk": ("chunks", fused_kernel, "shares_of_chunk"),
+    "within a chunk": ("chunks", fused_kernel, "_adam"),
+    "before mixing": ("chunks", fused_kernel, "mix_chunk"),
+}
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def interrupted(monkeypatch, model, optimizer, place):
+    """A step that ends where the function of ``PLACES`` would be called."""
+    _, module, name = PLACES[place]
     with monkeypatch.context() as context:
-        context.setattr(fused_kernel, name, interrupt)
+        context.setattr(module, name, interrupt)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["mix_chunk", "_adam", "shares_of_chunk"])
-def test_after_an_interrupted_step_weights_are_those_of_the_copies(monkeypatch, name):
+@pytest.mark.parametrize(("way", "place"), [(way, place) for place, (way, *_) in PLACES.items()], indirect=["way"])
+def test_after_an_interrupted_step_weights_are_those_of_the_copies(monkeypatch, place):
     _, model = models(30, 20)
     optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
     train(model, optimizer, steps=2)
     optimizer.zero_grad()
     model(torch.ones(2, 30)).sum().backward()
-    interrupted(monkeypatch, model, optimizer, name)
+    interrupted(monkeypatch, model, optimizer, place)
     kernel, copies = model[0].parametrizations.weight[0], model[0].parametrizations.weight.original
     p = probabilities(kernel.draw, 3, copies.shape[1:])
     expected = torch.tanh(torch.ones(2, 30) @ (p * copies).sum(0).T + model[0].bias)
     torch.testing.assert_close(model(torch.ones(2, 30)), expected)
 
 
-def test_the_gradient_of_an_interrupted_step_is_there_to_be_dropped(monkeypatch):
+@pytest.mark.parametrize(
+    ("way", "place"), [("pass", "before the pass"), ("chunks", "within a chunk")], indirect=["way"]
+)
+def test_the_gradient_of_an_interrupted_step_is_there_to_be_dropped(monkeypatch, place):
     _, model = models(5, 7)
     plain = copy.deepcopy(model)
     one, two = OPTIMIZERS["adam"](plain.parameters()), fuse(OPTIMIZERS["adam"](model.parameters()), model)
     x = torch.randn(2, 5)
     model(x).square().sum().backward()
-    interrupted(monkeypatch, model, two, "_adam")
+    interrupted(monkeypatch, model, two, place)
     assert model[0].parametrizations.weight.original.grad is not None
     model.zero_grad()
     with torch.no_grad():  # the bias has been updated, and Adam's count of its steps

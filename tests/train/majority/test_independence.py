@@ -1,7 +1,6 @@
 """p of one element says nothing of another: pairs, triples, sums and repetitions, within and between draws."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +12,6 @@ from collegium.train.majority.generators.uniforms import COLUMNS, PERIOD, STRIDE
 
 CELLS = 16  # a side of the contingency tables
 MANY_SIGMAS = 5.5  # of one of a few hundred statistics: a false alarm in some 10^5 runs, if seeds were not fixed
-
-
-@pytest.fixture(params=["independent", "compiled"])
-def source(request):
-    """What makes the numbers on a processor."""
-    return request.param
 
 
 def uniforms(draw, e, n):
@@ -45,32 +38,32 @@ def sigmas(*rows, cells=CELLS):
 
 
 @pytest.mark.parametrize("e", range(2, 17))
-def test_marginals(source, e):
+def test_marginals(e):
     """Each copy's p against Beta(1, e − 1), by Kolmogorov and Smirnov."""
-    p = probabilities(Draw(1, e, 0, source), e, (40_000,)).numpy()
+    p = probabilities(Draw(1, e, 0), e, (40_000,)).numpy()
     assert min(stats.kstest(row, stats.beta(1, e - 1).cdf).pvalue for row in p) > 1e-5
 
 
 @pytest.mark.parametrize("e", range(2, 17))
-def test_pairs_of_copies(source, e):
-    rows = uniforms(Draw(2, 1, e, source), e, 100_000)
+def test_pairs_of_copies(e):
+    rows = uniforms(Draw(2, 1, e), e, 100_000)
     found = [sigmas(rows[j], rows[k]) for j in range(e - 1) for k in range(j)]
     assert max(found, default=0) < MANY_SIGMAS
 
 
 @pytest.mark.parametrize("e", [2, 3, 16])
-def test_pairs_of_elements_within_a_row_and_between_rows(source, e):
+def test_pairs_of_elements_within_a_row_and_between_rows(e):
     """Of a kernel of 512 columns that covers more than one chunk."""
     n = 2 * CHUNK
-    rows = uniforms(Draw(3, 5, 1, source), e, n)
+    rows = uniforms(Draw(3, 5, 1), e, n)
     for lag in (1, 2, 3, 8, 64, 511, 512, 513, 4096, CHUNK // 2, CHUNK - 1, CHUNK, CHUNK + 1):
         for row in (rows[0], rows[-1]):
             assert abs(sigmas(row[:-lag], row[lag:])) < MANY_SIGMAS
         assert abs(sigmas(rows[0][:-lag], rows[-1][lag:])) < MANY_SIGMAS
 
 
-def test_triples_of_elements(source):
-    row = uniforms(Draw(3, 5, 2, source), 3, 3 * CHUNK)[0]
+def test_triples_of_elements():
+    row = uniforms(Draw(3, 5, 2), 3, 3 * CHUNK)[0]
     for one, two in ((1, 2), (1, 512), (512, 513), (512, 1024), (2, 4), (CHUNK, CHUNK + 1), (CHUNK, 2 * CHUNK)):
         n = len(row) - two
         assert abs(sigmas(row[:n], row[one : one + n], row[two:], cells=8)) < MANY_SIGMAS
@@ -89,9 +82,9 @@ def test_words_that_share_an_entry_of_a_table_are_independent():
         assert abs(sigmas(both[:n], both[one : one + n], both[two : two + n], cells=8)) < MANY_SIGMAS
 
 
-def test_no_number_of_a_chunk_is_correlated_with_another(source):
+def test_no_number_of_a_chunk_is_correlated_with_another():
     """All lags at once, for the leading bits and for the ones behind them."""
-    row = uniforms(Draw(3, 7, 1, source), 2, CHUNK)[0]
+    row = uniforms(Draw(3, 7, 1), 2, CHUNK)[0]
     for part in (row, row * 64 % 1, row * 4096 % 1):
         spectrum = torch.fft.rfft(part - part.mean())
         correlations = torch.fft.irfft(spectrum * spectrum.conj(), CHUNK)
@@ -99,21 +92,19 @@ def test_no_number_of_a_chunk_is_correlated_with_another(source):
 
 
 @pytest.mark.parametrize("other", [Draw(7, 1, 1), Draw(7, 2, 0), Draw(8, 1, 0), Draw(7, -1, 0)])
-def test_kernels_and_steps_share_no_numbers_shifted_or_not(source, other):
+def test_kernels_and_steps_share_no_numbers_shifted_or_not(other):
     """All circular shifts at once: the largest of n correlations of independent rows is about √(2 ln n / n)."""
     n = CHUNK
-    one, two = (
-        torch.fft.rfft(uniforms(draw, 3, n) - 0.5) for draw in (Draw(7, 1, 0, source), replace(other, source=source))
-    )
+    one, two = (torch.fft.rfft(uniforms(draw, 3, n) - 0.5) for draw in (Draw(7, 1, 0), other))
     for left in one:
         for right in two:
             correlations = torch.fft.irfft(left * right.conj(), n) * 12 / n
             assert correlations.abs().max() < 6.5 / math.sqrt(n)
 
 
-def test_a_kernel_s_chunks_and_rows_do_not_repeat(source):
+def test_a_kernel_s_chunks_and_rows_do_not_repeat():
     """Three neighbouring values of one copy come once among 4096 rows of 256 numbers."""
-    values = (probabilities(Draw(9, 3, 4, source), 2, (4096 * 256,))[0].double() * 2**17).long()
+    values = (probabilities(Draw(9, 3, 4), 2, (4096 * 256,))[0].double() * 2**17).long()
     patterns = (values[:-2] << 34) | (values[1:-1] << 17) | values[2:]
     # of n patterns of 48 bits, n² / 2^49 pairs are expected to agree by chance: about 0.002
     assert len(patterns.unique()) == len(patterns)
@@ -127,24 +118,24 @@ def test_two_copies_do_not_return_to_a_pattern():
 
 @pytest.mark.parametrize("e", [2, 3, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["equal", "positive"])
-def test_sums_of_positive_weights_over_a_chunk_vary_as_those_of_independent_draws(source, e, kind):
+def test_sums_of_positive_weights_over_a_chunk_vary_as_those_of_independent_draws(e, kind):
     """Var Σ w_i p_i = Σ w_i² (e − 1) / (e² (e + 1)), to 5 of its standard errors √(2 / steps)."""
-    steps, n = 200, CHUNK if source == "independent" else CHUNK // 4  # the other source has no chunks of its own
+    steps, n = 200, CHUNK
     weights = torch.ones(n) if kind == "equal" else torch.rand(n, generator=torch.Generator().manual_seed(1))
     copies = torch.zeros(e, n)
     copies[0] = weights
-    sums = torch.stack([mix(copies, Draw(4, step, 2, source)).double().sum() for step in range(steps)])
+    sums = torch.stack([mix(copies, Draw(4, step, 2)).double().sum() for step in range(steps)])
     independent = float(weights.double().square().sum()) * (e - 1) / (e * e * (e + 1))
     assert abs(float(sums.var()) / independent - 1) < 5 * math.sqrt(2 / steps)
     assert abs(float(sums.mean() - weights.double().sum() / e)) < 5 * math.sqrt(independent / steps)
 
 
-def test_a_sum_is_normal_as_the_sum_of_independent_numbers_is(source):
+def test_a_sum_is_normal_as_the_sum_of_independent_numbers_is():
     """Skewness and kurtosis see whether more than pairs are joined."""
     e, n, steps = 3, 2048, 1500
     copies = torch.zeros(e, n)
     copies[1] = 1
-    sums = np.array([float(mix(copies, Draw(5, step, 2, source)).double().sum()) for step in range(steps)])
+    sums = np.array([float(mix(copies, Draw(5, step, 2)).double().sum()) for step in range(steps)])
     assert abs(stats.skew(sums)) < 5 * math.sqrt(6 / steps)
     assert abs(stats.kurtosis(sums)) < 5 * math.sqrt(24 / steps)
 

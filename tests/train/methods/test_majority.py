@@ -8,7 +8,6 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from collegium.search.errors import InvalidSpec
-from collegium.train.majority import compiled
 from collegium.train.majority.draw import probabilities
 from collegium.train.majority.kernel import majority_kernels
 from collegium.train.methods import create
@@ -157,9 +156,8 @@ def _kernel_names(plan):
     return [name for name, p in plan.build(seed=0).named_parameters() if p.dim() > 1 and "bias" not in name]
 
 
-def test_graphs_take_the_weights_that_the_fused_update_has_mixed(task, monkeypatch):
-    """One graph for all steps; the copies have no gradient. The update runs operator by operator here."""
-    monkeypatch.setattr(compiled, "_compiled", lambda function: function)
+def test_graphs_take_the_weights_that_the_fused_update_has_mixed(task):
+    """One graph for all steps; the copies have no gradient."""
     torch._dynamo.reset()
     ends, counter = [], CompileCounter()
     for graphs in (False, True):

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from collegium import PerCopy, expand, fuse
-from collegium.train.majority import fused, fused_kernel
+from collegium.train.majority import fused
 from collegium.train.majority.kernel import majority_copies, majority_kernels
+from collegium.train.majority.native import passes
 
 X = torch.linspace(-1, 1, 30).view(6, 5)
 OPTIMIZERS = {
@@ -213,7 +214,7 @@ def test_the_room_for_points_is_a_model_s_whatever_holds_its_parameters(monkeypa
     assert [update.keeps for update in updates] == [True, False]  # 70 and 42 numbers
 
 
-def test_kernels_that_no_longer_keep_points_give_their_memory_back(monkeypatch):
+def test_kernels_that_no_longer_keep_points_give_their_memory_back(monkeypatch, without_native):
     (_, (model, optimizer)) = pair()
     train(model, optimizer)
     updates = [kernel.leaf.update for kernel in majority_kernels(model).values()]
@@ -237,7 +238,7 @@ def test_a_schedule_that_was_there_before_loses_no_gradient_when_a_step_is_inter
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(fused_kernel, "_sgd", interrupt)
+        context.setattr(passes, "update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
     assert model.parametrizations.weight.original.grad is not None
