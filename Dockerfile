@@ -6,13 +6,17 @@ FROM python:3.12-slim-bookworm AS build
 # PyTorch's own index of processor builds makes a small image without GPUs.
 ARG TORCH_INDEX=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /opt/collegium
+# For the updates of majority kernels on a processor.
+RUN apt-get update \
+    && apt-get install --no-install-recommends -y gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/* \
+    && python -m venv /opt/collegium
 ENV PATH=/opt/collegium/bin:$PATH
 WORKDIR /build
 # torch first: its layer stays while the project changes.
 COPY constraints.txt ./
 RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt torch
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY collegium collegium
 COPY app app
 COPY jobs jobs

@@ -23,7 +23,7 @@ $(VENV)/.python:
 	@touch $@
 
 # torch first and pinned, so that the build at hand is taken; then everything else beside it.
-$(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml setup.py constraints.txt $(wildcard train/majority/native/*.[ch])
 	@echo "installing collegium into $(VENV) …"
 	@$(PIP) install -c constraints.txt torch
 	@$(PIP) install -c constraints.txt -e .
