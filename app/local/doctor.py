@@ -46,9 +46,15 @@ EXTRAS = {
 _DEVICE_TIMEOUT_S = 120
 _DEVICE = """
 import json, torch
+from collegium.train.majority.native import passes
+try:
+    native = passes.is_built()
+except ValueError as error:
+    native = str(error)
 names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 print(json.dumps({"torch": torch.__version__, "gpus": names, "threads": torch.get_num_threads(),
-                  "mps": bool(getattr(torch.backends, "mps", None) and torch.backends.mps.is_available())}))
+                  "mps": bool(getattr(torch.backends, "mps", None) and torch.backends.mps.is_available()),
+                  "native": native}))
 """
 
 
@@ -69,7 +75,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     )
     yield from _packages()
     yield from _extensions()
-    yield _device()
+    yield from _device()
     yield _home(settings)
     yield from _database(settings)
     yield _artifacts(settings)
@@ -119,19 +125,30 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _device() -> Finding:
+def _device() -> Iterator[Finding]:
     try:
         done = subprocess.run(
             python("-c", _DEVICE), capture_output=True, text=True, timeout=_DEVICE_TIMEOUT_S, check=False
         )
         found = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
-        return Finding("wrong", "device", "torch does not start", f"see: {sys.executable} -c 'import torch'")
+        yield Finding("wrong", "device", "torch does not start", f"see: {sys.executable} -c 'import torch'")
+        return
+    if isinstance(found["native"], str):
+        yield Finding("wrong", "compiled", found["native"], "unset it")
     if found["gpus"]:
-        return Finding("ok", "device", f"torch {found['torch']}; {', '.join(found['gpus'])}")
+        yield Finding("ok", "device", f"torch {found['torch']}; {', '.join(found['gpus'])}")
+        return
     more = "; Apple GPU present, not used" if found["mps"] else ""
     threads = counted(found["threads"], "thread")
-    return Finding("ok", "device", f"torch {found['torch']}; processor, {threads}, no GPU{more}")
+    yield Finding("ok", "device", f"torch {found['torch']}; processor, {threads}, no GPU{more}")
+    if not found["native"]:
+        yield Finding(
+            "note",
+            "compiled",
+            "nothing: majority kernels are trained operator by operator, which takes longer",
+            "install a C compiler, then collegium again; or unset COLLEGIUM_NATIVE, if it is 0",
+        )
 
 
 def _home(settings: Settings) -> Finding:

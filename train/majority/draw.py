@@ -18,7 +18,6 @@ Numbers are the same on every processor, and on every device of one kind; a proc
 """
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 
 import torch
@@ -159,7 +158,7 @@ def shares_of_chunk(
         return rows
     found = kept or _points(draw, expansion, chunk, gradient)
     first = spare_row(found)
-    torch.sub(_one(gradient.dtype), found.rows[0], out=first).mul_(gradient)
+    torch.neg(found.rows[0], out=first).add_(1).mul_(gradient)
     for row, following in pairwise(found.rows):
         row.sub_(following)
     found.block.mul_(gradient)
@@ -198,18 +197,13 @@ def _divide(gradient: Tensor, levels: Sequence[Tensor], out: Sequence[Tensor]) -
     if not levels:
         rows[0].copy_(gradient)
     else:
-        torch.sub(_one(gradient.dtype), levels[0], out=rows[0]).mul_(gradient)
+        torch.neg(levels[0], out=rows[0]).add_(1).mul_(gradient)
         for row, level, following in zip(rows[1:], levels, levels[1:], strict=False):
             torch.sub(level, following, out=row).mul_(gradient)
         torch.mul(levels[-1], gradient, out=rows[-1])
     if narrow:
         for target, row in zip(out, rows, strict=True):
             target.copy_(row)
-
-
-@cache
-def _one(dtype: torch.dtype) -> Tensor:
-    return torch.ones((), dtype=dtype, device="cpu")
 
 
 def _remainders(fractions: Sequence[Tensor]) -> list[Tensor]:

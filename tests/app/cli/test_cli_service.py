@@ -16,7 +16,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from collegium.app.cli.root import app
-from collegium.app.local.doctor import EXTRAS, Finding, _extensions, _packages
+from collegium.app.local.doctor import EXTRAS, Finding, _device, _extensions, _packages
 from collegium.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -82,7 +82,7 @@ def test_the_doctor_says_whether_a_home_can_be_used(
     home: str, state: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it can not, the other checks go on."""
-    monkeypatch.setattr("collegium.app.local.doctor._device", lambda: Finding("ok", "device", "not looked at"))
+    monkeypatch.setattr("collegium.app.local.doctor._device", lambda: iter(()))
     access = os.access
     monkeypatch.setattr(
         os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path).name == "closed")
@@ -98,6 +98,17 @@ def test_the_doctor_says_whether_a_home_can_be_used(
     assert {"database", "artifacts", "data"} <= set(found)
     if "file" in home:
         assert (found["broker"]["state"], "Not a directory" in found["broker"]["message"]) == ("wrong", True)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("0", ("note", "operator by operator")), ("yes", ("wrong", "COLLEGIUM_NATIVE must be 0 or 1"))]
+)
+def test_the_doctor_says_where_nothing_is_compiled(value: str, found: tuple[str, str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLLEGIUM_NATIVE", value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    subjects = {each.subject: each for each in _device()}
+    assert subjects["device"].state == "ok"
+    assert (subjects["compiled"].state, found[1] in subjects["compiled"].message) == (found[0], True)
 
 
 def test_what_is_to_be_run_names_the_home_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +145,7 @@ def test_the_doctor_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_doctor_reports_what_is_wrong_with_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("collegium.app.local.doctor._device", lambda: Finding("ok", "device", "not looked at"))
+    monkeypatch.setattr("collegium.app.local.doctor._device", lambda: iter(()))
     monkeypatch.setattr("collegium.app.local.doctor._broker", lambda settings: iter(()))
     for url, word in (
         (f"sqlite:///{tmp_path}/none.db", "does not exist yet"),
@@ -164,7 +175,7 @@ def test_the_doctor_knows_every_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_doctor_counts_in_words_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"torch": "2", "gpus": [], "threads": 1, "mps": False}
+    found = {"torch": "2", "gpus": [], "threads": 1, "mps": False, "native": True}
     answer = SimpleNamespace(stdout=json.dumps(found))
     monkeypatch.setattr("collegium.app.local.doctor.subprocess.run", lambda *given, **options: answer)
     monkeypatch.setattr("collegium.app.local.doctor._broker", lambda settings: iter(()))

@@ -131,7 +131,10 @@ class _Library:
 
 @cache
 def _library() -> _Library | None:
-    if os.environ.get("COLLEGIUM_NATIVE") == "0":
+    wanted = os.environ.get("COLLEGIUM_NATIVE") or "1"
+    if wanted not in ("0", "1"):
+        raise ValueError(f"COLLEGIUM_NATIVE must be 0 or 1, not {wanted!r}")
+    if wanted == "0":
         return None
     paths = [Path(__file__).with_name("_kernels" + suffix) for suffix in EXTENSION_SUFFIXES]
     return next((_Library(path) for path in paths if path.exists()), None)
