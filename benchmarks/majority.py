@@ -201,8 +201,7 @@ def stepper(case: Case, contender: Contender, batches: list[Batch]) -> Callable[
     method = contender.method
     method.compiles = contender.compiles
     model = method.prepare(case.model(), seed=0).train()
-    if contender.compiles:
-        model.compile()
+    running: Any = torch.compile(model) if contender.compiles else model
     optimizer = method.optimizer(model, torch.optim.Adam(model.parameters(), lr=1e-4, fused=True))
     taken = 0
 
@@ -213,7 +212,7 @@ def stepper(case: Case, contender: Contender, batches: list[Batch]) -> Callable[
     def step() -> None:
         nonlocal taken
         optimizer.zero_grad(set_to_none=True)
-        method.step(model, batches, compute_loss, step=taken)
+        method.step(running, batches, compute_loss, step=taken)
         optimizer.step()
         taken += 1
 
