@@ -87,6 +87,7 @@ class FusedKernel:
         self.leaf.forget()
         draw, gradient = self._draw(), self.leaf.pending.contiguous()
         tensors = [self.copies, *state_tensors(group, state, self.copies)]
+        _check_sizes(gradient, self.leaf.memory, tensors)
         if self.on_processor:
             gradient = gradient.view(-1)
         following = Draw(draw.seed, draw.step + 1, draw.kernel, draw.source)
@@ -194,6 +195,22 @@ def _works(steps: "list[FusedStep]", counts: Sequence[float]) -> list[Work]:
             known[alike] = numbers(step.group, step.state, taken)
         works.append(step.to_work(known[alike]))
     return works
+
+
+def _check_sizes(gradient: Tensor, mixed: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Raise where the update would read or write behind a tensor's end: a launch or a pass asks for none."""
+    copies, *state = tensors
+    if not copies.shape[1:] == gradient.shape == mixed.shape:
+        raise RuntimeError(
+            f"copies of shape {tuple(copies.shape)} have a gradient of shape {tuple(gradient.shape)}: they have been "
+            "replaced between backward() and the optimizer's step"
+        )
+    for tensor in state:
+        if tensor.shape != copies.shape or tensor.device != copies.device:
+            raise RuntimeError(
+                f"the optimizer's state for copies of shape {tuple(copies.shape)} on {copies.device} has shape "
+                f"{tuple(tensor.shape)} and is on {tensor.device}: load one of this model, or clear it"
+            )
 
 
 def norm_of(norms: list[Tensor]) -> Tensor:

@@ -368,3 +368,42 @@ def test_an_optimizer_that_is_unpickled_calls_its_hooks_where_none_has_been_made
         "model(torch.ones(2, 5)).sum().backward(); optimizer.step(); sys.exit(called != [1])"
     )
     subprocess.run(python("-c", code), check=True)
+
+
+def _other_copies(copies, state):
+    copies.data = copies.data[:, :2].contiguous()
+
+
+def _fewer_copies(copies, state):
+    copies.data = copies.data[:2].contiguous()
+
+
+def _other_state(copies, state):
+    state["exp_avg_sq"] = torch.zeros(5)
+
+
+def _state_elsewhere(copies, state):
+    state["exp_avg"] = torch.zeros_like(copies, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_other_copies, r"copies of shape \(3, 2, 5\) have a gradient of shape \(7, 5\): .* replaced between"),
+        (_fewer_copies, r"for copies of shape \(2, 7, 5\) .* has shape \(3, 7, 5\) .*: load one of this model"),
+        (_other_state, r"for copies of shape \(3, 7, 5\) on cpu has shape \(5,\)"),
+        (_state_elsewhere, "is on meta"),
+    ],
+)
+def test_memory_of_another_size_is_never_written(change, message):
+    _, model = models(5, 7)
+    optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
+    train(model, optimizer, steps=2)
+    optimizer.zero_grad()
+    model(torch.ones(2, 5)).sum().backward()
+    copies = model[0].parametrizations.weight.original
+    change(copies, optimizer.state[copies])
+    before = copies.detach().clone()
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    assert torch.equal(copies, before)
