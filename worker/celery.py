@@ -14,14 +14,17 @@ from celery.signals import worker_shutting_down
 from kombu.entity import Queue
 
 from collegium.jobs.broker import TASK, Publisher, broker_settings
-from collegium.jobs.database.engine import open_engine
+from collegium.jobs.database.engine import UNAVAILABLE, open_engine, why
 from collegium.jobs.database.migrate import upgrade
+from collegium.jobs.errors import SchemaMismatch
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.record import QUEUES
 from collegium.jobs.store import JobStore
 from collegium.worker.process.slots import plan_slots
 from collegium.worker.runner import Runner
 from collegium.worker.settings import WorkerSettings
+
+_log = logging.getLogger("celery.worker")  # which Celery sets up before a worker's steps begin
 
 
 class Collegium(Celery):
@@ -87,11 +90,17 @@ class RunnerStep(bootsteps.StartStopStep):
         app: Collegium = parent.app
         settings = app.settings
         queues = set(app.amqp.queues.consume_from) & set(QUEUES)
+        try:
+            store = app.open_store()
+        except UNAVAILABLE as error:
+            raise _ending(3, f"the database does not answer: {why(error)}; see COLLEGIUM_DATABASE_URL") from error
+        except SchemaMismatch as error:
+            raise _ending(2, f"{error}: install a newer collegium, or use another database") from error
         self._publisher = Publisher(settings.broker_url)
         app.runner = Runner(
             name=parent.hostname,
             settings=settings,
-            store=app.open_store(),
+            store=store,
             artifacts=ArtifactStore(settings.artifact_url),
             publisher=self._publisher,
             slots=[slot for slot in plan_slots(settings) if slot.queue in queues],
@@ -106,6 +115,12 @@ class RunnerStep(bootsteps.StartStopStep):
             self._publisher.close()
 
     terminate = stop
+
+
+def _ending(status: int, message: str) -> SystemExit:
+    """What ends the worker with this line and this exit status, those of the command line."""
+    _log.critical(message)
+    return SystemExit(status)
 
 
 def _stop_runner(app: Collegium) -> Any:

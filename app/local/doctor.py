@@ -20,7 +20,7 @@ from collegium.app.settings import Settings
 from collegium.counted import counted
 from collegium.jobs.broker import BrokerDown, Publisher
 from collegium.jobs.database import migrate
-from collegium.jobs.database.engine import UNAVAILABLE, open_engine, sqlite_file
+from collegium.jobs.database.engine import UNAVAILABLE, open_engine, sqlite_file, why
 from collegium.jobs.errors import SchemaMismatch
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.store import JobStore
@@ -87,10 +87,10 @@ def _extensions() -> Iterator[Finding]:
     """Other packages' families, methods and formats; nothing where none is installed."""
     registries = (FAMILIES, METHODS, DATA_FORMATS, EXPORT_FORMATS)
     broken = list(usable_families()[1].values())
-    broken += [why for registry in registries[1:] for why in registry.broken().values()]
+    broken += [problem for registry in registries[1:] for problem in registry.broken().values()]
     added = [f"{registry.kind} {name}" for registry in registries for name in registry.added]
-    for why in broken:
-        yield Finding("wrong", "extensions", why, "update or remove that package")
+    for problem in broken:
+        yield Finding("wrong", "extensions", problem, "update or remove that package")
     if added and not broken:
         yield Finding("ok", "extensions", ", ".join(added))
 
@@ -174,9 +174,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
     try:
         yield from _open_database(engine, shown, settings)
     except UNAVAILABLE as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         yield Finding(
-            "wrong", "database", f"{shown} does not answer: {reason}", "start it, or correct COLLEGIUM_DATABASE_URL"
+            "wrong", "database", f"{shown} does not answer: {why(error)}", "start it, or correct COLLEGIUM_DATABASE_URL"
         )
     finally:
         engine.dispose()

@@ -38,6 +38,11 @@ MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def why(error: Exception) -> str:
+    """What the database's library says of one of ``UNAVAILABLE``, in a line."""
+    return str(getattr(error, "orig", error)).strip().splitlines()[0]
+
+
 class Instant(TypeDecorator[datetime]):
     """An aware datetime, kept as integer microseconds since 1970 in UTC."""
 

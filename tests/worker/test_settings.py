@@ -1,13 +1,17 @@
 """The environment, read once."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from collegium.jobs.broker import broker_settings
 from collegium.jobs.database.engine import open_engine, sqlite_file
+from collegium.jobs.errors import SchemaMismatch
 from collegium.jobs.files.artifacts import ArtifactStore
 from collegium.jobs.store import JobStore
+from collegium.worker.celery import RunnerStep, create_app
 from collegium.worker.settings import SettingsError, WorkerSettings, load_settings
 
 
@@ -108,3 +112,29 @@ def test_each_kind_of_job_has_its_time():
     settings = WorkerSettings(shard_timeout_s=5.0)
     assert settings.timeout_s("shard") == 5.0
     assert settings.timeout_s("training") > settings.timeout_s("search")
+
+
+def _newer(app):
+    raise SchemaMismatch("the database is at revision 9999")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        (lambda app: None, 3, "the database does not answer: .*Connection refused; see COLLEGIUM_DATABASE_URL"),
+        (_newer, 2, "at revision 9999: install a newer collegium"),
+    ],
+)
+def test_a_worker_that_has_no_database_ends_with_a_line_and_a_status(
+    monkeypatch, caplog, tmp_path, change, status, message
+):
+    app = create_app(load_settings(home=tmp_path, database_url="postgresql://me:secret@127.0.0.1:1/none"))
+    if change is _newer:
+        monkeypatch.setattr(type(app), "open_store", change)
+    parent = SimpleNamespace(app=app, hostname="me@here", concurrency=2)
+    with pytest.raises(SystemExit) as ended:
+        RunnerStep(parent).start(parent)
+    assert ended.value.code == status
+    (record,) = caplog.records
+    assert re.search(message, record.getMessage())
+    assert "secret" not in record.getMessage()

@@ -81,7 +81,7 @@ def revoke(
 
 @contextmanager
 def _store(home: Path | None) -> Iterator[JobStore]:
-    from collegium.jobs.database.engine import UNAVAILABLE, open_engine
+    from collegium.jobs.database.engine import UNAVAILABLE, open_engine, why
     from collegium.jobs.database.migrate import check
     from collegium.jobs.errors import SchemaMismatch
     from collegium.jobs.store import JobStore
@@ -95,7 +95,7 @@ def _store(home: Path | None) -> Iterator[JobStore]:
         check(engine)
         yield JobStore(engine)
     except UNAVAILABLE as error:
-        raise Stop(UNREACHABLE, "the database does not answer", "see COLLEGIUM_DATABASE_URL") from error
+        raise Stop(UNREACHABLE, f"the database does not answer: {why(error)}", "see COLLEGIUM_DATABASE_URL") from error
     except SchemaMismatch as error:
         raise Stop(USAGE, with_home(str(error), home)) from error
     finally:

@@ -116,15 +116,14 @@ def _prepare_database(settings: Settings, home: Path | None) -> None:
 
 
 def _upgrade(settings: Settings) -> None:
-    from collegium.jobs.database.engine import UNAVAILABLE
+    from collegium.jobs.database.engine import UNAVAILABLE, why
     from collegium.jobs.database.migrate import upgrade
     from collegium.jobs.errors import SchemaMismatch
 
     try:
         upgrade(settings.database_url)
     except UNAVAILABLE as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        raise Stop(UNREACHABLE, f"the database does not answer: {reason}", "see COLLEGIUM_DATABASE_URL") from error
+        raise Stop(UNREACHABLE, f"the database does not answer: {why(error)}", "see COLLEGIUM_DATABASE_URL") from error
     except SchemaMismatch as error:
         raise Stop(USAGE, str(error), "install a newer collegium, or use another database") from error
     except OSError as error:
