@@ -45,7 +45,7 @@ def device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(philox, "runs_triton", lambda device: True)
         patch.setattr(gradient, "_WIDE", (*gradient._WIDE, torch.bfloat16))
-        patch.setattr(FusedKernel, "in_chunks", False)
+        patch.setattr(FusedKernel, "on_processor", False)
         yield torch.device("cpu")
 
 
