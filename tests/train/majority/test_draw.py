@@ -247,7 +247,7 @@ def test_a_gpu_compiles_only_where_a_compiler_and_headers_are(triton, monkeypatc
 
 
 @pytest.fixture
-def whole(monkeypatch):
+def whole(monkeypatch, without_native):
     """Draws on a processor as on an accelerator without Triton."""
     monkeypatch.setattr(drawing, "_in_chunks", lambda draw, flat: draw.source == "table")
 
