@@ -11,7 +11,6 @@ from torch.nn import functional
 from collegium import PerCopy, expand, fuse
 from collegium.train.majority import fused
 from collegium.train.majority.kernel import majority_copies, majority_kernels
-from collegium.train.majority.native import passes
 
 X = torch.linspace(-1, 1, 30).view(6, 5)
 OPTIMIZERS = {
@@ -238,7 +237,7 @@ def test_a_schedule_that_was_there_before_loses_no_gradient_when_a_step_is_inter
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(passes, "update", interrupt)
+        context.setattr(fused, "take", interrupt)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
     assert model.parametrizations.weight.original.grad is not None
