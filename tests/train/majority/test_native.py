@@ -47,6 +47,17 @@ def test_it_can_be_turned_off():
     assert found.stdout.strip() == "False"
 
 
+def test_what_cannot_be_loaded_is_done_without(monkeypatch):
+    """As a package that another system has built."""
+
+    def load(path):
+        raise OSError("GLIBC_2.99 not found")
+
+    monkeypatch.setattr(passes.ctypes, "CDLL", load)
+    with pytest.warns(UserWarning, match="operator by operator: GLIBC_2.99 not found"):
+        assert passes._library.__wrapped__() is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("expansion", [2, 3, 4, 5, 16])
 def test_p_is_that_of_operators_bit_for_bit(request, expansion, dtype):

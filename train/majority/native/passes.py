@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import struct
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -137,4 +138,9 @@ def _library() -> _Library | None:
     if wanted == "0":
         return None
     paths = [Path(__file__).with_name("_kernels" + suffix) for suffix in EXTENSION_SUFFIXES]
-    return next((_Library(path) for path in paths if path.exists()), None)
+    for path in filter(Path.exists, paths):
+        try:
+            return _Library(path)
+        except OSError as error:
+            warnings.warn(f"majority kernels are trained operator by operator: {error}", stacklevel=2)
+    return None
