@@ -59,7 +59,7 @@ def norm(gradient: Tensor, draw: Draw, expansion: int) -> Tensor:
     squares = (ctypes.c_double * library.pieces(gradient.numel()))()
     places = gradient.data_ptr(), ctypes.addressof(squares)
     _run([_task(_SQUARES, gradient.numel(), gradient, draw, draw, places, expansion=expansion)])
-    return torch.tensor(math.sqrt(sum(squares)), dtype=gradient.dtype)
+    return torch.tensor(math.sqrt(sum(squares)), dtype=gradient.dtype, device=gradient.device)
 
 
 def update(works: Iterable[Work]) -> None:
