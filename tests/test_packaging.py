@@ -71,6 +71,8 @@ def test_the_image_is_built_from_every_folder() -> None:
         assert f"COPY {folder} {folder}" in dockerfile
         assert f"!{folder}" in ignored
     assert "!setup.py" in ignored
+    assert "COPY pyproject.toml setup.py README.md LICENSE ./" in dockerfile
+    assert any("install" in line and " gcc " in line for line in dockerfile)  # what setup.py builds is optional
 
 
 @pytest.fixture(scope="module")
