@@ -35,8 +35,7 @@ def _kind(work: Work) -> tuple[Any, ...]:
 
 def _row_of(work: Work, first: int) -> bytes:
     """The kernel's row of the table, if program ``first`` is the first that works on it."""
-    addresses = [tensor.data_ptr() for tensor in (work.gradient, work.target, *work.tensors)]
-    return _row(work.gradient.numel(), first, work.draw, work.following, addresses, work.numbers)
+    return _row(work.gradient.numel(), first, work.draw, work.following, work.addresses, work.numbers)
 
 
 def update(works: Iterable[Work]) -> None:

@@ -23,6 +23,11 @@ class Work(NamedTuple):
     following: Draw
     numbers: tuple[float, ...]
 
+    @property
+    def addresses(self) -> list[int]:
+        """Where its tensors lie, in the order of the fields."""
+        return [tensor.data_ptr() for tensor in (self.gradient, self.target, *self.tensors)]
+
 
 def state_tensors(group: dict[str, Any], state: dict[str, Any], copies: Tensor) -> list[Tensor]:
     """The state tensors of a parameter, made as torch's own optimizers make them."""

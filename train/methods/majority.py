@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from collegium.train.majority.clock import Clock
-    from collegium.train.majority.generators.uniforms import Source
     from collegium.train.majority.kernel import MajorityKernel
 
 LEAST_SPREAD = 1e-6
@@ -128,8 +127,6 @@ class Majority(Method):
     summary = "majority kernels: copies of each kernel, mixed at random in every step, collapse to their mean"
     Options = MajorityOptions
     expands = True
-    draws: Source = "independent"
-    """What makes the random numbers: ``draws`` of ``collegium.expand``."""
 
     def __init__(self, options: MajorityOptions | None = None) -> None:
         super().__init__(options)
@@ -155,7 +152,6 @@ class Majority(Method):
             correct_scale=self.options.correct_scale,
             seed=seed,
             kernel=self._make_kernel,
-            draws=self.draws,
         )
         self._clock = next(iter(majority_kernels(model).values())).clock
         return model

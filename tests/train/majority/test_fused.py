@@ -252,13 +252,19 @@ def interrupted(monkeypatch, model, optimizer, place):
             optimizer.step()
 
 
-@pytest.mark.parametrize(("way", "place"), [(way, place) for place, (way, *_) in PLACES.items()], indirect=["way"])
-def test_after_an_interrupted_step_weights_are_those_of_the_copies(monkeypatch, place):
-    _, model = models(30, 20)
+def before_a_step(model):
+    """A fused optimizer of ``model``, whose gradients are there for its third step."""
     optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
     train(model, optimizer, steps=2)
     optimizer.zero_grad()
-    model(torch.ones(2, 30)).sum().backward()
+    model(torch.ones(2, model[0].in_features)).sum().backward()
+    return optimizer
+
+
+@pytest.mark.parametrize(("way", "place"), [(way, place) for place, (way, *_) in PLACES.items()], indirect=["way"])
+def test_after_an_interrupted_step_weights_are_those_of_the_copies(monkeypatch, place):
+    _, model = models(30, 20)
+    optimizer = before_a_step(model)
     interrupted(monkeypatch, model, optimizer, place)
     kernel, copies = model[0].parametrizations.weight[0], model[0].parametrizations.weight.original
     p = probabilities(kernel.draw, 3, copies.shape[1:])
@@ -397,10 +403,7 @@ def _state_elsewhere(copies, state):
 )
 def test_memory_of_another_size_is_never_written(change, message):
     _, model = models(5, 7)
-    optimizer = fuse(OPTIMIZERS["adam"](model.parameters()), model)
-    train(model, optimizer, steps=2)
-    optimizer.zero_grad()
-    model(torch.ones(2, 5)).sum().backward()
+    optimizer = before_a_step(model)
     copies = model[0].parametrizations.weight.original
     change(copies, optimizer.state[copies])
     before = copies.detach().clone()

@@ -71,7 +71,7 @@ def update(works: Iterable[Work]) -> None:
             work.tensors[0],
             work.draw,
             work.following,
-            [tensor.data_ptr() for tensor in (work.gradient, work.target, *work.tensors)],
+            work.addresses,
             work.numbers,
         )
         for work in works
